@@ -1,0 +1,1 @@
+"""Prefect flows around the pipeline: names, retries, artifacts; no arithmetic."""

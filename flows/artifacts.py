@@ -1,0 +1,66 @@
+"""What a run shows in the Prefect UI: sweep table, chosen model, criterion curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+
+from stream_gmm.io.tables import read_table
+from stream_gmm.pipeline.run import TABLE
+from stream_gmm.pipeline.sweep import SweepResult
+
+TABLE_KEY, MODEL_KEY, CURVE_KEY = "sweep-table", "chosen-model", "bic-curve"
+_SHOWN = (
+    "candidate",
+    "n_parameters",
+    "mean_loglik",
+    "bic",
+    "aic",
+    "icl",
+    "delta",
+    "n_iter",
+    "outcome",
+    "reason",
+    "chosen",
+)
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def publish_sweep(result: SweepResult) -> None:
+    """Publish the sweep table, best first."""
+    rows = [{k: _rounded(r[k]) for k in _SHOWN} for r in result.table.to_pylist()]
+    rows.sort(key=lambda r: (r["delta"] is None, r["delta"]))
+    create_table_artifact(key=TABLE_KEY, table=rows, description=f"Candidates by {result.criterion}")
+
+
+def publish_choice(result: SweepResult) -> None:
+    """Publish the chosen model in words."""
+    best = result.best
+    head = "| component | weight | " + " | ".join(best.columns) + " |"
+    rule = "|" + " --- |" * (2 + len(best.columns))
+    rows = [
+        f"| {k} | {best.weights_[k]:.4f} | " + " | ".join(f"{m:.5g}" for m in best.means_[k]) + " |"
+        for k in range(best.n_components)
+    ]
+    text = (
+        f"# {best.covariance_type}, K = {best.n_components}\n\n{best.outcome.value}, {best.n_iter_} EM steps, "
+        f"{result.passes} reads of the data for the sweep. Log-likelihood {best.lower_bound_:.6f} per row, "
+        f"{result.criterion.upper()} {getattr(best.criteria, result.criterion):,.1f}.\n\n"
+    )
+    warnings = "".join(f"\n> {w}\n" for w in result.warnings)
+    create_markdown_artifact(
+        key=MODEL_KEY, markdown=text + "\n".join([head, rule, *rows]) + "\n" + warnings, description="Chosen model"
+    )
+
+
+def publish_curves(folder: Path) -> None:
+    """Publish the criterion curves as an image that needs no hosting."""
+    from stream_gmm.report.figures import criteria_curves, png
+
+    figure = criteria_curves(read_table(folder / TABLE).to_pylist(), names=("bic",))
+    create_image_artifact(key=CURVE_KEY, image_url=png(figure, dpi=70), description="BIC against K")

@@ -1,0 +1,104 @@
+"""The main job as a Prefect flow: one task for each stage; Dask owns the partitions."""
+
+# No "from __future__ import annotations" here: with it, served runs cannot validate a pydantic
+# parameter ("RunConfig is not fully defined").
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.artifacts import publish_choice, publish_curves, publish_sweep
+from flows.progress import PrefectProgress
+from stream_gmm.errors import ClusterError, StorageError
+from stream_gmm.pipeline.cluster import open_executor, running_cluster
+from stream_gmm.pipeline.config import RunConfig
+from stream_gmm.pipeline.progress import Listener, Progress, silent
+from stream_gmm.pipeline.run import score_stage, sweep_stage
+
+_LISTENER: ContextVar[Listener] = ContextVar("listener", default=silent)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a listener of this process, too, how the flows that run inside the block get on."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+@contextmanager
+def _telling(stage: str) -> Iterator[Listener]:
+    """Tell the process's listener, the run's log and its progress artifact."""
+    local, remote = _LISTENER.get(), PrefectProgress(stage, get_run_logger())
+
+    def both(progress: Progress) -> None:
+        local(progress)
+        remote(progress)
+
+    yield both
+    remote.finish()
+
+
+def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
+    """Return True for failures that may go away: storage, cluster, network; not data or settings."""
+    del task, task_run
+    try:
+        state.result()
+    except (StorageError, ClusterError, OSError):
+        return True
+    except BaseException:
+        return False
+    return False
+
+
+RETRIES: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [5, 30],
+    "retry_condition_fn": worth_retrying,
+    "cache_policy": NO_CACHE,
+}
+
+
+@task(name="sweep", task_run_name="sweep-{config.name}", **RETRIES)
+def sweep_task(config: RunConfig) -> str:
+    """Fit every candidate and choose one; returns its name."""
+    with _telling("sweep") as listener, open_executor(config.cluster) as executor:
+        result = sweep_stage(config, executor, listener)
+    publish_sweep(result)
+    publish_choice(result)
+    for warning in result.warnings:
+        get_run_logger().warning(warning)
+    return result.candidates[result.chosen].name
+
+
+@task(name="score", task_run_name="score-{config.name}", **RETRIES)
+def score_task(config: RunConfig) -> dict[str, Any]:
+    """Score every row and publish; returns the manifest without its parts."""
+    with _telling("score") as listener, open_executor(config.cluster) as executor:
+        result = score_stage(config, executor, listener=listener)
+    return {k: v for k, v in result.manifest.items() if k != "parts"}
+
+
+@task(name="report", task_run_name="report-{config.name}", **RETRIES)
+def report_task(config: RunConfig) -> str:
+    """Write the report; returns its path."""
+    from stream_gmm.report.html import write_report
+
+    path = str(write_report(config.folder))
+    publish_curves(config.folder)
+    return path
+
+
+@flow(name="stream-gmm", flow_run_name="{config.name}")
+def gmm_run(config: RunConfig) -> dict[str, Any]:
+    """Sweep over K and covariance structure, choose, score every row, publish and report."""
+    with running_cluster(config.cluster) as cluster:
+        on_cluster = config.model_copy(update={"cluster": cluster})
+        chosen = sweep_task(on_cluster)
+        scored = score_task(on_cluster)
+    return {"chosen": chosen, "scored": scored, "report": report_task(config)}

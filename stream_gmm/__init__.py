@@ -1,0 +1,70 @@
+"""Gaussian mixture models for data that does not fit in memory.
+
+Names are imported when they are first used, so that ``import stream_gmm.core`` stays free of
+pyarrow and dask, and the command line answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stream_gmm.api import fit, score, sweep
+    from stream_gmm.core.covariance import FAMILIES
+    from stream_gmm.core.em import Outcome
+    from stream_gmm.core.params import MixtureParams
+    from stream_gmm.core.result import FitResult
+    from stream_gmm.estimator import GaussianMixture
+    from stream_gmm.io.dataset import Dataset, open_dataset
+    from stream_gmm.io.models import load_model, save_model
+    from stream_gmm.pipeline.score import ScoreResult
+    from stream_gmm.pipeline.sweep import SweepResult
+
+_WHERE = {
+    "fit": "stream_gmm.api",
+    "score": "stream_gmm.api",
+    "sweep": "stream_gmm.api",
+    "FAMILIES": "stream_gmm.core.covariance",
+    "Outcome": "stream_gmm.core.em",
+    "MixtureParams": "stream_gmm.core.params",
+    "FitResult": "stream_gmm.core.result",
+    "GaussianMixture": "stream_gmm.estimator",
+    "Dataset": "stream_gmm.io.dataset",
+    "open_dataset": "stream_gmm.io.dataset",
+    "load_model": "stream_gmm.io.models",
+    "save_model": "stream_gmm.io.models",
+    "ScoreResult": "stream_gmm.pipeline.score",
+    "SweepResult": "stream_gmm.pipeline.sweep",
+}
+
+__all__ = [
+    "FAMILIES",
+    "Dataset",
+    "FitResult",
+    "GaussianMixture",
+    "MixtureParams",
+    "Outcome",
+    "ScoreResult",
+    "SweepResult",
+    "fit",
+    "load_model",
+    "open_dataset",
+    "save_model",
+    "score",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("stream-gmm")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'stream_gmm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

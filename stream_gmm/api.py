@@ -1,0 +1,208 @@
+"""The public verbs: any data, any executor, and then the pipeline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stream_gmm.core.covariance import family_named
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.result import FitResult
+from stream_gmm.errors import InputDataError, explain
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.io.dataset import Dataset, as_source
+from stream_gmm.pipeline import fit as _fit
+from stream_gmm.pipeline import score as _score
+from stream_gmm.pipeline import sweep as _sweep
+from stream_gmm.pipeline.progress import Listener, silent
+from stream_gmm.pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def executor_for(client: Client | Executor | None) -> Executor:
+    """Return the executor for a Dask client, for an executor (itself), or for this process."""
+    if client is None:
+        return ThreadsExecutor()
+    if hasattr(client, "map_reduce"):
+        return client
+    from stream_gmm.execute.dask import DaskExecutor
+
+    return DaskExecutor(client)
+
+
+def fit(
+    data: Any,
+    n_components: int = 1,
+    covariance_type: str = "full",
+    *,
+    algorithm: str = "em",
+    init: MixtureParams | FitResult | None = None,
+    n_init: int = 1,
+    tol: float | None = None,
+    max_passes: int = 100,
+    reg_covar: float = 1e-6,
+    random_state: int = 0,
+    sample_rows: int = 50_000,
+    outlier_quantile: float = 0.01,
+    client: Client | Executor | None = None,
+    progress: Listener = silent,
+) -> FitResult:
+    """Fit one Gaussian mixture.
+
+    Parameters
+    ----------
+    data
+        A data set from :func:`open_dataset`, a path, an array ``(N, D)`` or a data frame.
+    n_components
+        Number of components K.
+    covariance_type
+        ``"full"``, ``"tied"``, ``"diag"``, ``"spherical"``, ``"tied_diag"``, ``"tied_spherical"``, or
+        the mclust code of one of them (``"VVV"``, ``"EEE"``, ``"VVI"``, ``"VII"``, ``"EEI"``, ``"EII"``).
+    algorithm
+        ``"em"``: exact EM, one pass over the data a step. ``"minibatch"``: stepwise EM, several
+        steps a pass.
+    init
+        Parameters to start from; None: the best of ``n_init`` starts on a uniform sample.
+    tol
+        Stop when the predicted remaining gain of the mean log-likelihood is below this, in nats per
+        row. None: a tenth of the statistical error, ``0.1 p / (2 N)``.
+    max_passes
+        Largest number of EM steps; the pass that evaluates the last one comes on top.
+    reg_covar
+        Added to the diagonals of the covariances.
+    random_state
+        Seed. Same seed, same data: same bits, whatever the executor.
+    sample_rows
+        Rows of the uniform sample.
+    outlier_quantile
+        The outlier threshold is this quantile of the sample's log-density.
+    client
+        A ``distributed.Client``; None: the threads of this process.
+    progress
+        Called with a :class:`~stream_gmm.pipeline.progress.Progress` as the work goes on.
+
+    Returns
+    -------
+    FitResult
+        Parameters whose log-likelihood on the full data is known exactly, under scikit-learn's
+        names: ``weights_``, ``means_``, ``covariances_``, ``converged_``, ``n_iter_`` and so on.
+
+    Raises
+    ------
+    ConfigError, InputDataError, ClusterError
+        See their descriptions.
+    SingularCovarianceError
+        If a covariance cannot be estimated.
+    """
+    settings = Settings(algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile)
+    start = init.params if isinstance(init, FitResult) else init
+    return _fit.fit(
+        as_source(data), n_components, covariance_type, settings, executor_for(client),
+        init=start, listener=progress,
+    )  # fmt: skip
+
+
+def sweep(
+    data: Any,
+    n_components: int | Iterable[int] = range(1, 9),
+    covariance_type: str | Iterable[str] = ("spherical", "diag", "tied", "full"),
+    *,
+    criterion: str = "bic",
+    algorithm: str = "em",
+    n_init: int = 1,
+    tol: float | None = None,
+    max_passes: int = 100,
+    reg_covar: float = 1e-6,
+    random_state: int = 0,
+    sample_rows: int = 50_000,
+    outlier_quantile: float = 0.01,
+    client: Client | Executor | None = None,
+    progress: Listener = silent,
+) -> _sweep.SweepResult:
+    """Fit every combination of K and covariance structure in shared passes, and choose one.
+
+    ``criterion`` is ``"bic"``, ``"aic"`` or ``"icl"``; the other parameters are those of :func:`fit`.
+
+    Returns
+    -------
+    SweepResult
+        ``result.table`` (an Arrow table, one row a candidate), ``result.best`` (a
+        :class:`FitResult`), ``result.warnings``, ``result.passes``.
+
+    Raises
+    ------
+    NoAdmissibleModelError
+        If every candidate failed or is degenerate; and as :func:`fit`.
+    """
+    settings = Settings(algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile)
+    return _sweep.sweep(
+        as_source(data), n_components, covariance_type, settings, executor_for(client),
+        criterion=criterion, listener=progress,
+    )  # fmt: skip
+
+
+def score(
+    model: FitResult | Any,
+    data: Dataset | str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    client: Client | Executor | None = None,
+    passthrough: str | Sequence[str] = "all",
+    proba: str = "columns",
+    prefix: str = "",
+    missing: str = "error",
+    progress: Listener = silent,
+) -> _score.ScoreResult:
+    """Write the scored Parquet: one file for each input part, published in one atomic step.
+
+    Columns: the pass-through columns, ``component``, ``max_proba``, ``proba_0`` ..., ``log_density``,
+    ``uncertainty``, ``mahalanobis_sq``, ``is_outlier``, ``not_scored_reason``.
+
+    Parameters
+    ----------
+    model
+        What :func:`fit` or :func:`load_model` returned, or a fitted :class:`GaussianMixture`.
+    data
+        A data set from :func:`open_dataset`, or a path (opened with the model's columns).
+    output
+        A folder; an earlier result in it is replaced, anything else is refused.
+    passthrough
+        ``"all"``, ``"none"`` or names of input columns to carry over.
+    proba
+        ``"columns"``, ``"list"`` or ``"none"``.
+    prefix
+        Put before the names of the score columns.
+    missing
+        Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+
+    Raises
+    ------
+    ConfigError, InputDataError, StorageError, ClusterError
+        See their descriptions.
+    """
+    result = model if isinstance(model, FitResult) else model.result_
+    source = as_source(data, result.columns, missing)
+    if not isinstance(source, Dataset):
+        raise InputDataError(
+            explain(
+                "score writes Parquet beside Parquet, and was given rows in memory",
+                remedy="use predict, predict_proba or score_samples of the model",
+            )
+        )
+    return _score.score(
+        result, source, Path(output), executor_for(client),
+        passthrough=passthrough, proba=proba, prefix=prefix, listener=progress,
+    )  # fmt: skip
+
+
+def params_from(weights: Any, means: Any, precisions: Any, covariance_type: str) -> MixtureParams:
+    """Return parameters from weights, means and precisions (scikit-learn's ``*_init``)."""
+    import numpy as np
+
+    family = family_named(covariance_type)
+    return MixtureParams(weights, means, family.from_precisions(np.asarray(precisions, float)), family)

@@ -1,0 +1,196 @@
+"""The commands. Heavy imports wait until a command needs them, so that --help answers at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stream_gmm.cli.options import config_options, overrides
+from stream_gmm.errors import ConfigError, StorageError, StreamGMMError
+from stream_gmm.pipeline.config import RunConfig, load_config
+
+EPILOG = (
+    "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 model file, "
+    "6 storage, 7 cluster, 8 no admissible model."
+)
+CONFIG = click.argument("config", required=False, type=click.Path(dir_okay=False))
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="stream-gmm")
+def cli() -> None:
+    """Gaussian mixtures for Parquet data that does not fit in memory."""
+
+
+def main() -> None:
+    """Run a command; errors become one message and the documented exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except StreamGMMError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(StorageError.exit_code)
+
+
+def _config(path: str | None, arguments: dict[str, Any]) -> RunConfig:
+    return load_config(path, overrides(arguments))
+
+
+@cli.command(epilog=EPILOG)
+@CONFIG
+@config_options
+def run(config: str | None, **arguments: Any) -> None:
+    """Sweep, choose, score, publish and report: the whole job, as a Prefect flow.
+
+    With PREFECT_API_URL set the run shows in that server; without, no server need be started.
+    """
+    settings = _config(config, arguments)
+    for name, value in _PREFECT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    from flows.run import gmm_run, listening
+    from stream_gmm.cli.display import progress_display, show_run
+
+    with progress_display() as listener, listening(listener):
+        gmm_run(settings)
+    show_run(settings.folder)
+
+
+# Quiet, private and patient: Prefect's own API takes 13 to 30 s to start in a process.
+_PREFECT_DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
+
+
+@cli.command(epilog=EPILOG)
+@CONFIG
+@config_options
+def sweep(config: str | None, **arguments: Any) -> None:
+    """Fit every candidate and choose one; leaves model and table in the output folder."""
+    _sweep(_config(config, arguments))
+
+
+@cli.command(epilog=EPILOG)
+@CONFIG
+@config_options
+def fit(config: str | None, **arguments: Any) -> None:
+    """Fit one candidate: as 'sweep', with one K and one covariance structure."""
+    settings = _config(config, arguments)
+    cells = len(set(settings.sweep.n_components)) * len(set(settings.sweep.covariance_type))
+    if cells != 1:
+        raise ConfigError(
+            f"fit takes one candidate and the configuration has {cells}: give --n-components and "
+            "--covariance-type, or use 'stream-gmm sweep'."
+        )
+    _sweep(settings)
+
+
+def _sweep(settings: RunConfig) -> None:
+    from stream_gmm.cli.display import progress_display, show_run
+    from stream_gmm.pipeline.cluster import open_executor
+    from stream_gmm.pipeline.run import sweep_stage
+
+    with progress_display() as listener, open_executor(settings.cluster) as executor:
+        sweep_stage(settings, executor, listener)
+    show_run(settings.folder)
+
+
+@cli.command(epilog=EPILOG)
+@CONFIG
+@click.option("--model", type=click.Path(dir_okay=False), help="Model file [default: that of the output folder]")
+@config_options
+def score(config: str | None, model: str | None, **arguments: Any) -> None:
+    """Score every row with a model and publish the scored Parquet."""
+    from stream_gmm.cli.display import make_console, progress_display, show_model
+    from stream_gmm.io.models import load_model
+    from stream_gmm.pipeline.cluster import open_executor
+    from stream_gmm.pipeline.run import MODEL, score_stage
+
+    settings = _config(config, arguments)
+    fitted = load_model(model or settings.folder / MODEL)
+    with progress_display() as listener, open_executor(settings.cluster) as executor:
+        result = score_stage(settings, executor, fitted, listener)
+    show_model(fitted, make_console(), result.manifest)
+    click.echo(f"{'already published' if result.already_published else 'published'}: {result.path}")
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("model", type=click.Path(dir_okay=False))
+def inspect(model: str) -> None:
+    """Show what a model file holds."""
+    from stream_gmm.cli.display import make_console, show_model
+    from stream_gmm.io.models import load_model
+
+    console, fitted = make_console(), load_model(model)
+    show_model(fitted, console)
+    c = fitted.criteria
+    console.print(
+        f"BIC {c.bic:,.2f} · AIC {c.aic:,.2f} · ICL {c.icl:,.2f} · {c.n_parameters} parameters · {c.n_rows:,.0f} rows"
+    )
+    for name, value in fitted.provenance.items():
+        console.print(f"{name:<18} {value}", soft_wrap=True)
+    for warning in fitted.warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
+    console.print(f"{'digest':<18} {fitted.digest}", soft_wrap=True)
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
+def report(run_folder: str) -> None:
+    """Write the HTML report of a run's folder again, and print its tables."""
+    from stream_gmm.cli.display import show_run
+    from stream_gmm.report.html import write_report
+
+    write_report(Path(run_folder))
+    show_run(Path(run_folder))
+
+
+@cli.command(epilog=EPILOG)
+@CONFIG
+@click.option("--cron", help="Schedule, such as '0 2 * * *'")
+@click.option("--timezone", default="UTC", show_default=True, help="Time zone of the schedule")
+@click.option("--deployment", default="nightly", show_default=True, help="Name of the deployment")
+@config_options
+def serve(config: str | None, cron: str | None, timezone: str, deployment: str, **arguments: Any) -> None:
+    """Register the job as a Prefect deployment and serve its runs, on a schedule or on demand.
+
+    Needs a Prefect server: set PREFECT_API_URL. Runs do not overlap. Ends with Ctrl-C or SIGTERM.
+    """
+    settings = _config(config, arguments)
+    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
+        os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
+    from flows.deploy import serve_run
+
+    serve_run(settings, deployment, cron, timezone)
+
+
+@cli.command("demo-data", epilog=EPILOG)
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--rows", default=1_000_000, show_default=True)
+@click.option("--columns", default=6, show_default=True)
+@click.option("--files", default=8, show_default=True)
+@click.option("--components", default=5, show_default=True)
+@click.option("--seed", default=7, show_default=True)
+def demo_data(folder: str, **options: int) -> None:
+    """Write Parquet files drawn from a known mixture, and that mixture as truth.gmm."""
+    from stream_gmm.demo import write
+
+    write(folder, **options)
+    click.echo(f"{options['rows']:,} rows x {options['columns']} columns in {options['files']} files: {folder}")

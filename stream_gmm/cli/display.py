@@ -1,0 +1,177 @@
+"""What a person sees: a progress display on a terminal, plain lines in a log, tables at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from stream_gmm.core.matching import match
+from stream_gmm.core.result import FitResult
+from stream_gmm.io.models import load_model
+from stream_gmm.io.tables import read_table
+from stream_gmm.pipeline.progress import Listener, Progress
+from stream_gmm.pipeline.run import MODEL, REPORT, SCORED, TABLE, TRUTH, read_record
+
+LINE_SECONDS = 10.0
+FINISHED_LINE_SECONDS = 1.0
+
+
+def _quantity(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f}"
+
+
+def _title(p: Progress) -> str:
+    return f"{p.stage} {p.number}" if p.stage in ("fit", "mini-batch") else p.stage
+
+
+def _details(p: Progress) -> str:
+    live = f"{p.live} live · " if p.live else ""
+    note = f" · {p.note}" if p.note else ""
+    left = "" if p.finished else f" · {p.seconds_left:.0f} s left"
+    return f"{live}{_quantity(p.rows_per_second)} {p.unit}/s{left}{note}"
+
+
+class Lines:
+    """Plain lines for a log: one at the end of a pass (at most one a second), one every ten within."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._stage = ""
+
+    def __call__(self, p: Progress) -> None:
+        """Print a line if it is time for one."""
+        now = time.monotonic()
+        wait = FINISHED_LINE_SECONDS if p.finished else LINE_SECONDS
+        if p.stage == self._stage and now - self._last < wait:
+            return
+        self._last, self._stage = now, p.stage
+        share = 100.0 * p.done / max(p.total, 1)
+        print(f"{time.strftime('%H:%M:%S')} {_title(p):<14} {share:3.0f} % · {_details(p)}", flush=True)
+
+
+class Live:
+    """One line that is drawn anew, on a terminal."""
+
+    def __init__(self, bar: RichProgress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", details="", total=1)
+
+    def __call__(self, p: Progress) -> None:
+        """Draw."""
+        self._bar.update(
+            self._task, description=_title(p), completed=p.done, total=max(p.total, 1), details=_details(p)
+        )
+
+
+@contextmanager
+def progress_display(console: Console | None = None) -> Iterator[Listener]:
+    """Return a listener fit for where the output goes."""
+    console = console or Console()
+    if not console.is_terminal:
+        yield Lines()
+        return
+    columns = (
+        TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[details]}"),
+    )  # fmt: skip
+    with RichProgress(*columns, console=console, transient=True) as bar:
+        yield Live(bar)
+
+
+def make_console() -> Console:
+    """Return the console for results; wide enough for the tables in a log."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150, highlight=False)
+
+
+def show_run(folder: Path, console: Console | None = None) -> None:
+    """Print what a run has found: sweep table, chosen model, sizes, truth, and where things lie."""
+    console = console or make_console()
+    record = read_record(folder)
+    model = load_model(folder / MODEL)
+    console.print(_sweep_table(record, read_table(folder / TABLE).to_pylist()))
+    show_model(model, console, record.get("scored"))
+    console.print(f"reads of the data for the whole sweep: {record['passes']}")
+    if (folder / TRUTH).exists():
+        console.print(_truth_table(model, load_model(folder / TRUTH)))
+    for warning in record["warnings"]:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    for what, name in (("scored rows", SCORED), ("model", MODEL), ("report", REPORT), ("sweep table", TABLE)):
+        if (folder / name).exists():
+            console.print(f"{what:<12} {folder / name}", soft_wrap=True)
+
+
+def _sweep_table(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Table:
+    name = record["criterion"]
+    table = Table(title=f"{record['name']}: sweep over {record['data']['used']:,} rows, best first by {name.upper()}")
+    heads = ("candidate", "parameters", "log-lik / row", name.upper(), "difference", "EM steps", "outcome", "reason")
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("candidate", "outcome", "reason") else "right")
+    for row in sorted(rows, key=lambda r: (r[name] is None, r[name] or 0.0)):
+        cells = (
+            row["candidate"] + (" *" if row["chosen"] else ""),
+            _cell(row["n_parameters"], "{}"), _cell(row["mean_loglik"], "{:.5f}"), _cell(row[name], "{:,.1f}"),
+            _cell(row["delta"], "{:+,.1f}"), _cell(row["n_iter"], "{}"), row["outcome"], row["reason"],
+        )  # fmt: skip
+        table.add_row(*cells, style="bold" if row["chosen"] else None)
+    return table
+
+
+def _cell(value: Any, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def show_model(model: FitResult, console: Console, scored: Mapping[str, Any] | None = None) -> None:
+    """Print a model: structure, outcome, weights, sizes and means."""
+    state = "converged" if model.converged_ else f"not converged ({model.outcome.name})"
+    console.print(
+        f"[bold]{model.covariance_type}, K = {model.n_components}[/]: {state} after {model.n_iter_} EM steps in "
+        f"{model.passes} passes; log-likelihood {model.lower_bound_:.6f} per row; outliers below "
+        f"log-density {model.threshold:.4f}",
+        soft_wrap=True,
+    )
+    table = Table()
+    for head in ("component", "weight", *(["rows"] if scored else []), *(f"mean {c}" for c in model.columns)):
+        table.add_column(head, justify="right")
+    for k in range(model.n_components):
+        size = [f"{scored['component_rows'][k]:,}"] if scored else []
+        table.add_row(str(k), f"{model.weights_[k]:.4f}", *size, *(f"{v:.5g}" for v in model.means_[k]))
+    console.print(table)
+    if scored:
+        console.print(
+            f"{scored['rows_out']:,} rows scored into {len(scored['component_rows'])} components, "
+            f"{scored['outliers']:,} outliers, {scored['rows_not_scored']:,} rows not scored"
+        )
+
+
+def _truth_table(model: FitResult, truth: FitResult) -> Table:
+    table = Table(
+        title=f"beside the truth: {truth.covariance_type}, K = {truth.n_components} "
+        f"(chosen: {model.covariance_type}, K = {model.n_components})"
+    )
+    for head in (
+        "true component",
+        "component",
+        "true weight",
+        "weight",
+        "largest mean error, sd",
+        "Bhattacharyya distance",
+    ):
+        table.add_column(head, justify="right")
+    sd = truth.params.dense_covariances.diagonal(axis1=1, axis2=2) ** 0.5
+    for i, j, distance in match(model.params, truth.params):
+        error = float((abs(model.means_[i] - truth.means_[j]) / sd[j]).max())
+        table.add_row(
+            str(j), str(i), f"{truth.weights_[j]:.4f}", f"{model.weights_[i]:.4f}", f"{error:.4f}", f"{distance:.2e}"
+        )
+    return table

@@ -1,0 +1,113 @@
+"""Every key of the configuration as a command-line option, made from its model."""
+
+from __future__ import annotations
+
+import types
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import click
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from stream_gmm.errors import ConfigError
+from stream_gmm.pipeline.config import RunConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_COMMA_SEPARATED = {"data.columns", "sweep.covariance_type", "sweep.n_components", "score.passthrough"}
+
+
+def config_keys() -> dict[str, FieldInfo]:
+    """Return every key, dotted, with its field."""
+    out: dict[str, FieldInfo] = {}
+    for name, field in RunConfig.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            out |= {f"{name}.{key}": f for key, f in section.model_fields.items()}
+        else:
+            out[name] = field
+    return out
+
+
+def config_options(function: F) -> F:
+    """Add an option for every key: ``--em.tol``, and ``--tol`` where that name is unique."""
+    keys = config_keys()
+    short = Counter(k.rsplit(".", 1)[-1] for k in keys)
+    for dotted, field in reversed(keys.items()):
+        last = dotted.rsplit(".", 1)[-1]
+        names = [f"--{dotted.replace('_', '-')}"]
+        if short[last] == 1 and "." in dotted:
+            names.append(f"--{last.replace('_', '-')}")
+        function = click.option(
+            *names,
+            _variable(dotted),
+            multiple=_is_list(field),
+            metavar="VALUE",
+            help=_help(field),
+        )(function)
+    return function
+
+
+def _variable(dotted: str) -> str:
+    return "cfg__" + dotted.replace(".", "__")
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    union = get_origin(annotation) in (Union, types.UnionType)
+    return get_args(annotation) if union else (annotation,)
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return any(get_origin(m) is list for m in _members(field.annotation))
+
+
+def _is_text(field: FieldInfo) -> bool:
+    return any(m is str or isinstance(next(iter(get_args(m)), None), str) for m in _members(field.annotation))
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True)
+    shown = "" if field.is_required() or default in (None, "", [], {}) else f" [default: {default}]"
+    return f"{field.description or ''}{shown}"
+
+
+def overrides(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the dotted keys that were given on the command line, with their values."""
+    out: dict[str, Any] = {}
+    for dotted, field in config_keys().items():
+        given = arguments.get(_variable(dotted))
+        if given is None or given == ():
+            continue
+        out[dotted] = _listed(dotted, given) if _is_list(field) else _single(dotted, field, given)
+    return out
+
+
+def _listed(dotted: str, given: tuple[str, ...]) -> Any:
+    if dotted in _COMMA_SEPARATED:
+        values = [v.strip() for text in given for v in text.split(",")]
+    else:
+        values = list(given)
+    if dotted == "score.passthrough" and values in (["all"], ["none"]):
+        return values[0]
+    return [int(v) if v.isdigit() and dotted == "sweep.n_components" else v for v in values]
+
+
+def _single(dotted: str, field: FieldInfo, text: str) -> Any:
+    if text.lower() in ("none", "null") and type(None) in _members(field.annotation):
+        return None
+    if _is_text(field):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--{dotted}: {text!r} cannot be read: {error}") from error
+    # YAML 1.1 takes 1e-3 for a string.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,48 @@
+"""Model-selection criteria from what a pass already gives. Smaller is better for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_gmm.core.stats import SuffStats
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """Criteria of one candidate over ``n_rows`` rows."""
+
+    loglik: float
+    n_parameters: int
+    n_rows: float
+    entropy: float
+    log_max: float
+
+    @classmethod
+    def from_stats(cls, stats: SuffStats, n_parameters: int) -> Criteria:
+        """Return the criteria of the parameters at which ``stats`` were taken."""
+        return cls(stats.loglik, n_parameters, stats.rows, stats.entropy, stats.log_max)
+
+    @property
+    def bic(self) -> float:
+        """``-2 L + p ln N`` (Schwarz 1978), the sign of scikit-learn."""
+        return -2.0 * self.loglik + self.n_parameters * float(np.log(self.n_rows))
+
+    @property
+    def aic(self) -> float:
+        """``-2 L + 2 p`` (Akaike 1974)."""
+        return -2.0 * self.loglik + 2.0 * self.n_parameters
+
+    @property
+    def icl(self) -> float:
+        """``BIC - 2 sum_n ln max_k r_nk``, mclust's form of Biernacki et al. (2000)."""
+        return self.bic - 2.0 * self.log_max
+
+
+CRITERIA: Mapping[str, Callable[[Criteria], float]] = {
+    "bic": lambda c: c.bic,
+    "aic": lambda c: c.aic,
+    "icl": lambda c: c.icl,
+}

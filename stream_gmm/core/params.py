@@ -1,0 +1,104 @@
+"""The parameters of a mixture: a frozen, validated value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.covariance import CovarianceFamily, family_named
+from stream_gmm.core.moments import Array
+from stream_gmm.errors import ConfigError
+
+_WEIGHT_SUM_SLACK = 1e-6
+
+
+def frozen(values: Any) -> Array:
+    """Return a read-only float64 copy in C order."""
+    out = np.array(values, dtype=np.float64, order="C")
+    out.flags.writeable = False
+    return out
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(f"these are not the parameters of a mixture: {message}.")
+
+
+@dataclass(frozen=True)
+class MixtureParams:
+    """Weights ``(K,)``, means ``(K, D)`` and covariances in the family's own shape.
+
+    Raises
+    ------
+    ConfigError
+        If shapes disagree, a value is not finite, or the weights are not a distribution.
+    """
+
+    weights: Array
+    means: Array
+    covariances: Array
+    family: CovarianceFamily
+
+    def __post_init__(self) -> None:
+        for name in ("weights", "means", "covariances"):
+            object.__setattr__(self, name, frozen(getattr(self, name)))
+        _check(self.means.ndim == 2, f"means must have shape (K, D), not {self.means.shape}")
+        k, d = self.means.shape
+        _check(self.weights.shape == (k,), f"{self.weights.shape} weights for {k} means")
+        expected = self.family.shape(k, d)
+        _check(
+            self.covariances.shape == expected,
+            f"{self.family.name} covariances must have shape {expected}, not {self.covariances.shape}",
+        )
+        finite = all(np.isfinite(v).all() for v in (self.weights, self.means, self.covariances))
+        _check(finite, "a value is NaN or infinite")
+        _check(bool(np.all(self.weights >= 0.0)), "a weight is negative")
+        total = float(self.weights.sum())
+        _check(abs(total - 1.0) <= _WEIGHT_SUM_SLACK, f"the weights sum to {total:.6g}, not 1")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.weights, self.means, self.covariances, self.family.name)
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return int(self.means.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return int(self.means.shape[1])
+
+    @property
+    def n_parameters(self) -> int:
+        """Free parameters: K - 1 weights, K D means, and the covariances."""
+        k, d = self.means.shape
+        return int(k - 1 + k * d + self.family.n_parameters(k, d))
+
+    @cached_property
+    def precisions_cholesky(self) -> Array:
+        """Upper factors U, precision = U U', in scikit-learn's shape."""
+        return frozen(self.family.precisions_cholesky(self.covariances))
+
+    @cached_property
+    def dense_covariances(self) -> Array:
+        """Covariance matrices ``(K, D, D)`` whatever the structure."""
+        moments = self.family.moments
+        return frozen(moments.dense(self.family.expand(self.covariances, self.n_components, self.n_features)))
+
+    def take(self, order: Any) -> MixtureParams:
+        """Return the same mixture with its components in another order."""
+        covariances = self.covariances if self.family.shared else self.covariances[order]
+        return MixtureParams(self.weights[order], self.means[order], covariances, self.family)
+
+    def canonical(self) -> MixtureParams:
+        """Return the components by falling weight (ties by their means)."""
+        keys = (*self.means.T[::-1], -self.weights)
+        return self.take(np.lexsort(keys))
+
+
+def _rebuild(weights: Array, means: Array, covariances: Array, family: str) -> MixtureParams:
+    return MixtureParams(weights, means, covariances, family_named(family))

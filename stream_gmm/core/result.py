@@ -1,0 +1,228 @@
+"""What a fit leaves behind: parameters, how it went, what it was fitted to. Never the data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.criteria import Criteria
+from stream_gmm.core.density import Density, compile_density
+from stream_gmm.core.em import Outcome
+from stream_gmm.core.estep import Scores, score_rows
+from stream_gmm.core.moments import Array
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.errors import InputDataError, explain
+
+
+def as_rows(data: Any, columns: tuple[str, ...] = ()) -> Array:
+    """Return an array or a data frame as float64 rows ``(N, D)``; frame columns go by name."""
+    if columns and hasattr(data, "columns"):
+        missing = [c for c in columns if c not in list(data.columns)]
+        if missing:
+            raise InputDataError(explain(f"the frame lacks columns {missing}", why=f"the model has {list(columns)}"))
+        data = data[list(columns)]
+    rows = np.asarray(data, dtype=np.float64)
+    if rows.ndim != 2:
+        raise InputDataError(
+            explain(
+                f"expected rows of shape (N, D), found an array of shape {rows.shape}",
+                remedy="reshape a single column with .reshape(-1, 1)",
+            )
+        )
+    bad = np.argwhere(~np.isfinite(rows))
+    if len(bad):
+        raise InputDataError(
+            explain(
+                f"row {bad[0][0]}, column {bad[0][1]} is NaN or infinite ({len(bad)} such values)",
+                remedy="drop or fill these rows, or pass a data set opened with missing='drop'",
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted mixture, with scikit-learn's attribute names and in-memory methods.
+
+    Attributes
+    ----------
+    params
+        The parameters whose log-likelihood is ``criteria.loglik``, exactly.
+    outcome, reason
+        How the fit ended.
+    history
+        Mean log-likelihood per row of every parameter set that was evaluated on the full data.
+    columns
+        Names of the features, in the order of the model.
+    threshold, outlier_quantile
+        Rows with a log-density below ``threshold`` are outliers; it is the ``outlier_quantile``
+        of the log-density of the uniform sample.
+    warnings
+        What a reader of the result should know.
+    provenance
+        Data fingerprint, settings and versions; JSON values only.
+    """
+
+    params: MixtureParams
+    outcome: Outcome
+    criteria: Criteria
+    history: tuple[float, ...]
+    n_iter: int
+    columns: tuple[str, ...] = ()
+    reason: str = ""
+    threshold: float = float("-inf")
+    outlier_quantile: float = 0.0
+    warnings: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return self.params.n_components
+
+    @property
+    def covariance_type(self) -> str:
+        """Name of the covariance structure."""
+        return self.params.family.name
+
+    @property
+    def passes(self) -> int:
+        """Passes over the full data in which this candidate took part."""
+        return len(self.history)
+
+    @property
+    def weights_(self) -> Array:
+        """Mixing weights ``(K,)``."""
+        return self.params.weights
+
+    @property
+    def means_(self) -> Array:
+        """Means ``(K, D)``."""
+        return self.params.means
+
+    @property
+    def covariances_(self) -> Array:
+        """Covariances in scikit-learn's shape."""
+        return self.params.covariances
+
+    @property
+    def precisions_cholesky_(self) -> Array:
+        """Upper factors U with precision ``U U'``."""
+        return self.params.precisions_cholesky
+
+    @property
+    def precisions_(self) -> Array:
+        """Precisions in scikit-learn's shape."""
+        return self.params.family.precisions(self.params.precisions_cholesky)
+
+    @property
+    def converged_(self) -> bool:
+        """True if the predicted remaining gain was below the tolerance."""
+        return self.outcome is Outcome.CONVERGED
+
+    @property
+    def n_iter_(self) -> int:
+        """EM steps made on the full data."""
+        return self.n_iter
+
+    @property
+    def lower_bound_(self) -> float:
+        """Mean log-likelihood per row at the returned parameters."""
+        return self.history[-1]
+
+    @property
+    def lower_bounds_(self) -> list[float]:
+        """Mean log-likelihood per row after every EM step."""
+        return list(self.history)
+
+    @property
+    def n_features_in_(self) -> int:
+        """D."""
+        return self.params.n_features
+
+    @property
+    def feature_names_in_(self) -> np.ndarray[Any, Any]:
+        """Names of the features."""
+        return np.array(self.columns, dtype=object)
+
+    @cached_property
+    def density(self) -> Density:
+        """The parameters compiled for scoring."""
+        return compile_density(self.params)
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the model: SHA-256 of its structure, columns, parameters and threshold."""
+        sha = hashlib.sha256()
+        sha.update(repr((self.covariance_type, self.columns, self.params.means.shape)).encode())
+        for values in (self.weights_, self.means_, self.covariances_, np.array(self.threshold)):
+            sha.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
+        return sha.hexdigest()
+
+    def scores(self, rows: Any) -> Scores:
+        """Return all scores of rows in memory (array or frame)."""
+        rows = as_rows(rows, self.columns)
+        if rows.shape[1] != self.n_features_in_:
+            raise InputDataError(f"the rows have {rows.shape[1]} columns, the model {self.n_features_in_}.")
+        return score_rows(self.density, rows)
+
+    def predict(self, rows: Any) -> np.ndarray[Any, Any]:
+        """Return the component of highest responsibility ``(N,)``."""
+        return self.scores(rows).component
+
+    def predict_proba(self, rows: Any) -> Array:
+        """Return responsibilities ``(N, K)``."""
+        return self.scores(rows).proba
+
+    def score_samples(self, rows: Any) -> Array:
+        """Return the log-density of each row ``(N,)``."""
+        return self.scores(rows).log_density
+
+    def score(self, rows: Any) -> float:
+        """Return the mean log-density per row."""
+        return float(self.score_samples(rows).mean())
+
+    def is_outlier(self, rows: Any) -> np.ndarray[Any, Any]:
+        """Return True where the log-density is below the threshold ``(N,)``."""
+        return self.score_samples(rows) < self.threshold
+
+    def criteria_of(self, rows: Any) -> Criteria:
+        """Return the criteria of this model on other rows."""
+        scores = self.scores(rows)
+        proba = scores.proba
+        entropy = -float(np.sum(proba * np.log(np.maximum(proba, 1e-300))))
+        log_max = float(np.log(scores.max_proba).sum())
+        return Criteria(float(scores.log_density.sum()), self.params.n_parameters, len(proba), entropy, log_max)
+
+    def bic(self, rows: Any) -> float:
+        """Return the BIC on these rows; lower is better."""
+        return self.criteria_of(rows).bic
+
+    def aic(self, rows: Any) -> float:
+        """Return the AIC on these rows; lower is better."""
+        return self.criteria_of(rows).aic
+
+    def icl(self, rows: Any) -> float:
+        """Return the ICL on these rows; lower is better."""
+        return self.criteria_of(rows).icl
+
+    def sample(self, n_samples: int = 1, random_state: int | None = None) -> tuple[Array, np.ndarray[Any, Any]]:
+        """Draw rows ``(n, D)`` and their components ``(n,)``, grouped by component."""
+        return draw(self.params, n_samples, np.random.default_rng(random_state))
+
+
+def draw(params: MixtureParams, n_samples: int, rng: np.random.Generator) -> tuple[Array, np.ndarray[Any, Any]]:
+    """Draw from a mixture: rows ``(n, D)`` and components ``(n,)``, grouped by component."""
+    if n_samples < 1:
+        raise InputDataError(f"n_samples must be at least 1, not {n_samples}.")
+    counts = rng.multinomial(n_samples, params.weights / params.weights.sum())
+    factors = np.linalg.cholesky(params.dense_covariances)
+    noise = rng.standard_normal((n_samples, params.n_features))
+    labels = np.repeat(np.arange(params.n_components), counts)
+    rows = params.means[labels] + np.einsum("nij,nj->ni", factors[labels], noise)
+    return rows, labels

@@ -1,0 +1,62 @@
+"""A uniform sample that depends on which rows there are, and on nothing else.
+
+Every row gets a hash of (seed, file, row in the file); the sample is the rows with the smallest
+hashes. It merges, and is the same for any chunking, any order and any number of workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_gmm.core.moments import Array
+
+Hashes = NDArray[np.uint64]
+
+
+def _mix(values: Hashes) -> Hashes:
+    """Finalise splitmix64 (Steele, Lea & Flood 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def hash_rows(seed: int, file: int, rows: NDArray[np.int64]) -> Hashes:
+    """Return a 64-bit hash for each row number ``rows (n,)`` of a file."""
+    with np.errstate(over="ignore"):
+        golden = np.uint64(0x9E3779B97F4A7C15)
+        key = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + golden)
+        key = _mix(key ^ (np.uint64(file + 1) * golden))
+        return _mix(key + (rows.astype(np.uint64) + np.uint64(1)) * golden)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The ``capacity`` rows with the smallest hashes, in the order of their hashes.
+
+    That order is random: the first m rows of a sample are a uniform sample of m rows.
+    """
+
+    rows: Array
+    hashes: Hashes
+    capacity: int
+
+    @classmethod
+    def of(cls, rows: Array, hashes: Hashes, capacity: int) -> Sample:
+        """Return the sample of some rows ``(N, D)``."""
+        # Narrow down by the threshold first: sorting all the rows would cost more than reading them.
+        if len(hashes) > capacity:
+            keep = hashes <= np.partition(hashes, capacity - 1)[capacity - 1]
+            rows, hashes = rows[keep], hashes[keep]
+        order = np.argsort(hashes, kind="stable")[:capacity]
+        return cls(np.ascontiguousarray(rows[order]), hashes[order], capacity)
+
+    def merge(self, other: Sample) -> Sample:
+        """Return the sample of both sets of rows."""
+        return Sample.of(
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.hashes, other.hashes]),
+            self.capacity,
+        )

@@ -1,0 +1,233 @@
+"""A Dask cluster: the only file that imports dask.
+
+Plain futures, one task per item; results are merged on the workers along the fixed tree, so
+that one small value travels to the caller.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # read when distributed is imported
+
+from distributed import Client, Future, LocalCluster, as_completed
+from distributed.client import FutureCancelledError, FuturesCancelledError
+from distributed.scheduler import KilledWorker
+
+from stream_gmm.errors import ClusterError, ConfigError, explain
+from stream_gmm.execute.protocol import I, OnDone, R, S, attempt, require_items
+from stream_gmm.execute.threads import available_cores
+from stream_gmm.execute.tree import fold, levels
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LOST = (KilledWorker, FutureCancelledError, FuturesCancelledError)
+_ROUNDS = 2
+
+
+def _hold(value: T) -> T:
+    """Put a value on a worker as a task's result: unlike scattered data it can be made again."""
+    return value
+
+
+def _merge_group(merge: Callable[[S, S], S], *values: S) -> S:
+    return fold(merge, values)
+
+
+class DaskExecutor:
+    """Runs tasks on the workers of a client, which stays the caller's."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    @property
+    def n_workers(self) -> int:
+        """Task slots of the cluster at this moment."""
+        return max(1, sum(self.client.nthreads().values()))
+
+    def map(
+        self,
+        fn: Callable[[I, Any], R],
+        items: Sequence[I],
+        *,
+        shared: Any = None,
+        label: str = "map",
+        on_done: OnDone | None = None,
+    ) -> list[R]:
+        """See :class:`~stream_gmm.execute.protocol.Executor`."""
+        require_items(items)
+
+        def once() -> list[R]:
+            leaves = self._submit(fn, items, shared, label)
+            _watch(leaves, on_done)
+            out: list[R] = self.client.gather(leaves)
+            return out
+
+        return _with_second_try(once)
+
+    def map_reduce(
+        self,
+        fn: Callable[[I, Any], S],
+        merge: Callable[[S, S], S],
+        items: Sequence[I],
+        *,
+        shared: Any = None,
+        label: str = "map",
+        on_done: OnDone | None = None,
+    ) -> S:
+        """See :class:`~stream_gmm.execute.protocol.Executor`."""
+        require_items(items)
+
+        def once() -> S:
+            leaves = self._submit(fn, items, shared, label)
+            root = self._reduce(merge, leaves, label)
+            _watch(leaves, on_done)
+            out: S = root.result()
+            return out
+
+        return _with_second_try(once)
+
+    def _submit(self, fn: Callable[[I, Any], R], items: Sequence[I], shared: Any, label: str) -> list[Future]:
+        shared_future = self.client.submit(_hold, shared, pure=False)
+        prefix = f"{label}-{shared_future.key.rsplit('-', 1)[-1]}"
+        return [
+            self.client.submit(attempt, fn, item, shared_future, key=(prefix, index))
+            for index, item in enumerate(items)
+        ]
+
+    def _reduce(self, merge: Callable[[S, S], S], futures: list[Future], label: str) -> Future:
+        prefix = f"merge-{futures[0].key[0]}"
+        for depth, groups in enumerate(levels(len(futures))):
+            futures = [
+                self.client.submit(_merge_group, merge, *(futures[i] for i in group), key=(prefix, depth, index))
+                for index, group in enumerate(groups)
+            ]
+        return futures[0]
+
+
+def _watch(futures: Sequence[Future], on_done: OnDone | None) -> None:
+    """Report tasks as they finish; stop waiting at the first that fails."""
+    index = {f.key: i for i, f in enumerate(futures)}
+    for future in as_completed(futures):
+        if future.status != "finished":
+            future.result()
+        if on_done:
+            on_done(index[future.key])
+
+
+def _with_second_try(run: Callable[[], T]) -> T:
+    """Repeat once what was lost together with workers.
+
+    Raises
+    ------
+    ClusterError
+        If it is lost again: most likely a task needs more memory than a worker has.
+    """
+    for left in range(_ROUNDS - 1, -1, -1):
+        try:
+            return run()
+        except _LOST as error:
+            if not left:
+                raise ClusterError(
+                    explain(
+                        f"the cluster lost the work twice: {error}",
+                        why="workers died, most likely for want of memory",
+                        remedy="raise cluster.memory_limit or use fewer threads per worker",
+                    )
+                ) from error
+            log.warning("workers were lost, the pass starts again: %s", error)
+    raise AssertionError("unreachable")  # pragma: no cover
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """Which cluster to use; the default is an embedded one on the loopback address."""
+
+    address: str | None = None
+    scheduler_file: str | None = None
+    cluster_class: str | None = None
+    cluster_options: Mapping[str, Any] = field(default_factory=dict)
+    scale: int | None = None
+    adapt: Mapping[str, int] | None = None
+    n_workers: int | None = None
+    threads_per_worker: int = 1
+    memory_limit: str | None = None
+    timeout_seconds: float = 30.0
+
+
+def _embedded(spec: ClusterSpec) -> Any:
+    options: dict[str, Any] = {"memory_limit": spec.memory_limit} if spec.memory_limit else {}
+    # A dashboard or a port on all interfaces lets anyone run code here.
+    return LocalCluster(
+        n_workers=spec.n_workers or available_cores(),
+        threads_per_worker=spec.threads_per_worker,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        **options,
+    )
+
+
+def _by_dotted_path(spec: ClusterSpec) -> Any:
+    path = spec.cluster_class or ""
+    module, _, name = path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            explain(
+                f"cluster.cluster_class {path!r} cannot be imported",
+                why=str(error),
+                remedy="give the dotted path of a Dask cluster class, such as dask_jobqueue.SLURMCluster",
+            )
+        ) from error
+    return cls(**spec.cluster_options)
+
+
+@contextmanager
+def connect(spec: ClusterSpec) -> Iterator[Client]:
+    """Connect to a cluster, or start one that ends with the ``with`` block.
+
+    Raises
+    ------
+    ClusterError
+        If it cannot be reached or started, or no worker comes up in time.
+    """
+    with ExitStack() as stack:
+        try:
+            client = _client(spec, stack)
+            client.wait_for_workers(1, timeout=spec.timeout_seconds)
+        except (OSError, TimeoutError, RuntimeError) as error:
+            where = spec.address or spec.scheduler_file or spec.cluster_class or "embedded cluster"
+            raise ClusterError(
+                explain(
+                    f"no Dask worker at {where} within {spec.timeout_seconds:g} s",
+                    why=str(error) or type(error).__name__,
+                    remedy="check the address, that workers are up, and cluster.timeout_seconds",
+                )
+            ) from error
+        yield client
+
+
+def _client(spec: ClusterSpec, stack: ExitStack) -> Client:
+    timeout = f"{spec.timeout_seconds}s"
+    if spec.address:
+        return stack.enter_context(Client(spec.address, timeout=timeout))
+    if spec.scheduler_file:
+        if not os.path.exists(spec.scheduler_file):
+            raise ClusterError(f"there is no scheduler file {spec.scheduler_file}.")
+        return stack.enter_context(Client(scheduler_file=spec.scheduler_file, timeout=timeout))
+    make = _by_dotted_path if spec.cluster_class else _embedded
+    cluster = stack.enter_context(make(spec))
+    if spec.scale is not None:
+        cluster.scale(spec.scale)
+    if spec.adapt:
+        cluster.adapt(**spec.adapt)
+    return stack.enter_context(Client(cluster, timeout=timeout))

@@ -1,0 +1,124 @@
+"""The Executor: what it promises, and the one wrapper through which every task runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+from stream_gmm.errors import StreamGMMError
+
+I = TypeVar("I")  # noqa: E741
+S = TypeVar("S")
+R = TypeVar("R")
+
+OnDone = Callable[[int], None]
+RETRIES = 2
+RETRY_PAUSE_SECONDS = 0.2
+
+
+class Executor(Protocol):
+    """Runs pure functions over items.
+
+    The contract, clause by clause (``tests/execute/test_conformance.py``):
+
+    1. No items is an error.
+    2. ``fn`` and ``merge`` are pure and picklable, and may be called more than once for an item.
+    3. ``map_reduce`` is the fold over :func:`~stream_gmm.execute.tree.levels`, bit for bit, for
+       any number of workers, order of completion, retry or death of a worker.
+    4. ``map`` returns results in the order of the items.
+    5. An ``OSError`` in a task is retried; every other error is raised at once, as it is.
+    6. BLAS runs on one thread inside tasks.
+    7. ``shared`` reaches every call of ``fn``, and is sent once, not once per item.
+    8. ``on_done`` is called with the index of every item that is done, on the caller's machine.
+    """
+
+    @property
+    def n_workers(self) -> int:
+        """Tasks that can run at the same time."""
+
+    def map(
+        self,
+        fn: Callable[[I, Any], R],
+        items: Sequence[I],
+        *,
+        shared: Any = None,
+        label: str = "map",
+        on_done: OnDone | None = None,
+    ) -> list[R]:
+        """Return ``[fn(item, shared) for item in items]``."""
+
+    def map_reduce(
+        self,
+        fn: Callable[[I, Any], S],
+        merge: Callable[[S, S], S],
+        items: Sequence[I],
+        *,
+        shared: Any = None,
+        label: str = "map",
+        on_done: OnDone | None = None,
+    ) -> S:
+        """Return the fold of ``fn(item, shared)`` by ``merge`` over the fixed tree."""
+
+
+class _OneBlasThread:
+    """Pins BLAS to one thread while any task of this process runs; re-entrant across threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._controller: ThreadpoolController | None = None
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._running += 1
+            if self._running == 1:
+                self._controller = self._controller or ThreadpoolController()
+                self._limit = self._controller.limit(limits=1, user_api="blas")
+                self._limit.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._running == 0:
+                self._limit.__exit__(kind, error, trace)
+
+
+one_blas_thread = _OneBlasThread()
+
+
+def attempt(fn: Callable[[I, Any], R], item: I, shared: Any, retries: int = RETRIES) -> R:
+    """Run one task: BLAS on one thread, and again after an ``OSError``."""
+    with one_blas_thread:
+        for left in range(retries, -1, -1):
+            try:
+                return fn(item, shared)
+            except StreamGMMError:
+                raise
+            except OSError:
+                if not left:
+                    raise
+                time.sleep(RETRY_PAUSE_SECONDS)
+    raise AssertionError("unreachable")  # pragma: no cover
+
+
+def require_items(items: Sequence[Any]) -> None:
+    """Refuse an empty map.
+
+    Raises
+    ------
+    ValueError
+        If there are no items.
+    """
+    if not len(items):
+        raise ValueError("nothing to map over: the sequence of items is empty")

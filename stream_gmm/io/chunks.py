@@ -1,0 +1,183 @@
+"""Rows of a file as bounded chunks of float64, with the policy for missing values applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from stream_gmm.core.estep import CHUNK_ROWS
+from stream_gmm.core.moments import Array
+from stream_gmm.errors import InputDataError, explain
+from stream_gmm.io.files import SourceFile, check_unchanged, is_uri, open_parquet, redact
+
+KINDS = ("null", "nan", "infinite")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive rows of one file.
+
+    ``rows (n, D)`` holds those that can be used, column-major. ``keep (N,)`` tells which of the
+    ``size`` rows those are (None: all); ``bad (D, 3)`` counts nulls, NaNs and infinities.
+    """
+
+    rows: Array
+    size: int
+    file_index: int
+    first_row: int
+    keep: NDArray[np.bool_] | None
+    bad: NDArray[np.int64]
+    batch: pa.RecordBatch | None = None
+    reasons: NDArray[Any] | None = None
+
+    @property
+    def row_numbers(self) -> NDArray[np.int64]:
+        """Row numbers in the file of the usable rows."""
+        numbers = np.arange(self.first_row, self.first_row + self.size)
+        return numbers if self.keep is None else numbers[self.keep]
+
+
+def array_chunks(values: Array, first_row: int) -> Iterator[Chunk]:
+    """Cut rows in memory into chunks."""
+    for lo in range(0, len(values), CHUNK_ROWS):
+        rows = np.asfortranarray(values[lo : lo + CHUNK_ROWS])
+        bad = np.zeros((rows.shape[1], len(KINDS)), np.int64)
+        yield Chunk(rows, len(rows), 0, first_row + lo, None, bad)
+
+
+def parquet_chunks(
+    file: SourceFile,
+    file_index: int,
+    row_groups: Sequence[int],
+    first_row: int,
+    columns: Sequence[str],
+    missing: str,
+    extra: Sequence[str] = (),
+) -> Iterator[Chunk]:
+    """Read row groups of a file in chunks of at most 65,536 rows.
+
+    ``extra`` columns come along undecoded in ``chunk.batch``, and ``chunk.reasons`` then says why a
+    row cannot be used.
+
+    Raises
+    ------
+    InputDataError
+        If data is damaged, or a value is missing and ``missing`` is ``"error"``; names file, row
+        group and column.
+    """
+    check_unchanged(file)
+    wanted = list(dict.fromkeys([*columns, *extra]))
+    with open_parquet(file.path) as parquet:
+        for group in row_groups:
+            for batch in _batches(parquet, file, group, wanted):
+                where = f"{redact(file.path)}, row group {group}"
+                chunk = _decode(batch, columns, where, file_index, first_row, missing, bool(extra))
+                first_row += chunk.size
+                yield chunk
+
+
+def _batches(parquet: pq.ParquetFile, file: SourceFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from parquet.iter_batches(CHUNK_ROWS, row_groups=[group], columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        if is_uri(file.path) and isinstance(error, OSError):
+            # May be the network: the executor tries again.
+            raise OSError(f"{redact(file.path)}, row group {group}: {error}") from error
+        raise InputDataError(
+            explain(
+                f"{file.path}, row group {group}, column '{_culprit(file, group, columns)}' is damaged",
+                why=str(error).strip(),
+                remedy="restore the file, or leave it out with data.exclude",
+            )
+        ) from error
+
+
+def _culprit(file: SourceFile, group: int, columns: list[str]) -> str:
+    """Return the first column of a row group that cannot be decoded."""
+    for name in columns:
+        try:
+            with open_parquet(file.path) as parquet:
+                for _ in parquet.iter_batches(CHUNK_ROWS, row_groups=[group], columns=[name]):
+                    pass
+        except (OSError, ValueError, pa.ArrowException):
+            return name
+    return "unknown"
+
+
+def _to_float(column: pa.Array, where: str, name: str) -> NDArray[Any]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if not (pa.types.is_float64(kind) or pa.types.is_float32(kind)):
+        try:
+            column = pc.cast(column, pa.float64())
+        except pa.ArrowInvalid as error:
+            raise InputDataError(
+                explain(
+                    f"{where}, column '{name}': a value does not fit a float64 exactly",
+                    why=str(error),
+                    remedy="leave the column out (is it an identifier?) or convert it to double",
+                )
+            ) from error
+    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _decode(
+    batch: pa.RecordBatch,
+    columns: Sequence[str],
+    where: str,
+    file_index: int,
+    first_row: int,
+    missing: str,
+    with_batch: bool,
+) -> Chunk:
+    n, d = batch.num_rows, len(columns)
+    values = np.empty((d, n))
+    for j, name in enumerate(columns):
+        values[j] = _to_float(batch.column(name), where, name)
+    finite = np.isfinite(values)
+    bad = np.zeros((d, len(KINDS)), np.int64)
+    attached = batch if with_batch else None
+    if finite.all():
+        return Chunk(values.T, n, file_index, first_row, None, bad, attached)
+    for j, name in enumerate(columns):
+        nulls = batch.column(name).null_count
+        bad[j] = nulls, np.isnan(values[j]).sum() - nulls, np.isinf(values[j]).sum()
+    if missing == "error":
+        raise InputDataError(_missing_message(where, columns, finite, bad, first_row))
+    keep = np.asarray(finite.all(axis=0))
+    reasons = _reasons(batch, columns, values) if with_batch else None
+    kept = np.ascontiguousarray(values[:, keep])
+    return Chunk(kept.T, n, file_index, first_row, keep, bad, attached, reasons)
+
+
+def _missing_message(
+    where: str, columns: Sequence[str], finite: NDArray[np.bool_], bad: NDArray[np.int64], first_row: int
+) -> str:
+    j = int(np.flatnonzero(bad.sum(axis=1))[0])
+    row = first_row + int(np.flatnonzero(~finite[j])[0])
+    counts = ", ".join(f"{c} {kind}" for kind, c in zip(KINDS, bad[j], strict=True) if c)
+    return explain(
+        f"{where}, column '{columns[j]}': {counts} among these rows, the first at row {row} of the file",
+        why="a Gaussian has no density there",
+        remedy="use missing: drop (data.missing, or open_dataset(missing='drop')), or fill the values",
+    )
+
+
+def _reasons(batch: pa.RecordBatch, columns: Sequence[str], values: Array) -> NDArray[Any]:
+    """Say for each row why it cannot be used (the first column that is to blame); None if it can."""
+    out = np.full(values.shape[1], None, dtype=object)
+    for j in range(len(columns) - 1, -1, -1):
+        null = batch.column(columns[j]).is_null().to_numpy(zero_copy_only=False)
+        nan, infinite = np.isnan(values[j]) & ~null, np.isinf(values[j])
+        for mask, word in ((null, "null"), (nan, "NaN"), (infinite, "infinite value")):
+            out[mask] = f"{word} in {columns[j]}"
+    return out

@@ -1,0 +1,67 @@
+"""Fit one mixture: from the sample's best start, or from given parameters."""
+
+from __future__ import annotations
+
+from stream_gmm.core.em import EMState, Outcome
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.result import FitResult
+from stream_gmm.errors import ConfigError, SingularCovarianceError
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.dataset import Source
+from stream_gmm.pipeline.profile import Profile, profile
+from stream_gmm.pipeline.progress import Listener, silent
+from stream_gmm.pipeline.settings import OnPass, Settings
+from stream_gmm.pipeline.sweep import explore, finished, fit_states, parse_grid, provenance_of
+
+
+def fit(
+    source: Source,
+    n_components: int,
+    covariance_type: str,
+    settings: Settings,
+    executor: Executor,
+    *,
+    init: MixtureParams | None = None,
+    listener: Listener = silent,
+    on_pass: OnPass = lambda _: None,
+) -> FitResult:
+    """Fit one mixture. Components keep the order of ``init``; else they go by falling weight.
+
+    Raises
+    ------
+    ConfigError
+        If ``init`` contradicts the other arguments.
+    SingularCovarianceError
+        If no covariance can be estimated.
+    """
+    ((k, name),) = parse_grid(n_components, covariance_type)
+    _check_init(init, k, name, source)
+    found = profile(
+        source, executor,
+        sample_rows=settings.sample_rows, random_state=settings.random_state, listener=listener,
+    )  # fmt: skip
+    start = init or _start(k, name, found, settings, executor, listener)
+    (state,), _ = fit_states([EMState(start)], source, found, settings, executor, listener, on_pass)
+    if state.outcome is Outcome.FAILED:
+        raise SingularCovarianceError(state.reason)
+    return finished(state, found, settings, provenance_of(source, found, settings))
+
+
+def _start(
+    k: int, name: str, found: Profile, settings: Settings, executor: Executor, listener: Listener
+) -> MixtureParams:
+    (start,) = explore([(k, name)], found, settings, executor, listener)
+    if start.params is None:
+        raise SingularCovarianceError(start.reason)
+    return start.params.canonical()
+
+
+def _check_init(init: MixtureParams | None, k: int, name: str, source: Source) -> None:
+    if init is None:
+        return
+    expected = (k, name, len(source.columns))
+    given = (init.n_components, init.family.name, init.n_features)
+    if expected != given:
+        raise ConfigError(
+            f"init has (components, covariance_type, features) = {given}, and the fit asks for {expected}."
+        )

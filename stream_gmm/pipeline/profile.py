@@ -1,0 +1,171 @@
+"""The first pass: counts, oddities, exact moments and the uniform sample, in one read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_gmm.core.density import Scaling
+from stream_gmm.core.moments import FULL, Array
+from stream_gmm.core.sampling import Sample, hash_rows
+from stream_gmm.core.stats import SuffStats
+from stream_gmm.errors import InputDataError, explain
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.chunks import KINDS, Chunk
+from stream_gmm.io.dataset import Leaf, Source
+from stream_gmm.pipeline.progress import Listener, Meter, silent
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one read says of a data set.
+
+    ``rows`` were read and ``used`` can be used; ``bad (D, 3)`` counts nulls, NaNs and infinities;
+    ``moments`` are those of all usable rows (one component); ``low`` and ``high`` are ``(D,)``.
+    """
+
+    columns: tuple[str, ...]
+    rows: int
+    bad: NDArray[np.int64]
+    low: Array
+    high: Array
+    moments: SuffStats
+    sample: Sample
+
+    @property
+    def used(self) -> int:
+        """Rows without a missing value."""
+        return int(self.moments.rows)
+
+    @property
+    def dropped(self) -> int:
+        """Rows left out by the policy for missing values."""
+        return self.rows - self.used
+
+    @property
+    def complete(self) -> bool:
+        """True if the sample holds every usable row."""
+        return len(self.sample.rows) == self.used
+
+    @property
+    def mean(self) -> Array:
+        """Column means ``(D,)``."""
+        return np.asarray(self.moments.mean[0])
+
+    @property
+    def variances(self) -> Array:
+        """Column variances ``(D,)``, with divisor N."""
+        return np.asarray(np.diagonal(self.moments.scatter[0]) / self.moments.rows)
+
+    @property
+    def scaling(self) -> Scaling:
+        """The map that centres and scales the columns."""
+        # A variance that is nothing but rounding is that of a constant column.
+        constant = self.low == self.high
+        return Scaling.from_moments(self.mean, np.where(constant, 0.0, self.variances))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of any result should know about the data."""
+        out = []
+        if self.dropped:
+            by_column = ", ".join(
+                f"{name}: " + ", ".join(f"{c} {k}" for k, c in zip(KINDS, row, strict=True) if c)
+                for name, row in zip(self.columns, self.bad.tolist(), strict=True)
+                if sum(row)
+            )
+            out.append(f"{self.dropped} of {self.rows} rows have a missing value ({by_column}).")
+        constant = [c for c, same in zip(self.columns, self.low == self.high, strict=True) if same]
+        if constant:
+            out.append(f"columns {constant} are constant; they tell no component from another.")
+        return tuple(out)
+
+    def merge(self, other: Profile) -> Profile:
+        """Return the profile of both sets of rows."""
+        return Profile(
+            self.columns,
+            self.rows + other.rows,
+            self.bad + other.bad,
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            self.moments.merge(other.moments),
+            self.sample.merge(other.sample),
+        )
+
+
+@dataclass(frozen=True)
+class _Options:
+    columns: tuple[str, ...]
+    sample_rows: int
+    seed: int
+
+
+def _chunk_moments(rows: Array) -> SuffStats:
+    n, d = rows.shape
+    if not n:
+        return SuffStats.zero(1, d, FULL)
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    # The mean of a column far from zero is rounded; what is left over is put right here.
+    rest = centred.mean(axis=0)
+    scatter = centred.T @ centred - n * np.outer(rest, rest)
+    return SuffStats(float(n), 0.0, 0.0, 0.0, np.array([float(n)]), (mean + rest)[None], scatter[None], FULL)
+
+
+def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
+    rows, d = chunk.rows, len(options.columns)
+    hashes = hash_rows(options.seed, chunk.file_index, chunk.row_numbers)
+    return Profile(
+        options.columns,
+        chunk.size,
+        chunk.bad,
+        rows.min(axis=0, initial=np.inf) if len(rows) else np.full(d, np.inf),
+        rows.max(axis=0, initial=-np.inf) if len(rows) else np.full(d, -np.inf),
+        _chunk_moments(rows),
+        Sample.of(rows, hashes, options.sample_rows),
+    )
+
+
+def _empty(options: _Options) -> Profile:
+    d = len(options.columns)
+    chunk = Chunk(np.empty((0, d)), 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64))
+    return _profile_chunk(chunk, options)
+
+
+def _profile_leaf(leaf: Leaf, options: _Options) -> Profile:
+    out = _empty(options)
+    for chunk in leaf.chunks():
+        out = out.merge(_profile_chunk(chunk, options))
+    return out
+
+
+def profile(
+    source: Source,
+    executor: Executor,
+    *,
+    sample_rows: int = 50_000,
+    random_state: int = 0,
+    listener: Listener = silent,
+) -> Profile:
+    """Read a data set once.
+
+    Raises
+    ------
+    InputDataError
+        If there is no usable row, or a value is missing and the policy is ``"error"``.
+    """
+    leaves = source.leaves()
+    options = _Options(source.columns, sample_rows, random_state)
+    meter = Meter(listener, "profile", [leaf.rows for leaf in leaves])
+    out = executor.map_reduce(_profile_leaf, Profile.merge, leaves, shared=options, label="profile", on_done=meter)
+    if not out.used:
+        raise InputDataError(
+            explain(
+                "the data set has no usable row",
+                why=f"{out.rows} rows were read, and all were dropped" if out.rows else "it is empty",
+                remedy="check data.paths, data.columns and data.missing",
+            )
+        )
+    return out

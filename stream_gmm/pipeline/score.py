@@ -1,0 +1,205 @@
+"""Score every row and publish the scored Parquet in one atomic step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stream_gmm.core.result import FitResult
+from stream_gmm.errors import ConfigError, InputDataError, StorageError, did_you_mean, explain
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.dataset import Dataset
+from stream_gmm.io.files import is_uri
+from stream_gmm.io.publish import check_target, publish, read_manifest, staging_folder
+from stream_gmm.io.scores import (
+    PROBA_STYLES,
+    Layout,
+    PartReport,
+    ScoreJob,
+    check_layout,
+    output_names,
+    score_part,
+)
+from stream_gmm.pipeline.progress import Listener, Meter, silent
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What was published: the folder and its manifest."""
+
+    path: Path
+    manifest: dict[str, Any]
+    already_published: bool
+    """True if the same job had been published before, and nothing was done."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in the scored data set."""
+        return int(self.manifest["rows_out"])
+
+    @property
+    def outliers(self) -> int:
+        """Rows below the threshold."""
+        return int(self.manifest["outliers"])
+
+    @property
+    def component_rows(self) -> list[int]:
+        """Rows assigned to each component."""
+        return list(self.manifest["component_rows"])
+
+
+def score(
+    model: FitResult,
+    dataset: Dataset,
+    output: str | Path,
+    executor: Executor,
+    *,
+    passthrough: str | Sequence[str] = "all",
+    proba: str = "columns",
+    prefix: str = "",
+    listener: Listener = silent,
+) -> ScoreResult:
+    """Write the scores of all rows below ``output``, which is replaced atomically.
+
+    The same job on the same data with the same model is done once: a second call returns what is
+    published; a call after a crash goes on with the parts that are left.
+
+    Raises
+    ------
+    ConfigError
+        If the layout is malformed.
+    InputDataError
+        If the data lacks columns of the model, or cannot be read.
+    StorageError
+        If ``output`` is not ours, or cannot be written.
+    """
+    if is_uri(str(output)):
+        raise StorageError(
+            explain(
+                f"cannot publish to {output}",
+                why="an object store has no atomic rename of a folder",
+                remedy="write to a file system and copy from there",
+            )
+        )
+    target = Path(output).absolute()
+    dataset = with_model_columns(dataset, model)
+    layout = _layout(dataset, model, passthrough, proba, prefix)
+    check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
+    job_key = _job_key(model, dataset, layout)
+    previous = read_manifest(target)
+    if previous and previous.get("job") == job_key:
+        return ScoreResult(target, previous, already_published=True)
+    staging = staging_folder(target, job_key)
+    names = output_names(dataset.parts)
+    job = ScoreJob(
+        model.density, model.threshold, model.columns, dataset.missing, layout, str(staging),
+        (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
+    )  # fmt: skip
+    meter = Meter(listener, "score", [p.rows for p in dataset.parts])
+    reports = executor.map(
+        score_part, list(zip(dataset.parts, names, strict=True)), shared=job, label="score", on_done=meter
+    )
+    manifest = _manifest(model, dataset, layout, job_key, reports)
+    _account(staging, dataset, reports)
+    publish(staging, target, manifest)
+    return ScoreResult(target, manifest, already_published=False)
+
+
+def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
+    """Return the data set with the model's columns in the model's order.
+
+    Raises
+    ------
+    InputDataError
+        If one is not among the data set's columns; names both lists.
+    """
+    missing = [c for c in model.columns if c not in dataset.columns]
+    if missing:
+        raise InputDataError(
+            explain(
+                f"the model was fitted on {list(model.columns)}, and the data set was opened with "
+                f"{list(dataset.columns)}; {missing} are missing",
+                remedy="open the data set with the model's columns",
+            )
+        )
+    return replace(dataset, columns=model.columns)
+
+
+def _layout(dataset: Dataset, model: FitResult, passthrough: str | Sequence[str], proba: str, prefix: str) -> Layout:
+    if proba not in PROBA_STYLES:
+        raise ConfigError(
+            f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
+        )
+    named = {"all": tuple(dataset.schema.names), "none": ()}
+    if isinstance(passthrough, str):
+        kept = named.get(passthrough, (passthrough,))
+    else:
+        kept = tuple(passthrough)
+    layout = Layout(kept, proba, prefix)
+    check_layout(dataset, model.n_components, layout)
+    return layout
+
+
+def _job_key(model: FitResult, dataset: Dataset, layout: Layout) -> str:
+    content = {
+        "format": FORMAT,
+        "model": model.digest,
+        "data": dataset.fingerprint,
+        "layout": asdict(layout),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _manifest(
+    model: FitResult, dataset: Dataset, layout: Layout, job_key: str, reports: list[PartReport]
+) -> dict[str, Any]:
+    k = model.n_components
+    return {
+        "format": FORMAT,
+        "job": job_key,
+        "model_digest": model.digest,
+        "data_fingerprint": dataset.fingerprint,
+        "version": version("stream-gmm"),
+        "columns": list(model.columns),
+        "layout": asdict(layout),
+        "threshold": repr(model.threshold),
+        "rows_in": sum(r.rows_in for r in reports),
+        "rows_out": sum(r.rows_out for r in reports),
+        "rows_scored": sum(r.rows_scored for r in reports),
+        "rows_not_scored": sum(r.rows_out - r.rows_scored for r in reports),
+        "outliers": sum(r.outliers for r in reports),
+        "component_rows": [sum(r.component_rows[i] for r in reports) for i in range(k)],
+        "loglik": sum(r.loglik for r in reports),
+        "parts": [asdict(r) for r in reports],
+    }
+
+
+def _account(staging: Path, dataset: Dataset, reports: list[PartReport]) -> None:
+    """Check, from here, that all that was reported is there.
+
+    Raises
+    ------
+    StorageError
+        If a file is missing or has another size, or rows are missing.
+    """
+    if [r.index for r in reports] != [p.index for p in dataset.parts]:
+        raise StorageError("the reports of the scoring tasks do not match the parts.")
+    if sum(r.rows_out for r in reports) != dataset.num_rows:
+        raise StorageError("the scored rows do not add up to the rows of the input.")
+    for report in reports:
+        path = staging / report.path
+        if not path.exists() or path.stat().st_size != report.bytes:
+            raise StorageError(
+                explain(
+                    f"{report.path} was reported as written, and is not in {staging} as seen from here",
+                    why="the workers may not share this file system",
+                    remedy="write to a folder that all workers and this machine see",
+                )
+            )

@@ -1,0 +1,173 @@
+"""The report of a run: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from stream_gmm.core.matching import match
+from stream_gmm.core.moments import Array
+from stream_gmm.core.result import FitResult
+from stream_gmm.io.models import load_model, write_atomically
+from stream_gmm.io.tables import read_table
+from stream_gmm.pipeline.run import MODEL, REPORT, SAMPLE, TABLE, TRUTH, read_record
+from stream_gmm.report import figures as fig
+
+COLUMNS = (
+    ("candidate", "candidate", "{}"),
+    ("parameters", "n_parameters", "{}"),
+    ("log-likelihood per row", "mean_loglik", "{:.6f}"),
+    ("BIC", "bic", "{:,.1f}"),
+    ("difference", "delta", "{:+,.1f}"),
+    ("AIC", "aic", "{:,.1f}"),
+    ("ICL", "icl", "{:,.1f}"),
+    ("EM steps", "n_iter", "{}"),
+    ("passes", "passes", "{}"),
+    ("smallest weight", "smallest_weight", "{:.4f}"),
+    ("outcome", "outcome", "{}"),
+    ("reason", "reason", "{}"),
+)
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` from what a run left in its folder.
+
+    Raises
+    ------
+    InputDataError
+        If the folder is not that of a run.
+    StorageError
+        If it cannot be written.
+    """
+    record = read_record(folder)
+    model = load_model(folder / MODEL)
+    table = read_table(folder / TABLE).to_pylist()
+    sample = read_table(folder / SAMPLE)
+    rows = np.column_stack([sample[c].to_numpy() for c in sample.column_names])
+    truth = load_model(folder / TRUTH) if (folder / TRUTH).exists() else None
+    return write_atomically(folder / REPORT, render(record, model, table, rows, truth).encode())
+
+
+def render(
+    record: Mapping[str, Any],
+    model: FitResult,
+    table: Sequence[Mapping[str, Any]],
+    rows: Array,
+    truth: FitResult | None = None,
+) -> str:
+    """Return the report as HTML. Names from the data are escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    template = environment.from_string(files("stream_gmm.report").joinpath("template.html").read_text())
+    scored = record.get("scored")
+    return template.render(
+        name=record["name"],
+        chosen=record["chosen"],
+        criterion=record["criterion"],
+        n_components=model.n_components,
+        covariance_type=model.covariance_type,
+        data=record["data"],
+        sample_rows=len(rows),
+        facts=_facts(record, model),
+        warnings=record["warnings"],
+        verdict=_verdict(record, table),
+        columns=[c[0] for c in COLUMNS],
+        table=[_row(r) for r in table],
+        components=_components(model, scored),
+        sizes=bool(scored),
+        truth=_truth(model, truth),
+        data_rows=_data_rows(record["data"]),
+        config=yaml.safe_dump(record["config"], sort_keys=False),
+        digest=model.digest[:16],
+        version=version("stream-gmm"),
+        figures=_figures(record, model, table, rows),
+    )
+
+
+def _figures(
+    record: Mapping[str, Any], model: FitResult, table: Sequence[Mapping[str, Any]], rows: Array
+) -> dict[str, str]:
+    scores = model.scores(rows)
+    drawn = {
+        "criteria": fig.criteria_curves(table),
+        "ellipses": fig.component_ellipses(model, rows),
+        "assignments": fig.assignments(model, rows, scores),
+        "weights": fig.mixing_weights(model),
+        "density": fig.density_histogram(model, scores),
+        "convergence": fig.convergence(record["histories"], record["chosen"]),
+    }
+    return {name: fig.png(figure) for name, figure in drawn.items()}
+
+
+def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]:
+    out = [
+        ("rows used", f"{record['data']['used']:,}"),
+        ("log-likelihood per row", f"{model.lower_bound_:.4f}"),
+        (record["criterion"].upper(), f"{getattr(model.criteria, record['criterion']):,.1f}"),
+        ("converged", "yes" if model.converged_ else "no"),
+        ("EM steps on the full data", str(model.n_iter_)),
+        ("reads of the data, whole sweep", str(record["passes"])),
+    ]
+    scored = record.get("scored")
+    if scored:
+        out.append(("outliers flagged", f"{scored['outliers']:,}"))
+        out.append(("rows not scored", f"{scored['rows_not_scored']:,}"))
+    return out
+
+
+def _verdict(record: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str:
+    name = record["criterion"]
+    usable = [r for r in table if r[name] is not None and r["outcome"] in ("CONVERGED", "MAX_PASSES")]
+    ranked = sorted(usable, key=lambda r: r[name])
+    if len(ranked) < 2:
+        return f"{record['chosen']} is the only candidate that could be chosen."
+    lead = ranked[1][name] - ranked[0][name]
+    strength = "weak" if lead < 2 else "positive" if lead < 6 else "strong" if lead < 10 else "very strong"
+    return (
+        f"{record['chosen']} has the lowest {name.upper()}; the next best, {ranked[1]['candidate']}, is "
+        f"{lead:,.1f} higher: {strength} evidence on the scale of Kass and Raftery (1995)."
+    )
+
+
+def _format(value: Any, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "chosen": row["chosen"],
+        "out": row["outcome"] not in ("CONVERGED", "MAX_PASSES"),
+        "cells": [_format(row[key], form) for _, key, form in COLUMNS],
+    }
+
+
+def _components(model: FitResult, scored: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    out = []
+    for k in range(model.n_components):
+        size = [f"{scored['component_rows'][k]:,}"] if scored else []
+        means = [f"{v:.5g}" for v in model.means_[k]]
+        out.append({"colour": fig.colour(k), "cells": [f"{model.weights_[k]:.4f}", *size, *means]})
+    return out
+
+
+def _truth(model: FitResult, truth: FitResult | None) -> list[list[str]]:
+    if truth is None:
+        return []
+    return [
+        [str(j), str(i), f"{truth.weights_[j]:.4f}", f"{model.weights_[i]:.4f}", f"{distance:.2e}"]
+        for i, j, distance in match(model.params, truth.params)
+    ]
+
+
+def _data_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [name, *(f"{data[key][j]:.6g}" for key in ("mean", "sd", "low", "high")),
+         *(f"{count:,}" for count in data["bad"][j])]
+        for j, name in enumerate(data["columns"])
+    ]  # fmt: skip

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.mixture import GaussianMixture
+
+from stream_gmm.core.covariance import FAMILIES, family_named
+from stream_gmm.core.criteria import Criteria
+from stream_gmm.core.density import Scaling
+from stream_gmm.core.em import EMState, Outcome, StopRule, advance, em_step, predicted_gain, run_to_end
+from stream_gmm.core.initialise import fit_sample, rows_estep
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.result import draw
+from stream_gmm.core.stepwise import PowerDecay, StepwiseState, stepwise_step
+from tests.oracles import rows_of, standardised
+from tests.strategies import families, mixtures, random_params, seeds
+
+SETS = ("iris", "faithful", "wine", "ecoli_cytometry")
+SKLEARN = ("full", "tied", "diag", "spherical")
+
+
+def _scaling(rows):
+    return Scaling.from_moments(rows.mean(0), rows.var(0))
+
+
+def _sklearn_start(rows, name: str, k: int = 3, **options) -> GaussianMixture:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return GaussianMixture(k, covariance_type=name, random_state=0, **options).fit(rows)
+
+
+def _params(model: GaussianMixture) -> MixtureParams:
+    family = family_named(model.covariance_type)
+    return MixtureParams(model.weights_, model.means_, model.covariances_, family)
+
+
+@pytest.mark.parametrize("name", SKLEARN)
+@pytest.mark.parametrize("data", SETS)
+def test_one_step_equals_scikit_learn(data, name):
+    rows = standardised(rows_of(data))
+    start = _sklearn_start(rows, name, max_iter=2)
+    params, stats, _ = em_step(_params(start), rows_estep(rows, _scaling(rows)))
+    loglik, log_r = start._e_step(rows)
+    start._m_step(rows, log_r)
+
+    scale = np.abs(start.covariances_).max()
+    assert stats.mean_loglik == pytest.approx(loglik, rel=1e-9)
+    np.testing.assert_allclose(params.weights, start.weights_, rtol=1e-9)
+    np.testing.assert_allclose(params.means, start.means_, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(params.covariances, start.covariances_, rtol=1e-9, atol=1e-9 * scale)
+    np.testing.assert_allclose(
+        params.precisions_cholesky, start.precisions_cholesky_, rtol=1e-8,
+        atol=1e-8 * np.abs(start.precisions_cholesky_).max(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SKLEARN)
+@pytest.mark.parametrize("data", SETS)
+def test_a_converged_fit_reaches_the_log_likelihood_of_scikit_learn(data, name):
+    rows = standardised(rows_of(data))
+    k = 2 if data == "wine" else 3
+    start = _sklearn_start(rows, name, k, max_iter=2)
+    parameters = {
+        "weights_init": start.weights_, "means_init": start.means_, "precisions_init": start.precisions_,
+    }  # fmt: skip
+    theirs = _sklearn_start(rows, name, k, max_iter=5000, tol=1e-13, **parameters)
+    (ours,) = run_to_end(
+        [EMState(_params(start))], rows_estep(rows, _scaling(rows)), StopRule(1e-10, 5000), 1e-6
+    )
+
+    assert ours.history[-1] == pytest.approx(theirs.score(rows), abs=1e-7)
+
+
+@given(mixtures(max_k=4, max_d=4), st.integers(50, 400))
+def test_the_log_likelihood_never_falls(mixture, n):
+    params, rng = mixture
+    rows = draw(params, n, rng)[0]
+    start = random_params(rng, params.n_components, params.n_features, params.family)
+    (state,) = run_to_end([EMState(start)], rows_estep(rows, _scaling(rows)), StopRule(0.0, 25), 0.0)
+
+    assert np.all(np.diff(state.history) >= -1e-10 * np.maximum(1.0, np.abs(state.history[1:])))
+
+
+@given(mixtures(max_k=3, max_d=3), st.integers(1, 20))
+def test_going_on_from_a_pickled_state_equals_never_having_stopped(mixture, stop):
+    params, rng = mixture
+    rows = draw(params, 200, rng)[0]
+    estep, rule = rows_estep(rows, _scaling(rows)), StopRule(1e-9, 40)
+    state = EMState(random_params(rng, params.n_components, params.n_features, params.family))
+    (whole,) = run_to_end([state], estep, rule, 1e-6)
+    for _ in range(stop):
+        if state.live:
+            state = advance(state, estep([state.params])[0], rule, 1e-6)
+    (resumed,) = run_to_end([pickle.loads(pickle.dumps(state))], estep, rule, 1e-6)
+
+    assert resumed.history == whole.history
+    np.testing.assert_array_equal(resumed.params.covariances, whole.params.covariances)
+
+
+@given(seeds, families)
+def test_a_rotation_of_components_changes_nothing(seed, family):
+    rng = np.random.default_rng(seed)
+    params = random_params(rng, 4, 3, family)
+    rows = draw(params, 300, rng)[0]
+    order = rng.permutation(4)
+    estep = rows_estep(rows, _scaling(rows))
+    direct, _, _ = em_step(params, estep)
+    turned, _, _ = em_step(params.take(order), estep)
+
+    np.testing.assert_allclose(turned.means, direct.means[order], rtol=1e-10, atol=1e-12)
+
+
+def test_one_component_is_done_after_one_step(rng):
+    rows = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 5.0
+    for family in FAMILIES:
+        start = random_params(rng, 1, 3, family)
+        (state,) = run_to_end([EMState(start)], rows_estep(rows, _scaling(rows)), StopRule(), 0.0)
+        assert state.outcome is Outcome.CONVERGED
+        assert len(state.history) == 2
+        np.testing.assert_allclose(state.params.means[0], rows.mean(0), rtol=1e-12)
+
+
+def test_max_passes_ends_honestly_with_an_evaluated_model(rng):
+    rows = rng.normal(size=(400, 2))
+    start = random_params(rng, 5, 2, family_named("full"))
+    estep = rows_estep(rows, _scaling(rows))
+    (state,) = run_to_end([EMState(start)], estep, StopRule(1e-12, 3), 1e-6)
+
+    assert state.outcome is Outcome.MAX_PASSES
+    assert (state.n_iter, len(state.history)) == (3, 4)
+    assert estep([state.params])[0].mean_loglik == state.history[-1]
+
+
+def test_aitken_predicts_a_geometric_tail():
+    history = [-1.0 - 0.5**t for t in range(6)]
+
+    assert predicted_gain(history) == pytest.approx(0.5**5, rel=1e-9)
+    assert predicted_gain(history[:2]) == np.inf
+    assert predicted_gain([-2.0, -1.0, -1.0]) == 0.0
+
+
+def test_the_default_tolerance_is_a_tenth_of_the_statistical_error():
+    assert StopRule().tolerance(100, 1e6) == pytest.approx(0.1 * 100 / 2e6)
+    assert StopRule(1e-3).tolerance(100, 1e6) == 1e-3
+
+
+def test_a_collapsed_component_is_degenerate_and_says_so(rng):
+    rows = np.vstack([rng.normal(size=(200, 2)), np.zeros((50, 2)) + 7.0])
+    fit = fit_sample(rows, 2, family_named("full"), _scaling(rows), n_init=3)
+    (state,) = run_to_end([EMState(fit.params)], rows_estep(rows, _scaling(rows)), StopRule(), 1e-6)
+
+    assert state.outcome is Outcome.DEGENERATE
+    assert "variance floor" in state.reason
+
+
+def test_a_constant_column_without_regularisation_fails_with_a_remedy(rng):
+    rows = np.column_stack([rng.normal(size=100), np.ones(100)])
+    fit = fit_sample(rows, 2, family_named("full"), _scaling(rows), reg_covar=0.0)
+
+    assert fit.params is None or np.isfinite(fit.params.covariances).all()
+
+
+def test_bic_aic_and_icl_of_scikit_learn_and_mclust():
+    rows = rows_of("faithful")
+    theirs = _sklearn_start(rows, "tied", 3, tol=1e-10, max_iter=2000)
+    (stats,) = rows_estep(rows, _scaling(rows))([_params(theirs)])
+    criteria = Criteria.from_stats(stats, _params(theirs).n_parameters)
+    proba = theirs.predict_proba(rows)
+
+    assert criteria.bic == pytest.approx(theirs.bic(rows), rel=1e-10)
+    assert criteria.aic == pytest.approx(theirs.aic(rows), rel=1e-10)
+    assert criteria.icl == pytest.approx(theirs.bic(rows) - 2 * np.log(proba.max(1)).sum(), rel=1e-9)
+    assert criteria.entropy == pytest.approx(-(proba * np.log(proba)).sum(), rel=1e-8)
+
+
+@pytest.mark.parametrize("name", SKLEARN)
+def test_parameters_are_counted_as_scikit_learn_does(name, rng):
+    for k, d in ((1, 1), (3, 2), (4, 5)):
+        theirs = _sklearn_start(rng.normal(size=(50, d)), name, k, max_iter=1)
+        assert _params(theirs).n_parameters == theirs._n_parameters()
+
+
+@given(seeds, families)
+def test_stepwise_statistics_never_leave_the_valid_cone(seed, family):
+    rng = np.random.default_rng(seed)
+    params = random_params(rng, 3, 2, family)
+    state = StepwiseState(random_params(rng, 3, 2, family))
+    for _ in range(8):
+        rows = draw(params, 60, rng)[0] * 10.0 ** rng.integers(-1, 2)
+        (batch,) = rows_estep(rows, _scaling(rows))([state.params])
+        state = stepwise_step(state, batch, lambda _: float(rng.random()))
+
+    assert state.stats is not None
+    assert np.all(family.moments.smallest_variance(state.stats.scatter) >= -1e-9)
+    assert state.params.weights.sum() == pytest.approx(1.0)
+
+
+def test_stepwise_em_with_step_size_one_is_exact_em(rng):
+    rows = rows_of("faithful")
+    estep = rows_estep(rows, _scaling(rows))
+    start = random_params(rng, 2, 2, family_named("full"), spread=1.0)
+    start = MixtureParams(
+        start.weights, rows[:2] + start.means * 0.1, np.stack([np.cov(rows.T)] * 2), start.family
+    )
+    exact, state = start, StepwiseState(start)
+    for _ in range(5):
+        exact, _, _ = em_step(exact, estep)
+        state = stepwise_step(state, estep([state.params])[0], lambda _: 1.0)
+
+    np.testing.assert_allclose(state.params.means, exact.means, rtol=1e-12)
+    np.testing.assert_allclose(state.params.covariances, exact.covariances, rtol=1e-9)
+
+
+def test_step_sizes_fall_as_published():
+    assert PowerDecay()(0) == pytest.approx(2**-0.6)
+    assert PowerDecay()(8) == pytest.approx(10**-0.6)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_gmm.core.covariance import family_named
+from stream_gmm.core.density import QUADRATIC, WHITENED, Scaling, compile_batch, compile_density
+from stream_gmm.core.estep import accumulate, merge_all, score_rows
+from stream_gmm.core.kernels import exp_row
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.result import draw
+from tests.oracles import slow_stats, weighted_log_densities
+from tests.strategies import mixtures, random_params
+
+ROUTES = (QUADRATIC, WHITENED)
+
+
+def _scaling(rows):
+    return Scaling.from_moments(rows.mean(0), rows.var(0))
+
+
+def _diagonal(params: MixtureParams, scatter):
+    return scatter if params.family.moments.cross else np.einsum("kjj->kj", scatter)
+
+
+def test_exp_is_that_of_numpy_to_a_few_units_in_the_last_place(rng):
+    x = -rng.gamma(1.0, 40.0, size=5000)
+    e, scratch = x.copy(), np.zeros((4, len(x)))
+    exp_row(e, np.zeros_like(x), *scratch)
+
+    np.testing.assert_allclose(e, np.exp(x), rtol=1e-15)
+    np.testing.assert_allclose(scratch[3], x * np.exp(x), rtol=2e-15)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@given(mixtures(), st.integers(1, 700))
+def test_statistics_are_those_of_the_slow_loop(route, mixture, n):
+    params, rng = mixture
+    rows = np.vstack([draw(params, n, rng)[0], rng.normal(scale=4.0, size=(5, params.n_features))])
+    (stats,) = accumulate(compile_batch([params], _scaling(rows), route), rows)
+    expected = slow_stats(params.weights, params.means, params.dense_covariances, rows)
+
+    size = np.abs(expected[5]).max()
+    assert stats.loglik == pytest.approx(expected[0], rel=1e-10, abs=1e-9)
+    assert stats.entropy == pytest.approx(expected[1], rel=1e-9, abs=1e-9)
+    assert stats.log_max == pytest.approx(expected[2], rel=1e-9, abs=1e-9)
+    np.testing.assert_allclose(stats.weight, expected[3], rtol=1e-9, atol=1e-12)
+    heavy = expected[3] > 1e-9
+    np.testing.assert_allclose(stats.mean[heavy], expected[4][heavy], rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(stats.scatter, _diagonal(params, expected[5]), rtol=1e-8, atol=1e-9 * size)
+
+
+@given(mixtures(max_k=4), st.floats(-8, 8), st.floats(-6, 6))
+def test_the_chosen_route_holds_the_bound_far_from_the_origin(mixture, log_offset, log_scale):
+    """Offsets up to 1e8 standard deviations, scales from 1e-6 to 1e6: the guard must see to it."""
+    params, rng = mixture
+    family, offset, scale = params.family, 10.0**log_offset, 10.0**log_scale
+    moved = MixtureParams(
+        params.weights, (params.means + offset) * scale, np.array(params.covariances) * scale**2, family
+    )
+    rows = (draw(params, 300, rng)[0] + offset) * scale
+    near = rows / scale - offset  # exactly what the rows hold, after rounding
+    (stats,) = accumulate(compile_batch([moved], _scaling(rows)), rows)
+    expected = slow_stats(params.weights, params.means, params.dense_covariances, near)
+
+    shift = -len(rows) * params.n_features * np.log(scale)
+    slack = 1e-8 + 1e-14 * offset  # the rows themselves are rounded at this offset
+    assert stats.loglik == pytest.approx(expected[0] + shift, rel=10 * slack, abs=len(rows) * 10 * slack)
+    np.testing.assert_allclose(stats.weight, expected[3], rtol=1e-6, atol=300 * slack)
+
+
+def test_the_guard_refuses_the_quadratic_route_for_a_tiny_component_far_away():
+    family = family_named("full")
+    params = MixtureParams([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[1e-10]]], family)
+
+    assert compile_batch([params], Scaling.identity(1)).routes == (WHITENED,)
+    wide = MixtureParams([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[1e-2]]], family)
+    assert compile_batch([wide], Scaling.identity(1)).routes == (QUADRATIC,)
+
+
+def test_many_candidates_in_one_batch_equal_each_alone(rng):
+    rows = rng.normal(size=(3000, 4)) @ rng.normal(size=(4, 4))
+    scaling = _scaling(rows)
+    names = ("full", "diag", "tied", "spherical", "tied_diag", "tied_spherical")
+    candidates = [random_params(rng, k, 4, family_named(n)) for n in names for k in (1, 3, 7)]
+    candidates.append(MixtureParams([0.5, 0.5], np.zeros((2, 4)), [1e-12, 1.0], family_named("spherical")))
+    together = accumulate(compile_batch(candidates, scaling), rows)
+
+    for params, stats in zip(candidates, together, strict=True):
+        (alone,) = accumulate(compile_batch([params], scaling), rows)
+        assert stats.loglik == pytest.approx(alone.loglik, rel=1e-12)
+        np.testing.assert_allclose(stats.scatter, alone.scatter, rtol=1e-9, atol=1e-9)
+
+
+def test_chunks_merge_to_the_whole(rng):
+    params = random_params(rng, 4, 3, family_named("full"))
+    params = MixtureParams(params.weights, params.means + 1e4, params.covariances, params.family)
+    rows = draw(params, 5000, rng)[0]
+    batch = compile_batch([params], _scaling(rows))
+    whole = accumulate(batch, rows)[0]
+    out = accumulate(batch, rows[:17])
+    for lo, hi in ((17, 18), (18, 1042), (1042, 5000)):
+        out = merge_all(out, accumulate(batch, rows[lo:hi]))
+
+    np.testing.assert_allclose(out[0].scatter, whole.scatter, rtol=1e-9, atol=1e-9)
+    assert out[0].loglik == pytest.approx(whole.loglik, rel=1e-12)
+    assert out[0].rows == 5000
+
+
+@given(mixtures())
+def test_scores_are_those_of_scipy(mixture):
+    params, rng = mixture
+    rows = draw(params, 200, rng)[0]
+    scores = score_rows(compile_density(params), rows)
+    logp = weighted_log_densities(params.weights, params.means, params.dense_covariances, rows)
+
+    density = np.log(np.exp(logp - logp.max(1, keepdims=True)).sum(1)) + logp.max(1)
+    np.testing.assert_allclose(scores.log_density, density, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(scores.proba.sum(1), 1.0, rtol=1e-12)
+    np.testing.assert_array_equal(scores.component, logp.argmax(1))
+    delta = rows - params.means[scores.component]
+    inverse = np.linalg.inv(params.dense_covariances)[scores.component]
+    distance = np.einsum("nj,njk,nk->n", delta, inverse, delta)
+    np.testing.assert_allclose(scores.mahalanobis_sq, distance, rtol=1e-7, atol=1e-9)
+
+
+def test_a_row_far_from_everything_is_scored_without_overflow():
+    params = MixtureParams([0.3, 0.7], [[0.0], [1.0]], [[[1.0]], [[2.0]]], family_named("full"))
+    scores = score_rows(compile_density(params), np.array([[1e8]]))
+
+    assert np.isfinite(scores.log_density).all()
+    np.testing.assert_array_equal(scores.component, [1])
+    assert scores.max_proba[0] == 1.0
+
+
+def test_an_empty_block_has_no_scores():
+    params = MixtureParams([1.0], [[0.0]], [[[1.0]]], family_named("full"))
+
+    assert len(score_rows(compile_density(params), np.empty((0, 1))).component) == 0

@@ -1,0 +1,102 @@
+"""The same bits from every executor, any number of workers, and when a worker is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+import stream_gmm as sg
+from stream_gmm import demo
+from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.io.models import to_bytes
+
+NAMES = ["full", "diag", "tied_spherical"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """400,000 rows in several leaves."""
+    out = tmp_path_factory.mktemp("bits")
+    demo.write(out, rows=400_000, columns=4, files=3, components=3)
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(folder):
+    return sg.open_dataset(folder, columns=["x0", "x1", "x2", "x3"])
+
+
+def _bits(data, executor, algorithm="em", **options):
+    result = sg.sweep(
+        data, [2, 4], NAMES, client=executor, max_passes=4, sample_rows=5000, algorithm=algorithm, **options
+    )
+    return [to_bytes(c.result) for c in result.candidates if c.result is not None]
+
+
+@pytest.fixture(scope="module")
+def expected(data):
+    return _bits(data, SerialExecutor())
+
+
+def test_the_data_set_makes_several_tasks(data):
+    assert len(data.leaves()) > 2
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads(data, expected, threads):
+    assert _bits(data, ThreadsExecutor(threads)) == expected
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_dask_workers(data, expected, workers):
+    with connect(ClusterSpec(n_workers=workers)) as client:
+        client.wait_for_workers(workers, timeout=60)
+        assert _bits(data, DaskExecutor(client)) == expected
+
+
+def test_minibatches_too(data):
+    assert _bits(data, ThreadsExecutor(3), "minibatch") == _bits(data, SerialExecutor(), "minibatch")
+
+
+def _kill_one_worker(client, killed: list[int]) -> None:
+    """Send signal 9 to a worker process as soon as a pass has begun."""
+    while not any(k for keys in client.processing().values() for k in keys if "e-step" in str(k)):
+        time.sleep(0.005)
+    pid = next(iter(client.run(os.getpid).values()))
+    os.kill(pid, signal.SIGKILL)
+    killed.append(pid)
+
+
+def test_a_worker_killed_with_signal_9_during_a_pass(data, expected):
+    with connect(ClusterSpec(n_workers=2)) as client, connect(ClusterSpec(address=client.scheduler.address)) as watcher:
+        client.wait_for_workers(2, timeout=60)
+        killed: list[int] = []
+        killer = threading.Thread(target=_kill_one_worker, args=(watcher, killed))
+        killer.start()
+        bits = _bits(data, DaskExecutor(client))
+        killer.join(30)
+
+    assert killed
+    assert bits == expected
+
+
+def test_another_chunking_gives_the_same_numbers(data, expected, monkeypatch):
+    first = sg.fit(data, 3, "full", max_passes=5, sample_rows=5000)
+    monkeypatch.setattr("stream_gmm.io.chunks.CHUNK_ROWS", 10_007)
+    second = sg.fit(data, 3, "full", max_passes=5, sample_rows=5000)
+
+    assert second.lower_bound_ == pytest.approx(first.lower_bound_, rel=1e-9)
+    assert abs(second.means_ - first.means_).max() < 1e-9
+
+
+def test_the_seed_matters_and_repeats(data):
+    first, again, other = (sg.fit(data, 4, sample_rows=2000, max_passes=1, random_state=s) for s in (1, 1, 2))
+
+    assert to_bytes(first) == to_bytes(again)
+    assert to_bytes(first) != to_bytes(other)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import stream_gmm as sg
+from stream_gmm.core.covariance import FAMILIES
+from stream_gmm.core.em import Outcome
+from stream_gmm.errors import ConfigError, InputDataError, NoAdmissibleModelError, SingularCovarianceError
+from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.pipeline.profile import profile
+from tests.oracles import rows_of
+
+
+@pytest.fixture(scope="module")
+def data(demo_folder):
+    return sg.open_dataset(demo_folder, columns=["x0", "x1", "x2"])
+
+
+@pytest.fixture(scope="module")
+def swept(data):
+    return sg.sweep(data, range(1, 6), ["diag", "full"], n_init=2)
+
+
+def test_the_truth_is_found(swept, demo_folder):
+    truth = sg.load_model(demo_folder / "truth.gmm")
+
+    assert (swept.best.n_components, swept.best.covariance_type) == (3, "full")
+    np.testing.assert_allclose(swept.best.weights_, truth.weights_, atol=0.02)
+    np.testing.assert_allclose(swept.best.means_, truth.means_, atol=0.1)
+
+
+def test_the_table_has_a_row_for_every_candidate(swept):
+    rows = swept.table.to_pylist()
+
+    assert [r["candidate"] for r in rows] == [f"{n}-{k}" for n in ("diag", "full") for k in range(1, 6)]
+    assert [r["chosen"] for r in rows].count(True) == 1
+    assert min(r["delta"] for r in rows) == 0.0
+    for row in rows:
+        n = 20_000
+        assert row["bic"] == pytest.approx(-2 * row["loglik"] + row["n_parameters"] * np.log(n))
+        assert row["mean_loglik"] == pytest.approx(row["loglik"] / n)
+
+
+def test_the_reported_log_likelihood_is_that_of_the_returned_parameters(swept, data):
+    gm = sg.GaussianMixture()
+    gm.result_ = swept.best
+
+    assert gm.score(data) == pytest.approx(swept.best.lower_bound_, rel=1e-12)
+    assert gm.bic(data) == pytest.approx(swept.best.criteria.bic, rel=1e-12)
+    assert gm.icl(data) == pytest.approx(swept.best.criteria.icl, rel=1e-10)
+
+
+def test_all_candidates_share_the_passes(data):
+    result = sg.sweep(data, range(1, 6), ["diag", "full"])
+    longest = max(c.result.passes for c in result.candidates if c.result)
+
+    assert result.passes == longest + 1  # and the profile
+
+
+def test_a_candidate_of_a_sweep_is_what_fit_gives_alone(swept, data):
+    alone = sg.fit(data, 3, "full", n_init=2)
+
+    assert alone.lower_bound_ == pytest.approx(swept.best.lower_bound_, abs=1e-6)
+    np.testing.assert_allclose(alone.means_, swept.best.means_, atol=1e-3)
+
+
+@pytest.mark.parametrize("criterion", ["bic", "aic", "icl"])
+def test_the_criterion_chooses(data, criterion):
+    result = sg.sweep(data, [1, 2, 3], "full", criterion=criterion)
+    rows = result.table.to_pylist()
+
+    assert min(rows, key=lambda r: r[criterion])["chosen"]
+
+
+def test_wrong_words_are_named(data):
+    with pytest.raises(ConfigError, match="did you mean 'bic'"):
+        sg.sweep(data, [1], criterion="bicc")
+    with pytest.raises(ConfigError, match="did you mean 'full'"):
+        sg.sweep(data, [1], "ful")
+    with pytest.raises(ConfigError, match="did you mean 'minibatch'"):
+        sg.fit(data, 2, algorithm="mini-batch")
+    with pytest.raises(ConfigError, match="at least 1"):
+        sg.sweep(data, [0, 1])
+    with pytest.raises(ConfigError, match="n_init must be at least 1; tol must not be negative"):
+        sg.fit(data, 2, n_init=0, tol=-1.0)
+
+
+def test_more_components_than_rows():
+    with pytest.raises(InputDataError, match="5 components need at least as many rows, and there are 3"):
+        sg.fit(np.arange(6.0).reshape(3, 2), 5)
+
+
+def test_identical_rows_have_no_admissible_model_but_are_fitted():
+    rows = np.ones((100, 2))
+    with pytest.raises(NoAdmissibleModelError, match="none of the 4 candidates"):
+        sg.sweep(rows, [1, 2], ["full", "diag"])
+    model = sg.fit(rows, 1)
+    assert model.outcome is Outcome.DEGENERATE
+    assert any("constant" in w for w in model.warnings)
+    with pytest.raises(SingularCovarianceError):
+        sg.fit(rows, 1, reg_covar=0.0)
+
+
+def test_a_warning_when_the_largest_k_is_chosen(data):
+    result = sg.sweep(data, [1, 2], "full")
+
+    assert any("largest tried" in w for w in result.warnings)
+
+
+def test_init_sets_the_start_and_the_order(data, demo_folder):
+    truth = sg.load_model(demo_folder / "truth.gmm")
+    turned = truth.params.take([2, 0, 1])
+    model = sg.fit(data, 3, "full", init=turned)
+
+    np.testing.assert_allclose(model.means_, turned.means, atol=0.1)
+    with pytest.raises(ConfigError, match="init has"):
+        sg.fit(data, 4, "full", init=turned)
+
+
+def test_minibatch_comes_near_exact_em(data):
+    exact = sg.fit(data, 3, "full", n_init=2)
+    steps = sg.fit(data, 3, "full", n_init=2, algorithm="minibatch", max_passes=5)
+
+    assert steps.outcome in (Outcome.CONVERGED, Outcome.MAX_PASSES)
+    assert steps.n_iter_ <= 5
+    assert steps.lower_bound_ > exact.lower_bound_ - 0.01
+    gm = sg.GaussianMixture()
+    gm.result_ = steps
+    assert gm.score(data) == pytest.approx(steps.lower_bound_, rel=1e-12)
+
+
+def test_minibatch_sweeps_all_structures(data):
+    result = sg.sweep(data, [1, 2, 3], [f.name for f in FAMILIES], algorithm="minibatch", max_passes=2)
+
+    assert (result.best.n_components, result.best.covariance_type) == (3, "full")
+
+
+def test_the_profile_is_exact(data, rng):
+    found = profile(data, SerialExecutor(), sample_rows=1000)
+    rows = np.concatenate([c.rows for leaf in data.leaves() for c in leaf.chunks()])
+
+    np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.variances, rows.var(0), rtol=1e-12)
+    np.testing.assert_array_equal(found.low, rows.min(0))
+    assert found.sample.rows.shape == (1000, 3)
+    assert not found.complete
+
+
+def test_the_threshold_cuts_off_the_asked_share(swept, data):
+    log_density = np.concatenate(
+        [swept.best.score_samples(c.rows) for leaf in data.leaves() for c in leaf.chunks()]
+    )
+
+    assert np.mean(log_density < swept.best.threshold) == pytest.approx(0.01, abs=1e-4)
+    assert sg.fit(rows_of("iris"), 1, outlier_quantile=0.0).threshold == -np.inf
+
+
+def test_progress_is_told(data):
+    told = []
+    sg.sweep(data, [1, 2], "diag", progress=told.append)
+
+    assert [p.stage for p in told if p.finished][:2] == ["profile", "explore"]
+    last = [p for p in told if p.stage == "fit"][-1]
+    assert last.finished
+    assert last.rows_per_second > 0
+    assert last.live >= 1

@@ -9,7 +9,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 
 from stream_gmm.io.tables import read_table
 from stream_gmm.pipeline.run import TABLE
-from stream_gmm.pipeline.sweep import SweepResult
+from stream_gmm.pipeline.selection import SweepResult
 
 TABLE_KEY, MODEL_KEY, CURVE_KEY = "sweep-table", "chosen-model", "bic-curve"
 _SHOWN = (

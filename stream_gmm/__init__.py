@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stream_gmm.io.dataset import Dataset, open_dataset
     from stream_gmm.io.models import load_model, save_model
     from stream_gmm.pipeline.score import ScoreResult
-    from stream_gmm.pipeline.sweep import SweepResult
+    from stream_gmm.pipeline.selection import SweepResult
 
 _WHERE = {
     "fit": "stream_gmm.api",
@@ -35,7 +35,7 @@ _WHERE = {
     "load_model": "stream_gmm.io.models",
     "save_model": "stream_gmm.io.models",
     "ScoreResult": "stream_gmm.pipeline.score",
-    "SweepResult": "stream_gmm.pipeline.sweep",
+    "SweepResult": "stream_gmm.pipeline.selection",
 }
 
 __all__ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream_gmm.core.covariance import family_named
@@ -13,11 +12,13 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.dataset import Dataset, as_source
+from stream_gmm.io.dataset import Dataset
+from stream_gmm.io.memory import as_source
 from stream_gmm.pipeline import fit as _fit
 from stream_gmm.pipeline import score as _score
 from stream_gmm.pipeline import sweep as _sweep
 from stream_gmm.pipeline.progress import Listener, silent
+from stream_gmm.pipeline.selection import SweepResult
 from stream_gmm.pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def sweep(
     outlier_quantile: float = 0.01,
     client: Client | Executor | None = None,
     progress: Listener = silent,
-) -> _sweep.SweepResult:
+) -> SweepResult:
     """Fit every combination of K and covariance structure in shared passes, and choose one.
 
     ``criterion`` is ``"bic"``, ``"aic"`` or ``"icl"``; the other parameters are those of :func:`fit`.
@@ -195,7 +196,7 @@ def score(
             )
         )
     return _score.score(
-        result, source, Path(output), executor_for(client),
+        result, source, os.fspath(output), executor_for(client),
         passthrough=passthrough, proba=proba, prefix=prefix, listener=progress,
     )  # fmt: skip
 

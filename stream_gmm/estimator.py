@@ -16,11 +16,12 @@ from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, NotFittedError, did_you_mean
-from stream_gmm.io.dataset import Source, as_source
+from stream_gmm.io.dataset import Source
+from stream_gmm.io.memory import as_source
 
 _FITTED = (
-    "weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "converged_",
-    "n_iter_", "lower_bound_", "lower_bounds_", "n_features_in_",
+    "weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "converged_", "n_iter_",
+    "lower_bound_", "lower_bounds_", "n_features_in_",
 )  # fmt: skip
 
 
@@ -62,6 +63,19 @@ class GaussianMixture:
     >>> sorted(gm.means_.round().tolist())
     [[1.0, 2.0], [10.0, 2.0]]
     """
+
+    weights_: Array
+    means_: Array
+    covariances_: Array
+    precisions_: Array
+    precisions_cholesky_: Array
+    converged_: bool
+    n_iter_: int
+    lower_bound_: float
+    lower_bounds_: list[float]
+    n_features_in_: int
+    feature_names_in_: np.ndarray[Any, Any]
+    result_: FitResult
 
     def __init__(
         self,

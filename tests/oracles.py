@@ -50,9 +50,7 @@ def slow_stats(weights, means, covariances, rows):
     r = np.exp(log_r)
     weight = r.astype(np.longdouble).sum(0)
     mean = (r.T.astype(np.longdouble) @ rows.astype(np.longdouble)) / weight[:, None]
-    scatter = np.stack(
-        [((r[:, k, None] * (rows - mean[k])).T @ (rows - mean[k])) for k in range(len(weights))]
-    )
+    scatter = np.stack([((r[:, k, None] * (rows - mean[k])).T @ (rows - mean[k])) for k in range(len(weights))])
     with np.errstate(invalid="ignore"):
         entropy = -np.nansum(r * log_r)
     return (

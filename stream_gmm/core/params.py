@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from stream_gmm.core.covariance import CovarianceFamily, family_named
 from stream_gmm.core.moments import Array
@@ -27,9 +28,11 @@ def _check(condition: bool, message: str) -> None:
         raise ConfigError(f"these are not the parameters of a mixture: {message}.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class MixtureParams:
     """Weights ``(K,)``, means ``(K, D)`` and covariances in the family's own shape.
+
+    Array-likes are copied into read-only float64 arrays.
 
     Raises
     ------
@@ -42,9 +45,15 @@ class MixtureParams:
     covariances: Array
     family: CovarianceFamily
 
-    def __post_init__(self) -> None:
-        for name in ("weights", "means", "covariances"):
-            object.__setattr__(self, name, frozen(getattr(self, name)))
+    def __init__(
+        self, weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, family: CovarianceFamily
+    ) -> None:
+        given = {"weights": frozen(weights), "means": frozen(means), "covariances": frozen(covariances)}
+        for name, value in (given | {"family": family}).items():
+            object.__setattr__(self, name, value)
+        self._validate()
+
+    def _validate(self) -> None:
         _check(self.means.ndim == 2, f"means must have shape (K, D), not {self.means.shape}")
         k, d = self.means.shape
         _check(self.weights.shape == (k,), f"{self.weights.shape} weights for {k} means")

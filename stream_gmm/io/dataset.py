@@ -7,16 +7,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stream_gmm.core.moments import Array
-from stream_gmm.core.result import as_rows
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
-from stream_gmm.io.chunks import Chunk, array_chunks, parquet_chunks
+from stream_gmm.io.chunks import Chunk, parquet_chunks
 from stream_gmm.io.files import SourceFile, excluded, find_files, open_parquet, redact
 
 # Bytes of float64 in one part (one scored file), and in one task of a pass. They depend on the data
@@ -24,7 +22,6 @@ from stream_gmm.io.files import SourceFile, excluded, find_files, open_parquet, 
 PART_BYTES = 64 << 20
 LEAF_BYTES = (4 << 20, 64 << 20)
 LEAVES = 64
-PIECE_ROWS = 1024
 MISSING = ("error", "drop")
 
 
@@ -121,24 +118,8 @@ class ParquetLeaf:
             )
 
 
-@dataclass(frozen=True)
-class ArrayLeaf:
-    """Rows in memory."""
-
-    values: Array
-    first_row: int
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return len(self.values)
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Return views, one bounded chunk at a time."""
-        return array_chunks(self.values, self.first_row)
-
-
-def _leaf_rows(n_rows: int, n_columns: int) -> int:
+def leaf_rows(n_rows: int, n_columns: int) -> int:
+    """Return the rows of one task of a pass; a function of the data alone."""
     row_bytes = 8 * n_columns
     low, high = LEAF_BYTES
     return max(1, int(np.clip(n_rows * row_bytes // LEAVES, low, high)) // row_bytes)
@@ -171,7 +152,7 @@ class Dataset:
 
     def leaves(self) -> list[ParquetLeaf]:
         """Return the tasks of a pass: row groups, collected in order up to a size in bytes."""
-        target = _leaf_rows(self.num_rows, len(self.columns))
+        target = leaf_rows(self.num_rows, len(self.columns))
         runs: list[list[Part]] = [[]]
         rows = 0
         for piece in (g for p in self.parts for g in p.groups()):
@@ -202,42 +183,6 @@ def _joined(pieces: list[Part]) -> tuple[Part, ...]:
         else:
             out.append(piece)
     return tuple(out)
-
-
-@dataclass(frozen=True, eq=False)
-class ArrayDataset:
-    """Rows in memory, seen as a data set."""
-
-    values: Array
-    columns: tuple[str, ...]
-    missing: str = "error"
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows."""
-        return len(self.values)
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """An array has no files."""
-        return ()
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the values."""
-        return hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()
-
-    def leaves(self) -> list[ArrayLeaf]:
-        """Return the tasks of a pass."""
-        return self._cut(_leaf_rows(self.num_rows, len(self.columns)))
-
-    def pieces(self) -> list[ArrayLeaf]:
-        """Return leaves of about a thousand rows."""
-        return self._cut(PIECE_ROWS)
-
-    def _cut(self, step: int) -> list[ArrayLeaf]:
-        starts = range(0, max(self.num_rows, 1), step)
-        return [ArrayLeaf(self.values[lo : lo + step], lo) for lo in starts]
 
 
 def open_dataset(
@@ -285,19 +230,6 @@ def open_dataset(
         _check_columns(file, own, names)
     parts = _parts(files, [f[0] for f in footers], len(names))
     return Dataset(tuple(files), parts, names, missing, schema)
-
-
-def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error") -> Source:
-    """Return anything that holds rows as a source: a data set, a path, an array, a data frame."""
-    if isinstance(data, Dataset | ArrayDataset):
-        return data
-    if isinstance(data, str | os.PathLike):
-        return open_dataset(data, columns or None, missing=missing)
-    if not columns and hasattr(data, "columns"):
-        columns = tuple(str(c) for c in data.columns)
-    rows = as_rows(data, columns)
-    names = columns or tuple(f"x{j}" for j in range(rows.shape[1]))
-    return ArrayDataset(rows, names)
 
 
 def _footer(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:

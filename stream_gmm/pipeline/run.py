@@ -20,8 +20,9 @@ from stream_gmm.io.tables import write_rows, write_table
 from stream_gmm.pipeline.config import RunConfig
 from stream_gmm.pipeline.progress import Listener, silent
 from stream_gmm.pipeline.score import ScoreResult, score
+from stream_gmm.pipeline.selection import SweepResult
 from stream_gmm.pipeline.settings import OnPass
-from stream_gmm.pipeline.sweep import SweepResult, sweep
+from stream_gmm.pipeline.sweep import sweep
 
 MODEL, TABLE, SAMPLE, RECORD, SCORED, REPORT, TRUTH = (
     "model.gmm", "sweep.parquet", "sample.parquet", "run.json", "scored", "report.html", "truth.gmm",

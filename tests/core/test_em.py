@@ -69,9 +69,7 @@ def test_a_converged_fit_reaches_the_log_likelihood_of_scikit_learn(data, name):
         "weights_init": start.weights_, "means_init": start.means_, "precisions_init": start.precisions_,
     }  # fmt: skip
     theirs = _sklearn_start(rows, name, k, max_iter=5000, tol=1e-13, **parameters)
-    (ours,) = run_to_end(
-        [EMState(_params(start))], rows_estep(rows, _scaling(rows)), StopRule(1e-10, 5000), 1e-6
-    )
+    (ours,) = run_to_end([EMState(_params(start))], rows_estep(rows, _scaling(rows)), StopRule(1e-10, 5000), 1e-6)
 
     assert ours.history[-1] == pytest.approx(theirs.score(rows), abs=1e-7)
 
@@ -152,6 +150,7 @@ def test_the_default_tolerance_is_a_tenth_of_the_statistical_error():
 def test_a_collapsed_component_is_degenerate_and_says_so(rng):
     rows = np.vstack([rng.normal(size=(200, 2)), np.zeros((50, 2)) + 7.0])
     fit = fit_sample(rows, 2, family_named("full"), _scaling(rows), n_init=3)
+    assert fit.params is not None
     (state,) = run_to_end([EMState(fit.params)], rows_estep(rows, _scaling(rows)), StopRule(), 1e-6)
 
     assert state.outcome is Outcome.DEGENERATE
@@ -204,9 +203,7 @@ def test_stepwise_em_with_step_size_one_is_exact_em(rng):
     rows = rows_of("faithful")
     estep = rows_estep(rows, _scaling(rows))
     start = random_params(rng, 2, 2, family_named("full"), spread=1.0)
-    start = MixtureParams(
-        start.weights, rows[:2] + start.means * 0.1, np.stack([np.cov(rows.T)] * 2), start.family
-    )
+    start = MixtureParams(start.weights, rows[:2] + start.means * 0.1, np.stack([np.cov(rows.T)] * 2), start.family)
     exact, state = start, StepwiseState(start)
     for _ in range(5):
         exact, _, _ = em_step(exact, estep)

@@ -25,8 +25,16 @@ def _diagonal(params: MixtureParams, scatter):
     return scatter if params.family.moments.cross else np.einsum("kjj->kj", scatter)
 
 
+def test_what_exp_cannot_tell_from_nothing_is_zero_and_not_subnormal():
+    e, scratch = np.array([-230.1, -1e5, -1e300]), np.zeros((4, 3))
+    exp_row(e, np.zeros(3), *scratch)
+
+    np.testing.assert_array_equal(e, 0.0)
+
+
 def test_exp_is_that_of_numpy_to_a_few_units_in_the_last_place(rng):
-    x = -rng.gamma(1.0, 40.0, size=5000)
+    x = -np.append(rng.gamma(1.0, 40.0, size=5000), [0.0, 229.9])
+    x = x[x > -230.0]
     e, scratch = x.copy(), np.zeros((4, len(x)))
     exp_row(e, np.zeros_like(x), *scratch)
 

@@ -51,7 +51,9 @@ def test_the_m_step_maximises_the_expected_log_likelihood(seed, family):
     rng = np.random.default_rng(seed)
     k, d = 3, 2
     stats = random_stats(rng, k, d, family)
-    stats = SuffStats(30, 0, 0, 0, stats.weight + 5.0, stats.mean, stats.scatter + 1.0 * _unit(family, d), family.moments)
+    stats = SuffStats(
+        30, 0, 0, 0, stats.weight + 5.0, stats.mean, stats.scatter + 1.0 * _unit(family, d), family.moments
+    )
     params, _ = mstep(stats, family, 0.0)
 
     def q(covariances):
@@ -78,9 +80,7 @@ def test_the_tied_m_step_agrees_with_a_numerical_optimiser(rng):
     family = family_named("tied_spherical")
     stats = random_stats(rng, 3, 2, family)
     params, _ = mstep(stats, family, 0.0)
-    found = minimize(
-        lambda s: stats.weight.sum() * 2 * s[0] / 2 + stats.scatter.sum() / np.exp(s[0]) / 2, [0.0]
-    )
+    found = minimize(lambda s: stats.weight.sum() * 2 * s[0] / 2 + stats.scatter.sum() / np.exp(s[0]) / 2, [0.0])
 
     assert float(params.covariances) == pytest.approx(np.exp(found.x[0]), rel=1e-4)
 

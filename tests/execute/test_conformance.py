@@ -153,7 +153,10 @@ class TestConnect:
     def test_a_class_that_is_not_there(self):
         from stream_gmm.execute.dask import ClusterSpec, connect
 
-        with pytest.raises(ConfigError, match="dask_nowhere"), connect(ClusterSpec(cluster_class="dask_nowhere.Cluster")):
+        with (
+            pytest.raises(ConfigError, match="dask_nowhere"),
+            connect(ClusterSpec(cluster_class="dask_nowhere.Cluster")),
+        ):
             pass
 
     def test_a_scheduler_file_that_is_not_there(self, tmp_path):

@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 from stream_gmm.execute.tree import Folder, fold, levels
 
 
-
-
 @given(st.integers(1, 700), st.integers(2, 16), st.randoms(use_true_random=False))
 def test_the_fold_depends_on_the_number_of_items_alone(n, fan_in, random):
     """Strings show the very tree: every order of arrival must build the same one."""

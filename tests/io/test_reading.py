@@ -10,7 +10,7 @@ import pytest
 
 import stream_gmm as sg
 from stream_gmm.errors import ConfigError, InputDataError
-from stream_gmm.io.dataset import as_source
+from stream_gmm.io.memory import as_source
 from tests.oracles import DATA
 
 
@@ -115,9 +115,7 @@ class TestSchema:
         data = sg.open_dataset(tmp_path / "in")
 
         assert data.columns == ("i", "u", "h", "f", "b", "d", "c")
-        np.testing.assert_array_equal(
-            _all(data), [[1, 1, 0.5, 0.25, 1, 1.25, 7], [-2, 2**40, 2, -1, 0, -3.5, 9]]
-        )
+        np.testing.assert_array_equal(_all(data), [[1, 1, 0.5, 0.25, 1, 1.25, 7], [-2, 2**40, 2, -1, 0, -3.5, 9]])
 
     def test_an_integer_that_no_float_holds_is_refused(self, write_parquet, tmp_path):
         write_parquet("1.parquet", {"x": [2**53 + 1, 0]})

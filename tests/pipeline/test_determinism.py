@@ -74,7 +74,10 @@ def _kill_one_worker(client, killed: list[int]) -> None:
 
 
 def test_a_worker_killed_with_signal_9_during_a_pass(data, expected):
-    with connect(ClusterSpec(n_workers=2)) as client, connect(ClusterSpec(address=client.scheduler.address)) as watcher:
+    with (
+        connect(ClusterSpec(n_workers=2)) as client,
+        connect(ClusterSpec(address=client.scheduler.address)) as watcher,
+    ):
         client.wait_for_workers(2, timeout=60)
         killed: list[int] = []
         killer = threading.Thread(target=_kill_one_worker, args=(watcher, killed))

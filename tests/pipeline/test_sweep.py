@@ -9,6 +9,7 @@ from stream_gmm.core.em import Outcome
 from stream_gmm.errors import ConfigError, InputDataError, NoAdmissibleModelError, SingularCovarianceError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.pipeline.profile import profile
+from stream_gmm.pipeline.progress import Progress
 from tests.oracles import rows_of
 
 
@@ -148,16 +149,14 @@ def test_the_profile_is_exact(data, rng):
 
 
 def test_the_threshold_cuts_off_the_asked_share(swept, data):
-    log_density = np.concatenate(
-        [swept.best.score_samples(c.rows) for leaf in data.leaves() for c in leaf.chunks()]
-    )
+    log_density = np.concatenate([swept.best.score_samples(c.rows) for leaf in data.leaves() for c in leaf.chunks()])
 
     assert np.mean(log_density < swept.best.threshold) == pytest.approx(0.01, abs=1e-4)
     assert sg.fit(rows_of("iris"), 1, outlier_quantile=0.0).threshold == -np.inf
 
 
 def test_progress_is_told(data):
-    told = []
+    told: list[Progress] = []
     sg.sweep(data, [1, 2], "diag", progress=told.append)
 
     assert [p.stage for p in told if p.finished][:2] == ["profile", "explore"]

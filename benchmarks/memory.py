@@ -1,0 +1,65 @@
+"""Peak memory of the Dask workers on small and large data sets: it must not grow with the rows.
+
+``python -m benchmarks.memory [ROWS ...]``: writes each data set with the demo generator, runs the profile
+pass, three EM passes of a sweep and the scoring pass on an embedded cluster, and reads every worker's peak
+resident set (VmHWM) from /proc.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import stream_gmm as sg
+from benchmarks.harness import report
+from stream_gmm import demo
+from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+
+COLUMNS = 8
+HEADS = ("rows", "bytes as float64", "largest worker peak, MB", "peak before any data, MB", "scored rows")
+
+
+def peak_resident() -> float:
+    """Return the peak resident set of this process in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+def measure(rows: int, folder: Path) -> tuple[Any, ...]:
+    """Return one row of the table."""
+    data_folder = folder / f"data-{rows}"
+    demo.write(data_folder, rows=rows, columns=COLUMNS, files=8)
+    data = sg.open_dataset(data_folder, columns=[f"x{j}" for j in range(COLUMNS)])
+    with connect(ClusterSpec(n_workers=2)) as client:
+        client.wait_for_workers(2, timeout=60)
+        client.run(_load)
+        before = max(client.run(peak_resident).values())
+        executor = DaskExecutor(client)
+        result = sg.sweep(data, [3, 5], ["diag", "full"], max_passes=3, client=executor)
+        scored = sg.score(result.best, data, folder / f"scored-{rows}", client=executor)
+        peak = max(client.run(peak_resident).values())
+    shutil.rmtree(data_folder)
+    shutil.rmtree(folder / f"scored-{rows}")
+    return rows, f"{rows * COLUMNS * 8 / 1e9:.2f} GB", round(peak), round(before), scored.rows
+
+
+def _load() -> None:
+    """Import what a task imports, so that the base line is that of a ready worker."""
+    import stream_gmm.io.scores
+    import stream_gmm.pipeline.passes  # noqa: F401
+
+
+def main() -> None:
+    """Measure the row counts of the command line."""
+    counts = [int(float(a)) for a in sys.argv[1:]] or [4_000_000, 40_000_000]
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        report("memory", HEADS, [measure(n, Path(folder)) for n in counts])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Rows in memory seen as a data set, and anything that holds rows as a source."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.moments import Array
+from stream_gmm.core.result import as_rows
+from stream_gmm.io.chunks import Chunk, array_chunks
+from stream_gmm.io.dataset import Dataset, Part, Source, leaf_rows, open_dataset
+
+PIECE_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class ArrayLeaf:
+    """Rows in memory."""
+
+    values: Array
+    first_row: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Return views, one bounded chunk at a time."""
+        return array_chunks(self.values, self.first_row)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """Rows in memory, seen as a data set."""
+
+    values: Array
+    columns: tuple[str, ...]
+    missing: str = "error"
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """An array has no files."""
+        return ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the values."""
+        return hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()
+
+    def leaves(self) -> list[ArrayLeaf]:
+        """Return the tasks of a pass."""
+        return self._cut(leaf_rows(self.num_rows, len(self.columns)))
+
+    def pieces(self) -> list[ArrayLeaf]:
+        """Return leaves of about a thousand rows."""
+        return self._cut(PIECE_ROWS)
+
+    def _cut(self, step: int) -> list[ArrayLeaf]:
+        starts = range(0, max(self.num_rows, 1), step)
+        return [ArrayLeaf(self.values[lo : lo + step], lo) for lo in starts]
+
+
+def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error") -> Source:
+    """Return anything that holds rows as a source: a data set, a path, an array, a data frame."""
+    if isinstance(data, Dataset | ArrayDataset):
+        return data
+    if isinstance(data, str | os.PathLike):
+        return open_dataset(data, columns or None, missing=missing)
+    if not columns and hasattr(data, "columns"):
+        columns = tuple(str(c) for c in data.columns)
+    rows = as_rows(data, columns)
+    names = columns or tuple(f"x{j}" for j in range(rows.shape[1]))
+    return ArrayDataset(rows, names)

@@ -1,0 +1,166 @@
+"""The command line in processes of its own: what it prints and with which code it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from stream_gmm.cli.options import config_keys
+
+COLUMNS = ["--columns", "x0,x1,x2"]
+THREADS = ["--executor", "threads"]
+
+
+def run(*arguments, code: int = 0, cwd=None) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "stream_gmm", *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | {"COLUMNS": "150"},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def swept(demo_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    output = run(
+        "sweep", "--paths", demo_folder, *COLUMNS, *THREADS, "--n-components", "1:4",
+        "--sweep.covariance-type", "diag,full", "--folder", folder, "--truth", demo_folder / "truth.gmm",
+    )  # fmt: skip
+    return folder, output
+
+
+def test_sweep_prints_table_model_and_truth(swept):
+    folder, output = swept
+
+    for part in ("full-3 *", "CONVERGED", "full, K = 3", "weight", "beside the truth: full, K = 3", "sweep table"):
+        assert part in output
+    assert (folder / "model.gmm").exists()
+    assert len(pq.read_table(folder / "sweep.parquet")) == 8
+
+
+def test_in_a_log_progress_becomes_plain_lines(swept):
+    _, output = swept
+
+    assert "explore" in output
+    assert "\x1b[" not in output
+    assert any(line[2:3] == ":" and "100 %" in line for line in output.splitlines())
+
+
+def test_score_then_report_then_inspect(swept, demo_folder):
+    folder, _ = swept
+    arguments = ("score", "--paths", demo_folder, *COLUMNS, *THREADS, "--folder", folder)
+    assert "published" in run(*arguments)
+    assert "already published" in run(*arguments)
+    assert ds.dataset(folder / "scored").count_rows() == 20_000
+
+    output = run("report", folder)
+    html = (folder / "report.html").read_text()
+    assert "20,000 rows scored" in output
+    assert html.count("data:image/png;base64,") == 6
+    assert "http://" not in html.replace("http://www.w3.org", "")
+
+    output = run("inspect", folder / "model.gmm")
+    assert "full, K = 3" in output
+    assert "data_fingerprint" in output
+
+
+def test_fit_takes_one_candidate(demo_folder, tmp_path):
+    base = ("fit", "--paths", demo_folder, *COLUMNS, *THREADS, "--folder", tmp_path / "r")
+    assert "fit takes one candidate and the configuration has 32" in run(*base, code=2)
+    output = run(*base, "--n-components", 3, "--covariance-type", "tied", "--algorithm", "minibatch")
+    assert "tied, K = 3" in output
+
+
+def test_help_explains_every_option():
+    output = run("sweep", "--help")
+
+    for key in config_keys():
+        assert f"--{key.replace('_', '-')}" in output
+    assert "Exit codes: 0 done" in run("--help")
+
+
+def test_the_yaml_file_and_the_flags_on_top(demo_folder, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"name: test\ndata: {{paths: '{demo_folder}', columns: [x0, x1]}}\n"
+        f"sweep: {{n_components: 2, covariance_type: diag}}\ncluster: {{executor: serial}}\n"
+        f"output: {{folder: '{tmp_path / 'r'}'}}\n"
+    )
+    run("sweep", config, "--em.random-state", 5, "--max-passes", 3)
+    record = json.loads((tmp_path / "r" / "run.json").read_text())
+
+    assert record["config"]["em"]["random_state"] == 5
+    assert record["config"]["em"]["max_passes"] == 3
+    assert record["config"]["sweep"]["covariance_type"] == ["diag"]
+
+
+def _null_file(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"x": [1.0, None, 3.0]}), folder / "a.parquet")
+    return folder
+
+
+class TestExitCodes:
+    def test_2_configuration(self, demo_folder):
+        assert "unknown key; did you mean" in _config_error(demo_folder)
+        assert "No such option" in run("sweep", "--no-such-option", 1, code=2)
+        assert "data: is required" in run("sweep", code=2)
+
+    def test_3_input_data(self, tmp_path):
+        output = run("sweep", "--paths", _null_file(tmp_path / "in"), *THREADS, "--folder", tmp_path / "r", code=3)
+        assert "row group 0, column 'x': 1 null" in output
+        assert "missing: drop" in output
+        assert "Traceback" not in output
+        assert "there is no file or folder" in run("sweep", "--paths", tmp_path / "no", *THREADS, code=3)
+        assert "is not the folder of a run" in run("report", tmp_path, code=3)
+
+    def test_4_model_file(self, tmp_path, demo_folder):
+        (tmp_path / "m.gmm").write_bytes(b"nonsense")
+        assert "not a stream-gmm model file" in run("inspect", tmp_path / "m.gmm", code=4)
+        run("score", "--paths", demo_folder, *THREADS, "--model", tmp_path / "m.gmm", code=4)
+
+    def test_6_storage(self, swept, demo_folder, tmp_path):
+        folder, _ = swept
+        (tmp_path / "scored").mkdir()
+        (tmp_path / "scored" / "precious.txt").write_text("")
+        output = run(
+            "score", "--paths", demo_folder, *COLUMNS, *THREADS, "--folder", tmp_path,
+            "--model", folder / "model.gmm", code=6,
+        )  # fmt: skip
+        assert "not an output of stream-gmm" in output
+
+    def test_7_cluster(self, demo_folder, tmp_path):
+        output = run(
+            "sweep", "--paths", demo_folder, "--address", "tcp://127.0.0.1:1", "--timeout-seconds", 1,
+            "--folder", tmp_path, code=7,
+        )  # fmt: skip
+        assert "no Dask worker at tcp://127.0.0.1:1" in output
+
+    def test_8_no_admissible_model(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        pq.write_table(pa.table({"x": [1.0] * 50, "y": [2.0] * 50}), tmp_path / "in" / "a.parquet")
+        output = run("sweep", "--paths", tmp_path / "in", *THREADS, "--folder", tmp_path / "r", code=8)
+        assert "admissible" in output
+
+
+def _config_error(demo_folder) -> str:
+    path = demo_folder / "bad.yaml"
+    path.write_text(f"data: {{paths: '{demo_folder}', column: [x0]}}\n")
+    return run("sweep", path, code=2)
+
+
+def test_on_an_existing_cluster(dask_cluster, demo_folder, tmp_path):
+    output = run(
+        "fit", "--paths", demo_folder, *COLUMNS, "--address", dask_cluster.scheduler_address,
+        "--n-components", 3, "--covariance-type", "full", "--folder", tmp_path / "r",
+    )  # fmt: skip
+    assert "full, K = 3" in output

@@ -1,0 +1,155 @@
+"""The flow under a real Prefect server: runs, artifacts, retries, schedules."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from stream_gmm.errors import InputDataError, StorageError
+from stream_gmm.pipeline.config import RunConfig
+from tests.servers import wait_for
+
+pytestmark = pytest.mark.prefect
+ROOT = Path(__file__).parents[2]
+
+
+def ask(url: str, path: str, body: dict | None = None):
+    """Ask the API of the Prefect server."""
+    data = json.dumps(body or {}).encode()
+    request = urllib.request.Request(f"{url}{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as reply:
+        return json.load(reply)
+
+
+def _config(demo_folder, folder, **changes) -> RunConfig:
+    content = {
+        "name": "test",
+        "data": {"paths": [str(demo_folder)], "columns": ["x0", "x1", "x2"]},
+        "sweep": {"n_components": [1, 2, 3, 4], "covariance_type": ["diag", "full"]},
+        "em": {"n_init": 1, "sample_rows": 5000},
+        "cluster": {"executor": "threads"},
+        "output": {"folder": str(folder)},
+    }
+    return RunConfig.model_validate(content | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(prefect_api, dask_cluster, demo_folder, tmp_path_factory):
+    from flows.run import gmm_run
+
+    folder = tmp_path_factory.mktemp("flow") / "run"
+    cluster = {"address": dask_cluster.scheduler_address}
+    return gmm_run(_config(demo_folder, folder, cluster=cluster)), folder
+
+
+def test_the_flow_does_the_whole_job(finished):
+    result, folder = finished
+
+    assert result["chosen"] == "full-3"
+    assert result["scored"]["rows_out"] == 20_000
+    assert ds.dataset(folder / "scored").count_rows() == 20_000
+    assert (folder / "report.html").stat().st_size > 50_000
+
+
+def test_the_artifacts_are_there(finished, prefect_api):
+    artifacts = {a["key"]: a for a in ask(prefect_api, "/artifacts/latest/filter")}
+
+    table = json.loads(artifacts["sweep-table"]["data"])
+    assert len(table) == 8
+    assert table[0]["candidate"] == "full-3"
+    assert "full, K = 3" in artifacts["chosen-model"]["data"]
+    assert artifacts["bic-curve"]["data"].startswith("data:image/png;base64,")
+    assert {"sweep-progress", "score-progress"} <= set(artifacts)
+    assert artifacts["sweep-progress"]["data"] == 100.0
+
+
+def test_prefect_sees_a_task_for_each_stage_and_no_more(finished, prefect_api):
+    names = sorted(t["name"] for t in ask(prefect_api, "/task_runs/filter"))
+
+    assert {"sweep-test", "score-test", "report-test"} <= set(names)
+
+
+def test_the_numbers_are_those_without_prefect(finished, demo_folder, tmp_path):
+    from stream_gmm.execute.threads import ThreadsExecutor
+    from stream_gmm.pipeline.run import sweep_stage
+
+    _, folder = finished
+    sweep_stage(_config(demo_folder, tmp_path / "r"), ThreadsExecutor())
+
+    assert (tmp_path / "r" / "model.gmm").read_bytes() == (folder / "model.gmm").read_bytes()
+
+
+def test_bad_data_fails_at_once_and_storage_is_tried_again(prefect_api, demo_folder, tmp_path, monkeypatch):
+    import flows.run as flow_module
+
+    tries = []
+
+    def failing(config, executor, listener):
+        tries.append(1)
+        raise (StorageError("disk") if len(tries) < 3 else InputDataError("bad part"))
+
+    monkeypatch.setattr(flow_module, "sweep_stage", failing)
+    monkeypatch.setattr(flow_module, "sweep_task", flow_module.sweep_task.with_options(retry_delay_seconds=[0, 0]))
+    with pytest.raises(InputDataError, match="bad part"):
+        flow_module.gmm_run(_config(demo_folder, tmp_path / "r"))
+
+    assert len(tries) == 3
+
+
+def test_null_data_fails_the_flow_without_a_retry(prefect_api, tmp_path):
+    from flows.run import gmm_run
+
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"x": [1.0, None]}), tmp_path / "in" / "a.parquet")
+    config = _config(tmp_path / "in", tmp_path / "r", data={"paths": [str(tmp_path / "in")]})
+    with pytest.raises(InputDataError, match="row group 0, column 'x'"):
+        gmm_run(config)
+
+
+def _serve(prefect_api, demo_folder, folder, *arguments):
+    config = folder / "c.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps(_config(demo_folder, folder / "run").model_dump()))
+    environment = os.environ | {
+        "PREFECT_API_URL": prefect_api,
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+        "PREFECT_LOGGING_TO_API_ENABLED": "true",
+    }
+    command = [sys.executable, "-m", "stream_gmm", "serve", str(config), *arguments]
+    log = open(folder / "serve.log", "wb")
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT), folder
+
+
+@pytest.mark.slow
+def test_a_cron_deployment_really_runs(prefect_api, demo_folder, tmp_path):
+    """Every minute, so that the next scheduled run comes while the test waits."""
+    process, folder = _serve(
+        prefect_api, demo_folder, tmp_path / "served", "--cron", "* * * * *", "--deployment", "each-minute"
+    )
+
+    def runs(state: str):
+        assert process.poll() is None, (folder / "serve.log").read_text()
+        body = {
+            "deployments": {"name": {"any_": ["each-minute"]}},
+            "flow_runs": {"state": {"type": {"any_": [state]}}},
+        }
+        return [r for r in ask(prefect_api, "/flow_runs/filter", body) if r["auto_scheduled"]]
+
+    try:
+        wait_for(lambda: runs("SCHEDULED"), 90, "a scheduled run appears")
+        (done, *_) = wait_for(lambda: runs("COMPLETED"), 200, "a scheduled run succeeds")
+        assert done["name"] == "test"
+        assert ds.dataset(folder / "run" / "scored").count_rows() == 20_000
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)

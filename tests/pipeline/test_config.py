@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stream_gmm.cli.options import config_keys, overrides
+from stream_gmm.errors import ConfigError
+from stream_gmm.pipeline.config import RunConfig, load_config, validate
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = {"data": {"paths": "x.parquet"}}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_configuration_is_valid(path):
+    assert load_config(path).data.paths
+
+
+def test_the_deployment_of_prefect_yaml_is_valid():
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+
+    for deployment in content["deployments"]:
+        validate(deployment["parameters"]["config"], "prefect.yaml")
+        assert deployment["entrypoint"] == "flows/run.py:gmm_run"
+
+
+def test_all_problems_are_told_at_once_with_the_nearest_key():
+    with pytest.raises(ConfigError) as error:
+        validate(
+            {
+                "data": {"path": "x", "missing": "dorp"},
+                "swep": {},
+                "sweep": {"n_components": [0], "covariance_type": ["ful"], "criterion": "bicc"},
+                "em": {"tol": -1, "n_inits": 3},
+                "cluster": {"address": "tcp://a", "scheduler_file": "b", "scale": 3},
+            },
+            "f.yaml",
+        )
+    text = str(error.value)
+
+    for part in (
+        "f.yaml: 10 problems", "data.paths: is required", "data.path: unknown key; did you mean 'paths'?",
+        "data.missing: Input should be 'error' or 'drop' (found 'dorp')", "swep: unknown key; did you mean 'sweep'?",
+        "sweep.n_components: must be at least 1", "did you mean 'full'?", "did you mean 'bic'?", "em.tol:",
+        "em.n_inits: unknown key; did you mean 'n_init'?", "exclude each other",
+    ):  # fmt: skip
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(5, [5]), ("1:4", [1, 2, 3, 4]), ("1:2,8", [1, 2, 8]), ([1, "3:4"], [1, 3, 4]), (["2", 3], [2, 3])],
+)
+def test_numbers_of_components_can_be_written_as_ranges(given, expected):
+    assert validate(MINIMAL | {"sweep": {"n_components": given}}, "x").sweep.n_components == expected
+
+
+def test_a_malformed_range():
+    with pytest.raises(ConfigError, match="write it as '1:8'"):
+        validate(MINIMAL | {"sweep": {"n_components": "a:b"}}, "x")
+
+
+def test_mclust_codes_become_names():
+    assert validate(MINIMAL | {"sweep": {"covariance_type": ["VVV", "EII"]}}, "x").sweep.covariance_type == [
+        "full",
+        "tied_spherical",
+    ]
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        load_config(tmp_path / "no.yaml")
+    (tmp_path / "bad.yaml").write_text("data: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(ConfigError, match="must hold sections"):
+        load_config(tmp_path / "list.yaml")
+
+
+def test_every_key_has_a_description_and_an_option():
+    for key, field in config_keys().items():
+        assert field.description, key
+    assert "em.tol" in config_keys()
+    assert set(RunConfig.model_fields) >= {"data", "sweep", "em", "score", "cluster", "output"}
+
+
+def test_options_of_the_command_line_are_typed():
+    arguments = {
+        "cfg__em__tol": "1e-3",
+        "cfg__em__n_init": "4",
+        "cfg__data__columns": ("a,b", "c"),
+        "cfg__data__paths": ("p,q",),
+        "cfg__sweep__n_components": ("1:3,7",),
+        "cfg__cluster__adapt": "{minimum: 1, maximum: 4}",
+        "cfg__score__passthrough": ("none",),
+        "cfg__output__truth": "none",
+        "cfg__name": "123",
+    }
+
+    assert overrides(arguments) == {
+        "em.tol": 1e-3, "em.n_init": 4, "data.columns": ["a", "b", "c"], "data.paths": ["p,q"],
+        "sweep.n_components": ["1:3", 7], "cluster.adapt": {"minimum": 1, "maximum": 4},
+        "score.passthrough": "none", "output.truth": None, "name": "123",
+    }  # fmt: skip

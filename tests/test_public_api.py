@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import doctest
+import inspect
+
+import pytest
+
+import stream_gmm as sg
+from stream_gmm import errors, estimator
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in sg.__all__:
+        thing = getattr(sg, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert thing.__doc__, name
+    assert sorted(sg.__all__) == sorted(sg._WHERE)
+    assert sg.__version__
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        _ = sg.fitt
+
+
+def test_exit_codes_are_those_of_the_documentation():
+    codes = {e.__name__: e.exit_code for e in errors.StreamGMMError.__subclasses__()}
+
+    assert codes == {
+        "ConfigError": 2, "InputDataError": 3, "ModelFileError": 4, "StorageError": 6,
+        "ClusterError": 7, "NoAdmissibleModelError": 8, "NotFittedError": 1,
+    }  # fmt: skip
+
+
+def test_the_example_of_the_estimator_runs():
+    assert doctest.testmod(estimator).failed == 0

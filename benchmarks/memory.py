@@ -1,8 +1,8 @@
 """Peak memory of the Dask workers on small and large data sets: it must not grow with the rows.
 
 ``python -m benchmarks.memory [ROWS ...]``: writes each data set with the demo generator, runs the profile
-pass, three EM passes of a sweep and the scoring pass on an embedded cluster, and reads every worker's peak
-resident set (VmHWM) from /proc.
+pass, three EM passes of a sweep and the scoring pass on an embedded cluster, without a cache and with the
+default one, and reads every worker's peak resident set (VmHWM) from /proc.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import stream_gmm as sg
+from benchmarks.data import dataset
 from benchmarks.harness import report
-from stream_gmm import demo
 from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
 
 COLUMNS = 8
-HEADS = ("rows", "bytes as float64", "largest worker peak, MB", "peak before any data, MB", "scored rows")
+HEADS = ("rows", "cache", "bytes as float64", "largest worker peak, MB", "peak before any data, MB", "scored rows")
 
 
 def peak_resident() -> float:
@@ -30,22 +30,19 @@ def peak_resident() -> float:
     return float("nan")
 
 
-def measure(rows: int, folder: Path) -> tuple[Any, ...]:
+def measure(rows: int, cache: str, data_folder: Path, folder: Path) -> tuple[Any, ...]:
     """Return one row of the table."""
-    data_folder = folder / f"data-{rows}"
-    demo.write(data_folder, rows=rows, columns=COLUMNS, files=8)
     data = sg.open_dataset(data_folder, columns=[f"x{j}" for j in range(COLUMNS)])
     with connect(ClusterSpec(n_workers=2)) as client:
         client.wait_for_workers(2, timeout=60)
         client.run(_load)
         before = max(client.run(peak_resident).values())
         executor = DaskExecutor(client)
-        result = sg.sweep(data, [3, 5], ["diag", "full"], max_passes=3, client=executor)
+        result = sg.sweep(data, [3, 5], ["diag", "full"], max_passes=3, cache=cache, client=executor)
         scored = sg.score(result.best, data, folder / f"scored-{rows}", client=executor)
         peak = max(client.run(peak_resident).values())
-    shutil.rmtree(data_folder)
     shutil.rmtree(folder / f"scored-{rows}")
-    return rows, f"{rows * COLUMNS * 8 / 1e9:.2f} GB", round(peak), round(before), scored.rows
+    return rows, cache, f"{rows * COLUMNS * 8 / 1e9:.2f} GB", round(peak), round(before), scored.rows
 
 
 def _load() -> None:
@@ -56,9 +53,13 @@ def _load() -> None:
 
 def main() -> None:
     """Measure the row counts of the command line."""
-    counts = [int(float(a)) for a in sys.argv[1:]] or [4_000_000, 40_000_000]
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        report("memory", HEADS, [measure(n, Path(folder)) for n in counts])
+    counts = [int(float(a)) for a in sys.argv[1:]] or [1_000_000, 4_000_000, 40_000_000]
+    rows = []
+    for n in counts:
+        data_folder = dataset(n, COLUMNS, 5)
+        with tempfile.TemporaryDirectory(dir=data_folder.parent) as folder:
+            rows += [measure(n, cache, data_folder, Path(folder)) for cache in ("none", "auto")]
+    report("memory", HEADS, rows)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,10 @@ def fit(
     random_state: int = 0,
     sample_rows: int = 50_000,
     outlier_quantile: float = 0.01,
+    kernel: str = "auto",
+    dtype: str = "float64",
+    cache: str = "auto",
+    cache_bytes: int | None = None,
     client: Client | Executor | None = None,
     progress: Listener = silent,
 ) -> FitResult:
@@ -82,6 +86,16 @@ def fit(
         Rows of the uniform sample.
     outlier_quantile
         The outlier threshold is this quantile of the sample's log-density.
+    kernel
+        ``"auto"``: for each step the fastest kernel that holds the bound on rounding errors; or one by
+        name: ``"quadratic"``, ``"sphered"``, ``"whitened"``.
+    dtype
+        ``"float64"``; ``"float32"``: computes in float32 where the error stays below 1e-3 nats a row.
+    cache
+        Where decoded rows stay after the first pass: ``"memory"`` or ``"disk"`` of the workers, ``"none"``,
+        or ``"auto"``: memory for a little data, else disk. The result is the same bits.
+    cache_bytes
+        At most so many bytes are kept; None: a quarter of the workers' memory, or what the disk has.
     client
         A ``distributed.Client``; None: the threads of this process.
     progress
@@ -100,7 +114,10 @@ def fit(
     SingularCovarianceError
         If a covariance cannot be estimated.
     """
-    settings = Settings(algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile)
+    settings = Settings(
+        algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
+        kernel, dtype, cache, cache_bytes,
+    )  # fmt: skip
     start = init.params if isinstance(init, FitResult) else init
     return _fit.fit(
         as_source(data), n_components, covariance_type, settings, executor_for(client),
@@ -122,6 +139,10 @@ def sweep(
     random_state: int = 0,
     sample_rows: int = 50_000,
     outlier_quantile: float = 0.01,
+    kernel: str = "auto",
+    dtype: str = "float64",
+    cache: str = "auto",
+    cache_bytes: int | None = None,
     client: Client | Executor | None = None,
     progress: Listener = silent,
 ) -> SweepResult:
@@ -140,7 +161,10 @@ def sweep(
     NoAdmissibleModelError
         If every candidate failed or is degenerate; and as :func:`fit`.
     """
-    settings = Settings(algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile)
+    settings = Settings(
+        algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
+        kernel, dtype, cache, cache_bytes,
+    )  # fmt: skip
     return _sweep.sweep(
         as_source(data), n_components, covariance_type, settings, executor_for(client),
         criterion=criterion, listener=progress,

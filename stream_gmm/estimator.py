@@ -44,7 +44,7 @@ class GaussianMixture:
         Seed.
     warm_start
         Start ``fit`` from the previous solution.
-    algorithm, sample_rows, outlier_quantile, client
+    algorithm, sample_rows, outlier_quantile, kernel, dtype, cache, client
         As in :func:`stream_gmm.fit`.
 
     Attributes
@@ -94,6 +94,9 @@ class GaussianMixture:
         algorithm: str = "em",
         sample_rows: int = 50_000,
         outlier_quantile: float = 0.01,
+        kernel: str = "auto",
+        dtype: str = "float64",
+        cache: str = "auto",
         client: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -110,6 +113,9 @@ class GaussianMixture:
         self.algorithm = algorithm
         self.sample_rows = sample_rows
         self.outlier_quantile = outlier_quantile
+        self.kernel = kernel
+        self.dtype = dtype
+        self.cache = cache
         self.client = client
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -149,6 +155,9 @@ class GaussianMixture:
             random_state=self.random_state or 0,
             sample_rows=self.sample_rows,
             outlier_quantile=self.outlier_quantile,
+            kernel=self.kernel,
+            dtype=self.dtype,
+            cache=self.cache,
             client=self.client,
         )
         for name in _FITTED:

@@ -19,9 +19,7 @@ def random_params(
     """Return a random mixture of a structure."""
     weights = rng.dirichlet(np.full(k, 3.0))
     shapes = rng.normal(size=(k, d, d)) / np.sqrt(d)
-    scatter = shapes @ shapes.transpose(0, 2, 1) + 0.2 * np.eye(d)
-    if not family.moments.cross:
-        scatter = np.einsum("kjj->kj", scatter)
+    scatter = family.moments.condense(shapes @ shapes.transpose(0, 2, 1) + 0.2 * np.eye(d))
     covariances = family.estimate(np.ones(k), np.array(scatter))
     return MixtureParams(weights, rng.normal(scale=spread, size=(k, d)), covariances, family)
 
@@ -38,9 +36,9 @@ def random_stats(rng: np.random.Generator, k: int, d: int, family: CovarianceFam
     """Return valid statistics; some components may be empty."""
     weight = rng.gamma(1.0, 10.0, size=k) * (rng.random(k) > 0.15)
     shapes = rng.normal(size=(k, d, d))
-    scatter = weight[:, None, None] * (shapes @ shapes.transpose(0, 2, 1))
-    if not family.moments.cross:
-        scatter = np.einsum("kjj->kj", scatter)
+    scatter = family.moments.condense(weight[:, None, None] * (shapes @ shapes.transpose(0, 2, 1)))
+    if family.shared:
+        scatter = scatter.sum(axis=0, keepdims=True)
     rows = float(max(weight.sum(), 1e-3))
     mean = rng.normal(size=(k, d)) * 10.0 ** rng.integers(-2, 4) * (weight > 0)[:, None]
     return SuffStats(rows, -rows, 0.1 * rows, -0.1 * rows, weight, mean, np.array(scatter), family.moments)

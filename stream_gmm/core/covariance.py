@@ -11,7 +11,14 @@ from typing import Protocol
 
 import numpy as np
 
-from stream_gmm.core.moments import DIAGONAL, FULL, Array, Moments
+from stream_gmm.core.features import (
+    DIAGONAL_FEATURES,
+    ISOTROPIC_FEATURES,
+    LINEAR_FEATURES,
+    QUADRATIC_FEATURES,
+    Features,
+)
+from stream_gmm.core.moments import DIAGONAL, FULL, ISOTROPIC, Array, Moments
 from stream_gmm.errors import ConfigError, SingularCovarianceError, did_you_mean, explain
 
 
@@ -29,6 +36,14 @@ class CovarianceFamily(Protocol):
     @property
     def moments(self) -> Moments:
         """The kind of scatter that the M-step needs."""
+
+    @property
+    def features(self) -> Features:
+        """The features in which the log-densities are linear, up to what all components share."""
+
+    @property
+    def matrices(self) -> bool:
+        """True if the expanded covariances are matrices; else they are variances."""
 
     @property
     def shared(self) -> bool:
@@ -90,6 +105,8 @@ def _inverse_root(variances: Array) -> Array:
 class _MatrixFactors:
     """Factor arithmetic of structures that hold matrices on the last two axes."""
 
+    matrices = True
+
     def precisions_cholesky(self, covariances: Array) -> Array:
         return _upper_factors(covariances)
 
@@ -107,6 +124,8 @@ class _MatrixFactors:
 class _VarianceFactors:
     """Factor arithmetic of structures that hold variances only."""
 
+    matrices = False
+
     def precisions_cholesky(self, covariances: Array) -> Array:
         return _inverse_root(covariances)
 
@@ -120,7 +139,7 @@ class _VarianceFactors:
 class Full(_MatrixFactors):
     """Each component has its own matrix ``(K, D, D)``."""
 
-    name, mclust, moments = "full", "VVV", FULL
+    name, mclust, moments, features = "full", "VVV", FULL, QUADRATIC_FEATURES
     shared = False
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -139,7 +158,7 @@ class Full(_MatrixFactors):
 class Tied(_MatrixFactors):
     """All components share one matrix ``(D, D)``."""
 
-    name, mclust, moments = "tied", "EEE", FULL
+    name, mclust, moments, features = "tied", "EEE", FULL, LINEAR_FEATURES
     shared = True
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -158,7 +177,7 @@ class Tied(_MatrixFactors):
 class Diag(_VarianceFactors):
     """Each component has its own variances ``(K, D)``."""
 
-    name, mclust, moments = "diag", "VVI", DIAGONAL
+    name, mclust, moments, features = "diag", "VVI", DIAGONAL, DIAGONAL_FEATURES
     shared = False
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -180,7 +199,7 @@ class Diag(_VarianceFactors):
 class Spherical(_VarianceFactors):
     """Each component has one variance ``(K,)``."""
 
-    name, mclust, moments = "spherical", "VII", DIAGONAL
+    name, mclust, moments, features = "spherical", "VII", ISOTROPIC, ISOTROPIC_FEATURES
     shared = False
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -202,7 +221,7 @@ class Spherical(_VarianceFactors):
 class TiedDiag(_VarianceFactors):
     """All components share the variances ``(D,)``."""
 
-    name, mclust, moments = "tied_diag", "EEI", DIAGONAL
+    name, mclust, moments, features = "tied_diag", "EEI", DIAGONAL, LINEAR_FEATURES
     shared = True
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
@@ -224,7 +243,7 @@ class TiedDiag(_VarianceFactors):
 class TiedSpherical(_VarianceFactors):
     """All components share one variance, a scalar array ``()``."""
 
-    name, mclust, moments = "tied_spherical", "EII", DIAGONAL
+    name, mclust, moments, features = "tied_spherical", "EII", ISOTROPIC, LINEAR_FEATURES
     shared = True
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:

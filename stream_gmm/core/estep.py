@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import logsumexp
 
-from stream_gmm.core import kernels
-from stream_gmm.core.density import QUADRATIC, Batch, Density, Group, Scaling
-from stream_gmm.core.moments import Array
+from stream_gmm.core.density import Density
+from stream_gmm.core.moments import FULL, Array
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.routes import Batch
 from stream_gmm.core.stats import SuffStats
 
 CHUNK_ROWS = 65_536
@@ -19,13 +20,13 @@ CHUNK_ROWS = 65_536
 def accumulate(batch: Batch, rows: Array) -> tuple[SuffStats, ...]:
     """Return the statistics of every candidate for ``rows (N, D)`` of finite values.
 
-    Column-major rows are used without a copy.
+    Column-major rows are used without a copy. Those of candidates with linear features are to be
+    completed, once all rows are in (:func:`complete`).
     """
     rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
     out: dict[int, SuffStats] = {}
     for group in batch.groups:
-        run = _quadratic if group.route == QUADRATIC else _whitened
-        out.update(zip(group.index, run(group, batch.scaling, rows_t), strict=True))
+        out.update(zip(group.index, group.accumulate(rows_t), strict=True))
     return tuple(out[i] for i in range(batch.n_candidates))
 
 
@@ -34,31 +35,43 @@ def merge_all(left: Sequence[SuffStats], right: Sequence[SuffStats]) -> tuple[Su
     return tuple(a.merge(b) for a, b in zip(left, right, strict=True))
 
 
-def _quadratic(group: Group, scaling: Scaling, rows_t: Array) -> list[SuffStats]:
-    offsets = np.array(group.offsets)
-    totals, sums = np.zeros_like(group.weights), np.zeros((len(offsets) - 1, 3))
-    kernels.quadratic_pass(
-        rows_t, scaling.shift, scaling.scale, group.weights, offsets, group.moments.cross, totals, sums
+def moments_of(rows: Array) -> SuffStats:
+    """Return weight, mean and scatter of rows ``(N, D)``, as of one component."""
+    n, d = rows.shape
+    if not n:
+        return SuffStats.zero(1, d, FULL)
+    mean = rows.mean(axis=0)
+    centred = rows - mean
+    # The mean of a column far from zero is rounded; what is left over is put right here.
+    rest = centred.mean(axis=0)
+    scatter = centred.T @ centred - n * np.outer(rest, rest)
+    return SuffStats(float(n), 0.0, 0.0, 0.0, np.array([float(n)]), (mean + rest)[None], scatter[None], FULL)
+
+
+def complete(
+    candidates: Sequence[MixtureParams], stats: Sequence[SuffStats], everything: SuffStats, shift: Array
+) -> tuple[SuffStats, ...]:
+    """Complete the statistics of linear features from the moments of all their rows.
+
+    With one covariance for all components, ``z' precision z`` is the same for all of them: its sum over the
+    rows, and the pooled scatter, follow from the scatter of all rows, which no step changes. ``shift`` is
+    the origin of the coordinates in which the features were taken.
+    """
+    return tuple(
+        s if len(s.scatter) else _completed(p, s, everything, shift) for p, s in zip(candidates, stats, strict=True)
     )
-    weight, mean, scatter = group.moments.unpack(totals, len(rows_t))
-    mean = scaling.shift + mean * scaling.scale
-    scatter = group.moments.rescale(scatter, scaling.scale)
-    return _per_candidate(group, rows_t.shape[1], sums, weight, mean, scatter)
 
 
-def _whitened(group: Group, scaling: Scaling, rows_t: Array) -> list[SuffStats]:
-    sums, weight, mean, scatter = group.moments.whitened_sums(
-        rows_t, group.means, group.whitener, group.log_norm, np.array(group.offsets)
-    )
-    return _per_candidate(group, rows_t.shape[1], sums, weight, mean, scatter)
-
-
-def _per_candidate(group: Group, n: int, sums: Array, weight: Array, mean: Array, scatter: Array) -> list[SuffStats]:
-    parts = [slice(a, b) for a, b in zip(group.offsets[:-1], group.offsets[1:], strict=True)]
-    return [
-        SuffStats(float(n), float(s[0]), float(s[1]), float(s[2]), weight[p], mean[p], scatter[p], group.moments)
-        for p, s in zip(parts, sums, strict=True)
-    ]
+def _completed(params: MixtureParams, stats: SuffStats, everything: SuffStats, shift: Array) -> SuffStats:
+    family, (k, d) = params.family, params.means.shape
+    total, centre, n = everything.scatter[0], everything.mean[0], everything.rows
+    delta = stats.mean - centre
+    pooled = total - (stats.weight * delta.T) @ delta
+    about_shift = total + n * np.outer(centre - shift, centre - shift)
+    whitener = np.array(family.expand(params.precisions_cholesky, k, d)[0])
+    whitener = whitener if family.matrices else np.diag(whitener)
+    common = float(np.sum(whitener * (about_shift @ whitener)))
+    return replace(stats, loglik=stats.loglik - 0.5 * common, scatter=family.moments.condense(pooled[None]))
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class Scores:
 def weighted_log_densities(density: Density, rows: Array) -> Array:
     """Return ``log(weight_k) + log N(x | k)`` as ``(N, K)``."""
     rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
-    return density.moments.log_densities(rows_t, density.means, density.whitener, density.log_norm).T
+    return density.log_densities(rows_t).T
 
 
 def score_rows(density: Density, rows: Array) -> Scores:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_gmm.core.covariance import CovarianceFamily
-from stream_gmm.core.density import Scaling, compile_batch
 from stream_gmm.core.em import EMState, EStep, Outcome, StopRule, run_to_end
-from stream_gmm.core.estep import CHUNK_ROWS, accumulate, merge_all
+from stream_gmm.core.estep import CHUNK_ROWS, accumulate, complete, merge_all, moments_of
 from stream_gmm.core.moments import Array
 from stream_gmm.core.mstep import mstep
 from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.routes import NO_PREFERENCE, Preference, compile_batch
+from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
 
@@ -29,16 +31,15 @@ RUNG_TOL = 1e-5
 FINALISTS = 2
 
 
-def rows_estep(rows: Array, scaling: Scaling) -> EStep:
+def rows_estep(rows: Array, scaling: Scaling, preference: Preference = NO_PREFERENCE) -> EStep:
     """Return the E-step over rows ``(N, D)`` in memory."""
-    columns = np.asfortranarray(rows)
+    chunks = [np.asfortranarray(rows[lo : lo + CHUNK_ROWS]) for lo in range(0, len(rows), CHUNK_ROWS)]
+    everything = moments_of(rows)
 
     def estep(candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
-        batch = compile_batch(candidates, scaling)
-        out = accumulate(batch, columns[:CHUNK_ROWS])
-        for start in range(CHUNK_ROWS, len(columns), CHUNK_ROWS):
-            out = merge_all(out, accumulate(batch, columns[start : start + CHUNK_ROWS]))
-        return out
+        batch = compile_batch(candidates, scaling, preference)
+        out = reduce(merge_all, (accumulate(batch, chunk) for chunk in chunks))
+        return complete(candidates, out, everything, scaling.shift)
 
     return estep
 
@@ -109,11 +110,11 @@ def seed_params(
 ) -> MixtureParams:
     """Return a start: k-means++ and a few k-means steps on standardised rows, one M-step."""
     rows = rows[:SEEDING_ROWS]
-    scaled = scaling.apply(rows)
+    scaled = scaling.scaled.apply(rows)
     labels = lloyd(scaled, kmeans_plusplus(scaled, n_components, rng))
     # A cluster of one or two rows has no covariance: lend it a little of the whole data's.
     stats = hard_stats(rows, labels, n_components, family)
-    lent = family.moments.rescale(family.moments.identity(rows.shape[1]), scaling.scale)
+    lent = family.moments.from_diagonal(scaling.scale**2)
     stats = replace(stats, scatter=stats.scatter + 0.1 * lent)
     params, _ = mstep(stats, family, reg_covar)
     return params

@@ -1,78 +1,136 @@
-"""The compiled loops: blocks of rows -> log-densities -> responsibilities -> statistics.
+"""The compiled loops: blocks of rows -> features -> log-densities -> responsibilities -> sums.
 
 A block of rows is small enough that its features and log-densities stay in cache. Arrays are
 feature-major (``rows_t (D, N)``), so that every inner loop runs along contiguous rows. The GIL
 is released; compiled code is cached on disk, so that a worker's first task need not compile.
+
+The matrix products are BLAS's; the rest is written so that the compiler turns it into vector code,
+in float64 or in float32 by the type of the weights. Sums over blocks are always float64.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
 
-BLOCK = 256
+LINEAR, ISOTROPIC, DIAGONAL, QUADRATIC = 0, 1, 2, 3
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
-
-# exp(x) = 2^n exp(r), |r| <= ln2 / 2; adding 1.5 * 2^52 rounds n to the low bits of the sum.
-_MAGIC = 6755399441055744.0
-_LOG2E = 1.4426950408889634
-_LN2_HI = 0.6931471803691238
-_LN2_LO = 1.9082149292705877e-10
-# Below exp(-230) = 1e-100 a responsibility is taken for 0: subnormal numbers would make the matrix
-# products a hundred times slower.
-_LOWEST = -230.0
+# Not "reassoc" for exp: it would simplify ``(t + magic) - magic`` away.
+_EXACT = {"contract", "nsz"}
 
 
-# Not "reassoc": it would simplify ``(t + MAGIC) - MAGIC`` away.
-@njit(cache=True, nogil=True, fastmath={"contract", "nsz"})
-def exp_row(x, top, diff, power, total, spread):  # type: ignore[no-untyped-def]
-    """Replace ``x`` by ``e = exp(x - top)``, for ``x <= top``.
+@intrinsic
+def _bits64(_, x):  # type: ignore[no-untyped-def]
+    """Reinterpret a float64 as an int64."""
+    return types.int64(types.float64), lambda c, b, s, args: b.bitcast(args[0], ir.IntType(64))
 
-    Adds ``e`` to ``total`` and ``e (x - top)`` to ``spread``; ``diff`` and ``power`` are scratch. All
-    are ``(n,)``.
 
-    A degree-12 polynomial that the compiler turns into vector code; relative error below 1e-15.
+@intrinsic
+def _float64(_, x):  # type: ignore[no-untyped-def]
+    """Reinterpret an int64 as a float64."""
+    return types.float64(types.int64), lambda c, b, s, args: b.bitcast(args[0], ir.DoubleType())
+
+
+@intrinsic
+def _bits32(_, x):  # type: ignore[no-untyped-def]
+    """Reinterpret a float32 as an int32."""
+    return types.int32(types.float32), lambda c, b, s, args: b.bitcast(args[0], ir.IntType(32))
+
+
+@intrinsic
+def _float32(_, x):  # type: ignore[no-untyped-def]
+    """Reinterpret an int32 as a float32."""
+    return types.float32(types.int32), lambda c, b, s, args: b.bitcast(args[0], ir.FloatType())
+
+
+def decay(x):  # type: ignore[no-untyped-def]
+    """Return ``exp(x)`` for ``x <= 0`` in compiled code; 0 below 1e-100 (float64) or 1e-26 (float32).
+
+    ``exp(x) = 2^n exp(r)`` with ``|r| <= ln 2 / 2``; adding 1.5 * 2^52 rounds n to the low bits of the
+    sum, and a polynomial through Chebyshev nodes gives ``exp(r)`` (relative error 3e-16, 3e-9). What is
+    cut off is far below a unit in the last place of any sum; subnormal numbers would make the matrix
+    products a hundred times slower.
     """
-    n = x.shape[0]
-    bits = power.view(np.int64)
-    for j in range(n):
-        value = max(x[j] - top[j], _LOWEST)
-        diff[j] = value
-        t = value * _LOG2E + _MAGIC
-        power[j] = t
-        whole = t - _MAGIC
-        r = (value - whole * _LN2_HI) - whole * _LN2_LO
-        p = 2.08767569878681e-09
-        p = p * r + 2.505210838544172e-08
-        p = p * r + 2.755731922398589e-07
-        p = p * r + 2.7557319223985893e-06
-        p = p * r + 2.48015873015873e-05
-        p = p * r + 1.984126984126984e-04
-        p = p * r + 1.388888888888889e-03
-        p = p * r + 8.333333333333333e-03
-        p = p * r + 4.1666666666666664e-02
-        p = p * r + 1.6666666666666666e-01
-        p = p * r + 0.5
-        p = p * r + 1.0
-        x[j] = p * r + 1.0
-    for j in range(n):
-        bits[j] = (bits[j] + 1023) << 52
-    for j in range(n):
-        e = x[j] * power[j] if diff[j] > _LOWEST else 0.0
+    raise TypeError("for compiled code only")
+
+
+@overload(decay, jit_options={"fastmath": _EXACT}, inline="always")
+def _decay(x):  # type: ignore[no-untyped-def]
+    return _decay32 if x == types.float32 else _decay64
+
+
+def _decay64(x):  # type: ignore[no-untyped-def]
+    value = max(x, -230.0)
+    shifted = value * 1.4426950408889634 + 6755399441055744.0
+    whole = shifted - 6755399441055744.0
+    r = (value - whole * 0.6931471803691238) - whole * 1.9082149292705877e-10
+    p = 2.7626357241447223e-07
+    p = p * r + 2.764018079620985e-06
+    p = p * r + 2.4801504346997686e-05
+    p = p * r + 0.00019841170270440067
+    p = p * r + 0.0013888888932488599
+    p = p * r + 0.008333333385667782
+    p = p * r + 0.04166666666657314
+    p = p * r + 0.16666666666554406
+    p = p * r + 0.5000000000000006
+    p = p * r + 1.0000000000000067
+    p = p * r + 1.0
+    p = p * _float64((_bits64(shifted) + 1023) << 52)
+    return p if x > -230.0 else 0.0
+
+
+def _decay32(x):  # type: ignore[no-untyped-def]
+    value = max(x, np.float32(-60.0))
+    shifted = value * np.float32(1.4426950408889634) + np.float32(12582912.0)
+    whole = shifted - np.float32(12582912.0)
+    r = (value - whole * np.float32(0.693359375)) - whole * np.float32(-2.12194440e-4)
+    p = np.float32(0.0013941108433972674)
+    p = p * r + np.float32(0.008375126398153335)
+    p = p * r + np.float32(0.04166635289677516)
+    p = p * r + np.float32(0.16666415514653277)
+    p = p * r + np.float32(0.5000000047117757)
+    p = p * r + np.float32(1.000000037716214)
+    p = p * r + np.float32(1.0)
+    p = p * _float32((_bits32(shifted) + np.int32(127)) << np.int32(23))
+    return p if x > np.float32(-60.0) else np.float32(0.0)
+
+
+@njit(cache=True, nogil=True, fastmath=_EXACT)
+def exp_row(x, top, total):  # type: ignore[no-untyped-def]
+    """Replace ``x (n,)`` by ``e = exp(x - top)``, for ``x <= top``, and add it to ``total``."""
+    for j in range(x.shape[0]):
+        e = decay(x[j] - top[j])  # type: ignore[no-untyped-call]
         x[j] = e
         total[j] += e
-        spread[j] += e * diff[j]
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _sum_of_logs(values):  # type: ignore[no-untyped-def]
+    """Return the sum of the logarithms of values in [1, 1e15], eight to a logarithm."""
+    n = values.shape[0]
+    eighth = n // 8
+    out = 0.0
+    for j in range(eighth):
+        product = np.float64(values[j])
+        for i in range(1, 8):
+            product *= np.float64(values[j + i * eighth])
+        out += np.log(product)
+    for j in range(8 * eighth, n):
+        out += np.log(np.float64(values[j]))
+    return out
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def soften(logp, offsets, sums, scratch):  # type: ignore[no-untyped-def]
     """Turn log-densities ``logp (M, b)`` into responsibilities, candidate by candidate.
 
-    ``sums (C, 3)`` collects log-likelihood, entropy and the log of the largest responsibility;
-    ``scratch (5, b)`` is overwritten.
+    ``sums (C, 2)`` collects the log-likelihood and the log of the largest responsibility; ``scratch
+    (2, b)`` is overwritten.
     """
     b = logp.shape[1]
-    top, diff, power, total, spread = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
+    top, total = scratch[0], scratch[1]
     for c in range(len(offsets) - 1):
         lo, hi = offsets[c], offsets[c + 1]
         top[:] = logp[lo]
@@ -81,170 +139,101 @@ def soften(logp, offsets, sums, scratch):  # type: ignore[no-untyped-def]
             for j in range(b):
                 top[j] = max(top[j], row[j])
         total[:] = 0.0
-        spread[:] = 0.0
         for k in range(lo, hi):
-            exp_row(logp[k], top, diff, power, total, spread)
-        loglik, entropy, log_max = 0.0, 0.0, 0.0
+            exp_row(logp[k], top, total)
+        log_total = _sum_of_logs(total)
+        highest = 0.0
         for j in range(b):
-            log_total = np.log(total[j])
-            loglik += top[j] + log_total
-            entropy += log_total - spread[j] / total[j]
-            log_max -= log_total
+            highest += np.float64(top[j])
             total[j] = 1.0 / total[j]
         for k in range(lo, hi):
             row = logp[k]
             for j in range(b):
                 row[j] *= total[j]
-        sums[c, 0] += loglik
-        sums[c, 1] += entropy
-        sums[c, 2] += log_max
+        sums[c, 0] += highest + log_total
+        sums[c, 1] -= log_total
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def features(rows_t, start, shift, scale, cross, out):  # type: ignore[no-untyped-def]
-    """Fill ``out (F, b)`` with 1, the standardised rows, and their products or squares."""
-    d, b = rows_t.shape[0], out.shape[1]
-    out[0, :] = 1.0
+def standardise(rows_t, start, shift, inverse_scale, out):  # type: ignore[no-untyped-def]
+    """Fill ``out (D, b)`` with the rows from ``start`` on, centred and scaled."""
+    d, b = out.shape
     for i in range(d):
-        z = out[1 + i]
-        source = rows_t[i]
-        inverse = 1.0 / scale[i]
+        target, source, origin, factor = out[i], rows_t[i, start : start + b], shift[i], inverse_scale[i]
         for j in range(b):
-            z[j] = (source[start + j] - shift[i]) * inverse
-    f = 1 + d
-    for i in range(d):
-        a = out[1 + i]
-        for k in range(i, d if cross else i + 1):
-            c = out[1 + k]
-            target = out[f]
-            for j in range(b):
-                target[j] = a[j] * c[j]
-            f += 1
+            target[j] = (source[j] - origin) * factor
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def quadratic_pass(rows_t, shift, scale, weights, offsets, cross, totals, sums):  # type: ignore[no-untyped-def]
-    """E-step by quadratic features: adds ``r @ features`` to ``totals (M, F)``."""
-    n = rows_t.shape[1]
-    m, n_features = weights.shape
-    for start in range(0, n, BLOCK):
-        b = min(BLOCK, n - start)
-        if start == 0 or b < BLOCK:
-            phi = np.empty((n_features, b))
-            logp = np.empty((m, b))
-            scratch = np.empty((5, b))
-        features(rows_t, start, shift, scale, cross, phi)
+def sphere(z, inverse_root, out):  # type: ignore[no-untyped-def]
+    """Fill ``out (D, b)`` with ``inverse_root @ z``."""
+    sphered = np.dot(inverse_root, z)
+    for i in range(z.shape[0]):
+        target, source = out[i], sphered[i]
+        for j in range(z.shape[1]):
+            target[j] = source[j]
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _multiply(a, c, target):  # type: ignore[no-untyped-def]
+    for j in range(target.shape[0]):
+        target[j] = a[j] * c[j]
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def complete_features(d, order, out):  # type: ignore[no-untyped-def]
+    """Fill ``out (F, b)``, which holds z in its rows 1 to D, with 1 and ``|z|^2``, squares or products."""
+    out[0, :] = 1.0
+    f = 1 + d
+    if order == ISOTROPIC:
+        target = out[f]
+        target[:] = 0.0
+        for i in range(d):
+            a = out[1 + i]
+            for j in range(target.shape[0]):
+                target[j] += a[j] * a[j]
+    elif order == DIAGONAL:
+        for i in range(d):
+            _multiply(out[1 + i], out[1 + i], out[f + i])
+    elif order == QUADRATIC:
+        for i in range(d):
+            for k in range(i, d):
+                _multiply(out[1 + i], out[1 + k], out[f])
+                f += 1
+
+
+@njit(cache=True, nogil=True)
+def block_rows(m, f, item_bytes):  # type: ignore[no-untyped-def]
+    """Return the rows of a block: few enough for the cache, and many enough for BLAS to be at its best."""
+    return 384 if (m + f) * item_bytes * 384 <= 400_000 else 256
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def feature_pass(rows_t, shift, inverse_scale, inverse_root, order, weights, offsets, totals, sums):  # type: ignore[no-untyped-def]
+    """E-step by features: adds ``r features'`` to ``totals (M, F)``; ``weights (M, F)``."""
+    d, n = rows_t.shape
+    m, f = weights.shape
+    step = block_rows(m, f, weights.itemsize)
+    part, part_t = np.empty((m, f), weights.dtype), np.empty((f, m), weights.dtype)
+    for start in range(0, n, step):
+        b = min(step, n - start)
+        if start == 0 or b < step:
+            z = np.empty((d, b))
+            phi = np.empty((f, b), weights.dtype)
+            logp = np.empty((m, b), weights.dtype)
+            scratch = np.empty((2, b), weights.dtype)
+        if inverse_root.shape[0]:
+            standardise(rows_t, start, shift, inverse_scale, z)
+            sphere(z, inverse_root, phi[1 : 1 + d])
+        else:
+            standardise(rows_t, start, shift, inverse_scale, phi[1 : 1 + d])
+        complete_features(d, order, phi)
         np.dot(weights, phi, logp)
         soften(logp, offsets, sums, scratch)
-        totals += np.dot(logp, phi.T)
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def _whiten_full(rows_t, start, means, lower, y, centred):  # type: ignore[no-untyped-def]
-    """Fill ``y (M, D, b)`` with ``U_k' (x - mean_k)``; ``lower (M, D, D)`` holds ``U_k'``."""
-    m, d, b = y.shape
-    for k in range(m):
-        for i in range(d):
-            for j in range(b):
-                centred[i, j] = rows_t[i, start + j] - means[k, i]
-        np.dot(lower[k], centred, y[k])
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def _half_norms(log_norm, y, logp):  # type: ignore[no-untyped-def]
-    """Fill ``logp (M, b)`` with ``log_norm - |y|^2 / 2``."""
-    m, d, b = y.shape
-    for k in range(m):
-        row = logp[k]
-        row[:] = 0.0
-        for i in range(d):
-            for j in range(b):
-                row[j] += y[k, i, j] * y[k, i, j]
-        for j in range(b):
-            row[j] = log_norm[k] - 0.5 * row[j]
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def whitened_full_pass(rows_t, means, lower, log_norm, offsets, first, second, weight, sums):  # type: ignore[no-untyped-def]
-    """E-step by whitened rows: adds ``sum r``, ``sum r y`` and ``sum r y y'``."""
-    d, n = rows_t.shape
-    m = len(log_norm)
-    for start in range(0, n, BLOCK):
-        b = min(BLOCK, n - start)
-        if start == 0 or b < BLOCK:
-            y = np.empty((m, d, b))
-            centred = np.empty((d, b))
-            logp = np.empty((m, b))
-            scratch = np.empty((5, b))
-        _whiten_full(rows_t, start, means, lower, y, centred)
-        _half_norms(log_norm, y, logp)
-        soften(logp, offsets, sums, scratch)
-        for k in range(m):
-            r = logp[k]
-            weight[k] += r.sum()
-            for i in range(d):
-                for j in range(b):
-                    centred[i, j] = r[j] * y[k, i, j]
-                first[k, i] += centred[i].sum()
-            second[k] += np.dot(centred, y[k].T)
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def whitened_diagonal_pass(rows_t, means, whitener, log_norm, offsets, first, second, weight, sums):  # type: ignore[no-untyped-def]
-    """Do the same for diagonal structures; ``second (M, D)``."""
-    d, n = rows_t.shape
-    m = len(log_norm)
-    for start in range(0, n, BLOCK):
-        b = min(BLOCK, n - start)
-        if start == 0 or b < BLOCK:
-            y = np.empty((m, d, b))
-            logp = np.empty((m, b))
-            scratch = np.empty((5, b))
-        for k in range(m):
-            for i in range(d):
-                for j in range(b):
-                    y[k, i, j] = (rows_t[i, start + j] - means[k, i]) * whitener[k, i]
-        _half_norms(log_norm, y, logp)
-        soften(logp, offsets, sums, scratch)
-        for k in range(m):
-            r = logp[k]
-            weight[k] += r.sum()
-            for i in range(d):
-                a, s = 0.0, 0.0
-                for j in range(b):
-                    value = r[j] * y[k, i, j]
-                    a += value
-                    s += value * y[k, i, j]
-                first[k, i] += a
-                second[k, i] += s
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def whitened_full_logp(rows_t, means, lower, log_norm, logp):  # type: ignore[no-untyped-def]
-    """Fill ``logp (K, N)`` with the components' weighted log-densities (for scoring)."""
-    d, n = rows_t.shape
-    m = len(log_norm)
-    for start in range(0, n, BLOCK):
-        b = min(BLOCK, n - start)
-        if start == 0 or b < BLOCK:
-            y = np.empty((m, d, b))
-            centred = np.empty((d, b))
-            block = np.empty((m, b))
-        _whiten_full(rows_t, start, means, lower, y, centred)
-        _half_norms(log_norm, y, block)
-        logp[:, start : start + b] = block
-
-
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def whitened_diagonal_logp(rows_t, means, whitener, log_norm, logp):  # type: ignore[no-untyped-def]
-    """Do the same for diagonal structures."""
-    d, n = rows_t.shape
-    for k in range(len(log_norm)):
-        row = logp[k]
-        row[:] = 0.0
-        for i in range(d):
-            for j in range(n):
-                y = (rows_t[i, j] - means[k, i]) * whitener[k, i]
-                row[j] += y * y
-        for j in range(n):
-            row[j] = log_norm[k] - 0.5 * row[j]
+        # The same product; which order is the faster one depends on the shape.
+        if m > f:
+            np.dot(logp, phi.T, part)
+            totals += part
+        else:
+            np.dot(phi, logp.T, part_t)
+            totals += part_t.T

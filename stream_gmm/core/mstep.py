@@ -85,7 +85,7 @@ def _index(mask: NDArray[np.bool_]) -> tuple[int, ...]:
 
 def _without(stats: SuffStats, starving: NDArray[np.bool_]) -> SuffStats:
     """Drop what rounding left of a starving component's scatter."""
-    if not starving.any():
+    if not starving.any() or len(stats.scatter) != len(starving):
         return stats
     scatter = np.array(stats.scatter)
     scatter[starving] = 0.0

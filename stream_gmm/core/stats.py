@@ -20,6 +20,8 @@ class SuffStats:
     ``rows`` is their number, ``loglik`` the sum of their log-densities, ``entropy`` that of the
     responsibilities' entropies, ``log_max`` that of the logarithm of the largest responsibility
     (mclust's ICL); ``weight (K,)``, ``mean (K, D)`` and ``scatter`` (about ``mean``) are per component.
+    The scatter of a structure with one shared covariance may be pooled: a leading axis of 1, or of
+    0 while it is still to be completed from the moments of all rows (:func:`..estep.complete`).
 
     Laws: ``zero`` is an exact identity of ``merge``; ``merge`` is commutative, and associative to
     rounding; ``scale`` distributes over ``merge``; a merge of valid statistics is valid (PSD).
@@ -55,7 +57,7 @@ class SuffStats:
         share = np.divide(other.weight, weight, out=np.zeros_like(weight), where=weight > 0.0)
         delta = other.mean - self.mean
         both = self.weight * other.weight
-        between = self.moments.outer(np.divide(both, weight, out=np.zeros_like(both), where=weight > 0.0), delta)
+        coupling = np.divide(both, weight, out=np.zeros_like(both), where=weight > 0.0)
         return SuffStats(
             self.rows + other.rows,
             self.loglik + other.loglik,
@@ -63,9 +65,17 @@ class SuffStats:
             self.log_max + other.log_max,
             weight,
             self._merged_mean(other, weight, share, delta),
-            self.scatter + other.scatter + between,
+            self._merged_scatter(other, coupling, delta),
             self.moments,
         )
+
+    def _merged_scatter(self, other: SuffStats, coupling: Array, delta: Array) -> Array:
+        if not len(self.scatter):
+            return self.scatter
+        between = self.moments.outer(coupling, delta)
+        if len(self.scatter) < len(coupling):
+            between = between.sum(axis=0, keepdims=True)
+        return self.scatter + other.scatter + between
 
     def _merged_mean(self, other: SuffStats, weight: Array, share: Array, delta: Array) -> Array:
         # Start from the heavier side: bitwise symmetric in its arguments, and no digits are lost.

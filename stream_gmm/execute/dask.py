@@ -12,16 +12,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # read when distributed is imported
 
-from distributed import Client, Future, LocalCluster, as_completed
+from distributed import Client, Future, LocalCluster, as_completed, get_worker
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
 from stream_gmm.errors import ClusterError, ConfigError, explain
-from stream_gmm.execute.protocol import I, OnDone, R, S, attempt, require_items
+from stream_gmm.execute.protocol import I, OnDone, R, S, attempt, machine_memory, require_items
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.execute.tree import fold, levels
 
@@ -38,7 +39,11 @@ def _hold(value: T) -> T:
     return value
 
 
-def _merge_group(merge: Callable[[S, S], S], *values: S) -> S:
+def _keep_here(fn: Callable[[I, Any, str], R], item: I, shared: Any) -> R:
+    return fn(item, shared, get_worker().local_directory)
+
+
+def _merge_group(merge: Callable[[S, S], S], values: Sequence[S]) -> S:
     return fold(merge, values)
 
 
@@ -52,6 +57,19 @@ class DaskExecutor:
     def n_workers(self) -> int:
         """Task slots of the cluster at this moment."""
         return max(1, sum(self.client.nthreads().values()))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory limits of the workers together; a worker without a limit counts as this machine."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return sum(w["memory_limit"] or machine_memory() for w in workers)
+
+    def keep(
+        self, fn: Callable[[I, Any, str], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
+    ) -> Sequence[Any]:
+        """See :class:`~stream_gmm.execute.protocol.Executor`."""
+        require_items(items)
+        return self._submit(partial(_keep_here, fn), items, shared, label)
 
     def map(
         self,
@@ -88,7 +106,7 @@ class DaskExecutor:
 
         def once() -> S:
             leaves = self._submit(fn, items, shared, label)
-            root = self._reduce(merge, leaves, label)
+            root = self._reduce(merge, leaves)
             _watch(leaves, on_done)
             out: S = root.result()
             return out
@@ -96,20 +114,28 @@ class DaskExecutor:
         return _with_second_try(once)
 
     def _submit(self, fn: Callable[[I, Any], R], items: Sequence[I], shared: Any, label: str) -> list[Future]:
-        shared_future = self.client.submit(_hold, shared, pure=False)
+        """Submit one task for each item, in one message; futures among the items stand for their values."""
+        self._revive(items)
+        n, shared_future = len(items), self.client.submit(_hold, shared, pure=False)
         prefix = f"{label}-{shared_future.key.rsplit('-', 1)[-1]}"
-        return [
-            self.client.submit(attempt, fn, item, shared_future, key=(prefix, index))
-            for index, item in enumerate(items)
-        ]
+        # Positional, each: a keyword argument beyond 100 kB would become a task under its bare name.
+        out: list[Future] = self.client.map(
+            attempt, [fn] * n, list(items), [shared_future] * n, key=[(prefix, i) for i in range(n)]
+        )
+        return out
 
-    def _reduce(self, merge: Callable[[S, S], S], futures: list[Future], label: str) -> Future:
+    def _revive(self, items: Sequence[Any]) -> None:
+        """Have kept values made again that were given up because workers died."""
+        failed = [i for i in items if isinstance(i, Future) and i.status in ("error", "lost")]
+        if failed:
+            self.client.retry(failed)
+
+    def _reduce(self, merge: Callable[[S, S], S], futures: list[Future]) -> Future:
         prefix = f"merge-{futures[0].key[0]}"
         for depth, groups in enumerate(levels(len(futures))):
-            futures = [
-                self.client.submit(_merge_group, merge, *(futures[i] for i in group), key=(prefix, depth, index))
-                for index, group in enumerate(groups)
-            ]
+            together = [[futures[i] for i in group] for group in groups]
+            keys = [(prefix, depth, i) for i in range(len(groups))]
+            futures = self.client.map(_merge_group, [merge] * len(groups), together, key=keys)
         return futures[0]
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -35,11 +39,22 @@ class Executor(Protocol):
     6. BLAS runs on one thread inside tasks.
     7. ``shared`` reaches every call of ``fn``, and is sent once, not once per item.
     8. ``on_done`` is called with the index of every item that is done, on the caller's machine.
+    9. ``keep`` leaves values where they were made; its handles are items of this executor, and stand
+       for the values. A value that is lost is made again. It ends with its last handle.
     """
 
     @property
     def n_workers(self) -> int:
         """Tasks that can run at the same time."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of all workers together."""
+
+    def keep(
+        self, fn: Callable[[I, Any, str], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
+    ) -> Sequence[Any]:
+        """Return handles to ``fn(item, shared, scratch)``; ``scratch`` is a folder of the worker's own."""
 
     def map(
         self,
@@ -110,6 +125,35 @@ def attempt(fn: Callable[[I, Any], R], item: I, shared: Any, retries: int = RETR
                     raise
                 time.sleep(RETRY_PAUSE_SECONDS)
     raise AssertionError("unreachable")  # pragma: no cover
+
+
+def with_scratch(call: tuple[Callable[[I, Any, str], R], I, str], shared: Any) -> R:
+    """Call ``(fn, item, scratch)``: what ``keep`` runs for each item."""
+    fn, item, scratch = call
+    return fn(item, shared, scratch)
+
+
+def machine_memory() -> int:
+    """Return the memory of this machine, or of the container it is, in bytes."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            return min(physical, int(Path(path).read_text()))
+    return physical
+
+
+class Scratch:
+    """A temporary folder of this process, made when first asked for and removed at the end."""
+
+    def __init__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def path(self) -> str:
+        """Path of the folder."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="stream-gmm-", ignore_cleanup_errors=True)
+        return self._folder.name
 
 
 def require_items(items: Sequence[Any]) -> None:

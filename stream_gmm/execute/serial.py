@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stream_gmm.execute.protocol import I, OnDone, R, S, attempt, require_items
+from stream_gmm.execute.protocol import (
+    I,
+    OnDone,
+    R,
+    S,
+    Scratch,
+    attempt,
+    machine_memory,
+    require_items,
+    with_scratch,
+)
 from stream_gmm.execute.tree import Folder
 
 
@@ -13,6 +23,21 @@ class SerialExecutor:
     """Runs everything in the caller's thread; what all others are compared with."""
 
     n_workers = 1
+
+    def __init__(self) -> None:
+        self._scratch = Scratch()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of this machine."""
+        return machine_memory()
+
+    def keep(
+        self, fn: Callable[[I, Any, str], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
+    ) -> Sequence[Any]:
+        """See :class:`~stream_gmm.execute.protocol.Executor`."""
+        scratch = self._scratch.path
+        return self.map(with_scratch, [(fn, item, scratch) for item in items], shared=shared, label=label)
 
     def map(
         self,

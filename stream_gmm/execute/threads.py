@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from stream_gmm.execute.protocol import I, OnDone, R, S, attempt, require_items
+from stream_gmm.execute.protocol import I, OnDone, R, S, Scratch, attempt, machine_memory, require_items, with_scratch
 from stream_gmm.execute.tree import Folder
 
 
@@ -21,6 +21,19 @@ class ThreadsExecutor:
 
     def __init__(self, n_workers: int | None = None) -> None:
         self.n_workers = n_workers or available_cores()
+        self._scratch = Scratch()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of this machine."""
+        return machine_memory()
+
+    def keep(
+        self, fn: Callable[[I, Any, str], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
+    ) -> Sequence[Any]:
+        """See :class:`~stream_gmm.execute.protocol.Executor`."""
+        scratch = self._scratch.path
+        return self.map(with_scratch, [(fn, item, scratch) for item in items], shared=shared, label=label)
 
     def map(
         self,

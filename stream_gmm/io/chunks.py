@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from stream_gmm.core.estep import CHUNK_ROWS
 from stream_gmm.core.moments import Array
 from stream_gmm.errors import InputDataError, explain
-from stream_gmm.io.files import SourceFile, check_unchanged, is_uri, open_parquet, redact
+from stream_gmm.io.files import check_unchanged, is_uri, open_parquet, redact
+
+if TYPE_CHECKING:
+    from stream_gmm.io.dataset import Part
 
 KINDS = ("null", "nan", "infinite")
 
@@ -52,16 +56,8 @@ def array_chunks(values: Array, first_row: int) -> Iterator[Chunk]:
         yield Chunk(rows, len(rows), 0, first_row + lo, None, bad)
 
 
-def parquet_chunks(
-    file: SourceFile,
-    file_index: int,
-    row_groups: Sequence[int],
-    first_row: int,
-    columns: Sequence[str],
-    missing: str,
-    extra: Sequence[str] = (),
-) -> Iterator[Chunk]:
-    """Read row groups of a file in chunks of at most 65,536 rows.
+def parquet_chunks(part: Part, columns: Sequence[str], missing: str, extra: Sequence[str] = ()) -> Iterator[Chunk]:
+    """Read the row groups of a part in chunks of at most 65,536 rows; small row groups share a chunk.
 
     ``extra`` columns come along undecoded in ``chunk.batch``, and ``chunk.reasons`` then says why a
     row cannot be used.
@@ -72,46 +68,64 @@ def parquet_chunks(
         If data is damaged, or a value is missing and ``missing`` is ``"error"``; names file, row
         group and column.
     """
-    check_unchanged(file)
+    check_unchanged(part.file)
     wanted = list(dict.fromkeys([*columns, *extra]))
-    with open_parquet(file.path) as parquet:
-        for group in row_groups:
-            for batch in _batches(parquet, file, group, wanted):
-                where = f"{redact(file.path)}, row group {group}"
-                chunk = _decode(batch, columns, where, file_index, first_row, missing, bool(extra))
-                first_row += chunk.size
-                yield chunk
+    row = part.first_row
+    with open_parquet(part.path) as parquet:
+        for batch in _batches(parquet, part, wanted):
+            chunk = _decode(batch, part, row, columns, missing, bool(extra))
+            row += chunk.size
+            yield chunk
 
 
-def _batches(parquet: pq.ParquetFile, file: SourceFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Return the same chunks; the next one is read by a thread while the caller uses this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="stream-gmm-read") as reader:
+        coming = reader.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, chunks, None)
+            yield chunk
+
+
+def _where(part: Part, row: int) -> str:
+    """Return file and row group of a row number of the file, in words."""
+    ends = part.first_row + np.cumsum(part.group_rows)
+    group = part.row_groups[int(np.searchsorted(ends, row, side="right"))]
+    return f"{redact(part.path)}, row group {group}"
+
+
+def _batches(parquet: pq.ParquetFile, part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    groups = list(part.row_groups)
     try:
-        yield from parquet.iter_batches(CHUNK_ROWS, row_groups=[group], columns=columns, use_threads=False)
+        yield from parquet.iter_batches(CHUNK_ROWS, row_groups=groups, columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        if is_uri(file.path) and isinstance(error, OSError):
+        if is_uri(part.path) and isinstance(error, OSError):
             # May be the network: the executor tries again.
-            raise OSError(f"{redact(file.path)}, row group {group}: {error}") from error
+            raise OSError(f"{redact(part.path)}, row groups {groups[0]} to {groups[-1]}: {error}") from error
+        group, name = _culprit(part, columns)
         raise InputDataError(
             explain(
-                f"{file.path}, row group {group}, column '{_culprit(file, group, columns)}' is damaged",
+                f"{part.path}, row group {group}, column '{name}' is damaged",
                 why=str(error).strip(),
                 remedy="restore the file, or leave it out with data.exclude",
             )
         ) from error
 
 
-def _culprit(file: SourceFile, group: int, columns: list[str]) -> str:
-    """Return the first column of a row group that cannot be decoded."""
-    for name in columns:
-        try:
-            with open_parquet(file.path) as parquet:
-                for _ in parquet.iter_batches(CHUNK_ROWS, row_groups=[group], columns=[name]):
-                    pass
-        except (OSError, ValueError, pa.ArrowException):
-            return name
-    return "unknown"
+def _culprit(part: Part, columns: list[str]) -> tuple[int | str, str]:
+    """Return the first row group and column that cannot be decoded."""
+    for group in part.row_groups:
+        for name in columns:
+            try:
+                with open_parquet(part.path) as parquet:
+                    for _ in parquet.iter_batches(CHUNK_ROWS, row_groups=[group], columns=[name]):
+                        pass
+            except (OSError, ValueError, pa.ArrowException):
+                return group, name
+    return "unknown", "unknown"
 
 
-def _to_float(column: pa.Array, where: str, name: str) -> NDArray[Any]:
+def _to_float(column: pa.Array, part: Part, first_row: int, name: str) -> NDArray[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
@@ -121,7 +135,8 @@ def _to_float(column: pa.Array, where: str, name: str) -> NDArray[Any]:
         except pa.ArrowInvalid as error:
             raise InputDataError(
                 explain(
-                    f"{where}, column '{name}': a value does not fit a float64 exactly",
+                    f"{_where(part, first_row + _first_misfit(column))}, column '{name}': a value does not fit a "
+                    "float64 exactly",
                     why=str(error),
                     remedy="leave the column out (is it an identifier?) or convert it to double",
                 )
@@ -130,43 +145,53 @@ def _to_float(column: pa.Array, where: str, name: str) -> NDArray[Any]:
     return values
 
 
+def _first_misfit(column: pa.Array) -> int:
+    """Return the position of the first value that cannot be cast, by bisection."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            pc.cast(column[low:middle], pa.float64())
+            low = middle
+        except pa.ArrowInvalid:
+            high = middle
+    return low
+
+
 def _decode(
-    batch: pa.RecordBatch,
-    columns: Sequence[str],
-    where: str,
-    file_index: int,
-    first_row: int,
-    missing: str,
-    with_batch: bool,
+    batch: pa.RecordBatch, part: Part, first_row: int, columns: Sequence[str], missing: str, with_batch: bool
 ) -> Chunk:
     n, d = batch.num_rows, len(columns)
     values = np.empty((d, n))
     for j, name in enumerate(columns):
-        values[j] = _to_float(batch.column(name), where, name)
-    finite = np.isfinite(values)
+        values[j] = _to_float(batch.column(name), part, first_row, name)
     bad = np.zeros((d, len(KINDS)), np.int64)
     attached = batch if with_batch else None
+    # One NaN or infinity anywhere makes its row's sum one, and no sum of finite values is NaN by itself.
+    if np.isfinite(values.sum(axis=1)).all():
+        return Chunk(values.T, n, part.file_index, first_row, None, bad, attached)
+    finite = np.isfinite(values)
     if finite.all():
-        return Chunk(values.T, n, file_index, first_row, None, bad, attached)
+        return Chunk(values.T, n, part.file_index, first_row, None, bad, attached)
     for j, name in enumerate(columns):
         nulls = batch.column(name).null_count
         bad[j] = nulls, np.isnan(values[j]).sum() - nulls, np.isinf(values[j]).sum()
     if missing == "error":
-        raise InputDataError(_missing_message(where, columns, finite, bad, first_row))
+        raise InputDataError(_missing_message(part, columns, finite, bad, first_row))
     keep = np.asarray(finite.all(axis=0))
     reasons = _reasons(batch, columns, values) if with_batch else None
     kept = np.ascontiguousarray(values[:, keep])
-    return Chunk(kept.T, n, file_index, first_row, keep, bad, attached, reasons)
+    return Chunk(kept.T, n, part.file_index, first_row, keep, bad, attached, reasons)
 
 
 def _missing_message(
-    where: str, columns: Sequence[str], finite: NDArray[np.bool_], bad: NDArray[np.int64], first_row: int
+    part: Part, columns: Sequence[str], finite: NDArray[np.bool_], bad: NDArray[np.int64], first_row: int
 ) -> str:
     j = int(np.flatnonzero(bad.sum(axis=1))[0])
     row = first_row + int(np.flatnonzero(~finite[j])[0])
     counts = ", ".join(f"{c} {kind}" for kind, c in zip(KINDS, bad[j], strict=True) if c)
     return explain(
-        f"{where}, column '{columns[j]}': {counts} among these rows, the first at row {row} of the file",
+        f"{_where(part, row)}, column '{columns[j]}': {counts} among these rows, the first at row {row} of the file",
         why="a Gaussian has no density there",
         remedy="use missing: drop (data.missing, or open_dataset(missing='drop')), or fill the values",
     )

@@ -7,15 +7,15 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
-from stream_gmm.io.chunks import Chunk, parquet_chunks
-from stream_gmm.io.files import SourceFile, excluded, find_files, open_parquet, redact
+from stream_gmm.io.chunks import Chunk, ahead, parquet_chunks
+from stream_gmm.io.files import SourceFile, excluded, find_files, is_uri, open_parquet, redact
 
 # Bytes of float64 in one part (one scored file), and in one task of a pass. They depend on the data
 # alone: were they to depend on the workers, so would the bits of the result.
@@ -90,6 +90,10 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Identity of the rows."""
 
+    @property
+    def resident(self) -> bool:
+        """True if the rows are in memory anyway."""
+
     def leaves(self) -> Sequence[Leaf]:
         """Return the tasks of a pass, in order; a function of the data alone."""
 
@@ -113,9 +117,9 @@ class ParquetLeaf:
     def chunks(self) -> Iterator[Chunk]:
         """Read, one bounded chunk at a time."""
         for part in self.parts:
-            yield from parquet_chunks(
-                part.file, part.file_index, part.row_groups, part.first_row, self.columns, self.missing
-            )
+            read = parquet_chunks(part, self.columns, self.missing)
+            # The network makes a reader wait, the disk hardly: there the next chunk comes while this one is used.
+            yield from ahead(read) if is_uri(part.path) else read
 
 
 def leaf_rows(n_rows: int, n_columns: int) -> int:
@@ -135,6 +139,8 @@ class Dataset:
     missing: str
     schema: pa.Schema
     """Schema of the first file; pass-through columns are taken from it."""
+
+    resident: ClassVar[bool] = False
 
     @property
     def num_rows(self) -> int:

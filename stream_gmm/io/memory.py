@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class ArrayDataset:
     values: Array
     columns: tuple[str, ...]
     missing: str = "error"
+    resident: ClassVar[bool] = True
 
     @property
     def num_rows(self) -> int:

@@ -214,9 +214,7 @@ def _write(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
-        for chunk in parquet_chunks(
-            part.file, part.file_index, part.row_groups, part.first_row, job.columns, job.missing, extra
-        ):
+        for chunk in parquet_chunks(part, job.columns, job.missing, extra):
             scores = score_rows(job.density, chunk.rows)
             table = _table(chunk, scores, columns, job)
             if writer is None:

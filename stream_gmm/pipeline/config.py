@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stream_gmm.core.covariance import FAMILIES, family_named
 from stream_gmm.core.criteria import CRITERIA
+from stream_gmm.core.routes import DTYPES, KERNELS
 from stream_gmm.errors import ConfigError, did_you_mean
 from stream_gmm.io.dataset import Dataset, open_dataset
+from stream_gmm.pipeline.reading import AUTO, CACHES
 from stream_gmm.pipeline.settings import ALGORITHMS, Settings
 
 
@@ -111,6 +113,27 @@ class EMConfig(_Section):
     reg_covar: float = Field(1e-6, ge=0.0, description="Added to the diagonals of the covariances")
     random_state: int = Field(0, ge=0, description="Seed")
     sample_rows: int = Field(50_000, ge=1, description="Rows of the uniform sample")
+    kernel: str = Field(AUTO, description="auto (the fastest that is exact enough), quadratic, sphered or whitened")
+    dtype: str = Field("float64", description="float64, or float32 where its error stays below 1e-3 nats a row")
+    cache: str = Field(AUTO, description="Where decoded rows stay after the first pass: auto, none, memory or disk")
+    cache_bytes: int | None = Field(
+        None, ge=0, description="Bytes of decoded rows to keep; none: 1/4 of the workers' memory, or the disk"
+    )
+
+    @field_validator("kernel")
+    @classmethod
+    def _kernel(cls, value: str) -> str:
+        return _known(value, KERNELS, "kernel")
+
+    @field_validator("dtype")
+    @classmethod
+    def _dtype(cls, value: str) -> str:
+        return _known(value, DTYPES, "dtype")
+
+    @field_validator("cache")
+    @classmethod
+    def _cache(cls, value: str) -> str:
+        return _known(value, CACHES, "cache")
 
     @field_validator("algorithm")
     @classmethod

@@ -8,10 +8,10 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, SingularCovarianceError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.dataset import Source
-from stream_gmm.pipeline.profile import Profile, profile
+from stream_gmm.pipeline.profile import Profile
 from stream_gmm.pipeline.progress import Listener, silent
 from stream_gmm.pipeline.settings import OnPass, Settings
-from stream_gmm.pipeline.sweep import explore, finished, fit_states, parse_grid, provenance_of
+from stream_gmm.pipeline.sweep import explore, finished, first_pass, fit_states, parse_grid, provenance_of
 
 
 def fit(
@@ -36,12 +36,9 @@ def fit(
     """
     ((k, name),) = parse_grid(n_components, covariance_type)
     _check_init(init, k, name, source)
-    found = profile(
-        source, executor,
-        sample_rows=settings.sample_rows, random_state=settings.random_state, listener=listener,
-    )  # fmt: skip
+    reading, found = first_pass(source, settings, executor, listener)
     start = init or _start(k, name, found, settings, executor, listener)
-    (state,), _ = fit_states([EMState(start)], source, found, settings, executor, listener, on_pass)
+    (state,), _ = fit_states([EMState(start)], reading, found, settings, executor, listener, on_pass)
     if state.outcome is Outcome.FAILED:
         raise SingularCovarianceError(state.reason)
     return finished(state, found, settings, provenance_of(source, found, settings))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gmm.core.density import Scaling
-from stream_gmm.core.moments import FULL, Array
+from stream_gmm.core.estep import moments_of
+from stream_gmm.core.moments import Array
 from stream_gmm.core.sampling import Sample, hash_rows
+from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.cache import NONE, kind_of
 from stream_gmm.io.chunks import KINDS, Chunk
 from stream_gmm.io.dataset import Leaf, Source
 from stream_gmm.pipeline.progress import Listener, Meter, silent
+from stream_gmm.pipeline.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Profile:
     high: Array
     moments: SuffStats
     sample: Sample
+    planned: str = NONE
+    """How the rows were meant to be kept for later passes."""
+    kept: int = 0
+    """Rows that are kept."""
 
     @property
     def used(self) -> int:
@@ -61,10 +68,10 @@ class Profile:
 
     @property
     def scaling(self) -> Scaling:
-        """The map that centres and scales the columns."""
+        """The map that centres, scales and decorrelates the columns."""
         # A variance that is nothing but rounding is that of a constant column.
-        constant = self.low == self.high
-        return Scaling.from_moments(self.mean, np.where(constant, 0.0, self.variances))
+        varies = (self.low < self.high).astype(np.float64)
+        return Scaling.from_moments(self.mean, self.moments.scatter[0] / self.moments.rows * np.outer(varies, varies))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -80,6 +87,11 @@ class Profile:
         constant = [c for c, same in zip(self.columns, self.low == self.high, strict=True) if same]
         if constant:
             out.append(f"columns {constant} are constant; they tell no component from another.")
+        if self.planned != NONE and self.kept < self.rows:
+            out.append(
+                f"only {self.kept} of {self.rows} rows are kept decoded ({self.planned}) for want of room; "
+                "the others are decoded in every pass."
+            )
         return tuple(out)
 
     def merge(self, other: Profile) -> Profile:
@@ -92,6 +104,8 @@ class Profile:
             np.maximum(self.high, other.high),
             self.moments.merge(other.moments),
             self.sample.merge(other.sample),
+            self.planned,
+            self.kept + other.kept,
         )
 
 
@@ -100,18 +114,7 @@ class _Options:
     columns: tuple[str, ...]
     sample_rows: int
     seed: int
-
-
-def _chunk_moments(rows: Array) -> SuffStats:
-    n, d = rows.shape
-    if not n:
-        return SuffStats.zero(1, d, FULL)
-    mean = rows.mean(axis=0)
-    centred = rows - mean
-    # The mean of a column far from zero is rounded; what is left over is put right here.
-    rest = centred.mean(axis=0)
-    scatter = centred.T @ centred - n * np.outer(rest, rest)
-    return SuffStats(float(n), 0.0, 0.0, 0.0, np.array([float(n)]), (mean + rest)[None], scatter[None], FULL)
+    planned: str
 
 
 def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
@@ -123,8 +126,9 @@ def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
         chunk.bad,
         rows.min(axis=0, initial=np.inf) if len(rows) else np.full(d, np.inf),
         rows.max(axis=0, initial=-np.inf) if len(rows) else np.full(d, -np.inf),
-        _chunk_moments(rows),
+        moments_of(rows),
         Sample.of(rows, hashes, options.sample_rows),
+        options.planned,
     )
 
 
@@ -138,11 +142,12 @@ def _profile_leaf(leaf: Leaf, options: _Options) -> Profile:
     out = _empty(options)
     for chunk in leaf.chunks():
         out = out.merge(_profile_chunk(chunk, options))
-    return out
+    return replace(out, kept=leaf.rows if kind_of(leaf) != NONE else 0)
 
 
 def profile(
     source: Source,
+    reading: Reading,
     executor: Executor,
     *,
     sample_rows: int = 50_000,
@@ -156,10 +161,11 @@ def profile(
     InputDataError
         If there is no usable row, or a value is missing and the policy is ``"error"``.
     """
-    leaves = source.leaves()
-    options = _Options(source.columns, sample_rows, random_state)
-    meter = Meter(listener, "profile", [leaf.rows for leaf in leaves])
-    out = executor.map_reduce(_profile_leaf, Profile.merge, leaves, shared=options, label="profile", on_done=meter)
+    options = _Options(source.columns, sample_rows, random_state, reading.planned)
+    meter = Meter(listener, "profile", list(reading.rows))
+    out = executor.map_reduce(
+        _profile_leaf, Profile.merge, reading.items, shared=options, label="profile", on_done=meter
+    )
     if not out.used:
         raise InputDataError(
             explain(

@@ -102,7 +102,7 @@ class SweepResult:
 
 _COLUMNS = (
     "n_parameters", "mean_loglik", "loglik", "bic", "aic", "icl", "entropy", "n_iter", "passes",
-    "smallest_weight", "smallest_variance",
+    "smallest_weight", "smallest_variance", "kernel",
 )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _figures(result: FitResult | None) -> dict[str, Any]:
     values = (
         c.n_parameters, result.lower_bound_, c.loglik, c.bic, c.aic, c.icl, c.entropy,
         result.n_iter_, result.passes, float(params.weights.min()),
-        float(np.linalg.eigvalsh(dense)[:, 0].min()),
+        float(np.linalg.eigvalsh(dense)[:, 0].min()), result.provenance.get("kernel_used"),
     )  # fmt: skip
     return dict(zip(_COLUMNS, values, strict=True))
 

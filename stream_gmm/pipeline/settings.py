@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream_gmm.core.em import EMState, Outcome, StopRule, advance, run_to_end
+from stream_gmm.core.routes import Preference
 from stream_gmm.core.stepwise import PowerDecay, StepwiseState, stepwise_step
 from stream_gmm.errors import ConfigError, did_you_mean
+from stream_gmm.io.dataset import Leaf, Source
 from stream_gmm.pipeline.passes import FullPass
+from stream_gmm.pipeline.reading import AUTO, CachePolicy
 
 OnPass = Callable[[Sequence[EMState]], None]
 
@@ -39,6 +42,16 @@ class Settings:
         Rows of the uniform sample on which fits are started.
     outlier_quantile
         Share of rows that the outlier threshold cuts off.
+    kernel
+        ``"auto"``: the fastest that holds the bound on rounding errors, for each candidate and step;
+        or one by name: ``"quadratic"``, ``"sphered"``, ``"whitened"``.
+    dtype
+        ``"float64"``; ``"float32"``: where its rounding error stays below 1e-3 nats a row.
+    cache
+        Where decoded rows stay after the first pass: ``"none"``, ``"memory"`` and ``"disk"`` (of the
+        workers), or ``"auto"``: memory for a little data, else disk.
+    cache_bytes
+        At most so many bytes are kept; None: a quarter of the workers' memory, or what the disk has.
     """
 
     algorithm: str = "em"
@@ -49,9 +62,14 @@ class Settings:
     random_state: int = 0
     sample_rows: int = 50_000
     outlier_quantile: float = 0.01
+    kernel: str = AUTO
+    dtype: str = "float64"
+    cache: str = AUTO
+    cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
         algorithm_named(self.algorithm)
+        _ = self.preference, self.cache_policy
         checks = (
             (self.n_init >= 1, "n_init must be at least 1"),
             (self.tol is None or self.tol >= 0.0, "tol must not be negative"),
@@ -70,12 +88,31 @@ class Settings:
         """The stop rule on the full data."""
         return StopRule(self.tol, self.max_passes)
 
+    @property
+    def preference(self) -> Preference:
+        """What is wanted of the kernels."""
+        return Preference(self.kernel, self.dtype)
+
+    @property
+    def cache_policy(self) -> CachePolicy:
+        """Where decoded rows stay."""
+        return CachePolicy(self.cache, self.cache_bytes)
+
+
+def _leaves(source: Source) -> Sequence[Leaf]:
+    return source.leaves()
+
+
+def _pieces(source: Source) -> Sequence[Leaf]:
+    return source.pieces()
+
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How starts are prepared on the sample, and how the full data is used."""
+    """How starts are prepared on the sample, what a task reads, and how the full data is used."""
 
     sample_steps: int
+    leaves: Callable[[Source], Sequence[Leaf]]
     run: Callable[[list[EMState], FullPass, Settings, OnPass], list[EMState]]
 
 
@@ -130,8 +167,8 @@ def _verdict(state: EMState, averages: list[float], tol: float, epochs: int) -> 
 
 
 ALGORITHMS = {
-    "em": Algorithm(1000, run_exact),
-    "minibatch": Algorithm(5, run_minibatch),
+    "em": Algorithm(1000, _leaves, run_exact),
+    "minibatch": Algorithm(5, _pieces, run_minibatch),
 }
 
 

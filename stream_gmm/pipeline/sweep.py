@@ -11,19 +11,22 @@ import numpy as np
 
 from stream_gmm.core.covariance import family_named
 from stream_gmm.core.criteria import CRITERIA, Criteria
-from stream_gmm.core.density import Scaling, compile_density
+from stream_gmm.core.density import compile_density
 from stream_gmm.core.em import EMState, Outcome
 from stream_gmm.core.estep import score_rows
 from stream_gmm.core.initialise import SampleFit, fit_sample
 from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.routes import choose_route
+from stream_gmm.core.scaling import Scaling
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.dataset import Source
 from stream_gmm.pipeline.passes import FullPass
 from stream_gmm.pipeline.profile import Profile, profile
 from stream_gmm.pipeline.progress import Listener, Meter, silent
+from stream_gmm.pipeline.reading import Reading, open_reading
 from stream_gmm.pipeline.selection import Candidate, SweepResult, choose
 from stream_gmm.pipeline.settings import OnPass, Settings, algorithm_named
 
@@ -90,6 +93,7 @@ def finished(state: EMState, found: Profile, settings: Settings, provenance: Map
     assert state.stats is not None
     assert state.outcome is not None
     warnings = list(found.warnings)
+    choice = choose_route(state.params, compile_density(state.params), found.scaling, settings.preference)
     if state.outcome is not Outcome.CONVERGED:
         warnings.append(f"{state.params.family.name}-{state.params.n_components}: {state.outcome.value}.")
     return FitResult(
@@ -103,7 +107,7 @@ def finished(state: EMState, found: Profile, settings: Settings, provenance: Map
         threshold=outlier_threshold(state.params, found.sample.rows, settings.outlier_quantile),
         outlier_quantile=settings.outlier_quantile,
         warnings=tuple(warnings),
-        provenance=provenance,
+        provenance={**provenance, "kernel_used": f"{choice.route} {choice.dtype}"},
     )
 
 
@@ -121,13 +125,28 @@ def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[st
         "reg_covar": settings.reg_covar,
         "random_state": settings.random_state,
         "sample_rows": len(found.sample.rows),
+        "kernel": settings.kernel,
+        "dtype": settings.dtype,
         "version": version("stream-gmm"),
     }
 
 
+def first_pass(
+    source: Source, settings: Settings, executor: Executor, listener: Listener = silent
+) -> tuple[Reading, Profile]:
+    """Read the data for the first time: keep what is to be kept, and profile it."""
+    leaves = algorithm_named(settings.algorithm).leaves(source)
+    reading = open_reading(source, leaves, executor, settings.cache_policy)
+    found = profile(
+        source, reading, executor,
+        sample_rows=settings.sample_rows, random_state=settings.random_state, listener=listener,
+    )  # fmt: skip
+    return reading, found
+
+
 def fit_states(
     states: list[EMState],
-    source: Source,
+    reading: Reading,
     found: Profile,
     settings: Settings,
     executor: Executor,
@@ -135,7 +154,7 @@ def fit_states(
     on_pass: OnPass = lambda _: None,
 ) -> tuple[list[EMState], int]:
     """Run candidates over the full data to their end; return them and the number of passes."""
-    full = FullPass(source, executor, found.scaling, listener)
+    full = FullPass.over(reading, found, executor, settings.preference, listener)
     run = algorithm_named(settings.algorithm).run
     return run(states, full, settings, on_pass), full.passes
 
@@ -186,13 +205,10 @@ def sweep(
             f"unknown criterion {criterion!r}{did_you_mean(criterion, CRITERIA)} Known: {', '.join(CRITERIA)}."
         )
     grid = parse_grid(n_components, covariance_type)
-    found = profile(
-        source, executor,
-        sample_rows=settings.sample_rows, random_state=settings.random_state, listener=listener,
-    )  # fmt: skip
+    reading, found = first_pass(source, settings, executor, listener)
     starts = explore(grid, found, settings, executor, listener)
     states = [EMState(s.params) for s in starts if s.params is not None]
-    ended, passes = fit_states(states, source, found, settings, executor, listener, on_pass)
+    ended, passes = fit_states(states, reading, found, settings, executor, listener, on_pass)
     provenance = provenance_of(source, found, settings)
     remaining = iter(ended)
     candidates = tuple(

@@ -11,11 +11,11 @@ from sklearn.mixture import GaussianMixture
 
 from stream_gmm.core.covariance import FAMILIES, family_named
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.density import Scaling
 from stream_gmm.core.em import EMState, Outcome, StopRule, advance, em_step, predicted_gain, run_to_end
 from stream_gmm.core.initialise import fit_sample, rows_estep
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import draw
+from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stepwise import PowerDecay, StepwiseState, stepwise_step
 from tests.oracles import rows_of, standardised
 from tests.strategies import families, mixtures, random_params, seeds
@@ -25,7 +25,7 @@ SKLEARN = ("full", "tied", "diag", "spherical")
 
 
 def _scaling(rows):
-    return Scaling.from_moments(rows.mean(0), rows.var(0))
+    return Scaling.of_rows(rows)
 
 
 def _sklearn_start(rows, name: str, k: int = 3, **options) -> GaussianMixture:

@@ -2,52 +2,60 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_gmm.core.covariance import family_named
-from stream_gmm.core.density import QUADRATIC, WHITENED, Scaling, compile_batch, compile_density
+from stream_gmm.core.density import compile_density
 from stream_gmm.core.estep import accumulate, merge_all, score_rows
+from stream_gmm.core.initialise import rows_estep
 from stream_gmm.core.kernels import exp_row
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import draw
+from stream_gmm.core.routes import QUADRATIC, SPHERED, WHITENED, Preference, compile_batch
+from stream_gmm.core.scaling import Scaling
 from tests.oracles import slow_stats, weighted_log_densities
-from tests.strategies import mixtures, random_params
+from tests.strategies import families, mixtures, random_params
 
-ROUTES = (QUADRATIC, WHITENED)
-
-
-def _scaling(rows):
-    return Scaling.from_moments(rows.mean(0), rows.var(0))
+KERNELS = (QUADRATIC, SPHERED, WHITENED)
 
 
-def _diagonal(params: MixtureParams, scatter):
-    return scatter if params.family.moments.cross else np.einsum("kjj->kj", scatter)
+def _estep(params, rows, kernel="auto", dtype="float64"):
+    (stats,) = rows_estep(rows, Scaling.of_rows(rows), Preference(kernel, dtype))([params])
+    return stats
+
+
+def _scatter(params: MixtureParams, matrices):
+    """The oracle's scatter (K, D, D) as the structure keeps it."""
+    kept = params.family.moments.condense(matrices)
+    return kept.sum(0, keepdims=True) if params.family.shared else kept
 
 
 def test_what_exp_cannot_tell_from_nothing_is_zero_and_not_subnormal():
-    e, scratch = np.array([-230.1, -1e5, -1e300]), np.zeros((4, 3))
-    exp_row(e, np.zeros(3), *scratch)
+    for dtype, low in (("float64", [-230.1, -1e5, -1e300]), ("float32", [-60.1, -1e5, -1e38])):
+        e = np.array(low, dtype)
+        exp_row(e, np.zeros(3, dtype), np.zeros(3, dtype))
 
-    np.testing.assert_array_equal(e, 0.0)
+        np.testing.assert_array_equal(e, 0.0)
 
 
 def test_exp_is_that_of_numpy_to_a_few_units_in_the_last_place(rng):
-    x = -np.append(rng.gamma(1.0, 40.0, size=5000), [0.0, 229.9])
-    x = x[x > -230.0]
-    e, scratch = x.copy(), np.zeros((4, len(x)))
-    exp_row(e, np.zeros_like(x), *scratch)
+    for dtype, lowest, rtol in (("float64", -230.0, 1e-15), ("float32", -60.0, 3e-7)):
+        x = -np.append(rng.gamma(1.0, 40.0, size=5000), [0.0, -lowest - 0.1]).astype(dtype)
+        x = x[x > lowest]
+        e, total = x.copy(), np.ones_like(x)
+        exp_row(e, np.zeros_like(x), total)
 
-    np.testing.assert_allclose(e, np.exp(x), rtol=1e-15)
-    np.testing.assert_allclose(scratch[3], x * np.exp(x), rtol=2e-15)
+        np.testing.assert_allclose(e, np.exp(x.astype(float)), rtol=rtol)
+        np.testing.assert_allclose(total, 1.0 + np.exp(x.astype(float)), rtol=rtol)
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@given(mixtures(), st.integers(1, 700))
-def test_statistics_are_those_of_the_slow_loop(route, mixture, n):
+@pytest.mark.parametrize("kernel", KERNELS)
+@given(mixtures(), st.integers(1, 900))
+def test_statistics_are_those_of_the_slow_loop(kernel, mixture, n):
     params, rng = mixture
     rows = np.vstack([draw(params, n, rng)[0], rng.normal(scale=4.0, size=(5, params.n_features))])
-    (stats,) = accumulate(compile_batch([params], _scaling(rows), route), rows)
+    stats = _estep(params, rows, kernel)
     expected = slow_stats(params.weights, params.means, params.dense_covariances, rows)
 
     size = np.abs(expected[5]).max()
@@ -57,12 +65,26 @@ def test_statistics_are_those_of_the_slow_loop(route, mixture, n):
     np.testing.assert_allclose(stats.weight, expected[3], rtol=1e-9, atol=1e-12)
     heavy = expected[3] > 1e-9
     np.testing.assert_allclose(stats.mean[heavy], expected[4][heavy], rtol=1e-7, atol=1e-8)
-    np.testing.assert_allclose(stats.scatter, _diagonal(params, expected[5]), rtol=1e-8, atol=1e-9 * size)
+    np.testing.assert_allclose(stats.scatter, _scatter(params, expected[5]), rtol=1e-8, atol=1e-9 * size)
 
 
-@given(mixtures(max_k=4), st.floats(-8, 8), st.floats(-6, 6))
-def test_the_chosen_route_holds_the_bound_far_from_the_origin(mixture, log_offset, log_scale):
-    """Offsets up to 1e8 standard deviations, scales from 1e-6 to 1e6: the guard must see to it."""
+@pytest.mark.parametrize("kernel", KERNELS)
+@given(mixtures(), st.integers(1, 900))
+def test_float32_statistics_are_those_of_the_slow_loop_to_its_bound(kernel, mixture, n):
+    params, rng = mixture
+    rows = draw(params, n, rng)[0]
+    stats = _estep(params, rows, kernel, "float32")
+    expected = slow_stats(params.weights, params.means, params.dense_covariances, rows)
+
+    assert stats.loglik == pytest.approx(expected[0], abs=1e-3 * n)
+    np.testing.assert_allclose(stats.weight, expected[3], atol=1e-3 * n)
+    size = np.abs(expected[5]).max()
+    np.testing.assert_allclose(stats.scatter, _scatter(params, expected[5]), rtol=1e-3, atol=3e-3 * size + 1e-3)
+
+
+@given(mixtures(max_k=4), st.floats(-8, 8), st.floats(-12, 12))
+def test_the_chosen_kernel_holds_the_bound_far_from_the_origin(mixture, log_offset, log_scale):
+    """Offsets up to 1e8 standard deviations, scales from 1e-12 to 1e12: the guard must see to it."""
     params, rng = mixture
     family, offset, scale = params.family, 10.0**log_offset, 10.0**log_scale
     moved = MixtureParams(
@@ -70,7 +92,7 @@ def test_the_chosen_route_holds_the_bound_far_from_the_origin(mixture, log_offse
     )
     rows = (draw(params, 300, rng)[0] + offset) * scale
     near = rows / scale - offset  # exactly what the rows hold, after rounding
-    (stats,) = accumulate(compile_batch([moved], _scaling(rows)), rows)
+    stats = _estep(moved, rows)
     expected = slow_stats(params.weights, params.means, params.dense_covariances, near)
 
     shift = -len(rows) * params.n_features * np.log(scale)
@@ -79,18 +101,25 @@ def test_the_chosen_route_holds_the_bound_far_from_the_origin(mixture, log_offse
     np.testing.assert_allclose(stats.weight, expected[3], rtol=1e-6, atol=300 * slack)
 
 
-def test_the_guard_refuses_the_quadratic_route_for_a_tiny_component_far_away():
-    family = family_named("full")
-    params = MixtureParams([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[1e-10]]], family)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 64), families)
+@settings(max_examples=25)
+def test_large_shapes_and_heavy_tails_against_the_slow_loop(seed, d, k, family):
+    rng = np.random.default_rng(seed)
+    params = random_params(rng, k, d, family)
+    rows = draw(params, 400, rng)[0]
+    rows = rows * rng.standard_t(2.0, size=(len(rows), 1)) ** 2
+    stats = _estep(params, rows)
+    expected = slow_stats(params.weights, params.means, params.dense_covariances, rows)
 
-    assert compile_batch([params], Scaling.identity(1)).routes == (WHITENED,)
-    wide = MixtureParams([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[1e-2]]], family)
-    assert compile_batch([wide], Scaling.identity(1)).routes == (QUADRATIC,)
+    assert stats.loglik == pytest.approx(expected[0], rel=1e-9, abs=1e-6)
+    np.testing.assert_allclose(stats.weight, expected[3], rtol=1e-9, atol=1e-7)
+    size = np.abs(expected[5]).max()
+    np.testing.assert_allclose(stats.scatter, _scatter(params, expected[5]), rtol=1e-7, atol=1e-9 * size)
 
 
 def test_many_candidates_in_one_batch_equal_each_alone(rng):
     rows = rng.normal(size=(3000, 4)) @ rng.normal(size=(4, 4))
-    scaling = _scaling(rows)
+    scaling = Scaling.of_rows(rows)
     names = ("full", "diag", "tied", "spherical", "tied_diag", "tied_spherical")
     candidates = [random_params(rng, k, 4, family_named(n)) for n in names for k in (1, 3, 7)]
     candidates.append(MixtureParams([0.5, 0.5], np.zeros((2, 4)), [1e-12, 1.0], family_named("spherical")))
@@ -106,7 +135,7 @@ def test_chunks_merge_to_the_whole(rng):
     params = random_params(rng, 4, 3, family_named("full"))
     params = MixtureParams(params.weights, params.means + 1e4, params.covariances, params.family)
     rows = draw(params, 5000, rng)[0]
-    batch = compile_batch([params], _scaling(rows))
+    batch = compile_batch([params], Scaling.of_rows(rows))
     whole = accumulate(batch, rows)[0]
     out = accumulate(batch, rows[:17])
     for lo, hi in ((17, 18), (18, 1042), (1042, 5000)):

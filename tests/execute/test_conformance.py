@@ -100,8 +100,50 @@ def test_every_item_is_reported_once(executor):
     assert sorted(seen) == list(range(9))
 
 
-def test_an_executor_knows_its_workers(executor):
+def test_an_executor_knows_its_workers_and_their_memory(executor):
     assert executor.n_workers >= 1
+    assert executor.memory_bytes > 100 << 20
+
+
+def _note(item, shared, scratch):
+    with open(os.path.join(scratch, f"kept-{item}"), "w") as file:
+        file.write(str(shared))
+    return [item, os.path.join(scratch, f"kept-{item}")]
+
+
+def _first(kept, shared):
+    return kept[0] + (shared or 0)
+
+
+def _content(kept, shared):
+    with open(kept[1]) as file:
+        return file.read()
+
+
+def test_kept_values_stay_and_are_items(executor):
+    handles = executor.keep(_note, list(range(9)), shared="there")
+
+    for _ in range(2):
+        assert executor.map(_first, handles, shared=10) == list(range(10, 19))
+    assert executor.map(_content, handles) == ["there"] * 9
+    assert executor.map_reduce(_first, _nested, handles) == SerialExecutor().map_reduce(_add, _nested, list(range(9)))
+
+
+def test_there_must_be_something_to_keep(executor):
+    with pytest.raises(ValueError, match="empty"):
+        executor.keep(_note, [])
+
+
+def test_what_a_dead_worker_kept_is_made_again():
+    from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+
+    with connect(ClusterSpec(n_workers=2)) as client:
+        client.wait_for_workers(2, timeout=60)
+        executor = DaskExecutor(client)
+        handles = executor.keep(_note, list(range(6)))
+        assert executor.map(_first, handles) == list(range(6))
+        os.kill(next(iter(client.run(os.getpid).values())), 9)
+        assert executor.map(_first, handles) == list(range(6))
 
 
 class TestConnect:

@@ -60,12 +60,25 @@ def test_dask_workers(data, expected, workers):
         assert _bits(data, DaskExecutor(client)) == expected
 
 
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_cache_modes(data, expected, executor, cache):
+    assert _bits(data, executor, cache=cache) == expected
+
+
+@pytest.mark.parametrize("kernel", ["quadratic", "sphered", "whitened"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_kernel_repeats_itself(data, kernel, dtype):
+    options = {"kernel": kernel, "dtype": dtype}
+
+    assert _bits(data, ThreadsExecutor(3), **options) == _bits(data, SerialExecutor(), **options)
+
+
 def test_minibatches_too(data):
     assert _bits(data, ThreadsExecutor(3), "minibatch") == _bits(data, SerialExecutor(), "minibatch")
 
 
 def _kill_one_worker(client, killed: list[int]) -> None:
-    """Send signal 9 to a worker process as soon as a pass has begun."""
+    """Send signal 9 to a worker process as soon as a pass has begun: what it kept is lost with it."""
     while not any(k for keys in client.processing().values() for k in keys if "e-step" in str(k)):
         time.sleep(0.005)
     pid = next(iter(client.run(os.getpid).values()))
@@ -73,7 +86,8 @@ def _kill_one_worker(client, killed: list[int]) -> None:
     killed.append(pid)
 
 
-def test_a_worker_killed_with_signal_9_during_a_pass(data, expected):
+@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+def test_a_worker_killed_with_signal_9_during_a_pass(data, expected, cache):
     with (
         connect(ClusterSpec(n_workers=2)) as client,
         connect(ClusterSpec(address=client.scheduler.address)) as watcher,
@@ -82,7 +96,7 @@ def test_a_worker_killed_with_signal_9_during_a_pass(data, expected):
         killed: list[int] = []
         killer = threading.Thread(target=_kill_one_worker, args=(watcher, killed))
         killer.start()
-        bits = _bits(data, DaskExecutor(client))
+        bits = _bits(data, DaskExecutor(client), cache=cache)
         killer.join(30)
 
     assert killed

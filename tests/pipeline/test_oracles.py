@@ -9,9 +9,9 @@ import pytest
 
 import stream_gmm as sg
 from stream_gmm.core.covariance import FAMILIES
-from stream_gmm.core.density import Scaling
 from stream_gmm.core.em import EMState, Outcome, StopRule, run_to_end
 from stream_gmm.core.initialise import rows_estep
+from stream_gmm.core.scaling import Scaling
 from tests.oracles import COLUMNS, DATA
 
 MCLUST = json.loads((DATA / "mclust.json").read_text())

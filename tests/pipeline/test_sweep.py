@@ -10,6 +10,7 @@ from stream_gmm.errors import ConfigError, InputDataError, NoAdmissibleModelErro
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.pipeline.profile import profile
 from stream_gmm.pipeline.progress import Progress
+from stream_gmm.pipeline.reading import CachePolicy, open_reading
 from tests.oracles import rows_of
 
 
@@ -137,8 +138,12 @@ def test_minibatch_sweeps_all_structures(data):
     assert (result.best.n_components, result.best.covariance_type) == (3, "full")
 
 
+def _reading(data):
+    return open_reading(data, data.leaves(), SerialExecutor(), CachePolicy())
+
+
 def test_the_profile_is_exact(data, rng):
-    found = profile(data, SerialExecutor(), sample_rows=1000)
+    found = profile(data, _reading(data), SerialExecutor(), sample_rows=1000)
     rows = np.concatenate([c.rows for leaf in data.leaves() for c in leaf.chunks()])
 
     np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-12)

@@ -1,0 +1,82 @@
+"""Fit the constants of ``stream_gmm/core/cost.py``: what a row costs each kernel, and how well the model says so.
+
+``python -m benchmarks.cost_model``: times every kernel over a grid of (D, K), fits non-negative constants to the
+relative errors, and prints them, to be put into the code by hand.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+from threadpoolctl import threadpool_limits
+
+from benchmarks.harness import report
+from benchmarks.pass_speed import mixture
+from stream_gmm.core import cost
+from stream_gmm.core.density import compile_density
+from stream_gmm.core.estep import accumulate
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.result import draw
+from stream_gmm.core.routes import QUADRATIC, SPHERED, WHITENED, Preference, choose_route, compile_batch
+from stream_gmm.core.scaling import Scaling
+
+SHAPES = ((2, 3), (4, 5), (8, 8), (8, 40), (10, 10), (16, 20), (24, 8), (30, 30), (40, 10), (60, 8), (80, 4))
+ROWS = 30_000
+NAMES = ("full", "diag", "spherical")
+HEADS = ("kernel", "type", "covariance", "D", "K", "measured, ns/row", "model, ns/row")
+
+
+def seconds(params: MixtureParams, rows: Any, preference: Preference) -> float:
+    """Return the median time of a pass over the rows."""
+    batch = compile_batch([params], Scaling.of_rows(rows), preference)
+    accumulate(batch, rows)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        accumulate(batch, rows)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def measure(d: int, k: int, name: str, kernel: str, dtype: str) -> tuple[tuple[float, ...], float, str]:
+    """Return the terms of the model, nanoseconds a row, and the kernel that was run."""
+    rng = np.random.default_rng(0)
+    params = mixture(rng, k, d, name)
+    rows = np.asfortranarray(draw(params, ROWS, rng)[0])
+    preference = Preference(kernel, dtype)
+    choice = choose_route(params, compile_density(params), Scaling.of_rows(rows), preference)
+    if choice.route == WHITENED:
+        terms = cost.whitened_terms(k, d, params.family.matrices)
+    else:
+        terms = cost.feature_terms(k, d, params.family.features.count(d), choice.route == SPHERED)
+    return terms, seconds(params, rows, preference) / ROWS * 1e9, choice.route
+
+
+def fit(cells: list[tuple[tuple[float, ...], float]]) -> Any:
+    """Return constants that make relative errors small."""
+    terms, times = np.array([c[0] for c in cells]), np.array([c[1] for c in cells])
+    return nnls(terms / times[:, None], np.ones(len(times)))[0]
+
+
+def main() -> None:
+    """Measure, fit, print."""
+    groups = {
+        ("float64", "features"): [(n, QUADRATIC, "float64") for n in NAMES] + [("full", SPHERED, "float64")],
+        ("float32", "features"): [(n, QUADRATIC, "float32") for n in NAMES],
+        ("float64", WHITENED): [(n, WHITENED, "float64") for n in ("full", "diag")],
+    }
+    table: list[tuple[Any, ...]] = []
+    with threadpool_limits(1):
+        for (dtype, kind), runs in groups.items():
+            cells = [(d, k, *run, *measure(d, k, *run)) for run in runs for d, k in SHAPES]
+            constants = fit([(c[5], c[6]) for c in cells])
+            print(kind, dtype, [f"{v:.3g}" for v in constants], flush=True)
+            table += [(c[7], dtype, c[2], c[0], c[1], c[6], float(np.dot(constants, c[5]))) for c in cells]
+    report("cost_model", HEADS, table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Data sets of the benchmarks: the demo generator's, written once below ``benchmarks/.data`` and kept."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from stream_gmm import demo
+from stream_gmm.core.params import MixtureParams
+
+FOLDER = Path(__file__).parent / ".data"
+
+
+def dataset(rows: int, columns: int, components: int, files: int = 8) -> Path:
+    """Return a folder of Parquet files drawn from a known mixture (``truth.gmm`` in it)."""
+    folder = FOLDER / f"{rows}x{columns}-{components}"
+    if not (folder / "truth.gmm").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        demo.write(folder, rows=rows, columns=columns, files=files, components=components)
+    return folder
+
+
+def truth(columns: int, components: int) -> MixtureParams:
+    """Return the mixture from which :func:`dataset` draws."""
+    return demo.truth(columns, components)

@@ -1,0 +1,111 @@
+"""A pass from Parquet on two threads, the first and the later ones, beside scikit-learn's iteration in memory.
+
+``python -m benchmarks.pass_parquet [--rows N] [--spark]``: 5 million rows x 8 columns, K = 8, full covariance. With
+``--spark`` (Java and pyspark at hand) also beside Spark ML's GaussianMixture on ``local[2]`` with its data cached.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import stream_gmm as sg
+from benchmarks.data import dataset, truth
+from benchmarks.harness import report
+from benchmarks.pass_speed import their_iteration
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.io.dataset import Dataset
+from stream_gmm.pipeline.passes import FullPass
+from stream_gmm.pipeline.reading import CachePolicy, open_reading
+from stream_gmm.pipeline.settings import Settings
+from stream_gmm.pipeline.sweep import first_pass
+
+COLUMNS, COMPONENTS, ROUNDS = 8, 8, 3
+HEADS = ("pass", "seconds", "M rows/s", "x scikit-learn", "x Spark ML")
+
+
+def timed(run: Callable[[], Any], rounds: int = ROUNDS) -> float:
+    """Return the median seconds of a few calls."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def first_and_later(data: Dataset, executor: Executor, cache: str) -> tuple[float, float]:
+    """Return the seconds of an E-step that decodes (and keeps, if told to), and of the later ones."""
+    params = truth(COLUMNS, COMPONENTS)
+    _, found = first_pass(data, Settings(cache="none", sample_rows=1000), executor)
+    firsts, laters = [], []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        reading = open_reading(data, data.leaves(), executor, CachePolicy(cache))
+        full = FullPass(reading, executor, found.scaling, found.moments)
+        full([params])
+        firsts.append(time.perf_counter() - start)
+        laters.append(timed(lambda full=full: full([params])))  # type: ignore[misc]
+    return statistics.median(firsts), statistics.median(laters)
+
+
+def spark_iteration(folder: Path) -> float:
+    """Return the seconds of one iteration of Spark ML on ``local[2]``: the slope over two numbers of iterations."""
+    from pyspark.ml.clustering import GaussianMixture
+    from pyspark.ml.feature import VectorAssembler
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.master("local[2]").config("spark.driver.memory", "12g")
+    spark = builder.config("spark.ui.enabled", "false").config("spark.driver.host", "127.0.0.1").getOrCreate()
+    columns = [f"x{j}" for j in range(COLUMNS)]
+    frame = VectorAssembler(inputCols=columns, outputCol="features").transform(
+        spark.read.parquet(*[str(p) for p in sorted(folder.glob("*.parquet"))])
+    )
+    frame = frame.select("features").cache()
+    frame.count()
+
+    def seconds(iterations: int) -> float:
+        model = GaussianMixture(k=COMPONENTS, maxIter=iterations, tol=0.0, seed=1)
+        start = time.perf_counter()
+        model.fit(frame)
+        return time.perf_counter() - start
+
+    seconds(1)
+    out = (seconds(4) - seconds(1)) / 3
+    spark.stop()
+    return out
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--spark", action="store_true")
+    options = parser.parse_args()
+    folder = dataset(options.rows, COLUMNS, COMPONENTS)
+    data = sg.open_dataset(folder, columns=[f"x{j}" for j in range(COLUMNS)])
+    executor = ThreadsExecutor(2)
+    spark = spark_iteration(folder) if options.spark else float("nan")
+    rows = np.concatenate([c.rows for leaf in data.leaves() for c in leaf.chunks()])
+    theirs = timed(their_iteration(truth(COLUMNS, COMPONENTS), rows), 2)
+    del rows
+    table = [("scikit-learn, in memory, BLAS threads as it likes", theirs), ("Spark ML, local[2], cached", spark)]
+    for cache in ("none", "memory", "disk"):
+        first, later = first_and_later(data, executor, cache)
+        table.append((f"ours from Parquet, first pass, cache {cache}", first))
+        table.append((f"ours, later passes, cache {cache}", later))
+    report(
+        "pass_parquet", HEADS,
+        [(name, s, options.rows / s / 1e6, theirs / s, spark / s) for name, s in table if s == s],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

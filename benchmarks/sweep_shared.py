@@ -1,0 +1,43 @@
+"""Forty candidates in one shared pass, against forty passes of one candidate each.
+
+``python -m benchmarks.sweep_shared``: four covariance structures x K = 1 ... 10, 8 columns, from Parquet on two
+threads, without a cache and with decoded rows in memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import stream_gmm as sg
+from benchmarks.data import dataset
+from benchmarks.harness import report
+from benchmarks.pass_parquet import timed
+from benchmarks.pass_speed import TYPES, mixture
+from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.pipeline.passes import FullPass
+from stream_gmm.pipeline.reading import CachePolicy, open_reading
+from stream_gmm.pipeline.settings import Settings
+from stream_gmm.pipeline.sweep import first_pass
+
+COLUMNS, ROWS = 8, 1_000_000
+HEADS = ("cache", "one pass of 40, s", "40 passes of one, s", "share", "longest single pass, s")
+
+
+def main() -> None:
+    """Measure and print."""
+    data = sg.open_dataset(dataset(ROWS, COLUMNS, 5), columns=[f"x{j}" for j in range(COLUMNS)])
+    candidates = [mixture(np.random.default_rng(k), k, COLUMNS, name) for name in TYPES for k in range(1, 11)]
+    executor, table = ThreadsExecutor(2), []
+    for cache in ("none", "memory"):
+        _, found = first_pass(data, Settings(cache="none", sample_rows=1000), executor)
+        reading = open_reading(data, data.leaves(), executor, CachePolicy(cache))
+        full = FullPass(reading, executor, found.scaling, found.moments)
+        full(candidates)
+        shared = timed(lambda full=full: full(candidates))  # type: ignore[misc]
+        alone = [timed(lambda full=full, c=c: full([c]), 1) for c in candidates]  # type: ignore[misc]
+        table.append((cache, shared, sum(alone), shared / sum(alone), max(alone)))
+    report("sweep_shared", HEADS, table)
+
+
+if __name__ == "__main__":
+    main()

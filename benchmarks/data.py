@@ -11,12 +11,15 @@ from stream_gmm.core.params import MixtureParams
 FOLDER = Path(__file__).parent / ".data"
 
 
-def dataset(rows: int, columns: int, components: int, files: int = 8) -> Path:
-    """Return a folder of Parquet files drawn from a known mixture (``truth.gmm`` in it)."""
-    folder = FOLDER / f"{rows}x{columns}-{components}"
+def dataset(rows: int, columns: int, components: int, files: int = 8, compression: str = "snappy") -> Path:
+    """Return a folder of Parquet files drawn from a known mixture (``truth.gmm`` in it).
+
+    Snappy is what Spark and pyarrow write unless told otherwise.
+    """
+    folder = FOLDER / f"{rows}x{columns}-{components}-{compression}"
     if not (folder / "truth.gmm").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        demo.write(folder, rows=rows, columns=columns, files=files, components=components)
+        demo.write(folder, rows=rows, columns=columns, files=files, components=components, compression=compression)
     return folder
 
 

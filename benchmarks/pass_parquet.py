@@ -1,6 +1,7 @@
 """A pass from Parquet on two threads, the first and the later ones, beside scikit-learn's iteration in memory.
 
-``python -m benchmarks.pass_parquet [--rows N] [--spark]``: 5 million rows x 8 columns, K = 8, full covariance. With
+``python -m benchmarks.pass_parquet [--rows N] [--compression CODEC] [--spark]``: 5 million rows x 8 columns, K = 8,
+full covariance. With
 ``--spark`` (Java and pyspark at hand) also beside Spark ML's GaussianMixture on ``local[2]`` with its data cached.
 """
 
@@ -87,9 +88,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--compression", default="snappy")
     parser.add_argument("--spark", action="store_true")
     options = parser.parse_args()
-    folder = dataset(options.rows, COLUMNS, COMPONENTS)
+    folder = dataset(options.rows, COLUMNS, COMPONENTS, compression=options.compression)
     data = sg.open_dataset(folder, columns=[f"x{j}" for j in range(COLUMNS)])
     executor = ThreadsExecutor(2)
     spark = spark_iteration(folder) if options.spark else float("nan")
@@ -102,7 +104,7 @@ def main() -> None:
         table.append((f"ours from Parquet, first pass, cache {cache}", first))
         table.append((f"ours, later passes, cache {cache}", later))
     report(
-        "pass_parquet", HEADS,
+        f"pass_parquet_{options.compression}", HEADS,
         [(name, s, options.rows / s / 1e6, theirs / s, spark / s) for name, s in table if s == s],
     )  # fmt: skip
 

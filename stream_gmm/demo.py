@@ -39,6 +39,7 @@ def write(
     files: int = 8,
     components: int = 5,
     seed: int = 7,
+    compression: str = "zstd",
 ) -> Path:
     """Write ``part-*.parquet`` with columns ``id``, ``x0`` ... and ``truth.gmm``.
 
@@ -57,13 +58,15 @@ def write(
     names = tuple(f"x{j}" for j in range(columns))
     bounds = np.linspace(0, rows, files + 1).astype(int)
     for number, (lo, hi) in enumerate(itertools.pairwise(bounds)):
-        _write_file(out / f"part-{number:03d}.parquet", params, names, int(lo), int(hi), seed)
+        _write_file(out / f"part-{number:03d}.parquet", params, names, int(lo), int(hi), seed, compression)
     return save_model(_as_result(params, names), out / "truth.gmm")
 
 
-def _write_file(path: Path, params: MixtureParams, names: tuple[str, ...], lo: int, hi: int, seed: int) -> None:
+def _write_file(
+    path: Path, params: MixtureParams, names: tuple[str, ...], lo: int, hi: int, seed: int, compression: str
+) -> None:
     schema = pa.schema([("id", pa.int64()), *((n, pa.float64()) for n in names)])
-    with pq.ParquetWriter(path, schema, use_dictionary=False, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, use_dictionary=False, compression=compression) as writer:
         for start in range(lo, hi, GROUP_ROWS):
             count = min(GROUP_ROWS, hi - start)
             rng = np.random.default_rng([seed, start])

@@ -188,7 +188,8 @@ def serve(config: str | None, cron: str | None, timezone: str, deployment: str, 
 @click.option("--files", default=8, show_default=True)
 @click.option("--components", default=5, show_default=True)
 @click.option("--seed", default=7, show_default=True)
-def demo_data(folder: str, **options: int) -> None:
+@click.option("--compression", default="zstd", show_default=True, help="Parquet codec")
+def demo_data(folder: str, **options: Any) -> None:
     """Write Parquet files drawn from a known mixture, and that mixture as truth.gmm."""
     from stream_gmm.demo import write
 

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import logsumexp
 
+from stream_gmm.core.batch import Batch, Stacked
 from stream_gmm.core.density import Density
 from stream_gmm.core.moments import FULL, Array
 from stream_gmm.core.params import MixtureParams
-from stream_gmm.core.routes import Batch
 from stream_gmm.core.stats import SuffStats
 
 CHUNK_ROWS = 65_536
 
+T = TypeVar("T", Stacked, SuffStats)
 
-def accumulate(batch: Batch, rows: Array) -> tuple[SuffStats, ...]:
-    """Return the statistics of every candidate for ``rows (N, D)`` of finite values.
 
-    Column-major rows are used without a copy. Those of candidates with linear features are to be
-    completed, once all rows are in (:func:`complete`).
+def accumulate(batch: Batch, rows: Array) -> tuple[Stacked, ...]:
+    """Return the statistics of every group of candidates for ``rows (N, D)`` of finite values.
+
+    Column-major rows are used without a copy. When all rows are in, :func:`finish` makes of them the
+    statistics of every candidate.
     """
     rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
-    out: dict[int, SuffStats] = {}
-    for group in batch.groups:
-        out.update(zip(group.index, group.accumulate(rows_t), strict=True))
-    return tuple(out[i] for i in range(batch.n_candidates))
+    return tuple(group.accumulate(rows_t) for group in batch.groups)
 
 
-def merge_all(left: Sequence[SuffStats], right: Sequence[SuffStats]) -> tuple[SuffStats, ...]:
-    """Merge the statistics of every candidate."""
+def merge_all(left: Sequence[T], right: Sequence[T]) -> tuple[T, ...]:
+    """Merge statistics one by one."""
     return tuple(a.merge(b) for a, b in zip(left, right, strict=True))
 
 
@@ -48,18 +48,20 @@ def moments_of(rows: Array) -> SuffStats:
     return SuffStats(float(n), 0.0, 0.0, 0.0, np.array([float(n)]), (mean + rest)[None], scatter[None], FULL)
 
 
-def complete(
-    candidates: Sequence[MixtureParams], stats: Sequence[SuffStats], everything: SuffStats, shift: Array
-) -> tuple[SuffStats, ...]:
-    """Complete the statistics of linear features from the moments of all their rows.
+def finish(
+    batch: Batch, candidates: Sequence[MixtureParams], stacked: Sequence[Stacked], everything: SuffStats, shift: Array
+) -> list[SuffStats]:
+    """Return the statistics of every candidate, once all rows are in.
 
-    With one covariance for all components, ``z' precision z`` is the same for all of them: its sum over the
-    rows, and the pooled scatter, follow from the scatter of all rows, which no step changes. ``shift`` is
-    the origin of the coordinates in which the features were taken.
+    Those of linear features are completed from the moments of all their rows, ``everything``. With one
+    covariance for all components, ``z' precision z`` is the same for all of them: its sum over the rows, and
+    the pooled scatter, follow from the scatter of all rows, which no step changes. ``shift`` is the origin of
+    the coordinates in which the features were taken.
     """
-    return tuple(
-        s if len(s.scatter) else _completed(p, s, everything, shift) for p, s in zip(candidates, stats, strict=True)
-    )
+    return [
+        s if len(s.scatter) else _completed(p, s, everything, shift)
+        for p, s in zip(candidates, batch.split(stacked), strict=True)
+    ]
 
 
 def _completed(params: MixtureParams, stats: SuffStats, everything: SuffStats, shift: Array) -> SuffStats:

@@ -12,13 +12,14 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_gmm.core.batch import compile_batch
 from stream_gmm.core.covariance import CovarianceFamily
 from stream_gmm.core.em import EMState, EStep, Outcome, StopRule, run_to_end
-from stream_gmm.core.estep import CHUNK_ROWS, accumulate, complete, merge_all, moments_of
+from stream_gmm.core.estep import CHUNK_ROWS, accumulate, finish, merge_all, moments_of
 from stream_gmm.core.moments import Array
 from stream_gmm.core.mstep import mstep
 from stream_gmm.core.params import MixtureParams
-from stream_gmm.core.routes import NO_PREFERENCE, Preference, compile_batch
+from stream_gmm.core.routes import NO_PREFERENCE, Preference
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
@@ -39,7 +40,7 @@ def rows_estep(rows: Array, scaling: Scaling, preference: Preference = NO_PREFER
     def estep(candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         batch = compile_batch(candidates, scaling, preference)
         out = reduce(merge_all, (accumulate(batch, chunk) for chunk in chunks))
-        return complete(candidates, out, everything, scaling.shift)
+        return finish(batch, candidates, out, everything, scaling.shift)
 
     return estep
 

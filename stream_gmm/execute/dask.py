@@ -24,7 +24,7 @@ from distributed.scheduler import KilledWorker
 from stream_gmm.errors import ClusterError, ConfigError, explain
 from stream_gmm.execute.protocol import I, OnDone, R, S, attempt, machine_memory, require_items
 from stream_gmm.execute.threads import available_cores
-from stream_gmm.execute.tree import fold, levels
+from stream_gmm.execute.tree import Folder, fold, levels, subtrees
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 _LOST = (KilledWorker, FutureCancelledError, FuturesCancelledError)
 _ROUNDS = 2
+# The scheduler needs 2 to 3 ms for a task: no more of them than keep all workers evenly busy.
+TASKS, TASKS_PER_SLOT = 64, 16
 
 
 def _hold(value: T) -> T:
@@ -41,6 +43,26 @@ def _hold(value: T) -> T:
 
 def _keep_here(fn: Callable[[I, Any, str], R], item: I, shared: Any) -> R:
     return fn(item, shared, get_worker().local_directory)
+
+
+def _fold_bunch(fn: Callable[[I, Any], S], merge: Callable[[S, S], S], bunch: Sequence[I], shared: Any) -> S:
+    """Fold a whole subtree in one task."""
+    folder = Folder(len(bunch), merge)
+    for index, item in enumerate(bunch):
+        folder.put(index, fn(item, shared))
+    return folder.result()
+
+
+def _tell_each(groups: Sequence[range], on_done: OnDone | None) -> OnDone | None:
+    """Return what reports every item of a group that is done."""
+    if on_done is None:
+        return None
+
+    def report(group: int) -> None:
+        for index in groups[group]:
+            on_done(index)
+
+    return report
 
 
 def _merge_group(merge: Callable[[S, S], S], values: Sequence[S]) -> S:
@@ -103,11 +125,14 @@ class DaskExecutor:
     ) -> S:
         """See :class:`~stream_gmm.execute.protocol.Executor`."""
         require_items(items)
+        groups = self._groups(items)
+        bunches = [[items[i] for i in g] for g in groups]
+        whole = _tell_each(groups, on_done)
 
         def once() -> S:
-            leaves = self._submit(fn, items, shared, label)
+            leaves = self._submit(partial(_fold_bunch, fn, merge), bunches, shared, label)
             root = self._reduce(merge, leaves)
-            _watch(leaves, on_done)
+            _watch(leaves, whole)
             out: S = root.result()
             return out
 
@@ -124,9 +149,16 @@ class DaskExecutor:
         )
         return out
 
+    def _groups(self, items: Sequence[Any]) -> list[range]:
+        """Return which items go into one task; kept values stay where they are, one to a task."""
+        if any(isinstance(i, Future) for i in items):
+            return subtrees(len(items), len(items))
+        return subtrees(len(items), max(TASKS, TASKS_PER_SLOT * self.n_workers))
+
     def _revive(self, items: Sequence[Any]) -> None:
         """Have kept values made again that were given up because workers died."""
-        failed = [i for i in items if isinstance(i, Future) and i.status in ("error", "lost")]
+        kept = [i for bunch in items for i in (bunch if isinstance(bunch, list) else [bunch])]
+        failed = [i for i in kept if isinstance(i, Future) and i.status in ("error", "lost")]
         if failed:
             self.client.retry(failed)
 

@@ -25,6 +25,17 @@ def levels(n: int, fan_in: int = FAN_IN) -> list[list[range]]:
     return out
 
 
+def subtrees(n: int, wanted: int, fan_in: int = FAN_IN) -> list[range]:
+    """Return whole subtrees, all of one depth: as few as there can be without being fewer than ``wanted``.
+
+    One task can fold a subtree by itself, and the tree, with all its bits, stays what it was.
+    """
+    width = 1
+    while width < n and -(-n // (width * fan_in)) >= wanted:
+        width *= fan_in
+    return [range(lo, min(lo + width, n)) for lo in range(0, n, width)]
+
+
 def fold(merge: Callable[[S, S], S], values: Sequence[S]) -> S:
     """Merge values from left to right."""
     return reduce(merge, values)

@@ -162,13 +162,14 @@ def _decode(
     batch: pa.RecordBatch, part: Part, first_row: int, columns: Sequence[str], missing: str, with_batch: bool
 ) -> Chunk:
     n, d = batch.num_rows, len(columns)
-    values = np.empty((d, n))
+    values, clean = np.empty((d, n)), True
     for j, name in enumerate(columns):
         values[j] = _to_float(batch.column(name), part, first_row, name)
+        # Any NaN or infinity makes the sum one; and the column is in the cache now.
+        clean = clean and bool(np.isfinite(values[j].sum()))
     bad = np.zeros((d, len(KINDS)), np.int64)
     attached = batch if with_batch else None
-    # One NaN or infinity anywhere makes its row's sum one, and no sum of finite values is NaN by itself.
-    if np.isfinite(values.sum(axis=1)).all():
+    if clean:
         return Chunk(values.T, n, part.file_index, first_row, None, bad, attached)
     finite = np.isfinite(values)
     if finite.all():

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_gmm.core.estep import accumulate, complete, merge_all, moments_of
+from stream_gmm.core.batch import Batch, Stacked, compile_batch
+from stream_gmm.core.estep import accumulate, finish, merge_all, moments_of
 from stream_gmm.core.moments import FULL
 from stream_gmm.core.params import MixtureParams
-from stream_gmm.core.routes import NO_PREFERENCE, WHITENED, Batch, Preference, compile_batch
+from stream_gmm.core.routes import NO_PREFERENCE, WHITENED, Preference
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.execute.protocol import Executor
@@ -19,31 +20,36 @@ from stream_gmm.pipeline.profile import Profile
 from stream_gmm.pipeline.progress import Listener, Meter, silent
 from stream_gmm.pipeline.reading import Reading
 
-Stats = tuple[SuffStats, ...]
-
 
 @dataclass(frozen=True)
 class _Shared:
-    """What every task of a pass needs: the candidates, and the statistics of no rows."""
+    """What every task of a pass needs."""
 
     batch: Batch
-    zeros: Stats
     with_moments: bool
-    """Also return the moments of the rows, as the last of the statistics."""
+    """Also take the moments of the rows."""
 
 
-def leaf_stats(leaf: Leaf, shared: _Shared) -> Stats:
-    """Return every candidate's statistics of the rows of one leaf."""
-    out = shared.zeros
+@dataclass(frozen=True)
+class PassStats:
+    """What a pass has gathered: statistics of every group of candidates, and moments of the rows if asked for."""
+
+    groups: tuple[Stacked, ...]
+    moments: SuffStats
+
+    def merge(self, other: PassStats) -> PassStats:
+        """Return what both have gathered."""
+        return PassStats(merge_all(self.groups, other.groups), self.moments.merge(other.moments))
+
+
+def leaf_stats(leaf: Leaf, shared: _Shared) -> PassStats:
+    """Return the statistics of the rows of one leaf."""
+    out = PassStats(tuple(Stacked.zero(1) for _ in shared.batch.groups), SuffStats.zero(1, 1, FULL))
     for chunk in leaf.chunks():
         if len(chunk.rows):
-            extra = (moments_of(chunk.rows),) if shared.with_moments else ()
-            out = merge_all(out, accumulate(shared.batch, chunk.rows) + extra)
+            moments = moments_of(chunk.rows) if shared.with_moments else out.moments
+            out = out.merge(PassStats(accumulate(shared.batch, chunk.rows), moments))
     return out
-
-
-def _zeros(candidates: Sequence[MixtureParams]) -> Stats:
-    return tuple(SuffStats.zero(p.n_components, p.n_features, p.family.moments) for p in candidates)
 
 
 @dataclass
@@ -75,17 +81,16 @@ class FullPass:
         self, index: Sequence[int], candidates: Sequence[MixtureParams], stage: str, moments: SuffStats | None
     ) -> Sequence[SuffStats]:
         batch = compile_batch(candidates, self.scaling, self.preference)
-        with_moments = batch.incomplete and moments is None
-        zero = (SuffStats.zero(1, candidates[0].n_features, FULL),) if with_moments else ()
+        shared = _Shared(batch, batch.incomplete and moments is None)
         rows = [self.reading.rows[i] for i in index]
         meter = Meter(self.listener, stage, rows, number=self.passes, live=len(candidates), note=_note(batch))
-        stats = self.executor.map_reduce(
-            leaf_stats, merge_all, [self.reading.items[i] for i in index],
-            shared=_Shared(batch, _zeros(candidates) + zero, with_moments), label="e-step", on_done=meter,
+        found = self.executor.map_reduce(
+            leaf_stats, PassStats.merge, [self.reading.items[i] for i in index],
+            shared=shared, label="e-step", on_done=meter,
         )  # fmt: skip
-        if with_moments:
-            stats, moments = stats[:-1], stats[-1]
-        return stats if moments is None else complete(candidates, stats, moments, self.scaling.shift)
+        if not found.groups[0].stats.rows:
+            return [SuffStats.zero(p.n_components, p.n_features, p.family.moments) for p in candidates]
+        return finish(batch, candidates, found.groups, moments or found.moments, self.scaling.shift)
 
     def batches(self, batch_rows: int, rng: np.random.Generator) -> list[list[int]]:
         """Return mini-batches: leaves in random order, collected up to ``batch_rows`` rows."""

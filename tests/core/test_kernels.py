@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_gmm.core.batch import compile_batch
 from stream_gmm.core.covariance import family_named
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.estep import accumulate, merge_all, score_rows
@@ -12,7 +13,7 @@ from stream_gmm.core.initialise import rows_estep
 from stream_gmm.core.kernels import exp_row
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import draw
-from stream_gmm.core.routes import QUADRATIC, SPHERED, WHITENED, Preference, compile_batch
+from stream_gmm.core.routes import QUADRATIC, SPHERED, WHITENED, Preference
 from stream_gmm.core.scaling import Scaling
 from tests.oracles import slow_stats, weighted_log_densities
 from tests.strategies import families, mixtures, random_params
@@ -123,27 +124,31 @@ def test_many_candidates_in_one_batch_equal_each_alone(rng):
     names = ("full", "diag", "tied", "spherical", "tied_diag", "tied_spherical")
     candidates = [random_params(rng, k, 4, family_named(n)) for n in names for k in (1, 3, 7)]
     candidates.append(MixtureParams([0.5, 0.5], np.zeros((2, 4)), [1e-12, 1.0], family_named("spherical")))
-    together = accumulate(compile_batch(candidates, scaling), rows)
+    together = rows_estep(rows, scaling)(candidates)
 
     for params, stats in zip(candidates, together, strict=True):
-        (alone,) = accumulate(compile_batch([params], scaling), rows)
+        (alone,) = rows_estep(rows, scaling)([params])
         assert stats.loglik == pytest.approx(alone.loglik, rel=1e-12)
+        assert stats.entropy == pytest.approx(alone.entropy, rel=1e-9, abs=1e-9)
+        assert stats.moments is params.family.moments
         np.testing.assert_allclose(stats.scatter, alone.scatter, rtol=1e-9, atol=1e-9)
 
 
-def test_chunks_merge_to_the_whole(rng):
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_chunks_merge_to_the_whole(kernel, rng):
     params = random_params(rng, 4, 3, family_named("full"))
     params = MixtureParams(params.weights, params.means + 1e4, params.covariances, params.family)
     rows = draw(params, 5000, rng)[0]
-    batch = compile_batch([params], Scaling.of_rows(rows))
-    whole = accumulate(batch, rows)[0]
+    batch = compile_batch([params], Scaling.of_rows(rows), Preference(kernel))
+    (whole,) = batch.split(accumulate(batch, rows))
     out = accumulate(batch, rows[:17])
     for lo, hi in ((17, 18), (18, 1042), (1042, 5000)):
         out = merge_all(out, accumulate(batch, rows[lo:hi]))
+    (merged,) = batch.split(out)
 
-    np.testing.assert_allclose(out[0].scatter, whole.scatter, rtol=1e-9, atol=1e-9)
-    assert out[0].loglik == pytest.approx(whole.loglik, rel=1e-12)
-    assert out[0].rows == 5000
+    np.testing.assert_allclose(merged.scatter, whole.scatter, rtol=1e-9, atol=1e-9)
+    assert merged.loglik == pytest.approx(whole.loglik, rel=1e-12)
+    assert merged.rows == 5000
 
 
 @given(mixtures())

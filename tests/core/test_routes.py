@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_gmm.core.batch import compile_batch
 from stream_gmm.core.covariance import family_named
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.kernels import LINEAR, complete_features
@@ -19,7 +20,6 @@ from stream_gmm.core.routes import (
     Preference,
     _coordinates,
     choose_route,
-    compile_batch,
     rounding_error,
 )  # fmt: skip
 from stream_gmm.core.scaling import Scaling

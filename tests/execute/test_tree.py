@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gmm.execute.tree import Folder, fold, levels
+from stream_gmm.execute.tree import Folder, fold, levels, subtrees
 
 
 @given(st.integers(1, 700), st.integers(2, 16), st.randoms(use_true_random=False))
@@ -52,3 +53,22 @@ def test_a_folder_keeps_no_more_than_the_open_groups():
 
 def test_fold_goes_from_left_to_right():
     assert fold(lambda a, b: f"({a}{b})", ["a", "b", "c"]) == "((ab)c)"
+
+
+@pytest.mark.parametrize("n", [1, 7, 64, 65, 513, 700])
+@pytest.mark.parametrize("wanted", [1, 5, 64])
+def test_subtrees_cover_all_and_keep_the_tree(n, wanted):
+    groups = subtrees(n, wanted)
+    assert [i for g in groups for i in g] == list(range(n))
+    assert len(groups) >= min(n, wanted)
+
+    def nested(a, b):
+        return f"({a} {b})"
+
+    def folded(values):
+        folder = Folder(len(values), nested)
+        for index, value in enumerate(values):
+            folder.put(index, value)
+        return folder.result()
+
+    assert folded([folded(list(g)) for g in groups]) == folded(list(range(n)))

@@ -34,6 +34,8 @@ pytest: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.pass_speed
+	$(BIN)/python -m benchmarks.pass_parquet
+	$(BIN)/python -m benchmarks.sweep_shared
 
 clean:
 	rm -rf .venv demo runs

@@ -10,8 +10,7 @@ import numpy as np
 
 import stream_gmm as sg
 from benchmarks.data import dataset
-from benchmarks.harness import report
-from benchmarks.pass_parquet import timed
+from benchmarks.harness import in_turn, report
 from benchmarks.pass_speed import TYPES, mixture
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.passes import FullPass
@@ -20,7 +19,7 @@ from stream_gmm.pipeline.settings import Settings
 from stream_gmm.pipeline.sweep import first_pass
 
 COLUMNS, ROWS = 8, 1_000_000
-HEADS = ("cache", "one pass of 40, s", "40 passes of one, s", "share", "longest single pass, s")
+HEADS = ("cache", "one pass of 40, s", "40 passes of one, s", "share")
 
 
 def main() -> None:
@@ -32,10 +31,16 @@ def main() -> None:
         _, found = first_pass(data, Settings(cache="none", sample_rows=1000), executor)
         reading = open_reading(data, data.leaves(), executor, CachePolicy(cache))
         full = FullPass(reading, executor, found.scaling, found.moments)
-        full(candidates)
-        shared = timed(lambda full=full: full(candidates))  # type: ignore[misc]
-        alone = [timed(lambda full=full, c=c: full([c]), 1) for c in candidates]  # type: ignore[misc]
-        table.append((cache, shared, sum(alone), shared / sum(alone), max(alone)))
+
+        def together(full: FullPass = full) -> None:
+            full(candidates)
+
+        def one_by_one(full: FullPass = full) -> None:
+            for candidate in candidates:
+                full([candidate])
+
+        times = in_turn({"shared": together, "alone": one_by_one}, rounds=5)
+        table.append((cache, times["shared"], times["alone"], times["shared"] / times["alone"]))
     report("sweep_shared", HEADS, table)
 
 

@@ -19,6 +19,7 @@ _SHOWN = (
     "bic",
     "aic",
     "icl",
+    "heldout",
     "delta",
     "n_iter",
     "outcome",

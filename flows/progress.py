@@ -34,4 +34,4 @@ class PrefectProgress:
 
     def finish(self) -> None:
         """Say that the stage is done."""
-        update_progress_artifact(self._artifact, progress=100.0)
+        update_progress_artifact(self._artifact, progress=100.0, description="done")

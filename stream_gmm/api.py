@@ -50,6 +50,7 @@ def fit(
     random_state: int = 0,
     sample_rows: int = 50_000,
     outlier_quantile: float = 0.01,
+    holdout: float = 0.0,
     kernel: str = "auto",
     dtype: str = "float64",
     cache: str = "auto",
@@ -86,6 +87,9 @@ def fit(
         Rows of the uniform sample.
     outlier_quantile
         The outlier threshold is this quantile of the sample's log-density.
+    holdout
+        Share of the rows that no fit uses (by a hash of file and row); their mean log-likelihood is
+        ``criteria.heldout``.
     kernel
         ``"auto"``: for each step the fastest kernel that holds the bound on rounding errors; or one by
         name: ``"quadratic"``, ``"sphered"``, ``"whitened"``.
@@ -116,7 +120,7 @@ def fit(
     """
     settings = Settings(
         algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
-        kernel, dtype, cache, cache_bytes,
+        holdout, kernel, dtype, cache, cache_bytes,
     )  # fmt: skip
     start = init.params if isinstance(init, FitResult) else init
     return _fit.fit(
@@ -139,6 +143,7 @@ def sweep(
     random_state: int = 0,
     sample_rows: int = 50_000,
     outlier_quantile: float = 0.01,
+    holdout: float = 0.0,
     kernel: str = "auto",
     dtype: str = "float64",
     cache: str = "auto",
@@ -148,7 +153,7 @@ def sweep(
 ) -> SweepResult:
     """Fit every combination of K and covariance structure in shared passes, and choose one.
 
-    ``criterion`` is ``"bic"``, ``"aic"`` or ``"icl"``; the other parameters are those of :func:`fit`.
+    ``criterion`` is ``"bic"``, ``"aic"``, ``"icl"`` or ``"heldout"``; the other parameters are those of :func:`fit`.
 
     Returns
     -------
@@ -163,7 +168,7 @@ def sweep(
     """
     settings = Settings(
         algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
-        kernel, dtype, cache, cache_bytes,
+        holdout, kernel, dtype, cache, cache_bytes,
     )  # fmt: skip
     return _sweep.sweep(
         as_source(data), n_components, covariance_type, settings, executor_for(client),

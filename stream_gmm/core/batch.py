@@ -161,6 +161,10 @@ def _whitened_diagonal(density: Density, rows_t: Array, offsets: NDArray[np.int6
     return sums, expected, weight, density.means + a / density.whitener, scatter
 
 
+def _is_linear(group: Group) -> bool:
+    return isinstance(group, FeatureGroup) and group.features.order == kernels.LINEAR
+
+
 @dataclass(frozen=True)
 class Batch:
     """All the candidates of one pass. The only thing about them that travels to the workers."""
@@ -177,7 +181,18 @@ class Batch:
     @property
     def incomplete(self) -> bool:
         """True if some statistics are to be completed from the second moment of all rows."""
-        return any(isinstance(g, FeatureGroup) and g.features.order == kernels.LINEAR for g in self.groups)
+        return any(_is_linear(g) for g in self.groups)
+
+    def linear(self, candidate: int) -> bool:
+        """Return True if a candidate takes linear features."""
+        return any(candidate in g.stack.index for g in self.groups if _is_linear(g))
+
+    def in_order(self, values: Sequence[Array]) -> list[float]:
+        """Return values of the candidates of each group ``(C,)`` in the order of the candidates."""
+        out: dict[int, float] = {}
+        for group, own in zip(self.groups, values, strict=True):
+            out.update(zip(group.stack.index, own.tolist(), strict=True))
+        return [out[i] for i in range(len(self.choices))]
 
     def split(self, stacked: Sequence[Stacked]) -> list[SuffStats]:
         """Return the statistics of each candidate, in order."""

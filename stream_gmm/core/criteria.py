@@ -1,4 +1,4 @@
-"""Model-selection criteria from what a pass already gives. Smaller is better for all of them."""
+"""Model-selection criteria from what a pass already gives. ``CRITERIA`` says how: smaller is better for all."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ class Criteria:
     n_rows: float
     entropy: float
     log_max: float
+    heldout_loglik: float = 0.0
+    heldout_rows: float = 0.0
 
     @classmethod
     def from_stats(cls, stats: SuffStats, n_parameters: int) -> Criteria:
         """Return the criteria of the parameters at which ``stats`` were taken."""
-        return cls(stats.loglik, n_parameters, stats.rows, stats.entropy, stats.log_max)
+        return cls(
+            stats.loglik, n_parameters, stats.rows, stats.entropy, stats.log_max,
+            stats.heldout_loglik, stats.heldout_rows,
+        )  # fmt: skip
 
     @property
     def bic(self) -> float:
@@ -40,9 +45,16 @@ class Criteria:
         """``BIC - 2 sum_n ln max_k r_nk``, mclust's form of Biernacki et al. (2000)."""
         return self.bic - 2.0 * self.log_max
 
+    @property
+    def heldout(self) -> float:
+        """Mean log-likelihood of the rows held out, nats per row: larger is better; NaN without such rows."""
+        return self.heldout_loglik / self.heldout_rows if self.heldout_rows else float("nan")
 
+
+HELDOUT = "heldout"
 CRITERIA: Mapping[str, Callable[[Criteria], float]] = {
     "bic": lambda c: c.bic,
     "aic": lambda c: c.aic,
     "icl": lambda c: c.icl,
+    HELDOUT: lambda c: -c.heldout,
 }

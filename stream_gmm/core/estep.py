@@ -65,15 +65,35 @@ def finish(
 
 
 def _completed(params: MixtureParams, stats: SuffStats, everything: SuffStats, shift: Array) -> SuffStats:
+    delta = stats.mean - everything.mean[0]
+    pooled = everything.scatter[0] - (stats.weight * delta.T) @ delta
+    loglik = stats.loglik + _common(params, everything, shift)
+    return replace(stats, loglik=loglik, scatter=params.family.moments.condense(pooled[None]))
+
+
+def _common(params: MixtureParams, rows: SuffStats, shift: Array) -> float:
+    """Return the sum of ``-z' precision z / 2`` over rows of these moments, of a shared covariance."""
     family, (k, d) = params.family, params.means.shape
-    total, centre, n = everything.scatter[0], everything.mean[0], everything.rows
-    delta = stats.mean - centre
-    pooled = total - (stats.weight * delta.T) @ delta
-    about_shift = total + n * np.outer(centre - shift, centre - shift)
+    off = rows.mean[0] - shift
+    about_shift = rows.scatter[0] + rows.rows * np.outer(off, off)
     whitener = np.array(family.expand(params.precisions_cholesky, k, d)[0])
     whitener = whitener if family.matrices else np.diag(whitener)
-    common = float(np.sum(whitener * (about_shift @ whitener)))
-    return replace(stats, loglik=stats.loglik - 0.5 * common, scatter=family.moments.condense(pooled[None]))
+    return -0.5 * float(np.sum(whitener * (about_shift @ whitener)))
+
+
+def with_heldout(
+    batch: Batch, candidates: Sequence[MixtureParams], stats: Sequence[SuffStats],
+    sums: Sequence[Array], heldout: SuffStats, shift: Array,
+) -> list[SuffStats]:  # fmt: skip
+    """Return the statistics with the log-likelihood of the rows held out.
+
+    ``sums`` holds that of the candidates of each group ``(C,)``, ``heldout`` the moments of those rows.
+    """
+    out = []
+    for i, (params, own, value) in enumerate(zip(candidates, stats, batch.in_order(sums), strict=True)):
+        loglik = value + (_common(params, heldout, shift) if batch.linear(i) else 0.0)
+        out.append(replace(own, heldout_rows=heldout.rows, heldout_loglik=loglik))
+    return out
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,7 @@ def _without(stats: SuffStats, starving: NDArray[np.bool_]) -> SuffStats:
         return stats
     scatter = np.array(stats.scatter)
     scatter[starving] = 0.0
-    return SuffStats(
-        stats.rows, stats.loglik, stats.entropy, stats.log_max,
-        stats.weight, stats.mean, scatter, stats.moments,
-    )  # fmt: skip
+    return replace(stats, scatter=scatter)
 
 
 def _positive_definite(params: MixtureParams, stats: SuffStats) -> tuple[MixtureParams, bool]:

@@ -15,6 +15,8 @@ from stream_gmm.core.moments import Array
 
 Hashes = NDArray[np.uint64]
 
+_HOLDOUT_STREAM = 0x5DEECE66D
+
 
 def _mix(values: Hashes) -> Hashes:
     """Finalise splitmix64 (Steele, Lea & Flood 2014)."""
@@ -30,6 +32,22 @@ def hash_rows(seed: int, file: int, rows: NDArray[np.int64]) -> Hashes:
         key = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + golden)
         key = _mix(key ^ (np.uint64(file + 1) * golden))
         return _mix(key + (rows.astype(np.uint64) + np.uint64(1)) * golden)
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Which rows no fit may use: those whose hash of (seed, file, row) is among the lowest ``share``.
+
+    The same rows in every pass, for any chunking; independent of the sample.
+    """
+
+    share: float = 0.0
+    seed: int = 0
+
+    def mask(self, file: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return True for the rows of a file that are held out ``(n,)``."""
+        limit = np.uint64(min(int(self.share * 2.0**64), 2**64 - 1))
+        return hash_rows(self.seed + _HOLDOUT_STREAM, file, rows) < limit
 
 
 @dataclass(frozen=True)

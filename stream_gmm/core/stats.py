@@ -35,6 +35,9 @@ class SuffStats:
     mean: Array
     scatter: Array
     moments: Moments
+    heldout_rows: float = 0.0
+    heldout_loglik: float = 0.0
+    """Rows that no fit uses, and the sum of their log-densities."""
 
     @classmethod
     def zero(cls, n_components: int, n_features: int, moments: Moments) -> SuffStats:
@@ -67,6 +70,8 @@ class SuffStats:
             self._merged_mean(other, weight, share, delta),
             self._merged_scatter(other, coupling, delta),
             self.moments,
+            self.heldout_rows + other.heldout_rows,
+            self.heldout_loglik + other.heldout_loglik,
         )
 
     def _merged_scatter(self, other: SuffStats, coupling: Array, delta: Array) -> Array:
@@ -100,6 +105,8 @@ class SuffStats:
             self.mean,
             self.scatter * factor,
             self.moments,
+            self.heldout_rows * factor,
+            self.heldout_loglik * factor,
         )
 
     @property

@@ -33,7 +33,7 @@ T = TypeVar("T")
 _LOST = (KilledWorker, FutureCancelledError, FuturesCancelledError)
 _ROUNDS = 2
 # The scheduler needs 2 to 3 ms for a task: no more of them than keep all workers evenly busy.
-TASKS, TASKS_PER_SLOT = 64, 16
+TASKS_PER_SLOT = 16
 
 
 def _hold(value: T) -> T:
@@ -153,7 +153,7 @@ class DaskExecutor:
         """Return which items go into one task; kept values stay where they are, one to a task."""
         if any(isinstance(i, Future) for i in items):
             return subtrees(len(items), len(items))
-        return subtrees(len(items), max(TASKS, TASKS_PER_SLOT * self.n_workers))
+        return subtrees(len(items), TASKS_PER_SLOT * self.n_workers)
 
     def _revive(self, items: Sequence[Any]) -> None:
         """Have kept values made again that were given up because workers died."""

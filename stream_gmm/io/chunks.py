@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stream_gmm.core.estep import CHUNK_ROWS
 from stream_gmm.core.moments import Array
+from stream_gmm.core.sampling import Holdout
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.files import check_unchanged, is_uri, open_parquet, redact
 
@@ -46,6 +47,16 @@ class Chunk:
         """Row numbers in the file of the usable rows."""
         numbers = np.arange(self.first_row, self.first_row + self.size)
         return numbers if self.keep is None else numbers[self.keep]
+
+
+def split(chunk: Chunk, holdout: Holdout) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Return the rows to fit, the rows held out, and the numbers of the former; all column-major."""
+    numbers = chunk.row_numbers
+    if not holdout.share:
+        return chunk.rows, chunk.rows[:0], numbers
+    out = holdout.mask(chunk.file_index, numbers)
+    values = chunk.rows.T
+    return values[:, ~out].T, values[:, out].T, numbers[~out]
 
 
 def array_chunks(values: Array, first_row: int) -> Iterator[Chunk]:

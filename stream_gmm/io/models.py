@@ -67,7 +67,15 @@ def _header(result: FitResult) -> dict[str, Any]:
         "n_iter": result.n_iter,
         "threshold": repr(result.threshold),
         "outlier_quantile": result.outlier_quantile,
-        "criteria": [c.loglik, c.n_parameters, c.n_rows, c.entropy, c.log_max],
+        "criteria": [
+            c.loglik,
+            c.n_parameters,
+            c.n_rows,
+            c.entropy,
+            c.log_max,
+            c.heldout_loglik,
+            c.heldout_rows,
+        ],
         "warnings": list(result.warnings),
         "provenance": dict(result.provenance),
     }

@@ -55,7 +55,7 @@ class SweepConfig(_Section):
     covariance_type: list[str] = Field(
         ["spherical", "diag", "tied", "full"], min_length=1, description="Covariance structures"
     )
-    criterion: str = Field("bic", description="What chooses: bic, aic or icl")
+    criterion: str = Field("bic", description="What chooses: bic, aic, icl or heldout")
 
     @field_validator("n_components", mode="before")
     @classmethod
@@ -113,6 +113,7 @@ class EMConfig(_Section):
     reg_covar: float = Field(1e-6, ge=0.0, description="Added to the diagonals of the covariances")
     random_state: int = Field(0, ge=0, description="Seed")
     sample_rows: int = Field(50_000, ge=1, description="Rows of the uniform sample")
+    holdout: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the rows held out of every fit, to judge by")
     kernel: str = Field(AUTO, description="auto (the fastest that is exact enough), quadratic, sphered or whitened")
     dtype: str = Field("float64", description="float64, or float32 where its error stays below 1e-3 nats a row")
     cache: str = Field(AUTO, description="Where decoded rows stay after the first pass: auto, none, memory or disk")

@@ -8,17 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_gmm.core.batch import Batch, Stacked, compile_batch
-from stream_gmm.core.estep import accumulate, finish, merge_all, moments_of
-from stream_gmm.core.moments import FULL
+from stream_gmm.core.estep import accumulate, finish, merge_all, moments_of, with_heldout
+from stream_gmm.core.moments import FULL, Array
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.routes import NO_PREFERENCE, WHITENED, Preference
+from stream_gmm.core.sampling import Holdout
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.chunks import split
 from stream_gmm.io.dataset import Leaf
 from stream_gmm.pipeline.profile import Profile
 from stream_gmm.pipeline.progress import Listener, Meter, silent
 from stream_gmm.pipeline.reading import Reading
+
+NO_HOLDOUT = Holdout()
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class _Shared:
     batch: Batch
     with_moments: bool
     """Also take the moments of the rows."""
+    holdout: Holdout
 
 
 @dataclass(frozen=True)
@@ -36,19 +41,27 @@ class PassStats:
 
     groups: tuple[Stacked, ...]
     moments: SuffStats
+    heldout: tuple[Array, ...]
+    """Log-likelihood of the rows held out, for the candidates of each group."""
 
     def merge(self, other: PassStats) -> PassStats:
         """Return what both have gathered."""
-        return PassStats(merge_all(self.groups, other.groups), self.moments.merge(other.moments))
+        heldout = tuple(a + b for a, b in zip(self.heldout, other.heldout, strict=True))
+        return PassStats(merge_all(self.groups, other.groups), self.moments.merge(other.moments), heldout)
 
 
 def leaf_stats(leaf: Leaf, shared: _Shared) -> PassStats:
     """Return the statistics of the rows of one leaf."""
-    out = PassStats(tuple(Stacked.zero(1) for _ in shared.batch.groups), SuffStats.zero(1, 1, FULL))
+    batch, no_moments = shared.batch, SuffStats.zero(1, 1, FULL)
+    no_groups = tuple(Stacked.zero(1) for _ in batch.groups)
+    no_sums = tuple(np.zeros(len(g.stack.index)) for g in batch.groups)
+    out = PassStats(no_groups, no_moments, no_sums)
     for chunk in leaf.chunks():
-        if len(chunk.rows):
-            moments = moments_of(chunk.rows) if shared.with_moments else out.moments
-            out = out.merge(PassStats(accumulate(shared.batch, chunk.rows), moments))
+        rows, heldout, _ = split(chunk, shared.holdout)
+        groups = accumulate(batch, rows) if len(rows) else no_groups
+        moments = moments_of(rows) if shared.with_moments else no_moments
+        sums = tuple(s.sums[:, 0] for s in accumulate(batch, heldout)) if len(heldout) else no_sums
+        out = out.merge(PassStats(groups, moments, sums))
     return out
 
 
@@ -60,17 +73,26 @@ class FullPass:
     executor: Executor
     scaling: Scaling
     moments: SuffStats
-    """Weight, mean and scatter of all usable rows."""
+    """Weight, mean and scatter of all rows to fit."""
+    heldout: SuffStats | None = None
+    """Those of the rows held out."""
+    holdout: Holdout = NO_HOLDOUT
     preference: Preference = NO_PREFERENCE
     listener: Listener = silent
     passes: int = 0
 
     @classmethod
     def over(
-        cls, reading: Reading, found: Profile, executor: Executor, preference: Preference, listener: Listener
+        cls,
+        reading: Reading,
+        found: Profile,
+        executor: Executor,
+        holdout: Holdout = NO_HOLDOUT,
+        preference: Preference = NO_PREFERENCE,
+        listener: Listener = silent,
     ) -> FullPass:
         """Return the E-step over a data set that was profiled."""
-        return cls(reading, executor, found.scaling, found.moments, preference, listener)
+        return cls(reading, executor, found.scaling, found.moments, found.heldout, holdout, preference, listener)
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Read the data once."""
@@ -81,7 +103,7 @@ class FullPass:
         self, index: Sequence[int], candidates: Sequence[MixtureParams], stage: str, moments: SuffStats | None
     ) -> Sequence[SuffStats]:
         batch = compile_batch(candidates, self.scaling, self.preference)
-        shared = _Shared(batch, batch.incomplete and moments is None)
+        shared = _Shared(batch, batch.incomplete and moments is None, self.holdout)
         rows = [self.reading.rows[i] for i in index]
         meter = Meter(self.listener, stage, rows, number=self.passes, live=len(candidates), note=_note(batch))
         found = self.executor.map_reduce(
@@ -90,7 +112,11 @@ class FullPass:
         )  # fmt: skip
         if not found.groups[0].stats.rows:
             return [SuffStats.zero(p.n_components, p.n_features, p.family.moments) for p in candidates]
-        return finish(batch, candidates, found.groups, moments or found.moments, self.scaling.shift)
+        shift = self.scaling.shift
+        stats = finish(batch, candidates, found.groups, moments or found.moments, shift)
+        if moments is None or self.heldout is None or not self.heldout.rows:
+            return stats
+        return with_heldout(batch, candidates, stats, found.heldout, self.heldout, shift)
 
     def batches(self, batch_rows: int, rng: np.random.Generator) -> list[list[int]]:
         """Return mini-batches: leaves in random order, collected up to ``batch_rows`` rows."""

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from stream_gmm.core.estep import moments_of
 from stream_gmm.core.moments import Array
-from stream_gmm.core.sampling import Sample, hash_rows
+from stream_gmm.core.sampling import Holdout, Sample, hash_rows
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.cache import NONE, kind_of
-from stream_gmm.io.chunks import KINDS, Chunk
+from stream_gmm.io.chunks import KINDS, Chunk, split
 from stream_gmm.io.dataset import Leaf, Source
 from stream_gmm.pipeline.progress import Listener, Meter, silent
 from stream_gmm.pipeline.reading import Reading
@@ -35,6 +35,8 @@ class Profile:
     low: Array
     high: Array
     moments: SuffStats
+    heldout: SuffStats
+    """Moments of the rows that no fit uses."""
     sample: Sample
     planned: str = NONE
     """How the rows were meant to be kept for later passes."""
@@ -43,13 +45,13 @@ class Profile:
 
     @property
     def used(self) -> int:
-        """Rows without a missing value."""
+        """Rows to fit: without a missing value, and not held out."""
         return int(self.moments.rows)
 
     @property
     def dropped(self) -> int:
         """Rows left out by the policy for missing values."""
-        return self.rows - self.used
+        return self.rows - self.used - int(self.heldout.rows)
 
     @property
     def complete(self) -> bool:
@@ -103,6 +105,7 @@ class Profile:
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
             self.moments.merge(other.moments),
+            self.heldout.merge(other.heldout),
             self.sample.merge(other.sample),
             self.planned,
             self.kept + other.kept,
@@ -115,11 +118,13 @@ class _Options:
     sample_rows: int
     seed: int
     planned: str
+    holdout: Holdout
 
 
 def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
-    rows, d = chunk.rows, len(options.columns)
-    hashes = hash_rows(options.seed, chunk.file_index, chunk.row_numbers)
+    d = len(options.columns)
+    rows, heldout, numbers = split(chunk, options.holdout)
+    hashes = hash_rows(options.seed, chunk.file_index, numbers)
     return Profile(
         options.columns,
         chunk.size,
@@ -127,6 +132,7 @@ def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
         rows.min(axis=0, initial=np.inf) if len(rows) else np.full(d, np.inf),
         rows.max(axis=0, initial=-np.inf) if len(rows) else np.full(d, -np.inf),
         moments_of(rows),
+        moments_of(heldout),
         Sample.of(rows, hashes, options.sample_rows),
         options.planned,
     )
@@ -152,6 +158,7 @@ def profile(
     *,
     sample_rows: int = 50_000,
     random_state: int = 0,
+    holdout: float = 0.0,
     listener: Listener = silent,
 ) -> Profile:
     """Read a data set once.
@@ -161,7 +168,8 @@ def profile(
     InputDataError
         If there is no usable row, or a value is missing and the policy is ``"error"``.
     """
-    options = _Options(source.columns, sample_rows, random_state, reading.planned)
+    held_out = Holdout(holdout, random_state)
+    options = _Options(source.columns, sample_rows, random_state, reading.planned, held_out)
     meter = Meter(listener, "profile", list(reading.rows))
     out = executor.map_reduce(
         _profile_leaf, Profile.merge, reading.items, shared=options, label="profile", on_done=meter

@@ -101,7 +101,7 @@ class SweepResult:
 
 
 _COLUMNS = (
-    "n_parameters", "mean_loglik", "loglik", "bic", "aic", "icl", "entropy", "n_iter", "passes",
+    "n_parameters", "mean_loglik", "loglik", "bic", "aic", "icl", "heldout", "entropy", "n_iter", "passes",
     "smallest_weight", "smallest_variance", "kernel",
 )  # fmt: skip
 
@@ -112,7 +112,8 @@ def _figures(result: FitResult | None) -> dict[str, Any]:
     c, params = result.criteria, result.params
     dense = params.dense_covariances
     values = (
-        c.n_parameters, result.lower_bound_, c.loglik, c.bic, c.aic, c.icl, c.entropy,
+        c.n_parameters, result.lower_bound_, c.loglik, c.bic, c.aic, c.icl,
+        c.heldout if c.heldout_rows else None, c.entropy,
         result.n_iter_, result.passes, float(params.weights.min()),
         float(np.linalg.eigvalsh(dense)[:, 0].min()), result.provenance.get("kernel_used"),
     )  # fmt: skip

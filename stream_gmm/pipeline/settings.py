@@ -42,6 +42,8 @@ class Settings:
         Rows of the uniform sample on which fits are started.
     outlier_quantile
         Share of rows that the outlier threshold cuts off.
+    holdout
+        Share of the rows that no fit uses; their log-likelihood is reported for every candidate.
     kernel
         ``"auto"``: the fastest that holds the bound on rounding errors, for each candidate and step;
         or one by name: ``"quadratic"``, ``"sphered"``, ``"whitened"``.
@@ -62,6 +64,7 @@ class Settings:
     random_state: int = 0
     sample_rows: int = 50_000
     outlier_quantile: float = 0.01
+    holdout: float = 0.0
     kernel: str = AUTO
     dtype: str = "float64"
     cache: str = AUTO
@@ -78,6 +81,7 @@ class Settings:
             (self.random_state >= 0, "random_state must not be negative"),
             (self.sample_rows >= 1, "sample_rows must be at least 1"),
             (0.0 <= self.outlier_quantile < 1.0, "outlier_quantile must lie in [0, 1)"),
+            (0.0 <= self.holdout < 1.0, "holdout must lie in [0, 1)"),
         )
         wrong = [message for ok, message in checks if not ok]
         if wrong:

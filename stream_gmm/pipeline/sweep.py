@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.covariance import family_named
-from stream_gmm.core.criteria import CRITERIA, Criteria
+from stream_gmm.core.criteria import CRITERIA, HELDOUT, Criteria
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.em import EMState, Outcome
 from stream_gmm.core.estep import score_rows
@@ -19,6 +19,7 @@ from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.routes import choose_route
+from stream_gmm.core.sampling import Holdout
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
 from stream_gmm.execute.protocol import Executor
@@ -125,6 +126,7 @@ def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[st
         "reg_covar": settings.reg_covar,
         "random_state": settings.random_state,
         "sample_rows": len(found.sample.rows),
+        "holdout": settings.holdout,
         "kernel": settings.kernel,
         "dtype": settings.dtype,
         "version": version("stream-gmm"),
@@ -139,7 +141,8 @@ def first_pass(
     reading = open_reading(source, leaves, executor, settings.cache_policy)
     found = profile(
         source, reading, executor,
-        sample_rows=settings.sample_rows, random_state=settings.random_state, listener=listener,
+        sample_rows=settings.sample_rows, random_state=settings.random_state, holdout=settings.holdout,
+        listener=listener,
     )  # fmt: skip
     return reading, found
 
@@ -154,7 +157,8 @@ def fit_states(
     on_pass: OnPass = lambda _: None,
 ) -> tuple[list[EMState], int]:
     """Run candidates over the full data to their end; return them and the number of passes."""
-    full = FullPass.over(reading, found, executor, settings.preference, listener)
+    holdout = Holdout(settings.holdout, settings.random_state)
+    full = FullPass.over(reading, found, executor, holdout, settings.preference, listener)
     run = algorithm_named(settings.algorithm).run
     return run(states, full, settings, on_pass), full.passes
 
@@ -204,6 +208,8 @@ def sweep(
         raise ConfigError(
             f"unknown criterion {criterion!r}{did_you_mean(criterion, CRITERIA)} Known: {', '.join(CRITERIA)}."
         )
+    if criterion == HELDOUT and not settings.holdout:
+        raise ConfigError("the criterion 'heldout' needs rows held out: set holdout, such as 0.1.")
     grid = parse_grid(n_components, covariance_type)
     reading, found = first_pass(source, settings, executor, listener)
     starts = explore(grid, found, settings, executor, listener)

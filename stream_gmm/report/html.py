@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from stream_gmm.core.criteria import HELDOUT
 from stream_gmm.core.matching import match
 from stream_gmm.core.moments import Array
 from stream_gmm.core.result import FitResult
@@ -31,6 +32,8 @@ COLUMNS = (
     ("EM steps", "n_iter", "{}"),
     ("passes", "passes", "{}"),
     ("smallest weight", "smallest_weight", "{:.4f}"),
+    ("held-out per row", "heldout", "{:.6f}"),
+    ("kernel", "kernel", "{}"),
     ("outcome", "outcome", "{}"),
     ("reason", "reason", "{}"),
 )
@@ -109,7 +112,7 @@ def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]
     out = [
         ("rows used", f"{record['data']['used']:,}"),
         ("log-likelihood per row", f"{model.lower_bound_:.4f}"),
-        (record["criterion"].upper(), f"{getattr(model.criteria, record['criterion']):,.1f}"),
+        (record["criterion"].upper(), _criterion_value(record, model)),
         ("converged", "yes" if model.converged_ else "no"),
         ("EM steps on the full data", str(model.n_iter_)),
         ("reads of the data, whole sweep", str(record["passes"])),
@@ -121,18 +124,25 @@ def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]
     return out
 
 
+def _criterion_value(record: Mapping[str, Any], model: FitResult) -> str:
+    value = getattr(model.criteria, record["criterion"])
+    return f"{value:.4f}" if record["criterion"] == HELDOUT else f"{value:,.1f}"
+
+
 def _verdict(record: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str:
     name = record["criterion"]
-    usable = [r for r in table if r[name] is not None and r["outcome"] in ("CONVERGED", "MAX_PASSES")]
-    ranked = sorted(usable, key=lambda r: r[name])
+    usable = [r for r in table if r["delta"] is not None and r["outcome"] in ("CONVERGED", "MAX_PASSES")]
+    ranked = sorted(usable, key=lambda r: r["delta"])
     if len(ranked) < 2:
         return f"{record['chosen']} is the only candidate that could be chosen."
-    lead = ranked[1][name] - ranked[0][name]
+    chosen, second, lead = record["chosen"], ranked[1]["candidate"], ranked[1]["delta"]
+    if name == HELDOUT:
+        return f"{chosen} gives the rows held out the highest likelihood; {second} is {lead:.3g} nats per row lower."
+    text = f"{chosen} has the lowest {name.upper()}; the next best, {second}, is {lead:,.1f} higher"
+    if name != "bic":
+        return f"{text}."
     strength = "weak" if lead < 2 else "positive" if lead < 6 else "strong" if lead < 10 else "very strong"
-    return (
-        f"{record['chosen']} has the lowest {name.upper()}; the next best, {ranked[1]['candidate']}, is "
-        f"{lead:,.1f} higher: {strength} evidence on the scale of Kass and Raftery (1995)."
-    )
+    return f"{text}: {strength} evidence on the scale of Kass and Raftery (1995)."
 
 
 def _format(value: Any, form: str) -> str:

@@ -152,3 +152,17 @@ def test_repeating_every_row_gives_the_same_model():
     for other in models[1:]:
         np.testing.assert_allclose(other.means, models[0].means, rtol=1e-9)
         np.testing.assert_allclose(other.covariances, models[0].covariances, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"])
+def test_an_offset_of_1e8_with_a_spread_of_1e_3(name):
+    """scikit-learn fails here for diag, tied and spherical: raw second moments have no digit left."""
+    rng = np.random.default_rng(0)
+    near = np.concatenate([rng.normal(-4e-3, 1e-3, size=(3000, 2)), rng.normal(4e-3, 1e-3, size=(3000, 2))])
+    near = (near + 1e8) - 1e8  # what is left of the digits at that offset
+    far, close = (sg.fit(x, 2, name, reg_covar=0.0, n_init=3) for x in (near + 1e8, near))
+
+    assert far.converged_
+    np.testing.assert_allclose(far.means_ - 1e8, close.means_, atol=1e-6)
+    # A mean is rounded at this offset by 1e-5 of a standard deviation, and the covariances with it.
+    np.testing.assert_allclose(far.covariances_, close.covariances_, rtol=1e-3, atol=2e-10)

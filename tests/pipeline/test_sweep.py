@@ -6,8 +6,10 @@ import pytest
 import stream_gmm as sg
 from stream_gmm.core.covariance import FAMILIES
 from stream_gmm.core.em import Outcome
+from stream_gmm.core.sampling import Holdout
 from stream_gmm.errors import ConfigError, InputDataError, NoAdmissibleModelError, SingularCovarianceError
 from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.io.chunks import split
 from stream_gmm.pipeline.profile import profile
 from stream_gmm.pipeline.progress import Progress
 from stream_gmm.pipeline.reading import CachePolicy, open_reading
@@ -169,3 +171,44 @@ def test_progress_is_told(data):
     assert last.finished
     assert last.rows_per_second > 0
     assert last.live >= 1
+
+
+class TestHoldout:
+    """Rows that no fit uses, and the likelihood that every candidate gives them."""
+
+    @pytest.mark.parametrize("kernel", ["auto", "whitened"])
+    def test_the_held_out_likelihood_is_that_of_the_rows_held_out(self, data, kernel):
+        names = ["full", "diag", "spherical", "tied", "tied_diag", "tied_spherical"]
+        result = sg.sweep(data, [1, 3], names, holdout=0.2, kernel=kernel, max_passes=3)
+        holdout = Holdout(0.2)
+        chunks = [split(c, holdout) for leaf in data.leaves() for c in leaf.chunks()]
+        kept, out = np.concatenate([c[0] for c in chunks]), np.concatenate([c[1] for c in chunks])
+
+        assert len(out) == pytest.approx(0.2 * data.num_rows, rel=0.05)
+        for candidate in result.candidates:
+            model = candidate.result
+            assert model is not None
+            assert model.criteria.heldout_rows == len(out)
+            assert model.criteria.n_rows == len(kept)
+            assert model.criteria.heldout == pytest.approx(model.score(out), rel=1e-9)
+            assert model.lower_bound_ == pytest.approx(model.score(kept), rel=1e-9)
+
+    def test_it_can_choose(self, data):
+        result = sg.sweep(data, [1, 2, 3, 4], "full", criterion="heldout", holdout=0.2)
+        rows = result.table.to_pylist()
+
+        assert max(rows, key=lambda r: r["heldout"])["chosen"]
+        assert all(r["delta"] >= 0.0 for r in rows)
+
+    def test_without_rows_held_out_it_cannot(self, data):
+        with pytest.raises(ConfigError, match="set holdout"):
+            sg.sweep(data, [1, 2], "full", criterion="heldout")
+
+    def test_the_same_rows_for_any_chunking_and_seed_by_seed(self):
+        rows = np.arange(10_000)
+        whole = Holdout(0.3, 5).mask(2, rows)
+
+        assert whole.mean() == pytest.approx(0.3, abs=0.02)
+        np.testing.assert_array_equal(np.concatenate([Holdout(0.3, 5).mask(2, r) for r in np.split(rows, 5)]), whole)
+        assert (Holdout(0.3, 6).mask(2, rows) != whole).any()
+        assert not Holdout(0.0).mask(2, rows).any()

@@ -1,9 +1,9 @@
 """What Dask and Prefect cost beside the work: tiny passes, a ten-second pass, and a simulated large cluster.
 
-``python -m benchmarks.overhead``. Three tables: seconds of a pass of tasks that do nothing, and what went over the
-network; the same long pass on threads of one process, and on Dask with progress in Prefect; a cost model of the
-reduce, checked against real runs with 1, 2 and 4 worker processes, and its forecast for 10,000 parts on 1,000
-workers.
+``python -m benchmarks.overhead [--short]``. Three tables (``--short``: the first two): seconds of a pass of tasks
+that do nothing, and what went over the network; a cost model of the reduce, checked against real runs with 1, 2 and
+4 worker processes, and its forecast for 10,000 parts on up to 1,000 workers; the same long pass on threads of one
+process, and on Dask with progress in Prefect.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import logging
 import pickle
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ from benchmarks.data import dataset
 from benchmarks.harness import report
 from benchmarks.pass_parquet import timed
 from benchmarks.pass_speed import TYPES, mixture
-from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+from stream_gmm.execute.dask import TASKS_PER_SLOT, ClusterSpec, DaskExecutor, connect
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.execute.tree import FAN_IN, levels
+from stream_gmm.execute.tree import FAN_IN, levels, subtrees
 from stream_gmm.pipeline.passes import FullPass
 from stream_gmm.pipeline.progress import Listener, silent
 from stream_gmm.pipeline.settings import Settings
@@ -70,7 +71,8 @@ def tiny_passes(executor: DaskExecutor) -> list[tuple[Any, ...]]:
         run()
         traffic = psutil.net_io_counters(pernic=True)["lo"].bytes_sent - before
         seconds = timed(run, 5)
-        tasks = 1 + n + sum(len(level) for level in levels(n))
+        groups = len(subtrees(n, TASKS_PER_SLOT * executor.n_workers))
+        tasks = 1 + groups + sum(len(level) for level in levels(groups))
         rows.append((n, tasks, seconds * 1e3, seconds * 1e3 / (60 + n), len(pickle.dumps(shared)), traffic))
     return rows
 
@@ -86,8 +88,10 @@ def long_pass(listener_for: Callable[[], Listener]) -> list[tuple[Any, ...]]:
         reading = first_pass(data, Settings(cache="memory", cache_bytes=1 << 40, sample_rows=1000), executor)[0]
         full = FullPass(reading, executor, found.scaling, found.moments, listener=listener)
         full(candidates)
-        return timed(lambda: full(candidates))
+        return timed(lambda: full(candidates), 2)
 
+    with connect(ClusterSpec(n_workers=1)) as client:
+        one = seconds(DaskExecutor(client), silent)
     with connect(ClusterSpec(n_workers=2)) as client:
         client.wait_for_workers(2, timeout=60)
         plain = seconds(DaskExecutor(client), silent)
@@ -95,6 +99,7 @@ def long_pass(listener_for: Callable[[], Listener]) -> list[tuple[Any, ...]]:
     threads = seconds(ThreadsExecutor(2), silent)
     return [
         (f"{len(candidates)} candidates, 5 M rows, two threads of one process", threads, 1.0),
+        ("one Dask worker", one, one / threads),
         ("two Dask workers", plain, plain / threads),
         ("two Dask workers, progress in Prefect", told, told / threads),
     ]
@@ -118,13 +123,13 @@ class Costs:
         """Return the seconds of a map-reduce of n leaves, by simulation of scheduler and workers."""
         free = [(0.0, w) for w in range(workers)]
         done, scheduler = [], self.start
-        for _ in range(n):
+        for group in subtrees(n, TASKS_PER_SLOT * workers):
             scheduler += self.task
             at, w = heapq.heappop(free)
-            end = max(at, scheduler) + self.leaf
+            end = max(at, scheduler) + self.leaf * len(group)
             heapq.heappush(free, (end, w))
             done.append(end)
-        for level in levels(n):
+        for level in levels(len(done)):
             done = [
                 max(done[i] for i in g)
                 + self.task
@@ -158,7 +163,7 @@ def reduce_model(costs: Costs) -> list[tuple[Any, ...]]:
         rows += [(n, workers, SLEEP, real(n, workers), costs.simulate(n, workers, size)) for n in (16, 64)]
     for leaf in (0.3, 10.0):
         remote = Costs(costs.start, costs.task, 0.01, 1e9, leaf)
-        rows += [(10_000, w, leaf, float("nan"), remote.simulate(10_000, w, size)) for w in (16, 100, 1000)]
+        rows += [(10_000, w, leaf, "", remote.simulate(10_000, w, size)) for w in (16, 100, 1000)]
     return rows
 
 
@@ -177,6 +182,9 @@ def main() -> None:
     costs = fitted(tiny)
     print(f"\nfan-in {FAN_IN}; {costs}\n")
     report("overhead_model", ("leaves", "workers", "leaf, s", "measured, s", "model, s"), reduce_model(costs))
+
+    if "--short" in sys.argv:
+        return
 
     @flow
     def measured() -> list[tuple[Any, ...]]:

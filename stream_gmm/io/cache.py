@@ -53,7 +53,9 @@ class DiskLeaf:
     path: str
     size: int
     frames: tuple[Chunk, ...]
-    """The chunks, without their rows: ``rows`` has the right shape and no memory behind it."""
+    """The chunks, without their rows: ``rows`` is ``(0, D)``."""
+    counts: tuple[int, ...]
+    """Rows of each chunk in the file."""
     source: Leaf
     kind: str = DISK
 
@@ -73,8 +75,8 @@ class DiskLeaf:
     def _mapped(self) -> Iterator[Chunk]:
         start = 0
         with open(self.path, "rb") as file:
-            for frame in self.frames:
-                n, d = frame.rows.shape
+            for frame, n in zip(self.frames, self.counts, strict=True):
+                d = frame.rows.shape[1]
                 size = _aligned(8 * n * d)
                 if not size:
                     yield frame
@@ -110,7 +112,7 @@ def _on_disk(leaf: Leaf, scratch: str) -> Leaf:
     try:
         handle, path = tempfile.mkstemp(prefix="stream-gmm-", suffix=".rows", dir=scratch)
         with open(handle, "wb") as file:
-            frames = tuple(_put(c, file, scratch) for c in leaf.chunks())
+            put = [_put(c, file, scratch) for c in leaf.chunks()]
             size = file.tell()
     except _NoSpace as error:
         log.warning("the scratch folder %s has no room, rows will be decoded in every pass: %s", scratch, error)
@@ -121,7 +123,7 @@ def _on_disk(leaf: Leaf, scratch: str) -> Leaf:
         with contextlib.suppress(OSError):
             os.unlink(path)
         raise
-    kept = DiskLeaf(path, size, frames, leaf)
+    kept = DiskLeaf(path, size, tuple(f for f, _ in put), tuple(n for _, n in put), leaf)
     weakref.finalize(kept, _remove, path, os.getpid())
     return kept
 
@@ -130,7 +132,7 @@ class _NoSpace(Exception):
     """The scratch folder is full, or cannot be written."""
 
 
-def _put(chunk: Chunk, file: Any, scratch: str) -> Chunk:
+def _put(chunk: Chunk, file: Any, scratch: str) -> tuple[Chunk, int]:
     values = np.ascontiguousarray(chunk.rows.T)
     try:
         if shutil.disk_usage(scratch).free < values.nbytes + RESERVE:
@@ -139,8 +141,7 @@ def _put(chunk: Chunk, file: Any, scratch: str) -> Chunk:
         file.write(bytes(_aligned(values.nbytes) - values.nbytes))
     except OSError as error:
         raise _NoSpace(str(error)) from error
-    shape_only = np.broadcast_to(np.float64(0.0), chunk.rows.shape)
-    return replace(chunk, rows=shape_only, batch=None)
+    return replace(chunk, rows=np.empty((0, chunk.rows.shape[1])), batch=None), len(chunk.rows)
 
 
 def _remove(path: str, owner: int) -> None:

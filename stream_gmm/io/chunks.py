@@ -108,7 +108,8 @@ def _where(part: Part, row: int) -> str:
 def _batches(parquet: pq.ParquetFile, part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
     groups = list(part.row_groups)
     try:
-        yield from parquet.iter_batches(CHUNK_ROWS, row_groups=groups, columns=columns, use_threads=False)
+        for run in _runs(part):
+            yield from parquet.iter_batches(CHUNK_ROWS, row_groups=run, columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         if is_uri(part.path) and isinstance(error, OSError):
             # May be the network: the executor tries again.
@@ -121,6 +122,17 @@ def _batches(parquet: pq.ParquetFile, part: Part, columns: list[str]) -> Iterato
                 remedy="restore the file, or leave it out with data.exclude",
             )
         ) from error
+
+
+def _runs(part: Part) -> Iterator[list[int]]:
+    """Return row groups to be read together: as many small ones as make a chunk; memory grows with a run."""
+    run, rows = [part.row_groups[0]], part.group_rows[0]
+    for group, size in zip(part.row_groups[1:], part.group_rows[1:], strict=True):
+        if rows + size > CHUNK_ROWS:
+            yield run
+            run, rows = [], 0
+        run, rows = [*run, group], rows + size
+    yield run
 
 
 def _culprit(part: Part, columns: list[str]) -> tuple[int | str, str]:

@@ -67,6 +67,12 @@ def test_a_scratch_file_ends_with_its_leaf(leaf, scratch):
     assert os.listdir(scratch) == []
 
 
+def test_a_leaf_on_disk_is_small_when_pickled(leaf, scratch):
+    kept = hold((replace(leaf, missing="drop"), DISK), None, str(scratch))
+
+    assert len(pickle.dumps(kept)) < 8 * leaf.rows
+
+
 def test_without_its_file_a_leaf_is_decoded_again(leaf, scratch):
     kept = hold((leaf, DISK), None, str(scratch))
     assert isinstance(kept, DiskLeaf)

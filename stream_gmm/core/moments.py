@@ -138,12 +138,9 @@ class IsotropicMoments:
     def diagonal(self, scatter: Array) -> Array:
         return scatter
 
-    def dense(self, scatter: Array) -> Array:
-        # Of an expanded covariance (K, D).
-        return np.asarray(scatter[:, :, None] * np.eye(scatter.shape[1]))
-
-    def smallest_variance(self, scatter: Array) -> Array:
-        return np.asarray(scatter.min(axis=1))
+    # Of an expanded covariance (K, D).
+    dense = DiagonalMoments.dense
+    smallest_variance = DiagonalMoments.smallest_variance
 
 
 FULL = FullMoments()

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from stream_gmm.core.covariance import FAMILIES, family_named
 from stream_gmm.core.criteria import CRITERIA
@@ -101,6 +109,9 @@ def _expand(value: Any) -> list[Any]:
     return [value]
 
 
+_NAMES = {"algorithm": ALGORITHMS, "kernel": KERNELS, "dtype": DTYPES, "cache": CACHES}
+
+
 class EMConfig(_Section):
     """How to fit."""
 
@@ -121,25 +132,11 @@ class EMConfig(_Section):
         None, ge=0, description="Bytes of decoded rows to keep; none: 1/4 of the workers' memory, or the disk"
     )
 
-    @field_validator("kernel")
+    @field_validator("algorithm", "kernel", "dtype", "cache")
     @classmethod
-    def _kernel(cls, value: str) -> str:
-        return _known(value, KERNELS, "kernel")
-
-    @field_validator("dtype")
-    @classmethod
-    def _dtype(cls, value: str) -> str:
-        return _known(value, DTYPES, "dtype")
-
-    @field_validator("cache")
-    @classmethod
-    def _cache(cls, value: str) -> str:
-        return _known(value, CACHES, "cache")
-
-    @field_validator("algorithm")
-    @classmethod
-    def _algorithm(cls, value: str) -> str:
-        return _known(value, ALGORITHMS, "algorithm")
+    def _by_name(cls, value: str, info: ValidationInfo) -> str:
+        name = str(info.field_name)
+        return _known(value, _NAMES[name], name)
 
 
 class ScoreConfig(_Section):

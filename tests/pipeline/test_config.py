@@ -105,3 +105,9 @@ def test_options_of_the_command_line_are_typed():
         "sweep.n_components": ["1:3", 7], "cluster.adapt": {"minimum": 1, "maximum": 4},
         "score.passthrough": "none", "output.truth": None, "name": "123",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "wrong"), [("kernel", "quadratc"), ("dtype", "float46"), ("cache", "disc")])
+def test_an_unknown_name_comes_with_the_nearest(key, wrong):
+    with pytest.raises(ConfigError, match=f"em.{key}: unknown {key} '{wrong}'; did you mean"):
+        validate({"data": {"paths": ["x"]}, "em": {key: wrong}}, "test")

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
+from stream_gmm.core.criteria import form, title
 from stream_gmm.io.tables import read_table
 from stream_gmm.pipeline.run import TABLE
 from stream_gmm.pipeline.selection import SweepResult
@@ -51,7 +52,7 @@ def publish_choice(result: SweepResult) -> None:
     text = (
         f"# {best.covariance_type}, K = {best.n_components}\n\n{best.outcome.value}, {best.n_iter_} EM steps, "
         f"{result.passes} reads of the data for the sweep. Log-likelihood {best.lower_bound_:.6f} per row, "
-        f"{result.criterion.upper()} {getattr(best.criteria, result.criterion):,.1f}.\n\n"
+        f"{title(result.criterion)} {form(result.criterion).format(getattr(best.criteria, result.criterion))}.\n\n"
     )
     warnings = "".join(f"\n> {w}\n" for w in result.warnings)
     create_markdown_artifact(

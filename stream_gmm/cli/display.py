@@ -14,7 +14,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from stream_gmm.core.criteria import HELDOUT
+from stream_gmm.core.criteria import form, signed, title
 from stream_gmm.core.matching import match
 from stream_gmm.core.result import FitResult
 from stream_gmm.io.models import load_model
@@ -114,16 +114,15 @@ def show_run(folder: Path, console: Console | None = None) -> None:
 
 def _sweep_table(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Table:
     name = record["criterion"]
-    form = "{:.5f}" if name == HELDOUT else "{:,.1f}"
-    table = Table(title=f"{record['name']}: sweep over {record['data']['used']:,} rows, best first by {name.upper()}")
-    heads = ("candidate", "parameters", "log-lik / row", name.upper(), "difference", "EM steps", "outcome", "reason")
+    table = Table(title=f"{record['name']}: sweep over {record['data']['used']:,} rows, best first by {title(name)}")
+    heads = ("candidate", "parameters", "log-lik / row", title(name), "difference", "EM steps", "outcome", "reason")
     for head in heads:
         table.add_column(head, justify="left" if head in ("candidate", "outcome", "reason") else "right")
     for row in sorted(rows, key=lambda r: (r["delta"] is None, r["delta"] or 0.0)):
         cells = (
             row["candidate"] + (" *" if row["chosen"] else ""),
-            _cell(row["n_parameters"], "{}"), _cell(row["mean_loglik"], "{:.5f}"), _cell(row[name], form),
-            _cell(row["delta"], f"{form[:2]}+{form[2:]}"), _cell(row["n_iter"], "{}"), row["outcome"], row["reason"],
+            _cell(row["n_parameters"], "{}"), _cell(row["mean_loglik"], "{:.5f}"), _cell(row[name], form(name)),
+            _cell(row["delta"], signed(name)), _cell(row["n_iter"], "{}"), row["outcome"], row["reason"],
         )  # fmt: skip
         table.add_row(*cells, style="bold" if row["chosen"] else None)
     return table

@@ -58,3 +58,18 @@ CRITERIA: Mapping[str, Callable[[Criteria], float]] = {
     "icl": lambda c: c.icl,
     HELDOUT: lambda c: -c.heldout,
 }
+
+
+def title(criterion: str) -> str:
+    """Return the name of a criterion for people."""
+    return "held-out likelihood" if criterion == HELDOUT else criterion.upper()
+
+
+def form(criterion: str) -> str:
+    """Return the format of a criterion's values: nats per row, or of all rows together."""
+    return "{:.5f}" if criterion == HELDOUT else "{:,.1f}"
+
+
+def signed(criterion: str) -> str:
+    """Return the format of differences of a criterion."""
+    return form(criterion).replace("{:", "{:+")

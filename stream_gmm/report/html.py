@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from stream_gmm.core.criteria import HELDOUT
+from stream_gmm.core.criteria import HELDOUT, form, signed, title
 from stream_gmm.core.matching import match
 from stream_gmm.core.moments import Array
 from stream_gmm.core.result import FitResult
@@ -68,11 +68,11 @@ def render(
     """Return the report as HTML. Names from the data are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(files("stream_gmm.report").joinpath("template.html").read_text())
-    scored = record.get("scored")
+    scored, columns = record.get("scored"), _shown(table, record["criterion"])
     return template.render(
         name=record["name"],
         chosen=record["chosen"],
-        criterion=record["criterion"],
+        criterion=title(record["criterion"]),
         n_components=model.n_components,
         covariance_type=model.covariance_type,
         data=record["data"],
@@ -80,8 +80,8 @@ def render(
         facts=_facts(record, model),
         warnings=record["warnings"],
         verdict=_verdict(record, table),
-        columns=[c[0] for c in COLUMNS],
-        table=[_row(r) for r in table],
+        columns=[head for head, _, _ in columns],
+        table=[_row(r, columns) for r in table],
         components=_components(model, scored),
         sizes=bool(scored),
         truth=_truth(model, truth),
@@ -112,7 +112,7 @@ def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]
     out = [
         ("rows used", f"{record['data']['used']:,}"),
         ("log-likelihood per row", f"{model.lower_bound_:.4f}"),
-        (record["criterion"].upper(), _criterion_value(record, model)),
+        (title(record["criterion"]), _criterion_value(record, model)),
         ("converged", "yes" if model.converged_ else "no"),
         ("EM steps on the full data", str(model.n_iter_)),
         ("reads of the data, whole sweep", str(record["passes"])),
@@ -125,8 +125,7 @@ def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]
 
 
 def _criterion_value(record: Mapping[str, Any], model: FitResult) -> str:
-    value = getattr(model.criteria, record["criterion"])
-    return f"{value:.4f}" if record["criterion"] == HELDOUT else f"{value:,.1f}"
+    return form(record["criterion"]).format(getattr(model.criteria, record["criterion"]))
 
 
 def _verdict(record: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str:
@@ -149,11 +148,18 @@ def _format(value: Any, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(table: Sequence[Mapping[str, Any]], criterion: str) -> list[tuple[str, str, str]]:
+    """Return the columns in which any candidate has a value."""
+    special = {"delta": signed(criterion)}
+    shown = [c for c in COLUMNS if any(row[c[1]] is not None for row in table)]
+    return [(head, key, special.get(key, usual)) for head, key, usual in shown]
+
+
+def _row(row: Mapping[str, Any], columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     return {
         "chosen": row["chosen"],
         "out": row["outcome"] not in ("CONVERGED", "MAX_PASSES"),
-        "cells": [_format(row[key], form) for _, key, form in COLUMNS],
+        "cells": [_format(row[key], form) for _, key, form in columns],
     }
 
 

@@ -86,7 +86,7 @@ def choose_route(
     n_features = params.family.features.count(d)
     choices = [Choice(WHITENED, "float64", None, whitened_cost(k, d, params.family.matrices))]
     for route, coordinates in _coordinates(params, scaling):
-        for dtype in {"float64", preference.dtype}:
+        for dtype in dict.fromkeys(("float64", preference.dtype)):
             cost = feature_cost(k, d, n_features, coordinates.root is not None, dtype)
             forced = preference.kernel == route and dtype == preference.dtype
             if forced or rounding_error(params, density, coordinates, dtype) <= ALLOWED[dtype]:

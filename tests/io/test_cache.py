@@ -67,6 +67,14 @@ def test_a_scratch_file_ends_with_its_leaf(leaf, scratch):
     assert os.listdir(scratch) == []
 
 
+@pytest.mark.parametrize("mode", [MEMORY, DISK])
+def test_a_chunk_of_which_every_row_is_dropped_is_kept_too(write_parquet, scratch, mode):
+    path = write_parquet("none.parquet", {"x": np.full(50, np.nan), "y": np.arange(50.0)})
+    (leaf,) = sg.open_dataset(path, missing="drop").leaves()
+
+    _same(hold((leaf, mode), None, str(scratch)).chunks(), leaf.chunks())
+
+
 def test_a_leaf_on_disk_is_small_when_pickled(leaf, scratch):
     kept = hold((replace(leaf, missing="drop"), DISK), None, str(scratch))
 

@@ -18,11 +18,11 @@ from threadpoolctl import threadpool_limits
 from benchmarks.harness import in_turn, report
 from stream_gmm.core.covariance import family_named
 from stream_gmm.core.density import compile_density
-from stream_gmm.core.initialise import rows_estep
 from stream_gmm.core.mstep import mstep
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import draw
 from stream_gmm.core.routes import DTYPES, Preference, choose_route
+from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.scaling import Scaling
 
 GRID = ((400_000, 2, 3), (400_000, 4, 5), (400_000, 10, 10), (200_000, 16, 20), (100_000, 50, 20),
@@ -66,7 +66,7 @@ def their_iteration(params: MixtureParams, rows: Any) -> Callable[[], None]:
 
 def our_pass(params: MixtureParams, rows: Any, dtype: str) -> Callable[[], None]:
     """Return one E-step and M-step of ours."""
-    estep = rows_estep(rows, Scaling.of_rows(rows), Preference(dtype=dtype))
+    estep = RowsEStep(rows, Scaling.of_rows(rows), Preference(dtype=dtype))
     return lambda: mstep(estep([params])[0], params.family) and None
 
 

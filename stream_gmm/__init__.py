@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stream_gmm.estimator import GaussianMixture
     from stream_gmm.io.dataset import Dataset, open_dataset
     from stream_gmm.io.models import load_model, save_model
+    from stream_gmm.online import OnlineGaussianMixture
     from stream_gmm.pipeline.score import ScoreResult
     from stream_gmm.pipeline.selection import SweepResult
 
@@ -34,6 +35,7 @@ _WHERE = {
     "open_dataset": "stream_gmm.io.dataset",
     "load_model": "stream_gmm.io.models",
     "save_model": "stream_gmm.io.models",
+    "OnlineGaussianMixture": "stream_gmm.online",
     "ScoreResult": "stream_gmm.pipeline.score",
     "SweepResult": "stream_gmm.pipeline.selection",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "FitResult",
     "GaussianMixture",
     "MixtureParams",
+    "OnlineGaussianMixture",
     "Outcome",
     "ScoreResult",
     "SweepResult",

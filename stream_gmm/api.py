@@ -41,12 +41,13 @@ def fit(
     n_components: int = 1,
     covariance_type: str = "full",
     *,
-    algorithm: str = "em",
+    algorithm: str = "auto",
+    accel: str | None = None,
     init: MixtureParams | FitResult | None = None,
     n_init: int = 1,
     tol: float | None = None,
     max_passes: int = 100,
-    reg_covar: float = 1e-6,
+    reg_covar: float | None = None,
     random_state: int = 0,
     sample_rows: int = 50_000,
     outlier_quantile: float = 0.01,
@@ -70,17 +71,21 @@ def fit(
         ``"full"``, ``"tied"``, ``"diag"``, ``"spherical"``, ``"tied_diag"``, ``"tied_spherical"``, or
         the mclust code of one of them (``"VVV"``, ``"EEE"``, ``"VVI"``, ``"VII"``, ``"EEI"``, ``"EII"``).
     algorithm
-        ``"em"``: exact EM, one pass over the data a step. ``"minibatch"``: stepwise EM, several
-        steps a pass.
+        ``"auto"``: exact EM, accelerated so that a few passes do. ``"em"``: exact EM as in scikit-learn, a pass
+        a step. ``"minibatch"``: stepwise EM, several steps a pass.
+    accel
+        How exact EM is accelerated: ``"auto"``, ``"anderson"``, ``"squarem"`` or ``"none"``; None: as ``algorithm``
+        says. Whatever it is, the log-likelihood of the points accepted never falls.
     init
         Parameters to start from; None: the best of ``n_init`` starts on a uniform sample.
     tol
         Stop when the predicted remaining gain of the mean log-likelihood is below this, in nats per
         row. None: a tenth of the statistical error, ``0.1 p / (2 N)``.
     max_passes
-        Largest number of EM steps; the pass that evaluates the last one comes on top.
+        Largest number of steps; the pass that evaluates the last one comes on top.
     reg_covar
-        Added to the diagonals of the covariances.
+        Added to the diagonals of the covariances, in units of the data, as in scikit-learn (1e-6 there). None: a
+        penalty of a thousandth of a pseudo-row for each component, that varies as all the data do.
     random_state
         Seed. Same seed, same data: same bits, whatever the executor.
     sample_rows
@@ -119,7 +124,7 @@ def fit(
         If a covariance cannot be estimated.
     """
     settings = Settings(
-        algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
+        algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
         holdout, kernel, dtype, cache, cache_bytes,
     )  # fmt: skip
     start = init.params if isinstance(init, FitResult) else init
@@ -135,11 +140,13 @@ def sweep(
     covariance_type: str | Iterable[str] = ("spherical", "diag", "tied", "full"),
     *,
     criterion: str = "bic",
-    algorithm: str = "em",
+    prune: bool = True,
+    algorithm: str = "auto",
+    accel: str | None = None,
     n_init: int = 1,
     tol: float | None = None,
     max_passes: int = 100,
-    reg_covar: float = 1e-6,
+    reg_covar: float | None = None,
     random_state: int = 0,
     sample_rows: int = 50_000,
     outlier_quantile: float = 0.01,
@@ -153,7 +160,9 @@ def sweep(
 ) -> SweepResult:
     """Fit every combination of K and covariance structure in shared passes, and choose one.
 
-    ``criterion`` is ``"bic"``, ``"aic"``, ``"icl"`` or ``"heldout"``; the other parameters are those of :func:`fit`.
+    ``criterion`` is ``"bic"``, ``"aic"``, ``"icl"`` or ``"heldout"``. With ``prune``, candidates that cannot win
+    any more (by BIC or AIC, granting them ten times their predicted gain) take part in no more passes and stay in the
+    table as they are. The other parameters are those of :func:`fit`.
 
     Returns
     -------
@@ -167,12 +176,12 @@ def sweep(
         If every candidate failed or is degenerate; and as :func:`fit`.
     """
     settings = Settings(
-        algorithm, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
+        algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
         holdout, kernel, dtype, cache, cache_bytes,
     )  # fmt: skip
     return _sweep.sweep(
         as_source(data), n_components, covariance_type, settings, executor_for(client),
-        criterion=criterion, listener=progress,
+        criterion=criterion, prune=prune, listener=progress,
     )  # fmt: skip
 
 

@@ -77,4 +77,4 @@ def _write_file(
 
 def _as_result(params: MixtureParams, names: tuple[str, ...]) -> FitResult:
     nothing = Criteria(0.0, params.n_parameters, 1.0, 0.0, 0.0)
-    return FitResult(params, Outcome.CONVERGED, nothing, (), 0, names, reason="the truth")
+    return FitResult(params, Outcome.CONVERGED, nothing, (), 0, columns=names, reason="the truth")

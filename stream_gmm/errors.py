@@ -65,6 +65,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def one_of(name: str, known: Iterable[str], what: str) -> str:
+    """Return ``name`` if it is known.
+
+    Raises
+    ------
+    ConfigError
+        If not; the message gives the nearest known one, and all of them.
+    """
+    known = list(known)
+    if name not in known:
+        raise ConfigError(f"unknown {what} {name!r}{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
+    return name
+
+
 def explain(what: str, *, why: str = "", remedy: str = "") -> str:
     """Join the three parts of a message: what happened, why, and how to go on."""
     return " ".join(part.rstrip(".") + "." for part in (what, why, remedy) if part)

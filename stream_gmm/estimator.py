@@ -33,18 +33,20 @@ class GaussianMixture:
 
     Parameters
     ----------
-    n_components, covariance_type, reg_covar, n_init, weights_init, means_init, precisions_init
+    n_components, covariance_type, n_init, weights_init, means_init, precisions_init
         As in scikit-learn.
+    reg_covar
+        As in scikit-learn if it is given; None: a penalty that knows no units, see :func:`stream_gmm.fit`.
     tol
         Stop when the predicted remaining gain of the mean log-likelihood is below this; None: a tenth
         of the statistical error.
     max_iter
-        Largest number of EM steps on the full data.
+        Largest number of steps on the full data.
     random_state
         Seed.
     warm_start
         Start ``fit`` from the previous solution.
-    algorithm, sample_rows, outlier_quantile, kernel, dtype, cache, client
+    algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, cache, client
         As in :func:`stream_gmm.fit`.
 
     Attributes
@@ -83,7 +85,7 @@ class GaussianMixture:
         *,
         covariance_type: str = "full",
         tol: float | None = None,
-        reg_covar: float = 1e-6,
+        reg_covar: float | None = None,
         max_iter: int = 100,
         n_init: int = 1,
         weights_init: Any = None,
@@ -91,7 +93,8 @@ class GaussianMixture:
         precisions_init: Any = None,
         random_state: int | None = None,
         warm_start: bool = False,
-        algorithm: str = "em",
+        algorithm: str = "auto",
+        accel: str | None = None,
         sample_rows: int = 50_000,
         outlier_quantile: float = 0.01,
         kernel: str = "auto",
@@ -111,6 +114,7 @@ class GaussianMixture:
         self.random_state = random_state
         self.warm_start = warm_start
         self.algorithm = algorithm
+        self.accel = accel
         self.sample_rows = sample_rows
         self.outlier_quantile = outlier_quantile
         self.kernel = kernel
@@ -147,6 +151,7 @@ class GaussianMixture:
             self.n_components,
             self.covariance_type,
             algorithm=self.algorithm,
+            accel=self.accel,
             init=self._init(source),
             n_init=self.n_init,
             tol=self.tol,

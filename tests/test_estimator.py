@@ -17,7 +17,7 @@ def test_methods_and_attributes_agree_with_scikit_learn(name):
     rows = standardised(rows_of("iris"))
     theirs = Theirs(3, covariance_type=name, random_state=0, tol=1e-10, max_iter=3000).fit(rows)
     start = {"weights_init": theirs.weights_, "means_init": theirs.means_, "precisions_init": theirs.precisions_}
-    ours = sg.GaussianMixture(3, covariance_type=name, tol=1e-10, **start).fit(rows)
+    ours = sg.GaussianMixture(3, covariance_type=name, tol=1e-10, reg_covar=1e-6, **start).fit(rows)
 
     for attribute in ("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"):
         expected = getattr(theirs, attribute)
@@ -82,7 +82,7 @@ def test_fit_predict_equals_fit_then_predict():
 
 def test_warm_start_goes_on():
     rows = standardised(rows_of("iris"))
-    gm = sg.GaussianMixture(4, max_iter=1, warm_start=True, tol=1e-9, sample_rows=30).fit(rows)
+    gm = sg.GaussianMixture(4, algorithm="em", max_iter=1, warm_start=True, tol=1e-9, sample_rows=30).fit(rows)
     first = gm.lower_bound_
     gm.fit(rows)
 

@@ -181,6 +181,33 @@ def serve(config: str | None, cron: str | None, timezone: str, deployment: str, 
     serve_run(settings, deployment, cron, timezone)
 
 
+@cli.command(epilog=EPILOG)
+@click.option("--state", required=True, type=click.Path(dir_okay=False), help="State file: gone on from, and saved")
+@click.option("--n-components", default=5, show_default=True, help="Number of components K")
+@click.option("--covariance-type", default="full", show_default=True, help="Covariance structure")
+@click.option("--half-life", type=float, help="Rows after which a row counts half, for streams that drift")
+@click.option("--columns", help="Columns to fit, with commas between [default: all numeric ones]")
+@click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
+@click.option("--n-init", default=3, show_default=True, help="Restarts of the first fit")
+@click.option("--random-state", default=0, show_default=True, help="Seed")
+@click.option("--outlier-quantile", default=0.01, show_default=True, help="Share of rows below the outlier threshold")
+@click.option("--passthrough/--no-passthrough", default=True, help="Carry the input's columns over [default: yes]")
+@click.option("--proba", default="columns", show_default=True, type=click.Choice(["columns", "list", "none"]))
+@click.option("--save-rows", default=1_000_000, show_default=True, help="Save the state after so many rows")
+@click.option("--replay", is_flag=True, help="The input starts over: skip the batches that the state has taken in")
+@click.option("--model", type=click.Path(dir_okay=False), help="Write the model here at the end")
+@click.option("--no-scores", is_flag=True, help="Learn only; write nothing on standard output")
+def stream(state: str, model: str | None, no_scores: bool, columns: str | None, **given: Any) -> None:
+    """Learn from Arrow IPC record batches on standard input; write them, scored, to standard output.
+
+    A batch is scored by the model as it was before, and then learnt from. Killed and started again with --replay,
+    the state ends as if nothing had happened, bit for bit.
+    """
+    from stream_gmm.cli.streaming import stream_stdin
+
+    stream_stdin(state, model, not no_scores, tuple(columns.split(",")) if columns else None, given)
+
+
 @cli.command("demo-data", epilog=EPILOG)
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--rows", default=1_000_000, show_default=True)

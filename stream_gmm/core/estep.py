@@ -48,6 +48,17 @@ def moments_of(rows: Array) -> SuffStats:
     return SuffStats(float(n), 0.0, 0.0, 0.0, np.array([float(n)]), (mean + rest)[None], scatter[None], FULL)
 
 
+def total_moments(stats: SuffStats, rows: Array) -> SuffStats:
+    """Return :func:`moments_of` the rows; from their statistics, where those say as much."""
+    if stats.moments is not FULL or len(stats.scatter) != len(stats.weight) or not len(rows):
+        return moments_of(rows)
+    total = stats.weight.sum()
+    mean = stats.weight @ stats.mean / total
+    delta = stats.mean - mean
+    scatter = stats.scatter.sum(axis=0) + (stats.weight * delta.T) @ delta
+    return SuffStats(stats.rows, 0.0, 0.0, 0.0, np.array([total]), mean[None], scatter[None], FULL)
+
+
 def finish(
     batch: Batch, candidates: Sequence[MixtureParams], stacked: Sequence[Stacked], everything: SuffStats, shift: Array
 ) -> list[SuffStats]:

@@ -1,4 +1,4 @@
-"""Where to start: k-means++ seeds on a sample, restarts by successive halving, EM to the end there.
+"""Where the full passes start: restarts raced on a sample, EM to the end there, and the ladder over K.
 
 The sample does the exploring, at no pass over the data; the full data confirms.
 """
@@ -6,119 +6,36 @@ The sample does the exploring, at no pass over the data; the full data confirms.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stream_gmm.core.batch import compile_batch
+from stream_gmm.core.accelerate import ANDERSON
 from stream_gmm.core.covariance import CovarianceFamily
-from stream_gmm.core.em import EMState, EStep, Outcome, StopRule, run_to_end
-from stream_gmm.core.estep import CHUNK_ROWS, accumulate, finish, merge_all, moments_of
+from stream_gmm.core.em import EMState, Outcome, Scheme, StopRule, run_to_end
 from stream_gmm.core.moments import Array
-from stream_gmm.core.mstep import mstep
+from stream_gmm.core.mstep import RIDGE, mstep
 from stream_gmm.core.params import MixtureParams
-from stream_gmm.core.routes import NO_PREFERENCE, Preference
+from stream_gmm.core.penalty import Penalty, PseudoRows
+from stream_gmm.core.reshape import closest_pair, merge, split, without
+from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.scaling import Scaling
-from stream_gmm.core.stats import SuffStats
+from stream_gmm.core.seeding import SEEDINGS, seed_params
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
 
-LLOYD_STEPS = 10
-SEEDING_ROWS = 20_000
 RUNG_STEPS = 15
 RUNG_ROWS = 4_000
 RUNG_TOL = 1e-5
+SPLIT_STEPS = 5
 FINALISTS = 2
-
-
-def rows_estep(rows: Array, scaling: Scaling, preference: Preference = NO_PREFERENCE) -> EStep:
-    """Return the E-step over rows ``(N, D)`` in memory."""
-    chunks = [np.asfortranarray(rows[lo : lo + CHUNK_ROWS]) for lo in range(0, len(rows), CHUNK_ROWS)]
-    everything = moments_of(rows)
-
-    def estep(candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
-        batch = compile_batch(candidates, scaling, preference)
-        out = reduce(merge_all, (accumulate(batch, chunk) for chunk in chunks))
-        return finish(batch, candidates, out, everything, scaling.shift)
-
-    return estep
-
-
-def _squared_distances(rows: Array, centre: Array) -> Array:
-    delta = rows - centre
-    return np.asarray(np.einsum("nj,nj->n", delta, delta))
-
-
-def kmeans_plusplus(rows: Array, n_clusters: int, rng: np.random.Generator) -> Array:
-    """Return seeds ``(K, D)`` by greedy k-means++ (Arthur & Vassilvitskii 2007)."""
-    trials = 2 + int(np.log(n_clusters))
-    centres = [rows[rng.integers(len(rows))]]
-    closest = _squared_distances(rows, centres[0])
-    for _ in range(1, n_clusters):
-        candidates = _draw(closest, trials, rng)
-        reduced = [np.minimum(closest, _squared_distances(rows, rows[c])) for c in candidates]
-        best = int(np.argmin([r.sum() for r in reduced]))
-        closest = reduced[best]
-        centres.append(rows[candidates[best]])
-    return np.array(centres)
-
-
-def _draw(closest: Array, trials: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    total = closest.sum()
-    if total <= 0.0:  # fewer distinct rows than clusters
-        return rng.integers(len(closest), size=trials)
-    return rng.choice(len(closest), size=trials, p=closest / total)
-
-
-def _assign(rows: Array, centres: Array) -> NDArray[np.int64]:
-    distances = np.stack([_squared_distances(rows, c) for c in centres], axis=1)
-    return np.asarray(distances.argmin(axis=1))
-
-
-def lloyd(rows: Array, centres: Array, steps: int = LLOYD_STEPS) -> NDArray[np.int64]:
-    """Return the labels ``(N,)`` after a few k-means steps; an empty cluster keeps its centre."""
-    labels = _assign(rows, centres)
-    for _ in range(steps):
-        counts = np.bincount(labels, minlength=len(centres))
-        sums = np.stack([np.bincount(labels, c, len(centres)) for c in rows.T], axis=1)
-        centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
-        new = _assign(rows, centres)
-        if np.array_equal(new, labels):
-            break
-        labels = new
-    return labels
-
-
-def hard_stats(rows: Array, labels: NDArray[np.int64], n_components: int, family: CovarianceFamily) -> SuffStats:
-    """Return the statistics of a hard assignment."""
-    weight = np.bincount(labels, minlength=n_components).astype(np.float64)
-    safe = np.maximum(weight, 1.0)[:, None]
-    mean = np.stack([np.bincount(labels, c, n_components) for c in rows.T], axis=1) / safe
-    scatter = np.zeros(family.moments.shape(n_components, rows.shape[1]))
-    for k in range(n_components):
-        scatter[k] = family.moments.scatter(rows[labels == k] - mean[k])
-    return SuffStats(float(len(rows)), 0.0, 0.0, 0.0, weight, mean, scatter, family.moments)
-
-
-def seed_params(
-    rows: Array,
-    n_components: int,
-    family: CovarianceFamily,
-    scaling: Scaling,
-    rng: np.random.Generator,
-    reg_covar: float,
-) -> MixtureParams:
-    """Return a start: k-means++ and a few k-means steps on standardised rows, one M-step."""
-    rows = rows[:SEEDING_ROWS]
-    scaled = scaling.scaled.apply(rows)
-    labels = lloyd(scaled, kmeans_plusplus(scaled, n_components, rng))
-    # A cluster of one or two rows has no covariance: lend it a little of the whole data's.
-    stats = hard_stats(rows, labels, n_components, family)
-    lent = family.moments.from_diagonal(scaling.scale**2)
-    stats = replace(stats, scatter=stats.scatter + 0.1 * lent)
-    params, _ = mstep(stats, family, reg_covar)
-    return params
+SAMPLE_PRECISION = 100.0
+REPAIRS = 2
+PLENTY = 20
+"""Rows a parameter from which on a degenerate fit is no accident of a small sample."""
+Standing = tuple[bool, bool, float]
+DUPLICATE = 1e-6
+"""Two components are one if a merge loses less than this, nats per row."""
 
 
 @dataclass(frozen=True)
@@ -128,71 +45,165 @@ class SampleFit:
     params: MixtureParams | None
     history: tuple[float, ...] = ()
     reason: str = ""
+    events: tuple[str, ...] = ()
+    """What was done to components that were empty, or two of a kind."""
+    standing: Standing = (False, False, -np.inf)
+    """How it compares with other fits of the same candidate."""
 
 
-def fit_sample(
-    rows: Array,
-    n_components: int,
-    family: CovarianceFamily,
-    scaling: Scaling,
-    *,
-    n_init: int = 1,
-    reg_covar: float = 1e-6,
-    tol: float | None = None,
-    max_steps: int = 1000,
-    seed: Sequence[int] = (0,),
-) -> SampleFit:
-    """Fit one candidate on a sample ``(n, D)`` whose rows are in random order.
+@dataclass(frozen=True, eq=False)
+class Explorer:
+    """Fits candidates on a sample ``rows (n, D)`` in random order.
 
-    ``n_init`` restarts race by successive halving: some EM steps each on a few rows, the better half
-    goes on with more rows; the winner runs to convergence on all of them.
-
-    Raises
-    ------
-    InputDataError
-        If there are fewer rows than components.
+    Parameters
+    ----------
+    tol
+        Predicted remaining gain at which to stop; None: far below the sample's own error.
+    max_steps
+        Largest number of EM steps.
     """
-    if len(rows) < n_components:
-        raise InputDataError(
-            explain(
-                f"{n_components} components need at least as many rows, and there are {len(rows)}",
-                remedy="use fewer components or more data",
+
+    rows: Array
+    scaling: Scaling
+    penalty: Penalty = RIDGE
+    tol: float | None = None
+    max_steps: int = 1000
+
+    def fit(
+        self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
+    ) -> SampleFit:
+        """Fit one candidate.
+
+        ``n_init`` restarts, each with every kind of seeding, race by successive halving: some EM steps each on a
+        few rows, the better half goes on with more rows; the last two run to convergence on all of them.
+
+        Raises
+        ------
+        InputDataError
+            If there are fewer rows than components.
+        """
+        if len(self.rows) < n_components:
+            raise InputDataError(
+                explain(
+                    f"{n_components} components need at least as many rows, and there are {len(self.rows)}",
+                    remedy="use fewer components or more data",
+                )
             )
-        )
-    rngs = [np.random.default_rng([*seed, i]) for i in range(n_init)]
-    states = []
-    for rng in rngs:
-        try:
-            params = seed_params(rows, n_components, family, scaling, rng, reg_covar)
-        except SingularCovarianceError as error:
-            return SampleFit(None, reason=str(error))
-        states.append(EMState(params))
-    estep = rows_estep(rows, scaling)
-    finalists = _race(states, rows, scaling, reg_covar)
-    rule = StopRule(tol, max_steps)
-    ended = run_to_end([EMState(s.params) for s in finalists], estep, rule, reg_covar)
-    best = max(ended, key=_rank)
-    if best.outcome is Outcome.FAILED:
-        return SampleFit(None, reason=best.reason)
-    return SampleFit(best.params, best.history)
+        seedings = SEEDINGS if n_components > 1 else SEEDINGS[:1]
+        starts = []
+        for i in range(n_init if n_components > 1 else 1):
+            for j, seeding in enumerate(seedings):
+                rng = np.random.default_rng([*seed, i, j])
+                try:
+                    start = seed_params(self.rows, n_components, family, self.scaling, rng, self.penalty, seeding)
+                except SingularCovarianceError as error:
+                    return SampleFit(None, reason=str(error))
+                starts.append(start)
+        return self._ended(self._race(starts))
+
+    def climb(self, own: SampleFit, below: SampleFit | None, above: SampleFit | None) -> SampleFit:
+        """Return a fit, or a better one from a split of that with K - 1 or a merge of that with K + 1 components."""
+        if own.params is None:
+            return own
+        rivals = []
+        if below is not None and below.params is not None:
+            rivals.append(self.best_split(below.params))
+        if above is not None and above.params is not None:
+            rivals.append(merge(above.params, *closest_pair(above.params)[1:]))
+        # On a few rows first: most rivals lose there.
+        raced = self._run([own.params, *rivals], min(2 * RUNG_ROWS, len(self.rows)), 2 * RUNG_STEPS)
+        ahead = [s.params for s in raced[1:] if self._rank(s) > self._rank(raced[0])]
+        if not ahead:
+            return own
+        climbed = self._ended(ahead)
+        return climbed if climbed.standing > own.standing else own
+
+    def best_split(self, params: MixtureParams) -> MixtureParams:
+        """Return the mixture with one more component, split where that promises most."""
+        splits = [split(params, k) for k in range(params.n_components)]
+        tried = self._run(splits, min(RUNG_ROWS, len(self.rows)), SPLIT_STEPS)
+        return max(tried, key=self._rank).params
+
+    def brief(self, params: MixtureParams) -> EMState:
+        """Return a mixture after as many steps as :meth:`best_split` makes, to be compared with it."""
+        return self._run([params], min(RUNG_ROWS, len(self.rows)), SPLIT_STEPS)[0]
+
+    def _run(self, starts: Sequence[MixtureParams], size: int, steps: int, tol: float = RUNG_TOL) -> list[EMState]:
+        scheme = Scheme(StopRule(tol, steps), self.penalty)
+        return run_to_end([EMState(p) for p in starts], RowsEStep(self.rows[:size], self.scaling), scheme)
+
+    def _race(self, starts: Sequence[MixtureParams]) -> list[MixtureParams]:
+        """Race restarts, all in one batch, until at most two are left."""
+        size, starts = min(RUNG_ROWS, len(self.rows)), list(starts)
+        while len(starts) > FINALISTS:
+            # On all the rows a rung is run until the order is nearly settled; on a few it need not be.
+            steps = RUNG_STEPS if size < len(self.rows) else 20 * RUNG_STEPS
+            ranked = sorted(self._run(starts, size, steps), key=self._rank, reverse=True)
+            starts = [s.params for s in ranked[: max(FINALISTS, len(ranked) // 2)]]
+            size = min(2 * size, len(self.rows))
+        return starts
+
+    def _ended(self, starts: Sequence[MixtureParams]) -> SampleFit:
+        """Run to convergence on all rows; the best is repaired if that is needed and helps."""
+        best = self._best(starts)
+        events: tuple[str, ...] = ()
+        for _ in range(REPAIRS):
+            found = None if best.outcome is Outcome.FAILED else _superfluous(best)
+            if found is None:
+                break
+            reduced, event = found
+            repaired = self._best([self.best_split(reduced)])
+            if self._rank(repaired) <= self._rank(best):
+                break
+            best, events = repaired, (*events, event)
+        if best.outcome is Outcome.FAILED:
+            return SampleFit(None, reason=best.reason)
+        return SampleFit(best.params, best.history, events=events, standing=self._rank(best))
+
+    def _best(self, starts: Sequence[MixtureParams]) -> EMState:
+        tol = self.tol
+        if tol is None:  # far below the sample's own error: what is left here costs full passes
+            tol = StopRule().tolerance(starts[0].n_parameters, SAMPLE_PRECISION * len(self.rows))
+        scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, ANDERSON)
+        return max(run_to_end([EMState(p) for p in starts], self._estep, scheme), key=self._rank)
+
+    def _rank(self, state: EMState) -> Standing:
+        """Return how good a fit is; of two, the one with the larger value is kept.
+
+        A degenerate one comes last if there are rows enough to tell. With few rows nearly every fit has a
+        component on two or three of them: its likelihood is then taken with a pseudo-row in every component.
+        """
+        if state.outcome is Outcome.FAILED or state.stats is None:
+            return (False, False, -np.inf)
+        if state.outcome is not Outcome.DEGENERATE:
+            return (True, True, state.history[-1])
+        if len(self.rows) >= PLENTY * state.params.n_parameters:
+            return (True, False, state.history[-1])
+        blurred, _ = mstep(state.stats, state.params.family, self._pseudo_row, state.params)
+        return (True, True, self._estep.one(blurred).mean_loglik)
+
+    @cached_property
+    def _estep(self) -> RowsEStep:
+        return RowsEStep(self.rows, self.scaling)
+
+    @cached_property
+    def _pseudo_row(self) -> PseudoRows:
+        covariance = np.atleast_2d(np.cov(self.rows.T, bias=True))
+        constant = np.diagonal(covariance) == 0.0
+        return PseudoRows(covariance + np.diag(constant.astype(np.float64)), 1.0)
 
 
-def _race(states: list[EMState], rows: Array, scaling: Scaling, reg_covar: float) -> list[EMState]:
-    """Race restarts, all in one batch, until at most two are left."""
-    size = min(RUNG_ROWS, len(rows))
-    while len(states) > FINALISTS:
-        # On all the rows a rung is run until the order is nearly settled; on a few it need not be.
-        steps = RUNG_STEPS if size < len(rows) else 20 * RUNG_STEPS
-        rule = StopRule(tol=RUNG_TOL, max_passes=steps)
-        estep = rows_estep(rows[:size], scaling)
-        states = run_to_end([EMState(s.params) for s in states], estep, rule, reg_covar)
-        states = sorted(states, key=_rank, reverse=True)
-        states = states[: max(FINALISTS, len(states) // 2)]
-        size = min(2 * size, len(rows))
-    return states
-
-
-def _rank(state: EMState) -> tuple[bool, bool, float]:
-    sound = state.outcome is not Outcome.FAILED
-    loglik = state.history[-1] if sound and state.history else -np.inf
-    return sound, state.outcome is not Outcome.DEGENERATE, loglik
+def _superfluous(state: EMState) -> tuple[MixtureParams, str] | None:
+    """Return the mixture without an empty component or with two equal ones merged, and what was done."""
+    params = state.params
+    if params.n_components < 2:
+        return None
+    loss, i, j = closest_pair(params)
+    if state.report.starving:
+        empty = state.report.starving[0]
+        what = f"on the sample, component {empty} had no rows left: it was moved to a split of another"
+        return without(params, empty), what
+    if loss < DUPLICATE:
+        what = f"on the sample, components {i} and {j} were one (merging them loses {loss:.1g} nats per row)"
+        return merge(params, i, j), f"{what}: one was moved to a split of another"
+    return None

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stream_gmm.core.covariance import CovarianceFamily
 from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.penalty import Penalty, Ridge
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
 
@@ -25,7 +26,7 @@ class MStepReport:
     starving: tuple[int, ...] = ()
     """Components left without rows; they keep their previous mean and covariance."""
     floored: tuple[int, ...] = ()
-    """Components whose smallest variance comes mostly from ``reg_covar`` or the floor."""
+    """Components whose smallest variance comes mostly from the penalty or the floor."""
 
     def __bool__(self) -> bool:
         return bool(self.starving or self.floored)
@@ -41,19 +42,19 @@ class MStepReport:
 
 
 NOTHING = MStepReport()
+RIDGE = Ridge()
 
 
 def mstep(
     stats: SuffStats,
     family: CovarianceFamily,
-    reg_covar: float = 1e-6,
+    penalty: Penalty = RIDGE,
     previous: MixtureParams | None = None,
 ) -> tuple[MixtureParams, MStepReport]:
     """Maximise the expected complete log-likelihood (Dempster, Laird & Rubin 1977).
 
-    ``reg_covar`` is added to the diagonals, as in scikit-learn. A starving component keeps the
-    mean and covariance of ``previous``. A covariance that is singular all the same gets a ridge of
-    1e-9 of each column's variance.
+    A starving component keeps the mean and covariance of ``previous``. A covariance that is singular
+    in spite of the penalty gets a ridge of 1e-9 of each column's variance.
 
     Raises
     ------
@@ -63,9 +64,7 @@ def mstep(
     starving = stats.weight <= STARVING_ROWS
     stats = _without(stats, starving)
     weight = np.maximum(stats.weight, STARVING_ROWS)
-    raw = family.estimate(weight, stats.scatter)
-    k, d = stats.mean.shape
-    covariances = family.ridge(raw, np.full(d, reg_covar))
+    covariances, floored = penalty.estimate(family, weight, stats.scatter)
     if starving.any() and previous is not None and not family.shared:
         covariances = np.array(covariances)
         covariances[starving] = previous.covariances[starving]
@@ -74,9 +73,7 @@ def mstep(
         means = np.where(starving[:, None], previous.means, means)
     params = MixtureParams(weight / weight.sum(), means, covariances, family)
     params, mended = _positive_definite(params, stats)
-    smallest = family.moments.smallest_variance(np.array(family.expand(raw, k, d)))
-    floored = (smallest < reg_covar) | mended
-    return params, MStepReport(_index(starving), _index(floored & ~starving))
+    return params, MStepReport(_index(starving), _index((floored | mended) & ~starving))
 
 
 def _index(mask: NDArray[np.bool_]) -> tuple[int, ...]:

@@ -53,6 +53,18 @@ class MixtureParams:
             object.__setattr__(self, name, value)
         self._validate()
 
+    @classmethod
+    def from_matrices(cls, weights: Array, means: Array, matrices: Array, family: CovarianceFamily) -> MixtureParams:
+        """Return the mixture of a structure that is nearest to covariances ``(K, D, D)`` or variances ``(K, D)``.
+
+        Nearest as the M-step sees it: covariances that have the structure are kept as they are.
+        """
+        counts = np.maximum(weights, 1e-12)
+        scatter = counts.reshape(-1, *[1] * (matrices.ndim - 1)) * matrices
+        condensed = family.moments.condense(scatter)
+        pooled = condensed.sum(axis=0, keepdims=True) if family.shared else condensed
+        return cls(weights, means, family.estimate(counts, np.array(pooled)), family)
+
     def _validate(self) -> None:
         _check(self.means.ndim == 2, f"means must have shape (K, D), not {self.means.shape}")
         k, d = self.means.shape

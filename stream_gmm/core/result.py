@@ -56,7 +56,12 @@ class FitResult:
     outcome, reason
         How the fit ended.
     history
-        Mean log-likelihood per row of every parameter set that was evaluated on the full data.
+        Mean log-likelihood per row of every point that was accepted on the full data; it never falls.
+    n_iter
+        Steps from one accepted point to the next.
+    passes, rejected
+        Passes over the full data in which this candidate took part, and which of them (from 1) evaluated a
+        point that was not accepted.
     columns
         Names of the features, in the order of the model.
     threshold, outlier_quantile
@@ -73,6 +78,8 @@ class FitResult:
     criteria: Criteria
     history: tuple[float, ...]
     n_iter: int
+    passes: int = 0
+    rejected: tuple[int, ...] = ()
     columns: tuple[str, ...] = ()
     reason: str = ""
     threshold: float = float("-inf")
@@ -89,11 +96,6 @@ class FitResult:
     def covariance_type(self) -> str:
         """Name of the covariance structure."""
         return self.params.family.name
-
-    @property
-    def passes(self) -> int:
-        """Passes over the full data in which this candidate took part."""
-        return len(self.history)
 
     @property
     def weights_(self) -> Array:
@@ -127,7 +129,7 @@ class FitResult:
 
     @property
     def n_iter_(self) -> int:
-        """EM steps made on the full data."""
+        """Steps made on the full data."""
         return self.n_iter
 
     @property

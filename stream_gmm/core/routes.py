@@ -19,7 +19,7 @@ from stream_gmm.core.cost import feature_cost, whitened_cost
 from stream_gmm.core.density import Density
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.scaling import Scaling
-from stream_gmm.errors import ConfigError, did_you_mean
+from stream_gmm.errors import one_of
 
 QUADRATIC, SPHERED, WHITENED, AUTO = "quadratic", "sphered", "whitened", "auto"
 KERNELS = (AUTO, QUADRATIC, SPHERED, WHITENED)
@@ -50,9 +50,8 @@ class Preference:
     dtype: str = "float64"
 
     def __post_init__(self) -> None:
-        for name, value, known in (("kernel", self.kernel, KERNELS), ("dtype", self.dtype, DTYPES)):
-            if value not in known:
-                raise ConfigError(f"unknown {name} {value!r}{did_you_mean(value, known)} Known: {', '.join(known)}.")
+        one_of(self.kernel, KERNELS, "kernel")
+        one_of(self.dtype, DTYPES, "dtype")
 
 
 NO_PREFERENCE = Preference()

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from stream_gmm.core.mstep import NOTHING, MStepReport, mstep
+from stream_gmm.core.mstep import NOTHING, RIDGE, MStepReport, mstep
 from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.penalty import Penalty
 from stream_gmm.core.stats import SuffStats
 
 Schedule = Callable[[int], float]
@@ -40,7 +41,7 @@ class StepwiseState:
 
 
 def stepwise_step(
-    state: StepwiseState, batch: SuffStats, schedule: Schedule, reg_covar: float = 1e-6
+    state: StepwiseState, batch: SuffStats, schedule: Schedule, penalty: Penalty = RIDGE
 ) -> StepwiseState:
     """Blend in the statistics of one batch, taken at ``state.params``, and make an M-step.
 
@@ -51,5 +52,5 @@ def stepwise_step(
     stats = fresh if state.stats is None else state.stats.scale(1.0 - eta).merge(fresh.scale(eta))
     rows_seen = state.rows_seen + batch.rows
     # The M-step's notion of a starving component is in rows, so show it the rows seen.
-    params, report = mstep(stats.scale(rows_seen), state.params.family, reg_covar, state.params)
+    params, report = mstep(stats.scale(rows_seen), state.params.family, penalty, state.params)
     return StepwiseState(params, stats, state.step + 1, rows_seen, report)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,7 +85,8 @@ def parquet_chunks(part: Part, columns: Sequence[str], missing: str, extra: Sequ
     row = part.first_row
     with open_parquet(part.path) as parquet:
         for batch in _batches(parquet, part, wanted):
-            chunk = _decode(batch, part, row, columns, missing, bool(extra))
+            where = partial(_where, part)
+            chunk = decode(batch, where, row, columns, missing, file_index=part.file_index, attach=bool(extra))
             row += chunk.size
             yield chunk
 
@@ -148,7 +150,11 @@ def _culprit(part: Part, columns: list[str]) -> tuple[int | str, str]:
     return "unknown", "unknown"
 
 
-def _to_float(column: pa.Array, part: Part, first_row: int, name: str) -> NDArray[Any]:
+Where = Callable[[int], str]
+"""What says in words where a row number is."""
+
+
+def _to_float(column: pa.Array, where: Where, first_row: int, name: str) -> NDArray[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
@@ -158,7 +164,7 @@ def _to_float(column: pa.Array, part: Part, first_row: int, name: str) -> NDArra
         except pa.ArrowInvalid as error:
             raise InputDataError(
                 explain(
-                    f"{_where(part, first_row + _first_misfit(column))}, column '{name}': a value does not fit a "
+                    f"{where(first_row + _first_misfit(column))}, column '{name}': a value does not fit a "
                     "float64 exactly",
                     why=str(error),
                     remedy="leave the column out (is it an identifier?) or convert it to double",
@@ -181,41 +187,55 @@ def _first_misfit(column: pa.Array) -> int:
     return low
 
 
-def _decode(
-    batch: pa.RecordBatch, part: Part, first_row: int, columns: Sequence[str], missing: str, with_batch: bool
+def decode(
+    batch: pa.RecordBatch,
+    where: Where,
+    first_row: int,
+    columns: Sequence[str],
+    missing: str,
+    *,
+    file_index: int = 0,
+    attach: bool = True,
 ) -> Chunk:
+    """Return the rows of a record batch, with the policy for missing values applied.
+
+    Raises
+    ------
+    InputDataError
+        If a value cannot be used and ``missing`` is ``"error"``, or does not fit a float64.
+    """
     n, d = batch.num_rows, len(columns)
     values, clean = np.empty((d, n)), True
     for j, name in enumerate(columns):
-        values[j] = _to_float(batch.column(name), part, first_row, name)
+        values[j] = _to_float(batch.column(name), where, first_row, name)
         # Any NaN or infinity makes the sum one; and the column is in the cache now.
         clean = clean and bool(np.isfinite(values[j].sum()))
     bad = np.zeros((d, len(KINDS)), np.int64)
-    attached = batch if with_batch else None
+    attached = batch if attach else None
     if clean:
-        return Chunk(values.T, n, part.file_index, first_row, None, bad, attached)
+        return Chunk(values.T, n, file_index, first_row, None, bad, attached)
     finite = np.isfinite(values)
     if finite.all():
-        return Chunk(values.T, n, part.file_index, first_row, None, bad, attached)
+        return Chunk(values.T, n, file_index, first_row, None, bad, attached)
     for j, name in enumerate(columns):
         nulls = batch.column(name).null_count
         bad[j] = nulls, np.isnan(values[j]).sum() - nulls, np.isinf(values[j]).sum()
     if missing == "error":
-        raise InputDataError(_missing_message(part, columns, finite, bad, first_row))
+        raise InputDataError(_missing_message(where, columns, finite, bad, first_row))
     keep = np.asarray(finite.all(axis=0))
-    reasons = _reasons(batch, columns, values) if with_batch else None
+    reasons = _reasons(batch, columns, values) if attach else None
     kept = np.ascontiguousarray(values[:, keep])
-    return Chunk(kept.T, n, part.file_index, first_row, keep, bad, attached, reasons)
+    return Chunk(kept.T, n, file_index, first_row, keep, bad, attached, reasons)
 
 
 def _missing_message(
-    part: Part, columns: Sequence[str], finite: NDArray[np.bool_], bad: NDArray[np.int64], first_row: int
+    where: Where, columns: Sequence[str], finite: NDArray[np.bool_], bad: NDArray[np.int64], first_row: int
 ) -> str:
     j = int(np.flatnonzero(bad.sum(axis=1))[0])
     row = first_row + int(np.flatnonzero(~finite[j])[0])
     counts = ", ".join(f"{c} {kind}" for kind, c in zip(KINDS, bad[j], strict=True) if c)
     return explain(
-        f"{_where(part, row)}, column '{columns[j]}': {counts} among these rows, the first at row {row} of the file",
+        f"{where(row)}, column '{columns[j]}': {counts} among these rows, the first at row {row}",
         why="a Gaussian has no density there",
         remedy="use missing: drop (data.missing, or open_dataset(missing='drop')), or fill the values",
     )

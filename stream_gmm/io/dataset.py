@@ -229,7 +229,7 @@ def open_dataset(
     with ThreadPoolExecutor(8) as pool:
         footers = list(pool.map(_footer, files))
     schema = footers[0][1]
-    names = tuple(columns) if columns else _numeric_columns(schema)
+    names = tuple(columns) if columns else numeric_columns(schema)
     if len(set(names)) != len(names):
         raise ConfigError(f"a column is named twice: {list(names)}.")
     for file, (_, own) in zip(files, footers, strict=True):
@@ -258,7 +258,14 @@ def is_numeric(kind: pa.DataType) -> bool:
     )
 
 
-def _numeric_columns(schema: pa.Schema) -> tuple[str, ...]:
+def numeric_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """Return the columns that can be fitted.
+
+    Raises
+    ------
+    InputDataError
+        If there is none.
+    """
     names = tuple(f.name for f in schema if is_numeric(f.type))
     if not names:
         raise InputDataError(f"the data set has no numeric column; it has {schema.names}.")

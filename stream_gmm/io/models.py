@@ -1,34 +1,24 @@
-"""The model file: JSON header, safetensors body, SHA-256 over everything. No pickle.
-
-Layout: magic line, 4-byte version, 8-byte header length, header, body, 32-byte digest.
-"""
+"""The model file: a fitted mixture and where it comes from, in a :mod:`.container`."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import os
-import struct
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from stream_gmm.core.covariance import family_named
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.em import Outcome
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ModelFileError, StorageError, StreamGMMError, explain
+from stream_gmm.errors import ModelFileError
+from stream_gmm.io.container import pack, read, unpack, write_atomically
 
 MAGIC = b"STREAM-GMM MODEL\n"
 FORMAT = 1
-_LENGTHS = struct.Struct("<IQ")
-_DIGEST = 32
 
 
 def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
@@ -44,16 +34,22 @@ def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
 
 def to_bytes(result: FitResult) -> bytes:
     """Return the content of the model file."""
-    header = json.dumps(_header(result), sort_keys=True, allow_nan=False).encode()
-    arrays = {
-        "weights": np.ascontiguousarray(result.weights_),
-        "means": np.ascontiguousarray(result.means_),
-        # safetensors has no scalars
-        "covariances": np.atleast_1d(np.ascontiguousarray(result.covariances_)),
-        "history": np.array(result.history, dtype=np.float64),
-    }
-    content = MAGIC + _LENGTHS.pack(FORMAT, len(header)) + header + save(arrays)
-    return content + hashlib.sha256(content).digest()
+    arrays = {**params_to_arrays(result.params), "history": np.array(result.history, dtype=np.float64)}
+    return pack(MAGIC, FORMAT, _header(result), arrays)
+
+
+def params_to_arrays(params: MixtureParams) -> dict[str, Any]:
+    """Return the arrays of a mixture, by name."""
+    return {"weights": params.weights, "means": params.means, "covariances": params.covariances}
+
+
+def params_from_arrays(arrays: dict[str, Any], covariance_type: str) -> MixtureParams:
+    """Return the mixture of such arrays; refuses covariances that are not positive definite."""
+    family = family_named(covariance_type)
+    covariances = arrays["covariances"].reshape(family.shape(*arrays["means"].shape))
+    params = MixtureParams(arrays["weights"], arrays["means"], covariances, family)
+    _ = params.precisions_cholesky
+    return params
 
 
 def _header(result: FitResult) -> dict[str, Any]:
@@ -65,6 +61,8 @@ def _header(result: FitResult) -> dict[str, Any]:
         "outcome": result.outcome.name,
         "reason": result.reason,
         "n_iter": result.n_iter,
+        "passes": result.passes,
+        "rejected": list(result.rejected),
         "threshold": repr(result.threshold),
         "outlier_quantile": result.outlier_quantile,
         "criteria": [
@@ -81,31 +79,6 @@ def _header(result: FitResult) -> dict[str, Any]:
     }
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
-    """Write a file so that a reader finds the old content or the new, and never a part.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written; an older file is untouched.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise StorageError(
-            explain(f"cannot write {path}", why=str(error), remedy="check the folder and the space left")
-        ) from error
-    return path
-
-
 def load_model(path: str | os.PathLike[str]) -> FitResult:
     """Read a model file.
 
@@ -114,55 +87,26 @@ def load_model(path: str | os.PathLike[str]) -> FitResult:
     ModelFileError
         If it is missing, damaged, not a model file, from a newer version, or not a mixture.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"cannot read the model file {path}: {error.strerror}.") from error
-    try:
-        return from_bytes(content)
-    except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}") from error
+    return read(path, "model", from_bytes)
 
 
 def from_bytes(content: bytes) -> FitResult:
     """Return the model in the content of a model file."""
-    start = len(MAGIC) + _LENGTHS.size
-    if not content.startswith(MAGIC):
-        raise ModelFileError("this is not a stream-gmm model file.")
-    if len(content) < start + _DIGEST:
-        raise ModelFileError("the model file is truncated.")
-    form, header_size = _LENGTHS.unpack(content[len(MAGIC) : start])
-    if form > FORMAT:
-        raise ModelFileError(
-            explain(
-                f"the model file has format {form}, and this version reads up to {FORMAT}",
-                remedy="upgrade stream-gmm",
-            )
-        )
-    if hashlib.sha256(content[:-_DIGEST]).digest() != content[-_DIGEST:]:
-        raise ModelFileError("the model file is damaged or truncated: its digest does not match.")
-    try:
-        header = json.loads(content[start : start + header_size])
-        arrays = load(content[start + header_size : -_DIGEST])
-        return _result(header, arrays)
-    except (StreamGMMError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"the model file does not hold a mixture: {error}") from error
+    return unpack(content, MAGIC, FORMAT, "model", _result)
 
 
 def _result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
-    family = family_named(header["covariance_type"])
-    k, d = arrays["means"].shape
-    covariances = arrays["covariances"].reshape(family.shape(k, d))
-    params = MixtureParams(arrays["weights"], arrays["means"], covariances, family)
-    _ = params.precisions_cholesky  # refuses what is not positive definite
-    if header["columns"] and len(header["columns"]) != d:
-        raise ModelFileError(f"{len(header['columns'])} column names for {d} features.")
+    params = params_from_arrays(arrays, header["covariance_type"])
+    if header["columns"] and len(header["columns"]) != params.n_features:
+        raise ModelFileError(f"{len(header['columns'])} column names for {params.n_features} features.")
     return FitResult(
         params=params,
         outcome=Outcome[header["outcome"]],
         criteria=Criteria(*header["criteria"]),
         history=tuple(float(v) for v in arrays["history"]),
         n_iter=header["n_iter"],
+        passes=header.get("passes", len(arrays["history"])),
+        rejected=tuple(header.get("rejected", ())),
         columns=tuple(header["columns"]),
         reason=header["reason"],
         threshold=float(header["threshold"]),

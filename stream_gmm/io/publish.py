@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_gmm.errors import StorageError, explain
-from stream_gmm.io.models import write_atomically
+from stream_gmm.io.container import write_atomically
 
 log = logging.getLogger(__name__)
 

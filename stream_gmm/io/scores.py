@@ -216,7 +216,7 @@ def _write(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     try:
         for chunk in parquet_chunks(part, job.columns, job.missing, extra):
             scores = score_rows(job.density, chunk.rows)
-            table = _table(chunk, scores, columns, job)
+            table = scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata))
             if writer is None:
                 writer = _writer(path, table.schema)
             writer.write_table(table)
@@ -256,17 +256,20 @@ def _empty_schema(part: Part, columns: Columns, job: ScoreJob) -> pa.Schema:
     return pa.schema(fields, metadata=dict(job.metadata))
 
 
-def _table(chunk: Chunk, scores: Scores, columns: Columns, job: ScoreJob) -> pa.Table:
+def scored_table(
+    chunk: Chunk, scores: Scores, columns: Columns, layout: Layout, threshold: float, metadata: dict[str, str]
+) -> pa.Table:
+    """Return the rows of a chunk with its pass-through columns and the scores of those that have any."""
     assert chunk.batch is not None
-    arrays = [chunk.batch.column(c) for c in job.layout.passthrough]
-    fields = [chunk.batch.schema.field(c) for c in job.layout.passthrough]
+    arrays = [chunk.batch.column(c) for c in layout.passthrough]
+    fields = [chunk.batch.schema.field(c) for c in layout.passthrough]
     for name, kind, content in columns:
-        arrays.append(_spread(content(scores, job.threshold), kind, chunk))
+        arrays.append(_spread(content(scores, threshold), kind, chunk))
         fields.append(pa.field(name, kind))
     reasons = [None] * chunk.size if chunk.reasons is None else chunk.reasons
     arrays.append(pa.array(reasons, pa.string()))
-    fields.append(pa.field(job.layout.prefix + REASON, pa.string()))
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=dict(job.metadata)))
+    fields.append(pa.field(layout.prefix + REASON, pa.string()))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
 
 
 def _spread(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream_gmm.core.moments import Array
-from stream_gmm.io.models import write_atomically
+from stream_gmm.io.container import write_atomically
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -23,7 +23,7 @@ from stream_gmm.core.routes import DTYPES, KERNELS
 from stream_gmm.errors import ConfigError, did_you_mean
 from stream_gmm.io.dataset import Dataset, open_dataset
 from stream_gmm.pipeline.reading import AUTO, CACHES
-from stream_gmm.pipeline.settings import ALGORITHMS, Settings
+from stream_gmm.pipeline.settings import ACCELERATIONS, ALGORITHMS, Settings
 
 
 class _Section(BaseModel):
@@ -64,6 +64,8 @@ class SweepConfig(_Section):
         ["spherical", "diag", "tied", "full"], min_length=1, description="Covariance structures"
     )
     criterion: str = Field("bic", description="What chooses: bic, aic, icl or heldout")
+
+    prune: bool = Field(True, description="Give up candidates that cannot win by bic or aic any more")
 
     @field_validator("n_components", mode="before")
     @classmethod
@@ -109,19 +111,22 @@ def _expand(value: Any) -> list[Any]:
     return [value]
 
 
-_NAMES = {"algorithm": ALGORITHMS, "kernel": KERNELS, "dtype": DTYPES, "cache": CACHES}
+_NAMES = {"algorithm": ALGORITHMS, "accel": ACCELERATIONS, "kernel": KERNELS, "dtype": DTYPES, "cache": CACHES}
 
 
 class EMConfig(_Section):
     """How to fit."""
 
-    algorithm: str = Field("em", description="em (exact) or minibatch (stepwise EM)")
+    algorithm: str = Field("auto", description="auto (exact EM, accelerated), em or minibatch")
+    accel: str | None = Field(None, description="Acceleration of exact EM: auto, anderson, squarem, none")
     n_init: int = Field(3, ge=1, description="Restarts on the sample")
     tol: float | None = Field(
         None, ge=0.0, description="Predicted remaining gain to stop at, nats per row; none: 0.1 p / (2 N)"
     )
-    max_passes: int = Field(100, ge=1, description="Largest number of EM steps on the full data")
-    reg_covar: float = Field(1e-6, ge=0.0, description="Added to the diagonals of the covariances")
+    max_passes: int = Field(100, ge=1, description="Largest number of steps on the full data")
+    reg_covar: float | None = Field(
+        None, ge=0.0, description="Added to the diagonals of the covariances; none: a penalty without units"
+    )
     random_state: int = Field(0, ge=0, description="Seed")
     sample_rows: int = Field(50_000, ge=1, description="Rows of the uniform sample")
     holdout: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the rows held out of every fit, to judge by")
@@ -132,11 +137,11 @@ class EMConfig(_Section):
         None, ge=0, description="Bytes of decoded rows to keep; none: 1/4 of the workers' memory, or the disk"
     )
 
-    @field_validator("algorithm", "kernel", "dtype", "cache")
+    @field_validator("algorithm", "accel", "kernel", "dtype", "cache")
     @classmethod
-    def _by_name(cls, value: str, info: ValidationInfo) -> str:
+    def _by_name(cls, value: str | None, info: ValidationInfo) -> str | None:
         name = str(info.field_name)
-        return _known(value, _NAMES[name], name)
+        return value if value is None else _known(value, _NAMES[name], name)
 
 
 class ScoreConfig(_Section):

@@ -69,6 +69,13 @@ class Profile:
         return np.asarray(np.diagonal(self.moments.scatter[0]) / self.moments.rows)
 
     @property
+    def spread(self) -> Array:
+        """Covariance ``(D, D)`` of all rows; a constant column counts as one of variance 1."""
+        constant = (self.low == self.high).astype(np.float64)
+        varies = 1.0 - constant
+        return np.asarray(self.moments.scatter[0] / self.moments.rows * np.outer(varies, varies) + np.diag(constant))
+
+    @property
     def scaling(self) -> Scaling:
         """The map that centres, scales and decorrelates the columns."""
         # A variance that is nothing but rounding is that of a constant column.

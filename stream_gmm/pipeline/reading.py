@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from stream_gmm.errors import ConfigError, did_you_mean
+from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.cache import DISK, MEMORY, NONE, hold
 from stream_gmm.io.dataset import Leaf, Source
@@ -28,9 +28,7 @@ class CachePolicy:
     cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.cache not in CACHES:
-            known = ", ".join(CACHES)
-            raise ConfigError(f"unknown cache {self.cache!r}{did_you_mean(self.cache, CACHES)} Known: {known}.")
+        one_of(self.cache, CACHES, "cache")
         if self.cache_bytes is not None and self.cache_bytes < 0:
             raise ConfigError("cache_bytes must not be negative.")
 

@@ -15,7 +15,8 @@ from typing import Any
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.models import load_model, save_model, write_atomically
+from stream_gmm.io.container import write_atomically
+from stream_gmm.io.models import load_model, save_model
 from stream_gmm.io.tables import write_rows, write_table
 from stream_gmm.pipeline.config import RunConfig
 from stream_gmm.pipeline.progress import Listener, silent
@@ -44,7 +45,7 @@ def sweep_stage(
     result = sweep(
         config.open(), config.sweep.n_components, config.sweep.covariance_type,
         config.settings(), executor,
-        criterion=config.sweep.criterion, listener=listener, on_pass=on_pass,
+        criterion=config.sweep.criterion, prune=config.sweep.prune, listener=listener, on_pass=on_pass,
     )  # fmt: skip
     _leave(result, config, truth, time.perf_counter() - started)
     return result

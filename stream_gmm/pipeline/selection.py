@@ -154,7 +154,7 @@ def _sweep_warnings(candidates: tuple[Candidate, ...], chosen: int, found: Profi
         out.append(f"the chosen number of components, {ks[-1]}, is the largest tried: a larger one may be better.")
     if best.outcome is not Outcome.CONVERGED:
         out.append(f"the chosen model {best.name} {best.outcome.value}.")
-    rejected = [c.name for c in candidates if not c.admissible]
+    rejected = [c.name for c in candidates if not c.admissible and c.outcome is not Outcome.PRUNED]
     if rejected:
         out.append(f"{len(rejected)} candidates are not admissible: {', '.join(rejected)}.")
     return tuple(out)

@@ -7,12 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stream_gmm.core.em import EMState, Outcome, StopRule, advance, run_to_end
+from stream_gmm.core.accelerate import METHODS, Auto
+from stream_gmm.core.em import PLAIN_EM, EMState, Outcome, Review, Scheme, StopRule, advance, advance_all, run_to_end
+from stream_gmm.core.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.routes import Preference
+from stream_gmm.core.rows import RowsEStep
+from stream_gmm.core.stats import SuffStats
 from stream_gmm.core.stepwise import PowerDecay, StepwiseState, stepwise_step
-from stream_gmm.errors import ConfigError, did_you_mean
+from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.io.dataset import Leaf, Source
 from stream_gmm.pipeline.passes import FullPass
+from stream_gmm.pipeline.profile import Profile
 from stream_gmm.pipeline.reading import AUTO, CachePolicy
 
 OnPass = Callable[[Sequence[EMState]], None]
@@ -28,7 +33,11 @@ class Settings:
     Parameters
     ----------
     algorithm
-        ``"em"`` (exact) or ``"minibatch"`` (stepwise EM over row groups in random order).
+        ``"auto"`` (exact EM, accelerated), ``"em"`` (exact EM, step by step as in scikit-learn) or
+        ``"minibatch"`` (stepwise EM over row groups in random order).
+    accel
+        How exact EM is accelerated: ``"auto"`` (Anderson acceleration of steps continued on the sample, with a
+        SQUAREM cycle as a fallback), ``"anderson"``, ``"squarem"`` or ``"none"``. None: what ``algorithm`` says.
     n_init
         Restarts on the sample; the best goes on.
     tol
@@ -37,7 +46,8 @@ class Settings:
     max_passes
         Largest number of EM steps on the full data (epochs, for mini-batches).
     reg_covar
-        Added to the diagonals of the covariances, as in scikit-learn.
+        Added to the diagonals of the covariances, as in scikit-learn, in units of the data. None: a penalty of
+        a thousandth of a pseudo-row for each component instead, which knows no units.
     sample_rows
         Rows of the uniform sample on which fits are started.
     outlier_quantile
@@ -56,11 +66,12 @@ class Settings:
         At most so many bytes are kept; None: a quarter of the workers' memory, or what the disk has.
     """
 
-    algorithm: str = "em"
+    algorithm: str = "auto"
+    accel: str | None = None
     n_init: int = 1
     tol: float | None = None
     max_passes: int = 100
-    reg_covar: float = 1e-6
+    reg_covar: float | None = None
     random_state: int = 0
     sample_rows: int = 50_000
     outlier_quantile: float = 0.01
@@ -71,13 +82,16 @@ class Settings:
     cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        algorithm_named(self.algorithm)
+        accel = algorithm_named(self.algorithm).accel
+        if self.accel is not None:
+            one_of(self.accel, ACCELERATIONS, "accel")
         _ = self.preference, self.cache_policy
         checks = (
+            (self.accel is None or accel is not None, "accel is for exact EM: algorithm auto or em"),
             (self.n_init >= 1, "n_init must be at least 1"),
             (self.tol is None or self.tol >= 0.0, "tol must not be negative"),
             (self.max_passes >= 1, "max_passes must be at least 1"),
-            (self.reg_covar >= 0.0, "reg_covar must not be negative"),
+            (self.reg_covar is None or self.reg_covar >= 0.0, "reg_covar must not be negative"),
             (self.random_state >= 0, "random_state must not be negative"),
             (self.sample_rows >= 1, "sample_rows must be at least 1"),
             (0.0 <= self.outlier_quantile < 1.0, "outlier_quantile must lie in [0, 1)"),
@@ -91,6 +105,16 @@ class Settings:
     def rule(self) -> StopRule:
         """The stop rule on the full data."""
         return StopRule(self.tol, self.max_passes)
+
+    def penalty(self, found: Profile) -> Penalty:
+        """Return what keeps covariances away from singular ones."""
+        return PseudoRows(found.spread) if self.reg_covar is None else Ridge(self.reg_covar)
+
+    def scheme(self, found: Profile) -> Scheme:
+        """Return how candidates are brought to their end on the full data."""
+        name = self.accel or algorithm_named(self.algorithm).accel
+        method = Auto(RowsEStep(found.sample.rows, found.scaling)) if name == AUTO else METHODS[name or "none"]
+        return Scheme(self.rule, self.penalty(found), method)
 
     @property
     def preference(self) -> Preference:
@@ -117,15 +141,30 @@ class Algorithm:
 
     sample_steps: int
     leaves: Callable[[Source], Sequence[Leaf]]
-    run: Callable[[list[EMState], FullPass, Settings, OnPass], list[EMState]]
+    run: Callable[[list[EMState], FullPass, Scheme, Settings, OnPass, Review], list[EMState]]
+    accel: str | None = None
+    """The acceleration it stands for; None: it has no full passes to accelerate."""
 
 
-def run_exact(states: list[EMState], full: FullPass, settings: Settings, on_pass: OnPass) -> list[EMState]:
+def _advance_one(pair: tuple[EMState, SuffStats], scheme: Scheme) -> EMState:
+    return advance(*pair, scheme)
+
+
+def run_exact(
+    states: list[EMState], full: FullPass, scheme: Scheme, settings: Settings, on_pass: OnPass, review: Review
+) -> list[EMState]:
     """Run exact EM; all candidates share every pass."""
-    return run_to_end(states, full, settings.rule, settings.reg_covar, on_pass)
+    del settings
+
+    def on_workers(pairs: Sequence[tuple[EMState, SuffStats]], scheme: Scheme) -> list[EMState]:
+        return full.executor.map(_advance_one, pairs, shared=scheme, label="accelerate")
+
+    return run_to_end(states, full, scheme, on_pass, on_workers if scheme.method.heavy else advance_all, review)
 
 
-def run_minibatch(states: list[EMState], full: FullPass, settings: Settings, on_pass: OnPass) -> list[EMState]:
+def run_minibatch(
+    states: list[EMState], full: FullPass, scheme: Scheme, settings: Settings, on_pass: OnPass, review: Review
+) -> list[EMState]:
     """Run stepwise EM, all candidates on the same mini-batches; one exact pass evaluates the end."""
     schedule = PowerDecay()
     steps = [StepwiseState(s.params) for s in states]
@@ -141,13 +180,13 @@ def run_minibatch(states: list[EMState], full: FullPass, settings: Settings, on_
         for leaves in full.batches(batch_rows, rng):
             stats = full.on_batch(leaves, [s.params for s in steps])
             if stats[0].rows:
-                steps = [stepwise_step(s, b, schedule, settings.reg_covar) for s, b in zip(steps, stats, strict=True)]
+                steps = [stepwise_step(s, b, schedule, scheme.penalty) for s, b in zip(steps, stats, strict=True)]
                 sums += [[b.loglik, b.rows] for b in stats]
         epochs += 1
         for history, (loglik, rows) in zip(averages, sums, strict=True):
             history.append(loglik / rows)
         on_pass([EMState(s.params, history=tuple(h)) for s, h in zip(steps, averages, strict=True)])
-    ended = _evaluate([replace(s, params=t.params) for s, t in zip(states, steps, strict=True)], full, settings)
+    ended = _evaluate([replace(s, params=t.params) for s, t in zip(states, steps, strict=True)], full, scheme)
     return [_verdict(s, h, tol, epochs) for s, h in zip(ended, averages, strict=True)]
 
 
@@ -155,11 +194,11 @@ def _settled(averages: list[list[float]], tol: float) -> bool:
     return all(len(h) > 1 and h[-1] - h[-2] <= tol for h in averages)
 
 
-def _evaluate(states: list[EMState], full: FullPass, settings: Settings) -> list[EMState]:
+def _evaluate(states: list[EMState], full: FullPass, scheme: Scheme) -> list[EMState]:
     """Read once more, for the exact log-likelihood of the parameters as they are."""
     stats = full([s.params for s in states])
-    rule = StopRule(settings.tol, max_passes=0)
-    return [advance(s, b, rule, settings.reg_covar) for s, b in zip(states, stats, strict=True)]
+    last = replace(scheme, rule=replace(scheme.rule, max_passes=0), method=PLAIN_EM)
+    return [advance(s, b, last) for s, b in zip(states, stats, strict=True)]
 
 
 def _verdict(state: EMState, averages: list[float], tol: float, epochs: int) -> EMState:
@@ -170,8 +209,10 @@ def _verdict(state: EMState, averages: list[float], tol: float, epochs: int) -> 
     return replace(state, history=history, n_iter=epochs, outcome=outcome)
 
 
+ACCELERATIONS = (AUTO, *METHODS)
 ALGORITHMS = {
-    "em": Algorithm(1000, _leaves, run_exact),
+    AUTO: Algorithm(1000, _leaves, run_exact, accel=AUTO),
+    "em": Algorithm(1000, _leaves, run_exact, accel="none"),
     "minibatch": Algorithm(5, _pieces, run_minibatch),
 }
 
@@ -184,7 +225,4 @@ def algorithm_named(name: str) -> Algorithm:
     ConfigError
         If there is none of that name.
     """
-    if name not in ALGORITHMS:
-        known = ", ".join(ALGORITHMS)
-        raise ConfigError(f"unknown algorithm {name!r}{did_you_mean(name, ALGORITHMS)} Known: {known}.")
-    return ALGORITHMS[name]
+    return ALGORITHMS[one_of(name, ALGORITHMS, "algorithm")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -12,16 +13,16 @@ import numpy as np
 from stream_gmm.core.covariance import family_named
 from stream_gmm.core.criteria import CRITERIA, HELDOUT, Criteria
 from stream_gmm.core.density import compile_density
-from stream_gmm.core.em import EMState, Outcome
+from stream_gmm.core.em import EMState, Outcome, Review
 from stream_gmm.core.estep import score_rows
-from stream_gmm.core.initialise import SampleFit, fit_sample
+from stream_gmm.core.initialise import Explorer, SampleFit
 from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.pruning import prune as drop_beaten
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.routes import choose_route
 from stream_gmm.core.sampling import Holdout
-from stream_gmm.core.scaling import Scaling
-from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
+from stream_gmm.errors import ConfigError, InputDataError, explain, one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.dataset import Source
 from stream_gmm.pipeline.passes import FullPass
@@ -34,22 +35,22 @@ from stream_gmm.pipeline.settings import OnPass, Settings, algorithm_named
 
 @dataclass(frozen=True)
 class _SampleTask:
-    rows: Array
-    scaling: Scaling
-    settings: Settings
-    tol: float | None
-    steps: int
+    explorer: Explorer
+    n_init: int
+    seed: int
+
+
+Rungs = tuple[SampleFit, SampleFit | None, SampleFit | None]
+"""The fit of a cell, and those with one component less and more."""
 
 
 def _fit_on_sample(cell: tuple[int, str], task: _SampleTask) -> SampleFit:
     k, name = cell
-    family = family_named(name)
-    s = task.settings
-    return fit_sample(
-        task.rows, k, family, task.scaling,
-        n_init=s.n_init, reg_covar=s.reg_covar, tol=task.tol, max_steps=task.steps,
-        seed=(s.random_state, k),
-    )  # fmt: skip
+    return task.explorer.fit(k, family_named(name), task.n_init, (task.seed, k))
+
+
+def _climb_on_sample(rungs: Rungs, task: _SampleTask) -> SampleFit:
+    return task.explorer.climb(*rungs)
 
 
 def explore(
@@ -59,7 +60,10 @@ def explore(
     executor: Executor,
     listener: Listener = silent,
 ) -> list[SampleFit]:
-    """Fit every cell of the grid on the sample; no pass over the data."""
+    """Fit every cell of the grid on the sample; no pass over the data.
+
+    Then every cell is tried from its neighbours: a split of K - 1, a merge of K + 1.
+    """
     largest = max(k for k, _ in grid)
     if largest > len(found.sample.rows):
         raise InputDataError(
@@ -70,15 +74,34 @@ def explore(
         )
     # With every row in the sample, going all the way there saves passes and costs none.
     tol = 1e-9 if found.complete and settings.tol is None else settings.tol
-    task = _SampleTask(
-        found.sample.rows, found.scaling, settings, tol, algorithm_named(settings.algorithm).sample_steps
-    )
+    steps = algorithm_named(settings.algorithm).sample_steps
+    explorer = Explorer(found.sample.rows, found.scaling, settings.penalty(found), tol, steps)
+    task = _SampleTask(explorer, settings.n_init, settings.random_state)
     # The largest first: they take longest, and should not be left for the end.
-    order = sorted(range(len(grid)), key=lambda i: -grid[i][0])
-    meter = Meter(listener, "explore", [grid[i][0] for i in order], unit="components", live=len(grid))
-    fits = executor.map(_fit_on_sample, [grid[i] for i in order], shared=task, label="explore", on_done=meter)
-    by_cell = dict(zip(order, fits, strict=True))
-    return [by_cell[i] for i in range(len(grid))]
+    order = sorted(grid, key=lambda cell: -cell[0])
+    fits = _on_sample(_fit_on_sample, order, task, order, executor, listener)
+    rungs = {cell: _rungs(cell, fits) for cell in order}
+    between = [cell for cell in order if rungs[cell][1:] != (None, None)]
+    if between:
+        fits |= _on_sample(_climb_on_sample, [rungs[c] for c in between], task, between, executor, listener)
+    return [fits[cell] for cell in grid]
+
+
+def _on_sample(
+    fn: Callable[[Any, _SampleTask], SampleFit],
+    items: Sequence[Any],
+    task: _SampleTask,
+    cells: Sequence[tuple[int, str]],
+    executor: Executor,
+    listener: Listener,
+) -> dict[tuple[int, str], SampleFit]:
+    meter = Meter(listener, "explore", [k for k, _ in cells], unit="components", live=len(cells))
+    return dict(zip(cells, executor.map(fn, items, shared=task, label="explore", on_done=meter), strict=True))
+
+
+def _rungs(cell: tuple[int, str], fits: Mapping[tuple[int, str], SampleFit]) -> Rungs:
+    k, name = cell
+    return fits[cell], fits.get((k - 1, name)), fits.get((k + 1, name))
 
 
 def outlier_threshold(params: MixtureParams, rows: Array, quantile: float) -> float:
@@ -95,7 +118,7 @@ def finished(state: EMState, found: Profile, settings: Settings, provenance: Map
     assert state.outcome is not None
     warnings = list(found.warnings)
     choice = choose_route(state.params, compile_density(state.params), found.scaling, settings.preference)
-    if state.outcome is not Outcome.CONVERGED:
+    if state.outcome not in (Outcome.CONVERGED, Outcome.PRUNED):
         warnings.append(f"{state.params.family.name}-{state.params.n_components}: {state.outcome.value}.")
     return FitResult(
         params=state.params,
@@ -103,6 +126,8 @@ def finished(state: EMState, found: Profile, settings: Settings, provenance: Map
         criteria=Criteria.from_stats(state.stats, state.params.n_parameters),
         history=state.history,
         n_iter=state.n_iter,
+        passes=state.passes,
+        rejected=state.rejected,
         columns=found.columns,
         reason=state.reason,
         threshold=outlier_threshold(state.params, found.sample.rows, settings.outlier_quantile),
@@ -120,6 +145,7 @@ def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[st
         "rows_used": found.used,
         "missing": source.missing,
         "algorithm": settings.algorithm,
+        "accel": settings.accel,
         "n_init": settings.n_init,
         "tol": settings.tol,
         "max_passes": settings.max_passes,
@@ -155,12 +181,13 @@ def fit_states(
     executor: Executor,
     listener: Listener = silent,
     on_pass: OnPass = lambda _: None,
+    review: Review = list,
 ) -> tuple[list[EMState], int]:
     """Run candidates over the full data to their end; return them and the number of passes."""
     holdout = Holdout(settings.holdout, settings.random_state)
     full = FullPass.over(reading, found, executor, holdout, settings.preference, listener)
     run = algorithm_named(settings.algorithm).run
-    return run(states, full, settings, on_pass), full.passes
+    return run(states, full, settings.scheme(found), settings, on_pass, review), full.passes
 
 
 def parse_grid(n_components: int | Iterable[int], covariance_type: str | Iterable[str]) -> list[tuple[int, str]]:
@@ -190,10 +217,13 @@ def sweep(
     executor: Executor,
     *,
     criterion: str = "bic",
+    prune: bool = True,
     listener: Listener = silent,
     on_pass: OnPass = lambda _: None,
 ) -> SweepResult:
     """Fit every candidate and choose one.
+
+    With ``prune``, a candidate that cannot win any more takes part in no more passes. It stays in the table.
 
     Raises
     ------
@@ -204,17 +234,15 @@ def sweep(
     NoAdmissibleModelError
         If every candidate failed or is degenerate.
     """
-    if criterion not in CRITERIA:
-        raise ConfigError(
-            f"unknown criterion {criterion!r}{did_you_mean(criterion, CRITERIA)} Known: {', '.join(CRITERIA)}."
-        )
+    one_of(criterion, CRITERIA, "criterion")
     if criterion == HELDOUT and not settings.holdout:
         raise ConfigError("the criterion 'heldout' needs rows held out: set holdout, such as 0.1.")
     grid = parse_grid(n_components, covariance_type)
     reading, found = first_pass(source, settings, executor, listener)
     starts = explore(grid, found, settings, executor, listener)
     states = [EMState(s.params) for s in starts if s.params is not None]
-    ended, passes = fit_states(states, reading, found, settings, executor, listener, on_pass)
+    review: Review = partial(drop_beaten, criterion=criterion) if prune else list
+    ended, passes = fit_states(states, reading, found, settings, executor, listener, on_pass, review)
     provenance = provenance_of(source, found, settings)
     remaining = iter(ended)
     candidates = tuple(

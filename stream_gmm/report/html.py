@@ -16,7 +16,8 @@ from stream_gmm.core.criteria import HELDOUT, form, signed, title
 from stream_gmm.core.matching import match
 from stream_gmm.core.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.io.models import load_model, write_atomically
+from stream_gmm.io.container import write_atomically
+from stream_gmm.io.models import load_model
 from stream_gmm.io.tables import read_table
 from stream_gmm.pipeline.run import MODEL, REPORT, SAMPLE, TABLE, TRUTH, read_record
 from stream_gmm.report import figures as fig

@@ -11,10 +11,12 @@ from sklearn.mixture import GaussianMixture
 
 from stream_gmm.core.covariance import FAMILIES, family_named
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.em import EMState, Outcome, StopRule, advance, em_step, predicted_gain, run_to_end
-from stream_gmm.core.initialise import fit_sample, rows_estep
+from stream_gmm.core.em import EMState, Outcome, Scheme, StopRule, advance, em_step, predicted_gain, run_to_end
+from stream_gmm.core.initialise import Explorer
 from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.penalty import PseudoRows, Ridge
 from stream_gmm.core.result import draw
+from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stepwise import PowerDecay, StepwiseState, stepwise_step
 from tests.oracles import rows_of, standardised
@@ -44,7 +46,7 @@ def _params(model: GaussianMixture) -> MixtureParams:
 def test_one_step_equals_scikit_learn(data, name):
     rows = standardised(rows_of(data))
     start = _sklearn_start(rows, name, max_iter=2)
-    params, stats, _ = em_step(_params(start), rows_estep(rows, _scaling(rows)))
+    params, stats, _ = em_step(_params(start), RowsEStep(rows, _scaling(rows)))
     loglik, log_r = start._e_step(rows)
     start._m_step(rows, log_r)
 
@@ -69,32 +71,37 @@ def test_a_converged_fit_reaches_the_log_likelihood_of_scikit_learn(data, name):
         "weights_init": start.weights_, "means_init": start.means_, "precisions_init": start.precisions_,
     }  # fmt: skip
     theirs = _sklearn_start(rows, name, k, max_iter=5000, tol=1e-13, **parameters)
-    (ours,) = run_to_end([EMState(_params(start))], rows_estep(rows, _scaling(rows)), StopRule(1e-10, 5000), 1e-6)
+    (ours,) = run_to_end([EMState(_params(start))], RowsEStep(rows, _scaling(rows)), Scheme(StopRule(1e-10, 5000)))
 
     assert ours.history[-1] == pytest.approx(theirs.score(rows), abs=1e-7)
 
 
 @given(mixtures(max_k=4, max_d=4), st.integers(50, 400))
-def test_the_log_likelihood_never_falls(mixture, n):
+def test_the_penalised_log_likelihood_never_falls(mixture, n):
     params, rng = mixture
     rows = draw(params, n, rng)[0]
     start = random_params(rng, params.n_components, params.n_features, params.family)
-    (state,) = run_to_end([EMState(start)], rows_estep(rows, _scaling(rows)), StopRule(0.0, 25), 0.0)
+    penalty, values = PseudoRows(np.atleast_2d(np.cov(rows.T, bias=True))), []
 
-    assert np.all(np.diff(state.history) >= -1e-10 * np.maximum(1.0, np.abs(state.history[1:])))
+    def note(states):
+        values.append(Scheme(penalty=penalty).objective(*states[0].point))
+
+    run_to_end([EMState(start)], RowsEStep(rows, _scaling(rows)), Scheme(StopRule(0.0, 25), penalty), note)
+
+    assert np.all(np.diff(values) >= -1e-10 * np.maximum(1.0, np.abs(values[1:])))
 
 
 @given(mixtures(max_k=3, max_d=3), st.integers(1, 20))
 def test_going_on_from_a_pickled_state_equals_never_having_stopped(mixture, stop):
     params, rng = mixture
     rows = draw(params, 200, rng)[0]
-    estep, rule = rows_estep(rows, _scaling(rows)), StopRule(1e-9, 40)
+    estep, scheme = RowsEStep(rows, _scaling(rows)), Scheme(StopRule(1e-9, 40))
     state = EMState(random_params(rng, params.n_components, params.n_features, params.family))
-    (whole,) = run_to_end([state], estep, rule, 1e-6)
+    (whole,) = run_to_end([state], estep, scheme)
     for _ in range(stop):
         if state.live:
-            state = advance(state, estep([state.params])[0], rule, 1e-6)
-    (resumed,) = run_to_end([pickle.loads(pickle.dumps(state))], estep, rule, 1e-6)
+            state = advance(state, estep([state.params])[0], scheme)
+    (resumed,) = run_to_end([pickle.loads(pickle.dumps(state))], estep, scheme)
 
     assert resumed.history == whole.history
     np.testing.assert_array_equal(resumed.params.covariances, whole.params.covariances)
@@ -106,7 +113,7 @@ def test_a_rotation_of_components_changes_nothing(seed, family):
     params = random_params(rng, 4, 3, family)
     rows = draw(params, 300, rng)[0]
     order = rng.permutation(4)
-    estep = rows_estep(rows, _scaling(rows))
+    estep = RowsEStep(rows, _scaling(rows))
     direct, _, _ = em_step(params, estep)
     turned, _, _ = em_step(params.take(order), estep)
 
@@ -117,7 +124,7 @@ def test_one_component_is_done_after_one_step(rng):
     rows = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 5.0
     for family in FAMILIES:
         start = random_params(rng, 1, 3, family)
-        (state,) = run_to_end([EMState(start)], rows_estep(rows, _scaling(rows)), StopRule(), 0.0)
+        (state,) = run_to_end([EMState(start)], RowsEStep(rows, _scaling(rows)), Scheme(penalty=Ridge(0.0)))
         assert state.outcome is Outcome.CONVERGED
         assert len(state.history) == 2
         np.testing.assert_allclose(state.params.means[0], rows.mean(0), rtol=1e-12)
@@ -126,8 +133,8 @@ def test_one_component_is_done_after_one_step(rng):
 def test_max_passes_ends_honestly_with_an_evaluated_model(rng):
     rows = rng.normal(size=(400, 2))
     start = random_params(rng, 5, 2, family_named("full"))
-    estep = rows_estep(rows, _scaling(rows))
-    (state,) = run_to_end([EMState(start)], estep, StopRule(1e-12, 3), 1e-6)
+    estep = RowsEStep(rows, _scaling(rows))
+    (state,) = run_to_end([EMState(start)], estep, Scheme(StopRule(1e-12, 3)))
 
     assert state.outcome is Outcome.MAX_PASSES
     assert (state.n_iter, len(state.history)) == (3, 4)
@@ -149,9 +156,9 @@ def test_the_default_tolerance_is_a_tenth_of_the_statistical_error():
 
 def test_a_collapsed_component_is_degenerate_and_says_so(rng):
     rows = np.vstack([rng.normal(size=(200, 2)), np.zeros((50, 2)) + 7.0])
-    fit = fit_sample(rows, 2, family_named("full"), _scaling(rows), n_init=3)
+    fit = Explorer(rows, _scaling(rows)).fit(2, family_named("full"), n_init=3)
     assert fit.params is not None
-    (state,) = run_to_end([EMState(fit.params)], rows_estep(rows, _scaling(rows)), StopRule(), 1e-6)
+    (state,) = run_to_end([EMState(fit.params)], RowsEStep(rows, _scaling(rows)), Scheme())
 
     assert state.outcome is Outcome.DEGENERATE
     assert "variance floor" in state.reason
@@ -159,7 +166,7 @@ def test_a_collapsed_component_is_degenerate_and_says_so(rng):
 
 def test_a_constant_column_without_regularisation_fails_with_a_remedy(rng):
     rows = np.column_stack([rng.normal(size=100), np.ones(100)])
-    fit = fit_sample(rows, 2, family_named("full"), _scaling(rows), reg_covar=0.0)
+    fit = Explorer(rows, _scaling(rows), Ridge(0.0)).fit(2, family_named("full"))
 
     assert fit.params is None or np.isfinite(fit.params.covariances).all()
 
@@ -167,7 +174,7 @@ def test_a_constant_column_without_regularisation_fails_with_a_remedy(rng):
 def test_bic_aic_and_icl_of_scikit_learn_and_mclust():
     rows = rows_of("faithful")
     theirs = _sklearn_start(rows, "tied", 3, tol=1e-10, max_iter=2000)
-    (stats,) = rows_estep(rows, _scaling(rows))([_params(theirs)])
+    (stats,) = RowsEStep(rows, _scaling(rows))([_params(theirs)])
     criteria = Criteria.from_stats(stats, _params(theirs).n_parameters)
     proba = theirs.predict_proba(rows)
 
@@ -191,7 +198,7 @@ def test_stepwise_statistics_never_leave_the_valid_cone(seed, family):
     state = StepwiseState(random_params(rng, 3, 2, family))
     for _ in range(8):
         rows = draw(params, 60, rng)[0] * 10.0 ** rng.integers(-1, 2)
-        (batch,) = rows_estep(rows, _scaling(rows))([state.params])
+        (batch,) = RowsEStep(rows, _scaling(rows))([state.params])
         state = stepwise_step(state, batch, lambda _: float(rng.random()))
 
     assert state.stats is not None
@@ -201,7 +208,7 @@ def test_stepwise_statistics_never_leave_the_valid_cone(seed, family):
 
 def test_stepwise_em_with_step_size_one_is_exact_em(rng):
     rows = rows_of("faithful")
-    estep = rows_estep(rows, _scaling(rows))
+    estep = RowsEStep(rows, _scaling(rows))
     start = random_params(rng, 2, 2, family_named("full"), spread=1.0)
     start = MixtureParams(start.weights, rows[:2] + start.means * 0.1, np.stack([np.cov(rows.T)] * 2), start.family)
     exact, state = start, StepwiseState(start)

@@ -9,11 +9,11 @@ from stream_gmm.core.batch import compile_batch
 from stream_gmm.core.covariance import family_named
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.estep import accumulate, merge_all, score_rows
-from stream_gmm.core.initialise import rows_estep
 from stream_gmm.core.kernels import exp_row
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import draw
 from stream_gmm.core.routes import QUADRATIC, SPHERED, WHITENED, Preference
+from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.scaling import Scaling
 from tests.oracles import slow_stats, weighted_log_densities
 from tests.strategies import families, mixtures, random_params
@@ -22,7 +22,7 @@ KERNELS = (QUADRATIC, SPHERED, WHITENED)
 
 
 def _estep(params, rows, kernel="auto", dtype="float64"):
-    (stats,) = rows_estep(rows, Scaling.of_rows(rows), Preference(kernel, dtype))([params])
+    (stats,) = RowsEStep(rows, Scaling.of_rows(rows), Preference(kernel, dtype))([params])
     return stats
 
 
@@ -124,10 +124,10 @@ def test_many_candidates_in_one_batch_equal_each_alone(rng):
     names = ("full", "diag", "tied", "spherical", "tied_diag", "tied_spherical")
     candidates = [random_params(rng, k, 4, family_named(n)) for n in names for k in (1, 3, 7)]
     candidates.append(MixtureParams([0.5, 0.5], np.zeros((2, 4)), [1e-12, 1.0], family_named("spherical")))
-    together = rows_estep(rows, scaling)(candidates)
+    together = RowsEStep(rows, scaling)(candidates)
 
     for params, stats in zip(candidates, together, strict=True):
-        (alone,) = rows_estep(rows, scaling)([params])
+        (alone,) = RowsEStep(rows, scaling)([params])
         assert stats.loglik == pytest.approx(alone.loglik, rel=1e-12)
         assert stats.entropy == pytest.approx(alone.entropy, rel=1e-9, abs=1e-9)
         assert stats.moments is params.family.moments

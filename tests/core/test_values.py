@@ -13,12 +13,13 @@ from scipy.optimize import minimize
 from stream_gmm.core.covariance import FAMILIES, family_named
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.em import Outcome
-from stream_gmm.core.initialise import kmeans_plusplus
 from stream_gmm.core.matching import bhattacharyya, match
 from stream_gmm.core.mstep import mstep
 from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.penalty import Ridge
 from stream_gmm.core.result import FitResult, draw
 from stream_gmm.core.sampling import Sample, hash_rows
+from stream_gmm.core.seeding import kmeans_plusplus
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, InputDataError
 from tests.strategies import families, mixtures, random_params, random_stats, seeds
@@ -55,7 +56,7 @@ def test_the_m_step_maximises_the_expected_log_likelihood(seed, family):
     weight = rng.gamma(2.0, 5.0, size=k)
     scatter = family.moments.condense(matrices)
     stats = SuffStats(30, 0, 0, 0, weight, rng.normal(size=(k, d)), scatter, family.moments)
-    params, _ = mstep(stats, family, 0.0)
+    params, _ = mstep(stats, family, Ridge(0.0))
 
     def q(covariances):
         dense = family.moments.dense(np.array(family.expand(covariances, k, d)))
@@ -74,7 +75,7 @@ def test_the_m_step_maximises_the_expected_log_likelihood(seed, family):
 def test_the_tied_m_step_agrees_with_a_numerical_optimiser(rng):
     family = family_named("tied_spherical")
     stats = random_stats(rng, 3, 2, family)
-    params, _ = mstep(stats, family, 0.0)
+    params, _ = mstep(stats, family, Ridge(0.0))
     found = minimize(lambda s: stats.weight.sum() * 2 * s[0] / 2 + 2 * stats.scatter.sum() / np.exp(s[0]) / 2, [0.0])
 
     assert float(params.covariances) == pytest.approx(np.exp(found.x[0]), rel=1e-4)
@@ -86,7 +87,7 @@ def test_a_starving_component_keeps_its_place_and_is_reported(rng):
     stats = random_stats(rng, 3, 2, family)
     weight = np.array([10.0, 0.0, 20.0])
     stats = SuffStats(30, 0, 0, 0, weight, stats.mean, stats.scatter + 10.0 * np.eye(2), stats.moments)
-    params, report = mstep(stats, family, 1e-6, previous)
+    params, report = mstep(stats, family, Ridge(1e-6), previous)
 
     assert report.starving == (1,)
     np.testing.assert_array_equal(params.means[1], previous.means[1])
@@ -184,7 +185,7 @@ def test_seeding_survives_fewer_distinct_rows_than_clusters(rng):
 def _result(params: MixtureParams) -> FitResult:
     nothing = Criteria(-1.0, params.n_parameters, 1.0, 0.0, 0.0)
     columns = tuple(f"c{j}" for j in range(params.n_features))
-    return FitResult(params, Outcome.CONVERGED, nothing, (-1.0,), 1, columns, threshold=-5.0)
+    return FitResult(params, Outcome.CONVERGED, nothing, (-1.0,), 1, columns=columns, threshold=-5.0)
 
 
 def test_samples_have_the_moments_of_the_mixture(rng):

@@ -1,0 +1,44 @@
+"""Standard input and output of ``stream-gmm stream``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import Any
+
+import click
+
+from stream_gmm.core.covariance import family_named
+from stream_gmm.core.online import OnlineRule, as_result
+from stream_gmm.io.models import save_model
+from stream_gmm.io.stream import StreamWriter
+from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
+
+
+def stream_stdin(
+    state: str, model: str | None, scores: bool, columns: tuple[str, ...] | None, given: dict[str, Any]
+) -> None:
+    """Run the stream on standard input; say at the end, on standard error, what became of it."""
+    rule = OnlineRule(
+        given["n_components"], family_named(given["covariance_type"]), given["half_life"], n_init=given["n_init"],
+        outlier_quantile=given["outlier_quantile"], random_state=given["random_state"],
+    )  # fmt: skip
+    options = StreamOptions(
+        columns, given["missing"], given["passthrough"], given["proba"], given["save_rows"], given["replay"]
+    )
+    with closing(StreamWriter(sys.stdout.buffer)) as write:
+        report = run_stream(sys.stdin.buffer, state, rule, options, write if scores else None)
+    if model:
+        save_model(as_result(report.saved.state, rule, report.saved.columns), model)
+    click.echo(_summary(report), err=True)
+
+
+def _summary(report: StreamReport) -> str:
+    state = report.saved.state
+    skipped = f", {report.skipped} batches skipped" if report.skipped else ""
+    mean = f"{state.loglik / state.scored_rows:.6f}" if state.scored_rows else "not known yet"
+    return (
+        f"{report.rows:,} rows taken in ({report.dropped:,} dropped{skipped}); {state.rows_seen:,} in all, "
+        f"{state.rows_behind:,.0f} effective behind the model, {state.step} steps; "
+        f"mean log-density of rows not learnt from yet: {mean}"
+    )

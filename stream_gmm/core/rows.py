@@ -1,0 +1,50 @@
+"""The E-step over rows in memory: the sample's, and what stands for the full data in tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.batch import compile_batch
+from stream_gmm.core.estep import CHUNK_ROWS, accumulate, finish, merge_all, moments_of
+from stream_gmm.core.moments import FULL, Array
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.routes import NO_PREFERENCE, Preference
+from stream_gmm.core.scaling import Scaling
+from stream_gmm.core.stats import SuffStats
+
+
+@dataclass(frozen=True, eq=False)
+class RowsEStep:
+    """The E-step over rows ``(N, D)`` (:data:`stream_gmm.core.em.EStep`)."""
+
+    rows: Array
+    scaling: Scaling
+    preference: Preference = NO_PREFERENCE
+
+    @cached_property
+    def _chunks(self) -> list[Array]:
+        starts = range(0, len(self.rows), CHUNK_ROWS)
+        return [np.asfortranarray(self.rows[lo : lo + CHUNK_ROWS]) for lo in starts]
+
+    @cached_property
+    def _moments(self) -> SuffStats:
+        return moments_of(self.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("rows", "scaling", "preference")}
+
+    def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
+        """Return the statistics of each candidate."""
+        batch = compile_batch(candidates, self.scaling, self.preference)
+        out = reduce(merge_all, (accumulate(batch, chunk) for chunk in self._chunks))
+        everything = self._moments if batch.incomplete else SuffStats.zero(1, 1, FULL)
+        return finish(batch, candidates, out, everything, self.scaling.shift)
+
+    def one(self, params: MixtureParams) -> SuffStats:
+        """Return the statistics of one mixture."""
+        return self([params])[0]

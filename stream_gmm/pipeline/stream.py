@@ -1,0 +1,132 @@
+"""A stream of Arrow record batches: every batch is scored as it comes, then learnt from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from stream_gmm.core.density import compile_density
+from stream_gmm.core.online import OnlineRule, OnlineState, feed
+from stream_gmm.errors import ConfigError, InputDataError, explain
+from stream_gmm.io.chunks import Chunk
+from stream_gmm.io.dataset import numeric_columns
+from stream_gmm.io.states import SavedStream, load_state, save_state
+from stream_gmm.io.stream import Write, decode_batch, record_batches, scored_batch
+
+SAVE_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a stream is read, written and saved.
+
+    Parameters
+    ----------
+    columns
+        Columns to fit; None: all numeric ones of the stream.
+    missing
+        ``"drop"`` or ``"error"``.
+    passthrough
+        Carry the input's columns over to the scored batches.
+    proba
+        ``"columns"``, ``"list"`` or ``"none"``.
+    save_rows
+        Save the state after so many rows, and at the end.
+    replay
+        The input starts again from its first batch: skip those that the state has taken in.
+    """
+
+    columns: tuple[str, ...] | None = None
+    missing: str = "drop"
+    passthrough: bool = True
+    proba: str = "columns"
+    save_rows: int = SAVE_ROWS
+    replay: bool = False
+
+
+@dataclass(frozen=True)
+class StreamReport:
+    """What became of a stream."""
+
+    saved: SavedStream
+    rows: int
+    dropped: int
+    skipped: int
+
+
+def run_stream(
+    source: BinaryIO,
+    state_path: str | os.PathLike[str],
+    rule: OnlineRule,
+    options: StreamOptions,
+    write: Write | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> StreamReport:
+    """Read Arrow IPC record batches to their end; go on from the state file if there is one.
+
+    ``write`` gets the scored rows of every batch, from the model as it was before that batch.
+
+    Raises
+    ------
+    InputDataError
+        If the input is no Arrow IPC stream, or a value cannot be used. The state has what came before.
+    ConfigError
+        If the state was made with other options.
+    """
+    batches = record_batches(source)
+    first = next(batches, None)
+    saved = _opened(state_path, rule, options, first)
+    rows = dropped = unsaved = 0
+    skip = saved.batches if options.replay else 0
+    for number, batch in enumerate(_again(first, batches)):
+        if number < skip:
+            continue
+        chunk = decode_batch(batch, number, saved.columns, options.missing)
+        if write is not None:
+            write(_scored(chunk, saved, options))
+        state = feed(saved.state, np.ascontiguousarray(chunk.rows), saved.rule)
+        saved = replace(saved, state=state, batches=saved.batches + 1)
+        rows, dropped, unsaved = rows + chunk.size, dropped + chunk.size - len(chunk.rows), unsaved + chunk.size
+        if unsaved >= options.save_rows:
+            save_state(saved, state_path)
+            unsaved = 0
+        on_batch(chunk.size)
+    save_state(saved, state_path)
+    return StreamReport(saved, rows, dropped, skip)
+
+
+def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    if first is not None:
+        yield first
+        yield from rest
+
+
+def _opened(path: str | os.PathLike[str], rule: OnlineRule, options: StreamOptions, first: Any) -> SavedStream:
+    if Path(path).exists():
+        saved = load_state(path)
+        if saved.rule != rule or options.columns not in (None, saved.columns):
+            raise ConfigError(
+                explain(
+                    f"the state file {path} was made with other options",
+                    why=f"it has {saved.rule} over {saved.columns}, and {rule} was asked for",
+                    remedy="give the same options, or another --state",
+                )
+            )
+        return saved
+    if first is None:
+        raise InputDataError("the stream has no record batch, and there is no state to go on from.")
+    columns = options.columns or numeric_columns(first.schema)
+    return SavedStream(OnlineState.start(len(columns)), rule, columns)
+
+
+def _scored(chunk: Chunk, saved: SavedStream, options: StreamOptions) -> Any:
+    params = saved.state.params
+    density = None if params is None else compile_density(params)
+    return scored_batch(
+        chunk, density, saved.rule.n_components, saved.state.threshold, options.passthrough, options.proba
+    )

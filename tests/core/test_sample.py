@@ -1,0 +1,187 @@
+"""Laws of what happens on the sample: penalties, seedings, splits, merges, the ladder; and of pruning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from scipy.optimize import minimize
+
+from stream_gmm.core.covariance import FAMILIES, family_named
+from stream_gmm.core.em import EMState, Outcome, Scheme, StopRule, run_pass, run_to_end
+from stream_gmm.core.initialise import Explorer
+from stream_gmm.core.mstep import mstep
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.penalty import PseudoRows, Ridge
+from stream_gmm.core.pruning import prune
+from stream_gmm.core.reshape import closest_pair, merge, merge_loss, split, without
+from stream_gmm.core.result import draw
+from stream_gmm.core.rows import RowsEStep
+from stream_gmm.core.scaling import Scaling
+from stream_gmm.core.seeding import SEEDINGS, seed_params
+from tests.strategies import families, mixtures, random_params, random_stats, seeds
+
+
+def _moments(params: MixtureParams):
+    mean = params.weights @ params.means
+    delta = params.means - mean
+    return mean, np.einsum("k,kij->ij", params.weights, params.dense_covariances + delta[:, :, None] * delta[:, None])
+
+
+@given(mixtures(max_k=4, max_d=4))
+def test_a_split_and_a_merge_keep_the_moments(mixture):
+    params, _ = mixture
+    if params.family.name != "full":
+        params = MixtureParams.from_matrices(
+            params.weights, params.means, params.dense_covariances, family_named("full")
+        )
+    grown = split(params, params.n_components - 1)
+    for changed in (grown, merge(grown, 0, grown.n_components - 1)):
+        for ours, expected in zip(_moments(changed), _moments(params), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@given(mixtures(max_k=4, max_d=3))
+def test_every_structure_splits_merges_and_loses_a_component(mixture):
+    params, _ = mixture
+    grown = split(params, 0)
+    assert grown.n_components == params.n_components + 1
+    assert merge(grown, 0, 1).n_components == without(grown, 0).n_components == params.n_components
+    assert np.isfinite(grown.precisions_cholesky).all()
+    assert grown.weights.sum() == pytest.approx(1.0)
+
+
+def test_two_equal_components_are_the_closest_pair(rng):
+    params = random_params(rng, 4, 2, family_named("full"))
+    twins = _twins(params, 1)
+    loss, i, j = closest_pair(twins)
+
+    assert (i, j) == (1, 4)
+    assert loss == pytest.approx(0.0, abs=1e-12)
+    assert merge_loss(twins, 0, 1) > 1e-3
+
+
+def _twins(params: MixtureParams, component: int) -> MixtureParams:
+    order = [*range(params.n_components), component]
+    weights = params.weights[order]
+    return MixtureParams(weights / weights.sum(), params.means[order], params.covariances[order], params.family)
+
+
+def test_a_duplicate_on_the_sample_is_put_to_better_use(rng):
+    truth = MixtureParams([1 / 3] * 3, [[0, 0], [8, 0], [0, 8]], [np.eye(2)] * 3, family_named("full"))
+    rows = rng.permutation(draw(truth, 3000, rng)[0])
+    explorer = Explorer(rows, Scaling.of_rows(rows), PseudoRows(np.cov(rows.T)))
+    twins = MixtureParams(
+        [0.3, 0.3, 0.4], [[0, 0], [0, 0], [4, 4]], [np.eye(2), np.eye(2), 20 * np.eye(2)], truth.family
+    )
+    found = explorer._ended([twins])
+
+    assert found.params is not None
+    assert any("were one" in e for e in found.events)
+    assert np.sort(found.params.weights) == pytest.approx([1 / 3] * 3, abs=0.05)
+
+
+@pytest.mark.parametrize("seeding", SEEDINGS)
+@given(seeds, families)
+def test_every_seeding_gives_a_valid_start(seeding, seed, family):
+    rng = np.random.default_rng(seed)
+    rows = np.vstack([rng.normal(size=(60, 2)), np.zeros((20, 2)), 5.0 + rng.normal(size=(40, 2))])
+    for k in (1, 2, 7):
+        params = seed_params(rows, k, family, Scaling.of_rows(rows), rng, Ridge(1e-6), seeding)
+        assert params.n_components == k
+        assert np.isfinite(params.precisions_cholesky).all()
+
+
+@given(seeds, families)
+def test_pseudo_rows_give_the_maximum_of_the_penalised_objective(seed, family):
+    rng = np.random.default_rng(seed)
+    stats, penalty = random_stats(rng, 3, 2, family), PseudoRows(np.eye(2) + 0.3, 2.0)
+    stats = replace(stats, weight=stats.weight + 1.0)
+    params, _ = mstep(stats, family, penalty)
+
+    def objective(covariances):
+        moved = MixtureParams(params.weights, params.means, covariances, family)
+        return _expected(stats, moved) + penalty.value(moved)
+
+    best = objective(params.covariances)
+    for factor in (0.999, 1.001):
+        assert objective(params.covariances * factor) <= best + 1e-9 * abs(best)
+
+
+def _expected(stats, params):
+    whole = np.array(params.family.expand(params.covariances, *params.means.shape))
+    dense = params.family.moments.dense(whole)
+    log_dets = np.linalg.slogdet(dense)[1]
+    shared = dense[:1] if len(stats.scatter) < len(dense) else dense
+    scatter = params.family.moments.dense(np.broadcast_to(stats.scatter, (len(stats.scatter), *whole.shape[1:])))
+    trace = np.einsum("kij,kji->", np.linalg.inv(shared), scatter)
+    return -0.5 * float(stats.weight @ log_dets + trace)
+
+
+def test_the_tied_penalty_agrees_with_a_numerical_optimiser(rng):
+    family, penalty = family_named("tied_spherical"), PseudoRows(3.0 * np.eye(2), 5.0)
+    stats = random_stats(rng, 3, 2, family)
+    params, _ = mstep(stats, family, penalty)
+
+    def loss(log_variance):
+        moved = MixtureParams(params.weights, params.means, np.exp(log_variance[0]), family)
+        return -_expected(stats, moved) - penalty.value(moved)
+
+    assert float(params.covariances) == pytest.approx(np.exp(minimize(loss, [0.0]).x[0]), rel=1e-4)
+
+
+@given(seeds)
+def test_pseudo_rows_know_no_units(seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(200, 2)) @ np.array([[1.0, 0.3], [0.0, 0.5]])
+    units = np.array([1e6, 1e-5])
+    start = random_params(rng, 2, 2, family_named("full"))
+    moved = replace(start, means=start.means * units, covariances=start.covariances * np.outer(units, units))
+    out = []
+    for x, s in ((rows, start), (rows * units, moved)):
+        scheme = Scheme(StopRule(1e-9, 20), PseudoRows(np.cov(x.T)))
+        (state,) = run_to_end([EMState(s)], RowsEStep(x, Scaling.of_rows(x)), scheme)
+        out.append(state.params)
+
+    np.testing.assert_allclose(out[1].means / units, out[0].means, rtol=1e-4, atol=1e-6)
+
+
+def test_a_split_of_one_less_rescues_a_bad_fit(rng):
+    truth = MixtureParams([0.4, 0.3, 0.3], [[0, 0], [9, 0], [0, 9]], [np.eye(2)] * 3, family_named("full"))
+    rows = rng.permutation(draw(truth, 4000, rng)[0])
+    explorer = Explorer(rows, Scaling.of_rows(rows), PseudoRows(np.cov(rows.T)))
+    below = explorer.fit(2, truth.family, n_init=2)
+    bad = MixtureParams(
+        [0.5, 0.25, 0.25], [[4, 4], [0, 0], [0.5, 0.5]], [30 * np.eye(2), np.eye(2), np.eye(2)], truth.family
+    )
+    stuck = explorer._ended([bad])
+    climbed = explorer.climb(stuck, below, None)
+
+    assert climbed.standing >= stuck.standing
+    assert climbed.params is not None
+    assert np.sort(climbed.params.weights) == pytest.approx([0.3, 0.3, 0.4], abs=0.03)
+
+
+def test_a_candidate_that_cannot_win_is_pruned_and_the_winner_never(rng):
+    truth = MixtureParams([0.5, 0.5], [[0, 0], [6, 0]], [np.eye(2)] * 2, family_named("full"))
+    rows = rng.permutation(draw(truth, 20_000, rng)[0])
+    scaling, penalty = Scaling.of_rows(rows), PseudoRows(np.cov(rows.T))
+    explorer, estep = Explorer(rows[:2000], scaling, penalty), RowsEStep(rows, scaling)
+    starts = [explorer.fit(k, f).params for k in (1, 2, 3) for f in FAMILIES]
+    states = [EMState(p) for p in starts if p is not None]
+    whole = run_to_end(states, estep, Scheme(penalty=penalty))
+    pruned = run_to_end(states, estep, Scheme(penalty=penalty), review=lambda s: prune(s, "bic"))
+
+    def bic(s):
+        return -2 * s.stats.loglik + s.params.n_parameters * np.log(s.stats.rows)
+
+    best = min(range(len(whole)), key=lambda i: bic(whole[i]))
+    assert pruned[best].outcome is Outcome.CONVERGED
+    assert bic(pruned[best]) == bic(whole[best])
+    assert sum(s.outcome is Outcome.PRUNED for s in pruned) > 2
+    assert all("could not win" in s.reason for s in pruned if s.outcome is Outcome.PRUNED)
+    assert sum(s.passes for s in pruned) < sum(s.passes for s in whole)
+    first = run_pass(states, estep, Scheme(penalty=penalty))
+    assert prune(first, "icl") == first

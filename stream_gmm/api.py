@@ -50,6 +50,7 @@ def fit(
     reg_covar: float | None = None,
     random_state: int = 0,
     sample_rows: int = 50_000,
+    profile: str = "full",
     outlier_quantile: float = 0.01,
     holdout: float = 0.0,
     kernel: str = "auto",
@@ -90,6 +91,9 @@ def fit(
         Seed. Same seed, same data: same bits, whatever the executor.
     sample_rows
         Rows of the uniform sample.
+    profile
+        ``"full"``: the first pass reads everything. ``"sample"``: it reads random leaves only, and reports what their
+        rows are worth.
     outlier_quantile
         The outlier threshold is this quantile of the sample's log-density.
     holdout
@@ -124,7 +128,7 @@ def fit(
         If a covariance cannot be estimated.
     """
     settings = Settings(
-        algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
+        algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, profile, outlier_quantile,
         holdout, kernel, dtype, cache, cache_bytes,
     )  # fmt: skip
     start = init.params if isinstance(init, FitResult) else init
@@ -149,6 +153,7 @@ def sweep(
     reg_covar: float | None = None,
     random_state: int = 0,
     sample_rows: int = 50_000,
+    profile: str = "full",
     outlier_quantile: float = 0.01,
     holdout: float = 0.0,
     kernel: str = "auto",
@@ -176,7 +181,7 @@ def sweep(
         If every candidate failed or is degenerate; and as :func:`fit`.
     """
     settings = Settings(
-        algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, outlier_quantile,
+        algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, profile, outlier_quantile,
         holdout, kernel, dtype, cache, cache_bytes,
     )  # fmt: skip
     return _sweep.sweep(

@@ -146,8 +146,9 @@ def inspect(model: str) -> None:
     )
     for name, value in fitted.provenance.items():
         console.print(f"{name:<18} {value}", soft_wrap=True)
-    for warning in fitted.warnings:
-        console.print(f"warning: {warning}", soft_wrap=True)
+    for kind, lines in (("warning", fitted.warnings), ("event", fitted.events)):
+        for line in lines:
+            console.print(f"{kind}: {line}", soft_wrap=True)
     console.print(f"{'digest':<18} {fitted.digest}", soft_wrap=True)
 
 
@@ -179,6 +180,27 @@ def serve(config: str | None, cron: str | None, timezone: str, deployment: str, 
     from flows.deploy import serve_run
 
     serve_run(settings, deployment, cron, timezone)
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("data", nargs=-1, required=True)
+@click.option("--columns", help="Columns to look at, with commas between [default: all numeric ones]")
+@click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
+@click.option("--sample-rows", default=50_000, show_default=True, help="Rows of the uniform sample")
+@click.option("--sample", is_flag=True, help="Read leaves drawn at random only, not everything")
+def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_rows: int, sample: bool) -> None:
+    """Show what one read says of a data set: counts, missing values, ranges, repeated values, dependent columns."""
+    from stream_gmm.cli.display import make_console, progress_display, show_profile
+    from stream_gmm.execute.threads import ThreadsExecutor
+    from stream_gmm.io.dataset import open_dataset
+    from stream_gmm.pipeline.settings import Settings
+    from stream_gmm.pipeline.sweep import first_pass
+
+    dataset = open_dataset(list(data), columns.split(",") if columns else None, missing=missing)
+    settings = Settings(sample_rows=sample_rows, profile="sample" if sample else "full", cache="none")
+    with progress_display() as listener:
+        _, found = first_pass(dataset, settings, ThreadsExecutor(), listener)
+    show_profile(found, make_console())
 
 
 @cli.command(epilog=EPILOG)

@@ -16,9 +16,11 @@ from rich.table import Table
 
 from stream_gmm.core.criteria import form, signed, title
 from stream_gmm.core.matching import match
+from stream_gmm.core.oddities import atoms
 from stream_gmm.core.result import FitResult
 from stream_gmm.io.models import load_model
 from stream_gmm.io.tables import read_table
+from stream_gmm.pipeline.profile import Profile
 from stream_gmm.pipeline.progress import Listener, Progress
 from stream_gmm.pipeline.run import MODEL, REPORT, SCORED, TABLE, TRUTH, read_record
 
@@ -176,3 +178,35 @@ def _truth_table(model: FitResult, truth: FitResult) -> Table:
             str(j), str(i), f"{truth.weights_[j]:.4f}", f"{model.weights_[i]:.4f}", f"{error:.4f}", f"{distance:.2e}"
         )
     return table
+
+
+def show_profile(found: Profile, console: Console) -> None:
+    """Print what a read says of a data set, and what to mind."""
+    read = f" of {found.total_rows:,}" if found.partial else ""
+    table = Table(title=f"{found.rows:,}{read} rows read, {found.used:,} can be used")
+    heads = (
+        "null",
+        "NaN",
+        "infinite",
+        "min",
+        "mean",
+        "sd",
+        "max",
+        "most frequent",
+        "of the sample",
+        "alike in a leaf",
+    )
+    table.add_column("column")
+    for head in heads:
+        table.add_column(head, justify="right")
+    alike = found.order.correlations(found.moments)
+    for j, (name, atom) in enumerate(zip(found.columns, atoms(found.sample.rows), strict=True)):
+        values = (found.low[j], found.mean[j], found.variances[j] ** 0.5, found.high[j])
+        table.add_row(
+            name, *(f"{c:,}" for c in found.bad[j]), *(f"{v:.5g}" for v in values),
+            f"{atom.value:.5g}", f"{100 * atom.share:.1f} %", f"{alike[j]:.3f}",
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"sample: {len(found.sample.rows):,} rows, {'from random leaves' if found.partial else 'uniform'}")
+    for warning in found.warnings:
+        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)

@@ -88,6 +88,8 @@ class EMState:
     """The gain predicted after each accepted point."""
     memory: Any = None
     """What the method of acceleration remembers."""
+    events: tuple[str, ...] = ()
+    """What happened beside the formulas, and in which pass."""
 
     @property
     def live(self) -> bool:
@@ -207,6 +209,8 @@ def advance(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
     except SingularCovarianceError as error:
         return replace(state, outcome=Outcome.FAILED, reason=str(error))
     move = scheme.method.accepted(state, em, scheme)
+    if report and report != state.report:
+        state = replace(state, events=(*state.events, f"pass {state.passes}: {report.describe()}"))
     state = replace(state, report=report, remaining=(*state.remaining, move.remaining))
     if move.remaining <= scheme.tolerance(state) or _same_point(em, state.params):
         return _finish(state, Outcome.CONVERGED)
@@ -223,7 +227,9 @@ def _acceptable(state: EMState, stats: SuffStats, scheme: Scheme) -> bool:
 
 def _reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
     move = scheme.method.rejected(state, stats, scheme)
-    return _go_on(replace(state, rejected=(*state.rejected, state.passes)), move, scheme)
+    event = f"pass {state.passes}: the point proposed was not accepted"
+    state = replace(state, rejected=(*state.rejected, state.passes), events=(*state.events, event))
+    return _go_on(state, move, scheme)
 
 
 def _go_on(state: EMState, move: Move, scheme: Scheme) -> EMState:

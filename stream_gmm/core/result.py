@@ -69,6 +69,9 @@ class FitResult:
         of the log-density of the uniform sample.
     warnings
         What a reader of the result should know.
+    events
+        What happened on the way, beside the formulas: rejected points, components on the floor, without rows, or
+        moved; with the pass and the component.
     provenance
         Data fingerprint, settings and versions; JSON values only.
     """
@@ -85,6 +88,7 @@ class FitResult:
     threshold: float = float("-inf")
     outlier_quantile: float = 0.0
     warnings: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -75,6 +75,7 @@ def _header(result: FitResult) -> dict[str, Any]:
             c.heldout_rows,
         ],
         "warnings": list(result.warnings),
+        "events": list(result.events),
         "provenance": dict(result.provenance),
     }
 
@@ -112,5 +113,6 @@ def _result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
         threshold=float(header["threshold"]),
         outlier_quantile=header["outlier_quantile"],
         warnings=tuple(header["warnings"]),
+        events=tuple(header.get("events", ())),
         provenance=header["provenance"],
     )

@@ -23,7 +23,7 @@ from stream_gmm.core.routes import DTYPES, KERNELS
 from stream_gmm.errors import ConfigError, did_you_mean
 from stream_gmm.io.dataset import Dataset, open_dataset
 from stream_gmm.pipeline.reading import AUTO, CACHES
-from stream_gmm.pipeline.settings import ACCELERATIONS, ALGORITHMS, Settings
+from stream_gmm.pipeline.settings import ACCELERATIONS, ALGORITHMS, PROFILES, Settings
 
 
 class _Section(BaseModel):
@@ -111,7 +111,14 @@ def _expand(value: Any) -> list[Any]:
     return [value]
 
 
-_NAMES = {"algorithm": ALGORITHMS, "accel": ACCELERATIONS, "kernel": KERNELS, "dtype": DTYPES, "cache": CACHES}
+_NAMES = {
+    "algorithm": ALGORITHMS,
+    "accel": ACCELERATIONS,
+    "kernel": KERNELS,
+    "dtype": DTYPES,
+    "cache": CACHES,
+    "profile": PROFILES,
+}
 
 
 class EMConfig(_Section):
@@ -129,6 +136,7 @@ class EMConfig(_Section):
     )
     random_state: int = Field(0, ge=0, description="Seed")
     sample_rows: int = Field(50_000, ge=1, description="Rows of the uniform sample")
+    profile: str = Field("full", description="First pass: full, or sample (leaves drawn at random; no full read)")
     holdout: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the rows held out of every fit, to judge by")
     kernel: str = Field(AUTO, description="auto (the fastest that is exact enough), quadratic, sphered or whitened")
     dtype: str = Field("float64", description="float64, or float32 where its error stays below 1e-3 nats a row")
@@ -137,7 +145,7 @@ class EMConfig(_Section):
         None, ge=0, description="Bytes of decoded rows to keep; none: 1/4 of the workers' memory, or the disk"
     )
 
-    @field_validator("algorithm", "accel", "kernel", "dtype", "cache")
+    @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile")
     @classmethod
     def _by_name(cls, value: str | None, info: ValidationInfo) -> str | None:
         name = str(info.field_name)

@@ -37,20 +37,18 @@ def fit(
     ((k, name),) = parse_grid(n_components, covariance_type)
     _check_init(init, k, name, source)
     reading, found = first_pass(source, settings, executor, listener)
-    start = init or _start(k, name, found, settings, executor, listener)
-    (state,), _ = fit_states([EMState(start)], reading, found, settings, executor, listener, on_pass)
+    start = EMState(init) if init else _start(k, name, found, settings, executor, listener)
+    (state,), _ = fit_states([start], reading, found, settings, executor, listener, on_pass)
     if state.outcome is Outcome.FAILED:
         raise SingularCovarianceError(state.reason)
     return finished(state, found, settings, provenance_of(source, found, settings))
 
 
-def _start(
-    k: int, name: str, found: Profile, settings: Settings, executor: Executor, listener: Listener
-) -> MixtureParams:
+def _start(k: int, name: str, found: Profile, settings: Settings, executor: Executor, listener: Listener) -> EMState:
     (start,) = explore([(k, name)], found, settings, executor, listener)
     if start.params is None:
         raise SingularCovarianceError(start.reason)
-    return start.params.canonical()
+    return EMState(start.params.canonical(), events=start.events)
 
 
 def _check_init(init: MixtureParams | None, k: int, name: str, source: Source) -> None:

@@ -72,8 +72,8 @@ class FullPass:
     reading: Reading
     executor: Executor
     scaling: Scaling
-    moments: SuffStats
-    """Weight, mean and scatter of all rows to fit."""
+    moments: SuffStats | None
+    """Weight, mean and scatter of all rows to fit; None: every pass takes them, where it needs them."""
     heldout: SuffStats | None = None
     """Those of the rows held out."""
     holdout: Holdout = NO_HOLDOUT
@@ -92,7 +92,8 @@ class FullPass:
         listener: Listener = silent,
     ) -> FullPass:
         """Return the E-step over a data set that was profiled."""
-        return cls(reading, executor, found.scaling, found.moments, found.heldout, holdout, preference, listener)
+        moments = None if found.partial else found.moments
+        return cls(reading, executor, found.scaling, moments, found.heldout, holdout, preference, listener)
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Read the data once."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stream_gmm.core.estep import moments_of
 from stream_gmm.core.moments import Array
+from stream_gmm.core.oddities import NO_ORDER, Order, about_values
 from stream_gmm.core.sampling import Holdout, Sample, hash_rows
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
@@ -42,6 +43,14 @@ class Profile:
     """How the rows were meant to be kept for later passes."""
     kept: int = 0
     """Rows that are kept."""
+    order: Order = NO_ORDER
+    total_rows: int = 0
+    """Rows of the data set, of which ``rows`` were read."""
+
+    @property
+    def partial(self) -> bool:
+        """True if only some of the data set was read."""
+        return self.rows < self.total_rows
 
     @property
     def used(self) -> int:
@@ -56,7 +65,7 @@ class Profile:
     @property
     def complete(self) -> bool:
         """True if the sample holds every usable row."""
-        return len(self.sample.rows) == self.used
+        return len(self.sample.rows) == self.used and not self.partial
 
     @property
     def mean(self) -> Array:
@@ -96,7 +105,14 @@ class Profile:
         constant = [c for c, same in zip(self.columns, self.low == self.high, strict=True) if same]
         if constant:
             out.append(f"columns {constant} are constant; they tell no component from another.")
-        if self.planned != NONE and self.kept < self.rows:
+        out += about_values(self.columns, self.sample.rows, self.spread, constant)
+        if self.partial:
+            effect = self.order.design_effect(self.moments, len(self.sample.rows))
+            out.append(
+                f"the profile read {self.rows} of {self.total_rows} rows; for the sample's means its rows count "
+                f"as {len(self.sample.rows) / effect:,.0f} independent ones (design effect {effect:.2f})."
+            )
+        if self.planned != NONE and not self.partial and self.kept < self.rows:
             out.append(
                 f"only {self.kept} of {self.rows} rows are kept decoded ({self.planned}) for want of room; "
                 "the others are decoded in every pass."
@@ -116,6 +132,8 @@ class Profile:
             self.sample.merge(other.sample),
             self.planned,
             self.kept + other.kept,
+            self.order.merge(other.order),
+            max(self.total_rows, other.total_rows),
         )
 
 
@@ -126,6 +144,7 @@ class _Options:
     seed: int
     planned: str
     holdout: Holdout
+    total_rows: int
 
 
 def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
@@ -155,7 +174,8 @@ def _profile_leaf(leaf: Leaf, options: _Options) -> Profile:
     out = _empty(options)
     for chunk in leaf.chunks():
         out = out.merge(_profile_chunk(chunk, options))
-    return replace(out, kept=leaf.rows if kind_of(leaf) != NONE else 0)
+    kept = leaf.rows if kind_of(leaf) != NONE else 0
+    return replace(out, kept=kept, order=Order.of(out.moments), total_rows=options.total_rows)
 
 
 def profile(
@@ -166,9 +186,10 @@ def profile(
     sample_rows: int = 50_000,
     random_state: int = 0,
     holdout: float = 0.0,
+    total_rows: int = 0,
     listener: Listener = silent,
 ) -> Profile:
-    """Read a data set once.
+    """Read a data set once; or a reading of some of its ``total_rows`` rows.
 
     Raises
     ------
@@ -176,7 +197,9 @@ def profile(
         If there is no usable row, or a value is missing and the policy is ``"error"``.
     """
     held_out = Holdout(holdout, random_state)
-    options = _Options(source.columns, sample_rows, random_state, reading.planned, held_out)
+    options = _Options(
+        source.columns, sample_rows, random_state, reading.planned, held_out, total_rows or sum(reading.rows)
+    )
     meter = Meter(listener, "profile", list(reading.rows))
     out = executor.map_reduce(
         _profile_leaf, Profile.merge, reading.items, shared=options, label="profile", on_done=meter

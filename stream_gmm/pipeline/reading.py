@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.cache import DISK, MEMORY, NONE, hold
@@ -70,3 +72,17 @@ def _budget(mode: str, executor: Executor, policy: CachePolicy) -> float:
     if policy.cache_bytes is not None:
         return policy.cache_bytes
     return MEMORY_SHARE * executor.memory_bytes if mode == MEMORY else float("inf")
+
+
+DRAWN = 5
+"""How many times the rows of a sample are read where it is drawn from some of the data."""
+DRAWN_PIECES = 8
+
+
+def open_some(source: Source, wanted: int, seed: int) -> Reading:
+    """Return a reading of row groups drawn at random, with some times as many rows as wanted, in their order."""
+    pieces = source.pieces()
+    order = np.random.default_rng([seed, 2]).permutation(len(pieces))
+    enough = int(np.searchsorted(np.cumsum([pieces[i].rows for i in order]), DRAWN * wanted)) + 1
+    chosen = [pieces[i] for i in sorted(order[: max(enough, DRAWN_PIECES)].tolist())]
+    return Reading(chosen, tuple(p.rows for p in chosen), NONE)

@@ -24,6 +24,7 @@ OnPass = Callable[[Sequence[EMState]], None]
 
 BATCH_ROWS = (1_000, 100_000)
 MINIBATCH_TOL = 1e-3
+PROFILES = ("full", "sample")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Settings:
         a thousandth of a pseudo-row for each component instead, which knows no units.
     sample_rows
         Rows of the uniform sample on which fits are started.
+    profile
+        ``"full"``: the first pass reads everything. ``"sample"``: it reads leaves drawn at random, for five times
+        the rows of the sample; what those are worth is estimated and reported.
     outlier_quantile
         Share of rows that the outlier threshold cuts off.
     holdout
@@ -74,6 +78,7 @@ class Settings:
     reg_covar: float | None = None
     random_state: int = 0
     sample_rows: int = 50_000
+    profile: str = "full"
     outlier_quantile: float = 0.01
     holdout: float = 0.0
     kernel: str = AUTO
@@ -86,8 +91,10 @@ class Settings:
         if self.accel is not None:
             one_of(self.accel, ACCELERATIONS, "accel")
         _ = self.preference, self.cache_policy
+        one_of(self.profile, PROFILES, "profile")
         checks = (
             (self.accel is None or accel is not None, "accel is for exact EM: algorithm auto or em"),
+            (self.profile == "full" or not self.holdout, "holdout needs profile: full"),
             (self.n_init >= 1, "n_init must be at least 1"),
             (self.tol is None or self.tol >= 0.0, "tol must not be negative"),
             (self.max_passes >= 1, "max_passes must be at least 1"),

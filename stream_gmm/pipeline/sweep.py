@@ -28,7 +28,7 @@ from stream_gmm.io.dataset import Source
 from stream_gmm.pipeline.passes import FullPass
 from stream_gmm.pipeline.profile import Profile, profile
 from stream_gmm.pipeline.progress import Listener, Meter, silent
-from stream_gmm.pipeline.reading import Reading, open_reading
+from stream_gmm.pipeline.reading import Reading, open_reading, open_some
 from stream_gmm.pipeline.selection import Candidate, SweepResult, choose
 from stream_gmm.pipeline.settings import OnPass, Settings, algorithm_named
 
@@ -133,7 +133,12 @@ def finished(state: EMState, found: Profile, settings: Settings, provenance: Map
         threshold=outlier_threshold(state.params, found.sample.rows, settings.outlier_quantile),
         outlier_quantile=settings.outlier_quantile,
         warnings=tuple(warnings),
-        provenance={**provenance, "kernel_used": f"{choice.route} {choice.dtype}"},
+        events=state.events,
+        provenance={
+            **provenance,
+            "rows_used": int(state.stats.rows),
+            "kernel_used": f"{choice.route} {choice.dtype}",
+        },
     )
 
 
@@ -141,8 +146,7 @@ def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[st
     """Return what a result was made from; JSON values only."""
     return {
         "data_fingerprint": source.fingerprint,
-        "rows": found.rows,
-        "rows_used": found.used,
+        "rows": found.total_rows,
         "missing": source.missing,
         "algorithm": settings.algorithm,
         "accel": settings.accel,
@@ -152,6 +156,7 @@ def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[st
         "reg_covar": settings.reg_covar,
         "random_state": settings.random_state,
         "sample_rows": len(found.sample.rows),
+        "profile": settings.profile,
         "holdout": settings.holdout,
         "kernel": settings.kernel,
         "dtype": settings.dtype,
@@ -165,10 +170,11 @@ def first_pass(
     """Read the data for the first time: keep what is to be kept, and profile it."""
     leaves = algorithm_named(settings.algorithm).leaves(source)
     reading = open_reading(source, leaves, executor, settings.cache_policy)
+    some = None if settings.profile == "full" else open_some(source, settings.sample_rows, settings.random_state)
     found = profile(
-        source, reading, executor,
+        source, some or reading, executor,
         sample_rows=settings.sample_rows, random_state=settings.random_state, holdout=settings.holdout,
-        listener=listener,
+        total_rows=sum(reading.rows), listener=listener,
     )  # fmt: skip
     return reading, found
 
@@ -240,7 +246,7 @@ def sweep(
     grid = parse_grid(n_components, covariance_type)
     reading, found = first_pass(source, settings, executor, listener)
     starts = explore(grid, found, settings, executor, listener)
-    states = [EMState(s.params) for s in starts if s.params is not None]
+    states = [EMState(s.params, events=s.events) for s in starts if s.params is not None]
     review: Review = partial(drop_beaten, criterion=criterion) if prune else list
     ended, passes = fit_states(states, reading, found, settings, executor, listener, on_pass, review)
     provenance = provenance_of(source, found, settings)

@@ -153,9 +153,9 @@ def test_a_split_of_one_less_rescues_a_bad_fit(rng):
     rows = rng.permutation(draw(truth, 4000, rng)[0])
     explorer = Explorer(rows, Scaling.of_rows(rows), PseudoRows(np.cov(rows.T)))
     below = explorer.fit(2, truth.family, n_init=2)
-    bad = MixtureParams(
-        [0.5, 0.25, 0.25], [[4, 4], [0, 0], [0.5, 0.5]], [30 * np.eye(2), np.eye(2), np.eye(2)], truth.family
-    )
+    means = np.array([[4.0, 4.0], [0.0, 0.0], [0.5, 0.5]])
+    covariances = np.array([30 * np.eye(2), np.eye(2), np.eye(2)])
+    bad = MixtureParams([0.5, 0.25, 0.25], means, covariances, truth.family)
     stuck = explorer._ended([bad])
     climbed = explorer.climb(stuck, below, None)
 

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+import stream_gmm as sg
+from stream_gmm.cli.commands import cli
+from stream_gmm.core.oddities import atoms, collinear
+from stream_gmm.errors import ConfigError
+from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.pipeline.settings import Settings
+from stream_gmm.pipeline.sweep import first_pass
+
+
+def _write(folder, columns, group=500, files=4):
+    folder.mkdir()
+    n = len(next(iter(columns.values())))
+    for i, index in enumerate(np.array_split(np.arange(n), files)):
+        pq.write_table(
+            pa.table({k: v[index] for k, v in columns.items()}), folder / f"{i}.parquet", row_group_size=group
+        )
+    return folder
+
+
+def _found(folder, **options):
+    data = sg.open_dataset(folder, missing="drop")
+    return first_pass(data, Settings(cache="none", **options), SerialExecutor())[1]
+
+
+def test_atoms_and_dependent_columns_are_named(tmp_path, rng):
+    a, b = rng.normal(size=(2, 20_000))
+    folder = _write(tmp_path / "d", {"a": a, "b": b, "c": 2 * a - b, "z": np.where(rng.random(20_000) < 0.3, 0.0, b)})
+    text = " ".join(_found(folder).warnings)
+
+    assert "z = 0 (30 %)" in text
+    assert "['a', 'b', 'c'] are collinear" in text
+    assert atoms(np.array([[1.0], [2.0], [2.0]]))[0].value == 2.0
+    assert collinear(("x", "y"), np.eye(2)) == []
+
+
+def test_a_sampled_profile_reads_some_row_groups_and_says_what_they_are_worth(tmp_path, rng):
+    n = 100_000
+    mixed = _write(tmp_path / "mixed", {"x": rng.normal(size=n), "y": rng.normal(size=n)})
+    in_order = _write(tmp_path / "sorted", {"x": np.sort(rng.normal(size=n)), "y": rng.normal(size=n)})
+    for folder, effect in ((mixed, 1.0), (in_order, 50.0)):
+        found = _found(folder, profile="sample", sample_rows=1000)
+        assert found.partial
+        assert 5_000 <= found.rows < 0.2 * n
+        assert found.total_rows == n
+        measured = found.order.design_effect(found.moments, 1000)
+        assert measured == pytest.approx(effect, rel=1.0)
+        assert any("design effect" in w for w in found.warnings)
+
+
+@pytest.mark.parametrize("name", ["full", "tied", "tied_spherical"])
+def test_a_fit_from_a_sampled_profile_ends_like_one_from_a_full_one(tmp_path, rng, name):
+    x = np.concatenate([rng.normal(size=20_000), rng.normal(size=20_000) + 5.0])
+    rng.shuffle(x)
+    folder = _write(tmp_path / "d", {"x": x, "y": 0.5 * x + rng.normal(size=40_000)})
+    full, some = (sg.fit(folder, 2, name, profile=p, sample_rows=2000) for p in ("full", "sample"))
+
+    assert some.lower_bound_ == pytest.approx(full.lower_bound_, abs=1e-5)
+    assert some.criteria.n_rows == 40_000
+    assert some.provenance["rows_used"] == 40_000
+    with pytest.raises(ConfigError, match="holdout needs profile: full"):
+        sg.fit(folder, 2, profile="sample", holdout=0.1)
+
+
+def test_the_command_shows_the_profile(tmp_path, rng):
+    x = rng.normal(size=3000)
+    x[:7] = np.nan
+    folder = _write(tmp_path / "d", {"x": x, "flag": np.zeros(3000)})
+    result = CliRunner().invoke(cli, ["profile", str(folder)])
+
+    assert result.exit_code == 0, result.output
+    assert "3,000 rows read, 2,993 can be used" in result.output
+    assert "['flag'] are constant" in result.output
+
+
+def test_the_same_bits_on_any_executor(tmp_path, rng):
+    folder = _write(tmp_path / "d", {"x": rng.normal(size=9000), "y": rng.normal(size=9000)})
+    data = sg.open_dataset(folder)
+    one, other = (
+        first_pass(data, Settings(profile="sample", sample_rows=300), e)[1]
+        for e in (SerialExecutor(), ThreadsExecutor(3))
+    )
+    np.testing.assert_array_equal(one.sample.rows, other.sample.rows)
+    np.testing.assert_array_equal(one.moments.scatter, other.moments.scatter)

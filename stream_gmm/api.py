@@ -41,6 +41,7 @@ def fit(
     n_components: int = 1,
     covariance_type: str = "full",
     *,
+    weight: Any = None,
     algorithm: str = "auto",
     accel: str | None = None,
     init: MixtureParams | FitResult | None = None,
@@ -71,6 +72,9 @@ def fit(
     covariance_type
         ``"full"``, ``"tied"``, ``"diag"``, ``"spherical"``, ``"tied_diag"``, ``"tied_spherical"``, or
         the mclust code of one of them (``"VVV"``, ``"EEE"``, ``"VVI"``, ``"VII"``, ``"EEI"``, ``"EII"``).
+    weight
+        Weights of the rows: the name of a column of files, or an array ``(N,)`` beside rows in memory. A row of
+        weight 2 is two rows, one of weight 0 is none; BIC and the rest take their sum for the number of rows.
     algorithm
         ``"auto"``: exact EM, accelerated so that a few passes do. ``"em"``: exact EM as in scikit-learn, a pass
         a step. ``"minibatch"``: stepwise EM, several steps a pass.
@@ -133,7 +137,7 @@ def fit(
     )  # fmt: skip
     start = init.params if isinstance(init, FitResult) else init
     return _fit.fit(
-        as_source(data), n_components, covariance_type, settings, executor_for(client),
+        as_source(data, weight=weight), n_components, covariance_type, settings, executor_for(client),
         init=start, listener=progress,
     )  # fmt: skip
 
@@ -143,6 +147,7 @@ def sweep(
     n_components: int | Iterable[int] = range(1, 9),
     covariance_type: str | Iterable[str] = ("spherical", "diag", "tied", "full"),
     *,
+    weight: Any = None,
     criterion: str = "bic",
     prune: bool = True,
     algorithm: str = "auto",
@@ -185,7 +190,7 @@ def sweep(
         holdout, kernel, dtype, cache, cache_bytes,
     )  # fmt: skip
     return _sweep.sweep(
-        as_source(data), n_components, covariance_type, settings, executor_for(client),
+        as_source(data, weight=weight), n_components, covariance_type, settings, executor_for(client),
         criterion=criterion, prune=prune, listener=progress,
     )  # fmt: skip
 

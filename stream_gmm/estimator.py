@@ -142,10 +142,10 @@ class GaussianMixture:
         shown = [f"{n}={v!r}" for n, v in self.get_params().items() if v is not defaults[n]]
         return f"GaussianMixture({', '.join(shown)})"
 
-    def fit(self, X: Any, y: Any = None) -> GaussianMixture:
-        """Fit to rows ``X``; ``y`` is ignored. Returns self."""
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> GaussianMixture:
+        """Fit to rows ``X``, with weights ``(N,)`` if there are any; ``y`` is ignored. Returns self."""
         del y
-        source = as_source(X)
+        source = as_source(X, weight=sample_weight)
         self.result_ = api.fit(
             source,
             self.n_components,
@@ -214,7 +214,7 @@ class GaussianMixture:
         source = as_source(X, columns)
         for leaf in source.leaves():
             for chunk in leaf.chunks():
-                yield chunk.rows
+                yield chunk.features
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the component of highest responsibility ``(N,)``."""

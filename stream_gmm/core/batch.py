@@ -24,6 +24,14 @@ from stream_gmm.core.routes import NO_PREFERENCE, Choice, Preference, choose_rou
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 
+UNWEIGHTED = np.empty(0)
+"""Weights of rows that count once each."""
+
+
+def total_weight(rows_t: Array, weights: Array) -> float:
+    """Return the sum of the weights of rows ``(D, N)``, their number without weights."""
+    return float(weights.sum()) if len(weights) else float(rows_t.shape[1])
+
 
 @dataclass(frozen=True)
 class Stacked:
@@ -58,7 +66,7 @@ class _Stack:
     families: tuple[CovarianceFamily, ...]
 
     def stacked(
-        self, n: int, sums: Array, expected: Array, weight: Array, mean: Array, scatter: Array, moments: Moments
+        self, n: float, sums: Array, expected: Array, weight: Array, mean: Array, scatter: Array, moments: Moments
     ) -> Stacked:
         """Put statistics together; ``expected`` holds the sums of ``r log-density`` of each component."""
         starts = np.array(self.offsets[:-1])
@@ -97,20 +105,19 @@ class FeatureGroup:
     coordinates: Scaling
     weights: NDArray[np.floating]
 
-    def accumulate(self, rows_t: Array) -> Stacked:
-        """Return the statistics for ``rows_t (D, N)``."""
-        d, n = rows_t.shape
+    def accumulate(self, rows_t: Array, weights: Array = UNWEIGHTED) -> Stacked:
+        """Return the statistics for ``rows_t (D, N)`` of these weights."""
+        d = len(rows_t)
         c, totals, sums = self.coordinates, np.zeros(self.weights.shape), np.zeros((len(self.stack.index), 2))
         kernels.feature_pass(
-            rows_t, c.shift, 1.0 / c.scale, c.inverse_root, self.features.order,
+            rows_t, weights, c.shift, 1.0 / c.scale, c.inverse_root, self.features.order,
             self.weights, np.array(self.stack.offsets), totals, sums,
         )  # fmt: skip
         weight, mean, scatter = self.features.unpack(totals, d)
         scatter = c.scatter_back(scatter) if len(scatter) else scatter
         expected = np.einsum("mf,mf->m", self.weights.astype(np.float64), totals)
-        return self.stack.stacked(
-            n, sums, expected, weight, c.mean_back(mean), scatter, self.stack.families[0].moments
-        )  # fmt: skip
+        n, moments = total_weight(rows_t, weights), self.stack.families[0].moments
+        return self.stack.stacked(n, sums, expected, weight, c.mean_back(mean), scatter, moments)
 
 
 @dataclass(frozen=True)
@@ -120,12 +127,12 @@ class WhitenedGroup:
     stack: _Stack
     density: Density
 
-    def accumulate(self, rows_t: Array) -> Stacked:
-        """Return the statistics for ``rows_t (D, N)``."""
+    def accumulate(self, rows_t: Array, weights: Array = UNWEIGHTED) -> Stacked:
+        """Return the statistics for ``rows_t (D, N)`` of these weights."""
         matrices = self.density.whitener.ndim == 3
         run = _whitened_full if matrices else _whitened_diagonal
-        found = run(self.density, rows_t, np.array(self.stack.offsets))
-        return self.stack.stacked(rows_t.shape[1], *found, FULL if matrices else DIAGONAL)
+        found = run(self.density, rows_t, weights, np.array(self.stack.offsets))
+        return self.stack.stacked(total_weight(rows_t, weights), *found, FULL if matrices else DIAGONAL)
 
 
 Group = FeatureGroup | WhitenedGroup
@@ -137,10 +144,10 @@ def _safe(weight: Array) -> Array:
     return np.where(weight > 0.0, weight, 1.0)
 
 
-def _whitened_full(density: Density, rows_t: Array, offsets: NDArray[np.int64]) -> Sums:
+def _whitened_full(density: Density, rows_t: Array, weights: Array, offsets: NDArray[np.int64]) -> Sums:
     (m, d), sums, lower = density.means.shape, np.zeros((len(offsets) - 1, 2)), density.lower
     moments = np.zeros((m, d + 1, d + 1))
-    whitening.full_pass(rows_t, density.means, lower, density.log_norm, offsets, moments, sums)
+    whitening.full_pass(rows_t, weights, density.means, lower, density.log_norm, offsets, moments, sums)
     weight, second = moments[:, d, d], moments[:, :d, :d]
     a = moments[:, :d, d] / _safe(weight)[:, None]
     expected = density.log_norm * weight - 0.5 * np.einsum("kjj->k", second)
@@ -150,10 +157,12 @@ def _whitened_full(density: Density, rows_t: Array, offsets: NDArray[np.int64]) 
     return sums, expected, weight, density.means + np.einsum("kij,kj->ki", colour, a), scatter
 
 
-def _whitened_diagonal(density: Density, rows_t: Array, offsets: NDArray[np.int64]) -> Sums:
+def _whitened_diagonal(density: Density, rows_t: Array, weights: Array, offsets: NDArray[np.int64]) -> Sums:
     (m, d), sums = density.means.shape, np.zeros((len(offsets) - 1, 2))
     moments = np.zeros((m, 1 + 2 * d))
-    whitening.diagonal_pass(rows_t, density.means, density.whitener, density.log_norm, offsets, moments, sums)
+    whitening.diagonal_pass(
+        rows_t, weights, density.means, density.whitener, density.log_norm, offsets, moments, sums
+    )
     weight, second = moments[:, 0], moments[:, 1 + d :]
     a = moments[:, 1 : 1 + d] / _safe(weight)[:, None]
     expected = density.log_norm * weight - 0.5 * second.sum(axis=1)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from scipy.special import logsumexp
 
-from stream_gmm.core.batch import Batch, Stacked
+from stream_gmm.core.batch import UNWEIGHTED, Batch, Stacked
 from stream_gmm.core.density import Density
 from stream_gmm.core.moments import FULL, Array
 from stream_gmm.core.params import MixtureParams
@@ -20,14 +20,16 @@ CHUNK_ROWS = 65_536
 T = TypeVar("T", Stacked, SuffStats)
 
 
-def accumulate(batch: Batch, rows: Array) -> tuple[Stacked, ...]:
+def accumulate(batch: Batch, rows: Array, weights: Array = UNWEIGHTED) -> tuple[Stacked, ...]:
     """Return the statistics of every group of candidates for ``rows (N, D)`` of finite values.
+
+    ``weights (N,)`` are positive; a row of weight 2 is two rows. Empty: every row counts once.
 
     Column-major rows are used without a copy. When all rows are in, :func:`finish` makes of them the
     statistics of every candidate.
     """
     rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
-    return tuple(group.accumulate(rows_t) for group in batch.groups)
+    return tuple(group.accumulate(rows_t, weights) for group in batch.groups)
 
 
 def merge_all(left: Sequence[T], right: Sequence[T]) -> tuple[T, ...]:
@@ -35,17 +37,28 @@ def merge_all(left: Sequence[T], right: Sequence[T]) -> tuple[T, ...]:
     return tuple(a.merge(b) for a, b in zip(left, right, strict=True))
 
 
-def moments_of(rows: Array) -> SuffStats:
+def moments_of(rows: Array, weights: Array = UNWEIGHTED) -> SuffStats:
     """Return weight, mean and scatter of rows ``(N, D)``, as of one component."""
     n, d = rows.shape
     if not n:
         return SuffStats.zero(1, d, FULL)
+    if len(weights):
+        return _weighted_moments(rows, weights)
     mean = rows.mean(axis=0)
     centred = rows - mean
     # The mean of a column far from zero is rounded; what is left over is put right here.
     rest = centred.mean(axis=0)
     scatter = centred.T @ centred - n * np.outer(rest, rest)
     return SuffStats(float(n), 0.0, 0.0, 0.0, np.array([float(n)]), (mean + rest)[None], scatter[None], FULL)
+
+
+def _weighted_moments(rows: Array, weights: Array) -> SuffStats:
+    total = weights.sum()
+    mean = weights @ rows / total
+    centred = rows - mean
+    rest = weights @ centred / total
+    scatter = (centred.T * weights) @ centred - total * np.outer(rest, rest)
+    return SuffStats(float(total), 0.0, 0.0, 0.0, np.array([total]), (mean + rest)[None], scatter[None], FULL)
 
 
 def total_moments(stats: SuffStats, rows: Array) -> SuffStats:

@@ -6,12 +6,13 @@ The sample does the exploring, at no pass over the data; the full data confirms.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from stream_gmm.core.accelerate import ANDERSON
+from stream_gmm.core.batch import UNWEIGHTED
 from stream_gmm.core.covariance import CovarianceFamily
 from stream_gmm.core.em import EMState, Outcome, Scheme, StopRule, run_to_end
 from stream_gmm.core.moments import Array
@@ -61,6 +62,8 @@ class Explorer:
         Predicted remaining gain at which to stop; None: far below the sample's own error.
     max_steps
         Largest number of EM steps.
+    weights
+        Weights ``(n,)`` of the rows, or none.
     """
 
     rows: Array
@@ -68,6 +71,7 @@ class Explorer:
     penalty: Penalty = RIDGE
     tol: float | None = None
     max_steps: int = 1000
+    weights: Array = field(default_factory=lambda: UNWEIGHTED)
 
     def fit(
         self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
@@ -95,7 +99,9 @@ class Explorer:
             for j, seeding in enumerate(seedings):
                 rng = np.random.default_rng([*seed, i, j])
                 try:
-                    start = seed_params(self.rows, n_components, family, self.scaling, rng, self.penalty, seeding)
+                    start = seed_params(
+                        self.rows, n_components, family, self.scaling, rng, self.penalty, seeding, self.weights
+                    )
                 except SingularCovarianceError as error:
                     return SampleFit(None, reason=str(error))
                 starts.append(start)
@@ -130,7 +136,8 @@ class Explorer:
 
     def _run(self, starts: Sequence[MixtureParams], size: int, steps: int, tol: float = RUNG_TOL) -> list[EMState]:
         scheme = Scheme(StopRule(tol, steps), self.penalty)
-        return run_to_end([EMState(p) for p in starts], RowsEStep(self.rows[:size], self.scaling), scheme)
+        estep = RowsEStep(self.rows[:size], self.scaling, weights=self.weights[:size])
+        return run_to_end([EMState(p) for p in starts], estep, scheme)
 
     def _race(self, starts: Sequence[MixtureParams]) -> list[MixtureParams]:
         """Race restarts, all in one batch, until at most two are left."""
@@ -184,7 +191,7 @@ class Explorer:
 
     @cached_property
     def _estep(self) -> RowsEStep:
-        return RowsEStep(self.rows, self.scaling)
+        return RowsEStep(self.rows, self.scaling, weights=self.weights)
 
     @cached_property
     def _pseudo_row(self) -> PseudoRows:

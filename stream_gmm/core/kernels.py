@@ -123,11 +123,11 @@ def _sum_of_logs(values):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def soften(logp, offsets, sums, scratch):  # type: ignore[no-untyped-def]
-    """Turn log-densities ``logp (M, b)`` into responsibilities, candidate by candidate.
+def soften(logp, offsets, weights, sums, scratch):  # type: ignore[no-untyped-def]
+    """Turn log-densities ``logp (M, b)`` into responsibilities times weights, candidate by candidate.
 
-    ``sums (C, 2)`` collects the log-likelihood and the log of the largest responsibility; ``scratch
-    (2, b)`` is overwritten.
+    ``weights (b,)`` of the rows, or none at all ``(0,)``. ``sums (C, 2)`` collects the log-likelihood and the log
+    of the largest responsibility; ``scratch (2, b)`` is overwritten.
     """
     b = logp.shape[1]
     top, total = scratch[0], scratch[1]
@@ -141,11 +141,18 @@ def soften(logp, offsets, sums, scratch):  # type: ignore[no-untyped-def]
         total[:] = 0.0
         for k in range(lo, hi):
             exp_row(logp[k], top, total)
-        log_total = _sum_of_logs(total)
         highest = 0.0
-        for j in range(b):
-            highest += np.float64(top[j])
-            total[j] = 1.0 / total[j]
+        if weights.shape[0]:
+            log_total = 0.0
+            for j in range(b):
+                log_total += weights[j] * np.log(np.float64(total[j]))
+                highest += weights[j] * np.float64(top[j])
+                total[j] = weights[j] / total[j]
+        else:
+            log_total = _sum_of_logs(total)
+            for j in range(b):
+                highest += np.float64(top[j])
+                total[j] = 1.0 / total[j]
         for k in range(lo, hi):
             row = logp[k]
             for j in range(b):
@@ -209,8 +216,11 @@ def block_rows(m, f, item_bytes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def feature_pass(rows_t, shift, inverse_scale, inverse_root, order, weights, offsets, totals, sums):  # type: ignore[no-untyped-def]
-    """E-step by features: adds ``r features'`` to ``totals (M, F)``; ``weights (M, F)``."""
+def feature_pass(rows_t, row_weights, shift, inverse_scale, inverse_root, order, weights, offsets, totals, sums):  # type: ignore[no-untyped-def]
+    """E-step by features: adds ``r features'`` to ``totals (M, F)``; ``weights (M, F)``.
+
+    ``row_weights`` as in :func:`soften`.
+    """
     d, n = rows_t.shape
     m, f = weights.shape
     step = block_rows(m, f, weights.itemsize)
@@ -229,7 +239,7 @@ def feature_pass(rows_t, shift, inverse_scale, inverse_root, order, weights, off
             standardise(rows_t, start, shift, inverse_scale, phi[1 : 1 + d])
         complete_features(d, order, phi)
         np.dot(weights, phi, logp)
-        soften(logp, offsets, sums, scratch)
+        soften(logp, offsets, row_weights[start : start + b], sums, scratch)
         # The same product; which order is the faster one depends on the shape.
         if m > f:
             np.dot(logp, phi.T, part)

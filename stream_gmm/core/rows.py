@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.batch import compile_batch
+from stream_gmm.core.batch import UNWEIGHTED, compile_batch
 from stream_gmm.core.estep import CHUNK_ROWS, accumulate, finish, merge_all, moments_of
 from stream_gmm.core.moments import FULL, Array
 from stream_gmm.core.params import MixtureParams
@@ -20,28 +20,29 @@ from stream_gmm.core.stats import SuffStats
 
 @dataclass(frozen=True, eq=False)
 class RowsEStep:
-    """The E-step over rows ``(N, D)`` (:data:`stream_gmm.core.em.EStep`)."""
+    """The E-step over rows ``(N, D)`` (:data:`stream_gmm.core.em.EStep`); ``weights (N,)``, or none."""
 
     rows: Array
     scaling: Scaling
     preference: Preference = NO_PREFERENCE
+    weights: Array = field(default_factory=lambda: UNWEIGHTED)
 
     @cached_property
-    def _chunks(self) -> list[Array]:
-        starts = range(0, len(self.rows), CHUNK_ROWS)
-        return [np.asfortranarray(self.rows[lo : lo + CHUNK_ROWS]) for lo in starts]
+    def _chunks(self) -> list[tuple[Array, Array]]:
+        places = [slice(lo, lo + CHUNK_ROWS) for lo in range(0, len(self.rows), CHUNK_ROWS)]
+        return [(np.asfortranarray(self.rows[p]), self.weights[p]) for p in places]
 
     @cached_property
     def _moments(self) -> SuffStats:
-        return moments_of(self.rows)
+        return moments_of(self.rows, self.weights)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("rows", "scaling", "preference")}
+        return {name: getattr(self, name) for name in ("rows", "scaling", "preference", "weights")}
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Return the statistics of each candidate."""
         batch = compile_batch(candidates, self.scaling, self.preference)
-        out = reduce(merge_all, (accumulate(batch, chunk) for chunk in self._chunks))
+        out = reduce(merge_all, (accumulate(batch, *chunk) for chunk in self._chunks))
         everything = self._moments if batch.incomplete else SuffStats.zero(1, 1, FULL)
         return finish(batch, candidates, out, everything, self.scaling.shift)
 

@@ -6,11 +6,12 @@ hashes. It merges, and is the same for any chunking, any order and any number of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_gmm.core.batch import UNWEIGHTED
 from stream_gmm.core.moments import Array
 
 Hashes = NDArray[np.uint64]
@@ -60,16 +61,20 @@ class Sample:
     rows: Array
     hashes: Hashes
     capacity: int
+    weights: Array = field(default_factory=lambda: UNWEIGHTED)
+    """Weights of the rows, or none."""
 
     @classmethod
-    def of(cls, rows: Array, hashes: Hashes, capacity: int) -> Sample:
+    def of(cls, rows: Array, hashes: Hashes, capacity: int, weights: Array = UNWEIGHTED) -> Sample:
         """Return the sample of some rows ``(N, D)``."""
         # Narrow down by the threshold first: sorting all the rows would cost more than reading them.
         if len(hashes) > capacity:
             keep = hashes <= np.partition(hashes, capacity - 1)[capacity - 1]
             rows, hashes = rows[keep], hashes[keep]
+            weights = weights[keep] if len(weights) else weights
         order = np.argsort(hashes, kind="stable")[:capacity]
-        return cls(np.ascontiguousarray(rows[order]), hashes[order], capacity)
+        weights = weights[order] if len(weights) else weights
+        return cls(np.ascontiguousarray(rows[order]), hashes[order], capacity, weights)
 
     def merge(self, other: Sample) -> Sample:
         """Return the sample of both sets of rows."""
@@ -77,4 +82,5 @@ class Sample:
             np.concatenate([self.rows, other.rows]),
             np.concatenate([self.hashes, other.hashes]),
             self.capacity,
+            np.concatenate([self.weights, other.weights]),
         )

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_gmm.core.batch import UNWEIGHTED
 from stream_gmm.core.covariance import CovarianceFamily, family_named
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.moments import Array
@@ -122,15 +123,19 @@ def by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels
 SEEDINGS: tuple[Seeding, ...] = (by_kmeans, by_splits, by_density)
 
 
-def hard_stats(rows: Array, labels: Labels, n_components: int, family: CovarianceFamily) -> SuffStats:
+def hard_stats(
+    rows: Array, labels: Labels, n_components: int, family: CovarianceFamily, weights: Array = UNWEIGHTED
+) -> SuffStats:
     """Return the statistics of a hard assignment."""
-    weight = np.bincount(labels, minlength=n_components).astype(np.float64)
-    safe = np.maximum(weight, 1.0)[:, None]
-    mean = np.stack([np.bincount(labels, c, n_components) for c in rows.T], axis=1) / safe
+    w = weights if len(weights) else np.ones(len(rows))
+    weight = np.asarray(np.bincount(labels, w, n_components), np.float64)
+    safe = np.where(weight > 0.0, weight, 1.0)[:, None]
+    mean = np.stack([np.bincount(labels, w * c, n_components) for c in rows.T], axis=1) / safe
     scatter = np.zeros(family.moments.shape(n_components, rows.shape[1]))
     for k in range(n_components):
-        scatter[k] = family.moments.scatter(rows[labels == k] - mean[k])
-    return SuffStats(float(len(rows)), 0.0, 0.0, 0.0, weight, mean, scatter, family.moments)
+        mine = labels == k
+        scatter[k] = family.moments.scatter((rows[mine] - mean[k]) * np.sqrt(w[mine])[:, None])
+    return SuffStats(float(w.sum()), 0.0, 0.0, 0.0, weight, mean, scatter, family.moments)
 
 
 def _hard_fit(
@@ -140,9 +145,10 @@ def _hard_fit(
     family: CovarianceFamily,
     spread: Array | float = 1.0,
     penalty: Penalty = RIDGE,
+    weights: Array = UNWEIGHTED,
 ) -> MixtureParams:
     """Make the M-step of a hard assignment; a cluster of few rows is lent a tenth of a row of the whole data's."""
-    stats = hard_stats(rows, labels, k, family)
+    stats = hard_stats(rows, labels, k, family, weights)
     lent = family.moments.from_diagonal(np.broadcast_to(np.asarray(spread, np.float64), rows.shape[1:]))
     return mstep(replace(stats, scatter=stats.scatter + 0.1 * lent), family, penalty)[0]
 
@@ -155,8 +161,9 @@ def seed_params(
     rng: np.random.Generator,
     penalty: Penalty = RIDGE,
     seeding: Seeding = by_kmeans,
+    weights: Array = UNWEIGHTED,
 ) -> MixtureParams:
     """Return a start: the seeding on standardised rows, and one M-step."""
-    rows = rows[:SEEDING_ROWS]
+    rows, weights = rows[:SEEDING_ROWS], weights[:SEEDING_ROWS]
     labels = seeding(scaling.scaled.apply(rows), n_components, rng)
-    return _hard_fit(rows, labels, n_components, family, scaling.scale**2, penalty)
+    return _hard_fit(rows, labels, n_components, family, scaling.scale**2, penalty, weights)

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from stream_gmm.core.batch import UNWEIGHTED
 from stream_gmm.core.estep import CHUNK_ROWS
 from stream_gmm.core.moments import Array
 from stream_gmm.core.sampling import Holdout
@@ -42,6 +43,13 @@ class Chunk:
     bad: NDArray[np.int64]
     batch: pa.RecordBatch | None = None
     reasons: NDArray[Any] | None = None
+    weighted: bool = False
+    """Whether the last column of ``rows`` holds their weights."""
+
+    @property
+    def features(self) -> Array:
+        """The usable rows ``(n, D)`` without their weights."""
+        return self.rows[:, :-1] if self.weighted else self.rows
 
     @property
     def row_numbers(self) -> NDArray[np.int64]:
@@ -50,22 +58,41 @@ class Chunk:
         return numbers if self.keep is None else numbers[self.keep]
 
 
-def split(chunk: Chunk, holdout: Holdout) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Return the rows to fit, the rows held out, and the numbers of the former; all column-major."""
-    numbers = chunk.row_numbers
+@dataclass(frozen=True)
+class Split:
+    """The rows of a chunk to fit and those held out, column-major, with their weights (or none)."""
+
+    rows: Array
+    weights: Array
+    numbers: NDArray[np.int64]
+    """Row numbers in the file of the rows to fit."""
+    heldout: Array
+    heldout_weights: Array
+
+
+def split(chunk: Chunk, holdout: Holdout) -> Split:
+    """Return the rows to fit and the rows held out. A row of weight zero is neither."""
+    numbers, values = chunk.row_numbers, chunk.rows.T
+    if chunk.weighted and not np.all(values[-1] > 0.0):
+        numbers, values = numbers[values[-1] > 0.0], values[:, values[-1] > 0.0]
     if not holdout.share:
-        return chunk.rows, chunk.rows[:0], numbers
+        return Split(*_peeled(values, chunk.weighted), numbers, *_peeled(values[:, :0], chunk.weighted))
     out = holdout.mask(chunk.file_index, numbers)
-    values = chunk.rows.T
-    return values[:, ~out].T, values[:, out].T, numbers[~out]
+    fit, heldout = _peeled(values[:, ~out], chunk.weighted), _peeled(values[:, out], chunk.weighted)
+    return Split(*fit, numbers[~out], *heldout)
 
 
-def array_chunks(values: Array, first_row: int) -> Iterator[Chunk]:
+def _peeled(values: Array, weighted: bool) -> tuple[Array, Array]:
+    """Return rows and weights of column-major values ``(D, n)`` or ``(D + 1, n)``."""
+    return (values[:-1].T, values[-1]) if weighted else (values.T, UNWEIGHTED)
+
+
+def array_chunks(values: Array, first_row: int, weighted: bool = False) -> Iterator[Chunk]:
     """Cut rows in memory into chunks."""
     for lo in range(0, len(values), CHUNK_ROWS):
         rows = np.asfortranarray(values[lo : lo + CHUNK_ROWS])
-        bad = np.zeros((rows.shape[1], len(KINDS)), np.int64)
-        yield Chunk(rows, len(rows), 0, first_row + lo, None, bad)
+        bad = np.zeros((rows.shape[1] - weighted, len(KINDS)), np.int64)
+        yield Chunk(rows, len(rows), 0, first_row + lo, None, bad, weighted=weighted)
 
 
 def parquet_chunks(part: Part, columns: Sequence[str], missing: str, extra: Sequence[str] = ()) -> Iterator[Chunk]:
@@ -235,7 +262,7 @@ def _missing_message(
     row = first_row + int(np.flatnonzero(~finite[j])[0])
     counts = ", ".join(f"{c} {kind}" for kind, c in zip(KINDS, bad[j], strict=True) if c)
     return explain(
-        f"{where(row)}, column '{columns[j]}': {counts} among these rows, the first at row {row}",
+        f"{where(row)}, column '{columns[j]}': {counts} among these rows, the first at row {row} of the input",
         why="a Gaussian has no density there",
         remedy="use missing: drop (data.missing, or open_dataset(missing='drop')), or fill the values",
     )

@@ -87,6 +87,10 @@ class Source(Protocol):
         """Policy for rows with missing values."""
 
     @property
+    def weight(self) -> str | None:
+        """Name of the rows' weights; None: every row counts once."""
+
+    @property
     def fingerprint(self) -> str:
         """Identity of the rows."""
 
@@ -108,6 +112,7 @@ class ParquetLeaf:
     parts: tuple[Part, ...]
     columns: tuple[str, ...]
     missing: str
+    weight: str | None = None
 
     @property
     def rows(self) -> int:
@@ -117,9 +122,19 @@ class ParquetLeaf:
     def chunks(self) -> Iterator[Chunk]:
         """Read, one bounded chunk at a time."""
         for part in self.parts:
-            read = parquet_chunks(part, self.columns, self.missing)
+            read = self._weighted(part) if self.weight else parquet_chunks(part, self.columns, self.missing)
             # The network makes a reader wait, the disk hardly: there the next chunk comes while this one is used.
             yield from ahead(read) if is_uri(part.path) else read
+
+    def _weighted(self, part: Part) -> Iterator[Chunk]:
+        assert self.weight is not None
+        for chunk in parquet_chunks(part, (*self.columns, self.weight), self.missing):
+            if np.any(chunk.rows[:, -1] < 0.0):
+                row = int(chunk.row_numbers[np.argmax(chunk.rows[:, -1] < 0.0)])
+                raise InputDataError(
+                    f"{redact(part.path)}, column '{self.weight}': the weight of row {row} is negative."
+                )
+            yield replace(chunk, weighted=True, bad=chunk.bad[:-1])
 
 
 def leaf_rows(n_rows: int, n_columns: int) -> int:
@@ -139,6 +154,8 @@ class Dataset:
     missing: str
     schema: pa.Schema
     """Schema of the first file; pass-through columns are taken from it."""
+    weight: str | None = None
+    """Column with the weights of the rows."""
 
     resident: ClassVar[bool] = False
 
@@ -150,7 +167,8 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the manifest (paths, sizes, times of change, rows), columns and policy."""
-        sha = hashlib.sha256(repr((self.columns, self.missing)).encode())
+        weight = (self.weight,) if self.weight else ()
+        sha = hashlib.sha256(repr((self.columns, self.missing, *weight)).encode())
         for part in self.parts:
             f = part.file
             sha.update(repr((f.relative, f.size, f.modified, part.row_groups, part.rows)).encode())
@@ -167,12 +185,12 @@ class Dataset:
                 rows = 0
             runs[-1].append(piece)
             rows += piece.rows
-        return [ParquetLeaf(_joined(r), self.columns, self.missing) for r in runs]
+        return [ParquetLeaf(_joined(r), self.columns, self.missing, self.weight) for r in runs]
 
     def pieces(self) -> list[ParquetLeaf]:
         """Return one leaf for each row group."""
         groups = (g for p in self.parts for g in p.groups())
-        return [ParquetLeaf((g,), self.columns, self.missing) for g in groups]
+        return [ParquetLeaf((g,), self.columns, self.missing, self.weight) for g in groups]
 
 
 def _joined(pieces: list[Part]) -> tuple[Part, ...]:
@@ -197,6 +215,7 @@ def open_dataset(
     *,
     missing: str = "error",
     exclude: Sequence[str] = (),
+    weight: str | None = None,
 ) -> Dataset:
     """Open Parquet files as one data set; reads footers only.
 
@@ -212,6 +231,8 @@ def open_dataset(
         names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null.
     exclude
         Shell patterns of relative paths to leave out.
+    weight
+        Column with the weights of the rows: a row of weight 2 is two rows, one of weight 0 is none.
 
     Raises
     ------
@@ -229,13 +250,13 @@ def open_dataset(
     with ThreadPoolExecutor(8) as pool:
         footers = list(pool.map(_footer, files))
     schema = footers[0][1]
-    names = tuple(columns) if columns else numeric_columns(schema)
+    names = tuple(columns) if columns else tuple(c for c in numeric_columns(schema) if c != weight)
     if len(set(names)) != len(names):
         raise ConfigError(f"a column is named twice: {list(names)}.")
     for file, (_, own) in zip(files, footers, strict=True):
-        _check_columns(file, own, names)
+        _check_columns(file, own, names if weight is None else (*names, weight))
     parts = _parts(files, [f[0] for f in footers], len(names))
-    return Dataset(tuple(files), parts, names, missing, schema)
+    return Dataset(tuple(files), parts, names, missing, schema, weight)
 
 
 def _footer(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:

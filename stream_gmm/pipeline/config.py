@@ -44,6 +44,7 @@ class DataConfig(_Section):
         None, description="Numeric columns to use, in this order; none: all numeric columns"
     )
     exclude: list[str] = Field([], description="Shell patterns of relative paths to leave out")
+    weight: str | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
     missing: Literal["error", "drop"] = Field(
         "error", description="Rows with a null, NaN or infinity: stop, or leave out of the fit and score as null"
     )
@@ -217,7 +218,7 @@ class RunConfig(_Section):
     def open(self) -> Dataset:
         """Open the data set."""
         d = self.data
-        return open_dataset(d.paths, d.columns, missing=d.missing, exclude=d.exclude)
+        return open_dataset(d.paths, d.columns, missing=d.missing, exclude=d.exclude, weight=d.weight)
 
     @property
     def folder(self) -> Path:

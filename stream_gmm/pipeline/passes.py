@@ -57,10 +57,12 @@ def leaf_stats(leaf: Leaf, shared: _Shared) -> PassStats:
     no_sums = tuple(np.zeros(len(g.stack.index)) for g in batch.groups)
     out = PassStats(no_groups, no_moments, no_sums)
     for chunk in leaf.chunks():
-        rows, heldout, _ = split(chunk, shared.holdout)
-        groups = accumulate(batch, rows) if len(rows) else no_groups
-        moments = moments_of(rows) if shared.with_moments else no_moments
-        sums = tuple(s.sums[:, 0] for s in accumulate(batch, heldout)) if len(heldout) else no_sums
+        part = split(chunk, shared.holdout)
+        rows, heldout = part.rows, part.heldout
+        groups = accumulate(batch, rows, part.weights) if len(rows) else no_groups
+        moments = moments_of(rows, part.weights) if shared.with_moments else no_moments
+        found = accumulate(batch, heldout, part.heldout_weights) if len(heldout) else ()
+        sums = tuple(s.sums[:, 0] for s in found) or no_sums
         out = out.merge(PassStats(groups, moments, sums))
     return out
 

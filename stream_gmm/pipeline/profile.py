@@ -46,6 +46,12 @@ class Profile:
     order: Order = NO_ORDER
     total_rows: int = 0
     """Rows of the data set, of which ``rows`` were read."""
+    counted: int = 0
+    """Rows without a missing value, those held out and those of weight zero included."""
+    fit_rows: int = 0
+    """Rows to fit."""
+    weight_squares: float = 0.0
+    weighted: bool = False
 
     @property
     def partial(self) -> bool:
@@ -55,12 +61,17 @@ class Profile:
     @property
     def used(self) -> int:
         """Rows to fit: without a missing value, and not held out."""
-        return int(self.moments.rows)
+        return self.fit_rows
+
+    @property
+    def effective_rows(self) -> float:
+        """``(sum w)^2 / sum w^2`` (Kish 1965): rows of equal weight that would be worth as much."""
+        return self.moments.rows**2 / self.weight_squares if self.weight_squares else 0.0
 
     @property
     def dropped(self) -> int:
         """Rows left out by the policy for missing values."""
-        return self.rows - self.used - int(self.heldout.rows)
+        return self.rows - self.counted
 
     @property
     def complete(self) -> bool:
@@ -102,6 +113,11 @@ class Profile:
                 if sum(row)
             )
             out.append(f"{self.dropped} of {self.rows} rows have a missing value ({by_column}).")
+        if self.weighted:
+            out.append(
+                f"rows are weighted: {self.moments.rows:,.6g} in all, worth {self.effective_rows:,.0f} rows of equal "
+                "weight; criteria take the sum of the weights for the number of rows."
+            )
         constant = [c for c, same in zip(self.columns, self.low == self.high, strict=True) if same]
         if constant:
             out.append(f"columns {constant} are constant; they tell no component from another.")
@@ -134,6 +150,10 @@ class Profile:
             self.kept + other.kept,
             self.order.merge(other.order),
             max(self.total_rows, other.total_rows),
+            self.counted + other.counted,
+            self.fit_rows + other.fit_rows,
+            self.weight_squares + other.weight_squares,
+            self.weighted,
         )
 
 
@@ -145,28 +165,35 @@ class _Options:
     planned: str
     holdout: Holdout
     total_rows: int
+    weighted: bool
 
 
 def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
     d = len(options.columns)
-    rows, heldout, numbers = split(chunk, options.holdout)
-    hashes = hash_rows(options.seed, chunk.file_index, numbers)
+    part = split(chunk, options.holdout)
+    rows, weights = part.rows, part.weights
+    hashes = hash_rows(options.seed, chunk.file_index, part.numbers)
     return Profile(
         options.columns,
         chunk.size,
         chunk.bad,
         rows.min(axis=0, initial=np.inf) if len(rows) else np.full(d, np.inf),
         rows.max(axis=0, initial=-np.inf) if len(rows) else np.full(d, -np.inf),
-        moments_of(rows),
-        moments_of(heldout),
-        Sample.of(rows, hashes, options.sample_rows),
+        moments_of(rows, weights),
+        moments_of(part.heldout, part.heldout_weights),
+        Sample.of(rows, hashes, options.sample_rows, weights),
         options.planned,
+        counted=len(chunk.rows),
+        fit_rows=len(rows),
+        weight_squares=float(weights @ weights) if options.weighted else float(len(rows)),
+        weighted=options.weighted,
     )
 
 
 def _empty(options: _Options) -> Profile:
     d = len(options.columns)
-    chunk = Chunk(np.empty((0, d)), 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64))
+    nothing = np.empty((0, d + options.weighted))
+    chunk = Chunk(nothing, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=options.weighted)
     return _profile_chunk(chunk, options)
 
 
@@ -198,7 +225,13 @@ def profile(
     """
     held_out = Holdout(holdout, random_state)
     options = _Options(
-        source.columns, sample_rows, random_state, reading.planned, held_out, total_rows or sum(reading.rows)
+        source.columns,
+        sample_rows,
+        random_state,
+        reading.planned,
+        held_out,
+        total_rows or sum(reading.rows),
+        source.weight is not None,
     )
     meter = Meter(listener, "profile", list(reading.rows))
     out = executor.map_reduce(

@@ -120,7 +120,11 @@ class Settings:
     def scheme(self, found: Profile) -> Scheme:
         """Return how candidates are brought to their end on the full data."""
         name = self.accel or algorithm_named(self.algorithm).accel
-        method = Auto(RowsEStep(found.sample.rows, found.scaling)) if name == AUTO else METHODS[name or "none"]
+        method = (
+            Auto(RowsEStep(found.sample.rows, found.scaling, weights=found.sample.weights))
+            if name == AUTO
+            else METHODS[name or "none"]
+        )
         return Scheme(self.rule, self.penalty(found), method)
 
     @property

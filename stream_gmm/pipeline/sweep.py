@@ -16,12 +16,11 @@ from stream_gmm.core.density import compile_density
 from stream_gmm.core.em import EMState, Outcome, Review
 from stream_gmm.core.estep import score_rows
 from stream_gmm.core.initialise import Explorer, SampleFit
-from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.pruning import prune as drop_beaten
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.routes import choose_route
-from stream_gmm.core.sampling import Holdout
+from stream_gmm.core.sampling import Holdout, Sample
 from stream_gmm.errors import ConfigError, InputDataError, explain, one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.dataset import Source
@@ -75,7 +74,8 @@ def explore(
     # With every row in the sample, going all the way there saves passes and costs none.
     tol = 1e-9 if found.complete and settings.tol is None else settings.tol
     steps = algorithm_named(settings.algorithm).sample_steps
-    explorer = Explorer(found.sample.rows, found.scaling, settings.penalty(found), tol, steps)
+    sample = found.sample
+    explorer = Explorer(sample.rows, found.scaling, settings.penalty(found), tol, steps, sample.weights)
     task = _SampleTask(explorer, settings.n_init, settings.random_state)
     # The largest first: they take longest, and should not be left for the end.
     order = sorted(grid, key=lambda cell: -cell[0])
@@ -104,12 +104,14 @@ def _rungs(cell: tuple[int, str], fits: Mapping[tuple[int, str], SampleFit]) -> 
     return fits[cell], fits.get((k - 1, name)), fits.get((k + 1, name))
 
 
-def outlier_threshold(params: MixtureParams, rows: Array, quantile: float) -> float:
+def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) -> float:
     """Return the quantile of the log-density over sample rows; -inf for quantile 0."""
     if quantile <= 0.0:
         return float("-inf")
-    log_density = score_rows(compile_density(params), rows).log_density
-    return float(np.quantile(log_density, quantile))
+    log_density = score_rows(compile_density(params), sample.rows).log_density
+    if not len(sample.weights):
+        return float(np.quantile(log_density, quantile))
+    return float(np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf"))
 
 
 def finished(state: EMState, found: Profile, settings: Settings, provenance: Mapping[str, Any]) -> FitResult:
@@ -130,7 +132,7 @@ def finished(state: EMState, found: Profile, settings: Settings, provenance: Map
         rejected=state.rejected,
         columns=found.columns,
         reason=state.reason,
-        threshold=outlier_threshold(state.params, found.sample.rows, settings.outlier_quantile),
+        threshold=outlier_threshold(state.params, found.sample, settings.outlier_quantile),
         outlier_quantile=settings.outlier_quantile,
         warnings=tuple(warnings),
         events=state.events,
@@ -148,6 +150,7 @@ def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[st
         "data_fingerprint": source.fingerprint,
         "rows": found.total_rows,
         "missing": source.missing,
+        "weight": source.weight,
         "algorithm": settings.algorithm,
         "accel": settings.accel,
         "n_init": settings.n_init,

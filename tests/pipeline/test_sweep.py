@@ -181,8 +181,8 @@ class TestHoldout:
         names = ["full", "diag", "spherical", "tied", "tied_diag", "tied_spherical"]
         result = sg.sweep(data, [1, 3], names, holdout=0.2, kernel=kernel, max_passes=3)
         holdout = Holdout(0.2)
-        chunks = [split(c, holdout) for leaf in data.leaves() for c in leaf.chunks()]
-        kept, out = np.concatenate([c[0] for c in chunks]), np.concatenate([c[1] for c in chunks])
+        parts = [split(c, holdout) for leaf in data.leaves() for c in leaf.chunks()]
+        kept, out = np.concatenate([p.rows for p in parts]), np.concatenate([p.heldout for p in parts])
 
         assert len(out) == pytest.approx(0.2 * data.num_rows, rel=0.05)
         for candidate in result.candidates:

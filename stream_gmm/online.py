@@ -117,7 +117,7 @@ class OnlineGaussianMixture:
             self._columns = self._columns or numeric_columns(batch.schema)
             chunk = decode_batch(batch, number, self._columns, self.missing)
             self.rows_dropped_ += chunk.size - len(chunk.rows)
-            yield np.ascontiguousarray(chunk.rows)
+            yield chunk.rows
 
     def _plain_rows(self, X: Any) -> Array:
         if hasattr(X, "columns") and not self._columns:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from stream_gmm.core.covariance import FAMILIES, CovarianceFamily
+from stream_gmm.core.covariance import FAMILIES
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.stats import SuffStats
 

@@ -43,7 +43,7 @@ def _same(a: OnlineState, b: OnlineState) -> None:
     assert b.params is not None
     for name in ("weights", "means", "covariances"):
         np.testing.assert_array_equal(getattr(a.params, name), getattr(b.params, name))
-    np.testing.assert_array_equal(a.pending, b.pending)
+    np.testing.assert_array_equal(a.pending_rows, b.pending_rows)
     assert (a.step, a.rows_seen, a.rows_behind, a.loglik, a.threshold) == (
         b.step, b.rows_seen, b.rows_behind, b.loglik, b.threshold
     )  # fmt: skip

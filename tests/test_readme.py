@@ -80,7 +80,8 @@ def test_make_targets_exist():
 
 def test_the_commands_on_own_data(here):
     for command in _commands():
-        if command.startswith("stream-gmm") and not command.endswith("&") and "--address" not in command:
+        elsewhere = {"--address", "<", "&"} & set(command.split())
+        if command.startswith("stream-gmm") and not elsewhere:
             _run(command, here)
     assert (here / "runs/mine/report.html").exists()
 
@@ -89,6 +90,19 @@ def test_the_commands_on_own_data(here):
 def test_the_python_snippets(here, number, monkeypatch, capsys):
     monkeypatch.chdir(here)
     exec(compile(blocks("python")[number], f"README, snippet {number}", "exec"), {})
+
+
+def test_the_commands_on_a_stream(here, monkeypatch):
+    monkeypatch.chdir(here)
+    (snippet,) = (b for b in blocks("python") if "batches.arrows" in b)
+    exec(compile(snippet, "README, stream", "exec"), {})
+    (command,) = (c for c in _commands() if "batches.arrows" in c)
+    _run(f"bash -c {shlex.quote(command)}", here)
+
+    import pyarrow as pa
+
+    assert pa.ipc.open_stream((here / "scored.arrows").read_bytes()).read_all().num_rows == 20_000
+    assert (here / "online-model.gmm").exists()
 
 
 def test_the_yaml_snippets():

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_gmm.core import kernels, whitening
-from stream_gmm.core.covariance import CovarianceFamily
 from stream_gmm.core.density import Density, compile_density
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.features import Features
 from stream_gmm.core.moments import DIAGONAL, FULL, Array, Moments
 from stream_gmm.core.params import MixtureParams

@@ -13,8 +13,8 @@ import numpy as np
 
 from stream_gmm.core.accelerate import ANDERSON
 from stream_gmm.core.batch import UNWEIGHTED
-from stream_gmm.core.covariance import CovarianceFamily
 from stream_gmm.core.em import EMState, Outcome, Scheme, StopRule, run_to_end
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.moments import Array
 from stream_gmm.core.mstep import RIDGE, mstep
 from stream_gmm.core.params import MixtureParams
@@ -144,7 +144,7 @@ class Explorer:
         size, starts = min(RUNG_ROWS, len(self.rows)), list(starts)
         while len(starts) > FINALISTS:
             # On all the rows a rung is run until the order is nearly settled; on a few it need not be.
-            steps = RUNG_STEPS if size < len(self.rows) else 20 * RUNG_STEPS
+            steps = RUNG_STEPS if size < len(self.rows) else 8 * RUNG_STEPS
             ranked = sorted(self._run(starts, size, steps), key=self._rank, reverse=True)
             starts = [s.params for s in ranked[: max(FINALISTS, len(ranked) // 2)]]
             size = min(2 * size, len(self.rows))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gmm.core.covariance import CovarianceFamily
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.penalty import Penalty, Ridge
 from stream_gmm.core.stats import SuffStats

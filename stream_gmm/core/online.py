@@ -7,15 +7,16 @@ rows alone, and a saved state resumes to the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stream_gmm.core.covariance import CovarianceFamily
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.em import Outcome
 from stream_gmm.core.estep import moments_of, score_rows, total_moments
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.initialise import Explorer
 from stream_gmm.core.moments import Array
 from stream_gmm.core.mstep import NOTHING, MStepReport, mstep
@@ -29,8 +30,10 @@ from stream_gmm.core.stats import SuffStats
 from stream_gmm.core.stepwise import PowerDecay
 from stream_gmm.errors import ConfigError, NotFittedError, SingularCovarianceError
 
-STEP_ROWS = (1_000, 65_536)
+STEP_ROWS = (1_000, 131_072)
 QUANTILE_ROWS = 1_000
+PARTS = 64
+"""Batches that wait before they are put together: a stream may come row by row."""
 LOST = 0.1
 """A component with less than this part of its share of the rows may be better used elsewhere."""
 RELOCATE_EVERY = 8
@@ -51,7 +54,7 @@ class OnlineRule:
     power
         See ``half_life``; more than 0.5 and at most 1.
     step_rows
-        Rows of a step; None: 50 K (D + 1), doubling every 64 steps up to 65,536 (never beyond a tenth of
+        Rows of a step; None: 50 K (D + 1), doubling every 64 steps up to 131,072 (never beyond a tenth of
         ``half_life``).
     warmup_rows
         Rows collected before the first fit; None: 20 rows a parameter, at least 1,000.
@@ -127,11 +130,12 @@ class OnlineRule:
 class OnlineState:
     """All that is needed to go on with a stream.
 
-    ``pending (m, D)`` waits for the next step; ``stats`` and ``moments`` are per row, of ``rows_behind`` effective
+    ``pending`` rows wait for the next step; ``stats`` and ``moments`` are per row, of ``rows_behind`` effective
     rows (Kish). ``loglik`` sums over ``scored_rows`` rows, each scored before it was learnt from.
     """
 
-    pending: Array
+    n_features: int
+    pending: tuple[Array, ...] = ()
     params: MixtureParams | None = None
     stats: SuffStats | None = None
     moments: SuffStats | None = None
@@ -148,12 +152,26 @@ class OnlineState:
     @classmethod
     def start(cls, n_features: int) -> OnlineState:
         """Return the state before the first row."""
-        return cls(np.empty((0, n_features)))
+        return cls(n_features)
 
     @property
-    def n_features(self) -> int:
-        """D."""
-        return int(self.pending.shape[1])
+    def waiting(self) -> int:
+        """Rows that wait for the next step."""
+        return sum(len(p) for p in self.pending)
+
+    @property
+    def pending_rows(self) -> Array:
+        """The rows that wait, ``(m, D)``."""
+        return _gathered(self.pending, self.n_features)
+
+
+def _gathered(parts: Sequence[Array], n_features: int) -> Array:
+    """Return rows put together, column-major as the kernels like them."""
+    out, at = np.empty((n_features, sum(len(p) for p in parts))), 0
+    for part in parts:
+        out[:, at : at + len(part)] = part.T
+        at += len(part)
+    return out.T
 
 
 def feed(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
@@ -164,17 +182,25 @@ def feed(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
     SingularCovarianceError
         If the first rows cannot be fitted.
     """
-    rows = np.ascontiguousarray(rows, dtype=np.float64)
-    state = replace(state, rows_seen=state.rows_seen + len(rows))
-    waiting, start = np.concatenate([state.pending, rows]) if len(state.pending) else rows, 0
+    state, start = replace(state, rows_seen=state.rows_seen + len(rows)), 0
     while True:
-        first = state.params is None
-        size = rule.warmup(state.n_features) if first else rule.rows_of_step(state.step, state.n_features)
-        if len(waiting) - start < size:
-            return replace(state, pending=np.array(waiting[start:]))
-        batch = waiting[start : start + size]
+        first, d = state.params is None, state.n_features
+        need = (rule.warmup(d) if first else rule.rows_of_step(state.step, d)) - state.waiting
+        if len(rows) - start < need:
+            return _kept(state, rows[start:])
+        batch = _gathered((*state.pending, rows[start : start + need]), d)
+        state = replace(state, pending=())
         state = _begin(state, batch, rule) if first else _step(state, batch, rule)
-        start += size
+        start += need
+
+
+def _kept(state: OnlineState, rest: Array) -> OnlineState:
+    if not len(rest):
+        return state
+    pending = (*state.pending, np.array(rest, dtype=np.float64))
+    if len(pending) > PARTS:
+        pending = (_gathered(pending, state.n_features),)
+    return replace(state, pending=pending)
 
 
 def _begin(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:

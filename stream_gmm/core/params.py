@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stream_gmm.core.covariance import CovarianceFamily, family_named
+from stream_gmm.core.covariance import family_named
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.moments import Array
 from stream_gmm.errors import ConfigError
 

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gmm.core.covariance import CovarianceFamily
 from stream_gmm.core.density import compile_density
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
 

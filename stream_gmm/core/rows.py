@@ -29,7 +29,9 @@ class RowsEStep:
 
     @cached_property
     def _chunks(self) -> list[tuple[Array, Array]]:
-        places = [slice(lo, lo + CHUNK_ROWS) for lo in range(0, len(self.rows), CHUNK_ROWS)]
+        # A few more rows than a chunk are not worth a copy.
+        step = CHUNK_ROWS if len(self.rows) > 2 * CHUNK_ROWS else max(len(self.rows), 1)
+        places = [slice(lo, lo + step) for lo in range(0, len(self.rows), step)]
         return [(np.asfortranarray(self.rows[p]), self.weights[p]) for p in places]
 
     @cached_property

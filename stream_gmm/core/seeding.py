@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_gmm.core.batch import UNWEIGHTED
-from stream_gmm.core.covariance import CovarianceFamily, family_named
+from stream_gmm.core.covariance import family_named
 from stream_gmm.core.density import compile_density
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.moments import Array
 from stream_gmm.core.mstep import RIDGE, mstep
 from stream_gmm.core.params import MixtureParams

@@ -52,7 +52,7 @@ def save_state(saved: SavedStream, path: str | os.PathLike[str]) -> Path:
         "numbers": {name: float(getattr(state, name)).hex() for name in _NUMBERS},
         "report": asdict(state.report),
     }
-    arrays: dict[str, Any] = {"pending": state.pending}
+    arrays: dict[str, Any] = {"pending": np.ascontiguousarray(state.pending_rows)}
     if state.params is not None:
         assert state.stats is not None
         assert state.moments is not None
@@ -100,5 +100,7 @@ def _built(header: dict[str, Any], arrays: dict[str, Any]) -> SavedStream:
             "stats": _stats_in("stats", arrays, family.moments),
             "moments": _stats_in("all", arrays, FULL),
         }
-    state = OnlineState(arrays["pending"], **fitted, **header["counts"], **numbers, report=report)
+    pending = arrays["pending"]
+    kept = (pending,) if len(pending) else ()
+    state = OnlineState(pending.shape[1], kept, **fitted, **header["counts"], **numbers, report=report)
     return SavedStream(state, rule, tuple(header["columns"]), header["batches"])

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.covariance import CovarianceFamily
 from stream_gmm.core.criteria import CRITERIA
 from stream_gmm.core.em import Outcome
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import NoAdmissibleModelError, explain
 from stream_gmm.io.tables import table_of

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.online import OnlineRule, OnlineState, feed
 from stream_gmm.errors import ConfigError, InputDataError, explain
@@ -89,7 +87,7 @@ def run_stream(
         chunk = decode_batch(batch, number, saved.columns, options.missing)
         if write is not None:
             write(_scored(chunk, saved, options))
-        state = feed(saved.state, np.ascontiguousarray(chunk.rows), saved.rule)
+        state = feed(saved.state, chunk.rows, saved.rule)
         saved = replace(saved, state=state, batches=saved.batches + 1)
         rows, dropped, unsaved = rows + chunk.size, dropped + chunk.size - len(chunk.rows), unsaved + chunk.size
         if unsaved >= options.save_rows:

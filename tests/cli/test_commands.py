@@ -52,7 +52,7 @@ def test_in_a_log_progress_becomes_plain_lines(swept):
 
     assert "explore" in output
     assert "\x1b[" not in output
-    assert any(line[2:3] == ":" and "100 %" in line for line in output.splitlines())
+    assert any(line[2:3] == ":" and " % · " in line for line in output.splitlines())
 
 
 def test_score_then_report_then_inspect(swept, demo_folder):

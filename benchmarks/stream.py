@@ -1,0 +1,121 @@
+"""A long stream: rows a second against the pass kernel, peak memory, and a kill in the middle.
+
+``python -m benchmarks.stream [--rows N]``: 8 columns, K = 8, full covariances, record batches of 10,000 rows through
+a pipe into ``stream-gmm stream``. The stream is run whole, and again killed with signal 9 half-way and replayed; the
+two state files are compared byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.data import truth
+from benchmarks.harness import in_turn, report
+from stream_gmm.core.covariance import family_named
+from stream_gmm.core.moments import Array
+from stream_gmm.core.online import OnlineRule, OnlineState, feed
+from stream_gmm.core.result import draw
+from stream_gmm.core.rows import RowsEStep
+from stream_gmm.core.scaling import Scaling
+from stream_gmm.io.states import load_state
+
+COLUMNS, K, BATCH = 8, 8, 10_000
+
+
+def speed() -> tuple[float, float]:
+    """Return rows a second of the pass kernel, and of a stream that has made its first steps."""
+    rng, params = np.random.default_rng(0), truth(COLUMNS, K)
+    rows = rng.permutation(draw(params, 2_000_000, rng)[0])
+    rule = OnlineRule(K, family_named("full"))
+    warm = OnlineState.start(COLUMNS)
+    for _ in range(5):
+        warm = feed(warm, rows, rule)
+    assert warm.params is not None
+    full, fitted = RowsEStep(rows, Scaling.of_rows(rows)), warm.params
+
+    def stream() -> None:
+        state = warm
+        for lo in range(0, len(rows), BATCH):
+            state = feed(state, rows[lo : lo + BATCH], rule)
+
+    times = in_turn({"pass": lambda: full.one(fitted), "stream": stream}, rounds=5)
+    return len(rows) / times["pass"], len(rows) / times["stream"]
+
+
+def batches(rows: int) -> Iterator[pa.RecordBatch]:
+    """Return record batches of one law, the same every time; a thousand different ones in turn."""
+    params, names = truth(COLUMNS, K), [f"x{j}" for j in range(COLUMNS)]
+    kept = []
+    for i in range(min(1000, rows // BATCH)):
+        rng = np.random.default_rng(i)
+        values: Array = rng.permutation(draw(params, BATCH, rng)[0])
+        kept.append(pa.RecordBatch.from_arrays([pa.array(c) for c in values.T], names=names))
+    for i in range(rows // BATCH):
+        yield kept[i % len(kept)]
+
+
+def run(rows: int, state: Path, *options: str, kill_after: float | None = None) -> tuple[float, int]:
+    """Send a stream into the command; return seconds and peak memory of it, in MiB."""
+    command = [sys.executable, "-m", "stream_gmm", "stream", "--state", str(state), "--n-components", str(K)]
+    child = subprocess.Popen([*command, "--no-scores", *options], stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    peak, start = 0, time.perf_counter()
+    source = batches(rows)
+    first = next(source)
+    try:
+        with pa.ipc.new_stream(child.stdin, first.schema) as writer:
+            writer.write_batch(first)
+            for i, batch in enumerate(source, 1):
+                writer.write_batch(batch)
+                if i % 50 == 0:
+                    peak = max(peak, _peak(child.pid))
+                if kill_after is not None and i * BATCH >= kill_after:
+                    child.send_signal(signal.SIGKILL)
+                    break
+        child.stdin.close()
+    except BrokenPipeError:
+        pass
+    child.wait()
+    return time.perf_counter() - start, peak
+
+
+def _peak(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=50_000_000)
+    rows = parser.parse_args().rows
+    kernel, stream = speed()
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed, short = (Path(folder) / n for n in ("whole", "killed", "short"))
+        _, few = run(rows // 10, short)
+        seconds, peak = run(rows, whole)
+        run(rows, killed, kill_after=rows / 2)
+        half = load_state(killed).state.rows_seen
+        run(rows, killed, "--replay")
+        same = hashlib.sha256(whole.read_bytes()).digest() == hashlib.sha256(killed.read_bytes()).digest()
+    report(
+        "stream",
+        ("rows", "kernel, M rows/s", "partial_fit, M rows/s", "share", "command, M rows/s", "peak at a tenth, MiB",
+         "peak, MiB", "rows at the kill", "same bits"),
+        [(rows, kernel / 1e6, stream / 1e6, stream / kernel, rows / seconds / 1e6, few, peak, half, same)],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The fourteen structures of mclust: their M-steps against a numerical optimiser, their counts, their laws."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.linalg import expm
+from scipy.optimize import minimize
+
+from stream_gmm.core.covariance import FAMILIES, family_named
+from stream_gmm.core.em import EMState, Scheme, StopRule, run_to_end
+from stream_gmm.core.penalty import PseudoRows
+from stream_gmm.core.result import draw
+from stream_gmm.core.rows import RowsEStep
+from stream_gmm.core.scaling import Scaling
+from stream_gmm.core.structures import STRUCTURES
+from tests.oracles import DATA
+from tests.strategies import random_params, seeds
+
+CODES = ("EII", "VII", "EEI", "VEI", "EVI", "VVI", "EEE", "VEE", "EVE", "VVE", "EEV", "VEV", "EVV", "VVV")
+structures = st.sampled_from(STRUCTURES)
+
+
+def _scatter(seed, k=3, d=2):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(k, d, d)) * np.exp(rng.normal(size=(k, 1, 1)))
+    weight = rng.gamma(3.0, 5.0, size=k) + d
+    return weight, weight[:, None, None] * (root @ root.transpose(0, 2, 1) + 0.05 * np.eye(d))
+
+
+def _loss(weight, scatter, covariances):
+    """-2 Q, up to a constant."""
+    log_dets = np.linalg.slogdet(covariances)[1]
+    return float(weight @ log_dets + np.einsum("kij,kji->", np.linalg.inv(covariances), scatter))
+
+
+def _dense(family, weight, scatter):
+    k, d = len(weight), scatter.shape[-1]
+    own = np.array(family.moments.condense(scatter))
+    own = own.sum(axis=0, keepdims=True) if family.shared else own
+    values = family.estimate(weight, own)
+    return family.moments.dense(np.array(family.expand(values, k, d)))
+
+
+def _by_letters(code, vector, k, d):
+    """Return covariances of a code from any vector: volumes, shapes and orientations, one for all or one each."""
+    take = iter(np.split(vector, np.cumsum([k, k * d])))
+    volumes, shapes, turns = next(take), next(take).reshape(k, d), next(take).reshape(k, d, d)
+    volume, shape, turn = (np.zeros_like(v) if f == "I" else np.broadcast_to(v[:1], v.shape) if f == "E" else v
+                           for v, f in zip((volumes, shapes, turns), code, strict=True))  # fmt: skip
+    shape = np.exp(shape - shape.mean(axis=1, keepdims=True))
+    axes = np.array([expm(t - t.T) for t in turn])
+    return np.exp(volume)[:, None, None] * ((axes * shape[:, None, :]) @ axes.transpose(0, 2, 1))
+
+
+def test_all_fourteen_are_there():
+    assert sorted(f.mclust for f in FAMILIES) == sorted(CODES)
+    assert family_named("E").mclust == "EII"
+    assert family_named("V").mclust == "VII"
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_m_step_is_not_beaten_by_a_numerical_optimiser(code, seed):
+    family, (weight, scatter) = family_named(code), _scatter(seed)
+    ours = _loss(weight, scatter, _dense(family, weight, scatter))
+    rng = np.random.default_rng(seed)
+    best = min(
+        minimize(lambda v: _loss(weight, scatter, _by_letters(code, v, 3, 2)), rng.normal(size=3 + 6 + 12)).fun
+        for _ in range(6)
+    )
+
+    assert ours <= best + 1e-5 * abs(best)
+    assert ours == pytest.approx(best, abs=1e-3 * abs(best))
+
+
+@settings(max_examples=25)
+@given(structures, seeds, st.integers(2, 5), st.integers(1, 4))
+def test_the_estimate_has_the_structure(family, seed, d, k):
+    weight, scatter = _scatter(seed, k, d)
+    volumes, shapes, axes = [], [], []
+    for matrix in _dense(family, weight, scatter):
+        values, vectors = np.linalg.eigh(matrix)
+        volumes.append(np.exp(np.log(values).mean()))
+        shapes.append(np.sort(values) / volumes[-1])
+        axes.append(vectors)
+    volume, shape, axis = family.mclust
+    if volume == "E":
+        np.testing.assert_allclose(volumes, volumes[0], rtol=1e-6)
+    if shape == "E":
+        np.testing.assert_allclose(shapes, np.broadcast_to(shapes[0], (k, d)), rtol=1e-6)
+    if axis == "E":
+        dense = _dense(family, weight, scatter)
+        for m in dense:
+            np.testing.assert_allclose(dense[0] @ m, m @ dense[0], atol=1e-6 * np.abs(dense[0] @ m).max())
+
+
+@settings(max_examples=25)
+@given(structures, seeds, st.integers(1, 4), st.integers(1, 4))
+def test_an_estimate_is_its_own_estimate(family, seed, d, k):
+    weight, scatter = _scatter(seed, k, d)
+    once = family.estimate(weight, np.array(family.moments.condense(scatter)))
+    again = family.estimate(weight, weight.reshape(-1, *[1] * (once.ndim - 1)) * once)
+
+    np.testing.assert_allclose(again, once, rtol=1e-5, atol=1e-8 * np.abs(once).max())
+
+
+@pytest.mark.parametrize("family", STRUCTURES, ids=lambda f: f.name)
+@settings(max_examples=8)
+@given(seeds)
+def test_the_penalised_log_likelihood_never_falls(family, seed):
+    rng = np.random.default_rng(seed)
+    rows = draw(random_params(rng, 3, 3, family), 300, rng)[0]
+    penalty, values = PseudoRows(np.cov(rows.T)), []
+
+    def note(states):
+        values.append(Scheme(penalty=penalty).objective(*states[0].point))
+
+    start = random_params(rng, 3, 3, family)
+    run_to_end([EMState(start)], RowsEStep(rows, Scaling.of_rows(rows)), Scheme(StopRule(0.0, 20), penalty), note)
+    assert np.all(np.diff(values) >= -1e-8 * np.maximum(1.0, np.abs(values[1:])))
+
+
+def test_parameters_are_counted_as_mclust_does():
+    mclust = json.loads((DATA / "mclust.json").read_text())["computed_with_mclust_6"]
+    counted = 0
+    for name, d in (("faithful", 2), ("iris", 4)):
+        for fit in mclust[name]["converged_fits"]:
+            if fit.get("df") is not None and fit["model"] in CODES:
+                k, family = fit["G"], family_named(fit["model"])
+                assert k - 1 + k * d + family.n_parameters(k, d) == fit["df"], (name, fit["model"], k)
+                counted += 1
+    assert counted == 60
+
+
+def test_a_component_without_rows_does_no_harm():
+    for family in STRUCTURES:
+        weight, scatter = _scatter(0)
+        weight[1], scatter[1] = 1e-6, 0.0
+        assert np.isfinite(_dense(family, weight, scatter)).all(), family.name

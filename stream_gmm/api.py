@@ -171,8 +171,8 @@ def sweep(
     """Fit every combination of K and covariance structure in shared passes, and choose one.
 
     ``criterion`` is ``"bic"``, ``"aic"``, ``"icl"`` or ``"heldout"``. With ``prune``, candidates that cannot win
-    any more (by BIC or AIC, granting them ten times their predicted gain) take part in no more passes and stay in the
-    table as they are. The other parameters are those of :func:`fit`.
+    any more (by BIC or AIC, granting them three times their predicted gain) take part in no more passes and stay in
+    the table as they are. The other parameters are those of :func:`fit`.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from stream_gmm.core.em import EMState, Outcome
 
 PRUNABLE = ("bic", "aic")
 """Criteria that follow from the log-likelihood alone, so that a bound on one is a bound on the other."""
-CAUTION = 10.0
+CAUTION = 3.0
 """How many times the predicted gain a candidate is granted."""
 
 
@@ -23,7 +23,7 @@ def _criteria(state: EMState, gain: float = 0.0) -> Criteria:
 
 
 def _best_case(state: EMState) -> Criteria:
-    """Return the criteria after ten times the predicted gain and the statistical error ``p / 2N`` on top."""
+    """Return the criteria after three times the predicted gain and the statistical error ``p / 2N`` on top."""
     params, stats = state.point
     return _criteria(state, CAUTION * state.remaining[-1] + params.n_parameters / (2.0 * stats.rows))
 
@@ -46,5 +46,5 @@ def _ended(state: EMState, best: EMState, behind: float) -> EMState:
     if not (np.isfinite(behind) and behind > 0.0):
         return state
     name = f"{best.params.family.name}-{best.params.n_components}"
-    reason = f"could not win: at least {behind:,.1f} behind {name} after {state.passes} passes"
+    reason = f"cannot win: at least {behind:,.0f} behind {name}"
     return replace(state, params=state.point[0], memory=None, outcome=Outcome.PRUNED, reason=reason)

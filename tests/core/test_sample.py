@@ -181,7 +181,7 @@ def test_a_candidate_that_cannot_win_is_pruned_and_the_winner_never(rng):
     assert pruned[best].outcome is Outcome.CONVERGED
     assert bic(pruned[best]) == bic(whole[best])
     assert sum(s.outcome is Outcome.PRUNED for s in pruned) > 2
-    assert all("could not win" in s.reason for s in pruned if s.outcome is Outcome.PRUNED)
+    assert all("cannot win" in s.reason for s in pruned if s.outcome is Outcome.PRUNED)
     assert sum(s.passes for s in pruned) < sum(s.passes for s in whole)
     first = run_pass(states, estep, Scheme(penalty=penalty))
     assert prune(first, "icl") == first

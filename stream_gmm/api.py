@@ -70,8 +70,8 @@ def fit(
     n_components
         Number of components K.
     covariance_type
-        ``"full"``, ``"tied"``, ``"diag"``, ``"spherical"``, ``"tied_diag"``, ``"tied_spherical"``, or
-        the mclust code of one of them (``"VVV"``, ``"EEE"``, ``"VVI"``, ``"VII"``, ``"EEI"``, ``"EII"``).
+        ``"full"``, ``"tied"``, ``"diag"``, ``"spherical"``, ``"tied_diag"``, ``"tied_spherical"``, or any of
+        mclust's fourteen codes (``"VVV"``, ``"EEE"``, ``"VEV"``, ...; ``"E"`` and ``"V"`` for one column).
     weight
         Weights of the rows: the name of a column of files, or an array ``(N,)`` beside rows in memory. A row of
         weight 2 is two rows, one of weight 0 is none; BIC and the rest take their sum for the number of rows.

@@ -7,9 +7,11 @@ them costs the same for one candidate as for a hundred.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +26,23 @@ from stream_gmm.core.routes import NO_PREFERENCE, Choice, Preference, choose_rou
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 
+_SMALL = 1 << 16
 UNWEIGHTED = np.empty(0)
 """Weights of rows that count once each."""
+
+
+def mutable(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an array as one that may be written to, which nobody does; a large one without a copy.
+
+    What was mapped from a file, or came over a network, is read-only. For that the compiler makes other code, in
+    which sums may round differently: the bits would depend on the way the rows took.
+    """
+    if values.flags.writeable:
+        return values
+    if values.nbytes <= _SMALL:
+        return np.array(values)
+    memory: Any = (ctypes.c_byte * values.nbytes).from_address(values.ctypes.data)
+    return np.frombuffer(memory, values.dtype).reshape(values.shape)
 
 
 def total_weight(rows_t: Array, weights: Array) -> float:
@@ -110,8 +127,8 @@ class FeatureGroup:
         d = len(rows_t)
         c, totals, sums = self.coordinates, np.zeros(self.weights.shape), np.zeros((len(self.stack.index), 2))
         kernels.feature_pass(
-            rows_t, weights, c.shift, 1.0 / c.scale, c.inverse_root, self.features.order,
-            self.weights, np.array(self.stack.offsets), totals, sums,
+            mutable(rows_t), mutable(weights), c.shift, 1.0 / c.scale, c.inverse_root, self.features.order,
+            mutable(self.weights), np.array(self.stack.offsets), totals, sums,
         )  # fmt: skip
         weight, mean, scatter = self.features.unpack(totals, d)
         scatter = c.scatter_back(scatter) if len(scatter) else scatter
@@ -131,8 +148,12 @@ class WhitenedGroup:
         """Return the statistics for ``rows_t (D, N)`` of these weights."""
         matrices = self.density.whitener.ndim == 3
         run = _whitened_full if matrices else _whitened_diagonal
-        found = run(self.density, rows_t, weights, np.array(self.stack.offsets))
+        found = run(self._density(), mutable(rows_t), mutable(weights), np.array(self.stack.offsets))
         return self.stack.stacked(total_weight(rows_t, weights), *found, FULL if matrices else DIAGONAL)
+
+    def _density(self) -> Density:
+        d = self.density
+        return Density(mutable(d.log_norm), mutable(d.means), mutable(d.whitener))
 
 
 Group = FeatureGroup | WhitenedGroup

@@ -29,8 +29,7 @@ def accumulate(batch: Batch, rows: Array, weights: Array = UNWEIGHTED) -> tuple[
     statistics of every candidate.
     """
     rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
-    # A copy is never read-only, whatever way it came: for that the compiler would make other code.
-    weights = np.array(weights, dtype=np.float64)
+    weights = np.ascontiguousarray(weights, dtype=np.float64)
     return tuple(group.accumulate(rows_t, weights) for group in batch.groups)
 
 

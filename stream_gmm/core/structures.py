@@ -8,6 +8,8 @@ here, centrally. The common axes of EVE and VVE are turned pair by pair, each to
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from stream_gmm.core.families import MatrixFactors, VarianceFactors
@@ -78,9 +80,7 @@ class EVI(VarianceFactors):
         return 1 + n_components * (n_features - 1)
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        scatter = _lifted(weight, scatter)
-        roots = _root_of_product(scatter)
-        return np.asarray(scatter / roots * roots.sum() / weight.sum())
+        return _equal_volumes(weight, _lifted(weight, scatter))
 
 
 class VEE(MatrixFactors):
@@ -174,40 +174,44 @@ def _turned(axes: Array, scatter: Array, precisions: Array) -> Array:
     return axes
 
 
-class _CommonAxes(MatrixFactors):
-    """Structures with one orientation for all components; ``shapes`` gives the variances along the axes."""
-
-    @staticmethod
-    def shapes(weight: Array, along: Array) -> Array:
-        """Return variances ``(K, D)`` from the sums of squares along the axes."""
-        raise NotImplementedError
-
-    def estimate(self, weight: Array, scatter: Array) -> Array:
-        scatter = _lifted(weight, scatter)
-        # More than one start: which axes are common is not known, and every component has a guess.
-        guesses = [scatter.sum(axis=0), (scatter / _root_of_determinant(scatter)).sum(axis=0), *scatter[:3]]
-        tried = [self._turn(np.linalg.eigh(g)[1], weight, scatter, _FIRST_SWEEPS) for g in guesses]
-        _, axes = self._turn(min(tried, key=lambda t: t[0])[1], weight, scatter, _SWEEPS)
-        return _with_axes(axes[None], self._values(axes, weight, scatter))
-
-    def _turn(self, axes: Array, weight: Array, scatter: Array, sweeps: int) -> tuple[float, Array]:
-        """Return ``-2 Q`` (up to a constant) and the axes after so many sweeps over all pairs of them."""
-        axes, last = np.array(axes), np.inf
-        for _ in range(sweeps):
-            values = self._values(axes, weight, scatter)
-            loss = float((weight[:, None] * np.log(values)).sum())
-            if last - loss <= _PRECISION * max(abs(loss), 1.0):
-                break
-            last = loss
-            axes = _turned(axes, scatter, 1.0 / values)
-        return last, axes
-
-    def _values(self, axes: Array, weight: Array, scatter: Array) -> Array:
-        along = np.einsum("ip,kij,jp->kp", axes, scatter, axes)
-        return self.shapes(weight, np.maximum(along, _FLOOR * along.max()))
+Shapes = Callable[[Array, Array], Array]
+"""From weights and the sums of squares along common axes ``(K, D)``: the variances along them."""
 
 
-class EVE(_CommonAxes):
+def _common_axes(weight: Array, scatter: Array, shapes: Shapes) -> Array:
+    """Return the best matrices ``(K, D, D)`` with one orientation for all components."""
+    scatter = _lifted(weight, scatter)
+    # More than one start: which axes are common is not known, and every component has a guess.
+    guesses = [scatter.sum(axis=0), (scatter / _root_of_determinant(scatter)).sum(axis=0), *scatter[:3]]
+    tried = [_turn(np.linalg.eigh(g)[1], weight, scatter, shapes, _FIRST_SWEEPS) for g in guesses]
+    _, axes = _turn(min(tried, key=lambda t: t[0])[1], weight, scatter, shapes, _SWEEPS)
+    return _with_axes(axes[None], _along(axes, weight, scatter, shapes))
+
+
+def _turn(axes: Array, weight: Array, scatter: Array, shapes: Shapes, sweeps: int) -> tuple[float, Array]:
+    """Return ``-2 Q`` (up to a constant) and the axes after so many sweeps over all pairs of them."""
+    axes, last = np.array(axes), np.inf
+    for _ in range(sweeps):
+        values = _along(axes, weight, scatter, shapes)
+        loss = float((weight[:, None] * np.log(values)).sum())
+        if last - loss <= _PRECISION * max(abs(loss), 1.0):
+            break
+        last = loss
+        axes = _turned(axes, scatter, 1.0 / values)
+    return last, axes
+
+
+def _along(axes: Array, weight: Array, scatter: Array, shapes: Shapes) -> Array:
+    along = np.einsum("ip,kij,jp->kp", axes, scatter, axes)
+    return shapes(weight, np.maximum(along, _FLOOR * along.max()))
+
+
+def _equal_volumes(weight: Array, along: Array) -> Array:
+    roots = _root_of_product(along)
+    return np.asarray(along / roots * roots.sum() / weight.sum())
+
+
+class EVE(MatrixFactors):
     """Matrices ``lambda D A_k D'``: one size and the same axes, shapes of their own; ``(K, D, D)``."""
 
     name, mclust, moments, features = "EVE", "EVE", FULL, QUADRATIC_FEATURES
@@ -215,13 +219,11 @@ class EVE(_CommonAxes):
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return 1 + n_components * (n_features - 1) + n_features * (n_features - 1) // 2
 
-    @staticmethod
-    def shapes(weight: Array, along: Array) -> Array:
-        roots = _root_of_product(along)
-        return np.asarray(along / roots * roots.sum() / weight.sum())
+    def estimate(self, weight: Array, scatter: Array) -> Array:
+        return _common_axes(weight, scatter, _equal_volumes)
 
 
-class VVE(_CommonAxes):
+class VVE(MatrixFactors):
     """Matrices ``lambda_k D A_k D'``: the same axes, sizes and shapes of their own; ``(K, D, D)``."""
 
     name, mclust, moments, features = "VVE", "VVE", FULL, QUADRATIC_FEATURES
@@ -229,9 +231,8 @@ class VVE(_CommonAxes):
     def n_parameters(self, n_components: int, n_features: int) -> int:
         return n_components * n_features + n_features * (n_features - 1) // 2
 
-    @staticmethod
-    def shapes(weight: Array, along: Array) -> Array:
-        return np.asarray(along / weight[:, None])
+    def estimate(self, weight: Array, scatter: Array) -> Array:
+        return _common_axes(weight, scatter, lambda n, along: np.asarray(along / n[:, None]))
 
 
 STRUCTURES = (VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV())

@@ -11,7 +11,7 @@ from stream_gmm.io.dataset import Source
 from stream_gmm.pipeline.profile import Profile
 from stream_gmm.pipeline.progress import Listener, silent
 from stream_gmm.pipeline.settings import OnPass, Settings
-from stream_gmm.pipeline.sweep import explore, finished, first_pass, fit_states, parse_grid, provenance_of
+from stream_gmm.pipeline.sweep import collapsed, explore, finished, first_pass, fit_states, parse_grid, provenance_of
 
 
 def fit(
@@ -41,7 +41,7 @@ def fit(
     (state,), _ = fit_states([start], reading, found, settings, executor, listener, on_pass)
     if state.outcome is Outcome.FAILED:
         raise SingularCovarianceError(state.reason)
-    return finished(state, found, settings, provenance_of(source, found, settings))
+    return finished(collapsed(state, found), found, settings, provenance_of(source, found, settings))
 
 
 def _start(k: int, name: str, found: Profile, settings: Settings, executor: Executor, listener: Listener) -> EMState:

@@ -31,6 +31,9 @@ from stream_gmm.pipeline.reading import Reading, open_reading, open_some
 from stream_gmm.pipeline.selection import Candidate, SweepResult, choose
 from stream_gmm.pipeline.settings import OnPass, Settings, algorithm_named
 
+FLAT = 1e-3
+"""A component with less than this part of a column's variance has collapsed in that column."""
+
 
 @dataclass(frozen=True)
 class _SampleTask:
@@ -112,6 +115,19 @@ def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) ->
     if not len(sample.weights):
         return float(np.quantile(log_density, quantile))
     return float(np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf"))
+
+
+def collapsed(state: EMState, found: Profile) -> EMState:
+    """Return the state with the columns and values in its reason on which components have collapsed."""
+    if state.outcome is not Outcome.DEGENERATE or not state.report.floored:
+        return state
+    variances = np.einsum("kjj->kj", state.params.dense_covariances) / np.diagonal(found.spread)
+    places: dict[str, None] = {}
+    for k in state.report.floored:
+        j = int(variances[k].argmin())
+        flat = variances[k, j] < FLAT
+        places[f"{found.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = None
+    return replace(state, reason=f"{state.reason}: on {', '.join(places)}")
 
 
 def finished(state: EMState, found: Profile, settings: Settings, provenance: Mapping[str, Any]) -> FitResult:
@@ -272,5 +288,6 @@ def _ended(
 ) -> Candidate:
     if state.outcome is Outcome.FAILED:
         return _failed(cell, state.reason)
+    state = collapsed(state, found)
     result = finished(replace(state, params=state.params.canonical()), found, settings, provenance)
     return Candidate(cell[0], family_named(cell[1]), result, result.outcome, result.reason)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_gmm.core import kernels, whitening
 from stream_gmm.core.batch import compile_batch
 from stream_gmm.core.covariance import family_named
 from stream_gmm.core.density import compile_density
@@ -181,3 +182,23 @@ def test_an_empty_block_has_no_scores():
     params = MixtureParams([1.0], [[0.0]], [[[1.0]]], family_named("full"))
 
     assert len(score_rows(compile_density(params), np.empty((0, 1))).component) == 0
+
+
+@pytest.mark.parametrize("kernel", ["quadratic", "whitened"])
+@pytest.mark.parametrize("name", ["full", "diag"])
+def test_read_only_arrays_run_the_same_code(kernel, name, rng):
+    """Rows that are mapped or came over a network: no other code is compiled for them, so no other bits."""
+    params = random_params(rng, 3, 4, family_named(name))
+    rows = np.asfortranarray(draw(params, 20_000, rng)[0])
+    batch = compile_batch([params], Scaling.of_rows(rows), Preference(kernel))
+    (expected,) = accumulate(batch, rows)
+    known = [len(f.signatures) for f in (kernels.feature_pass, whitening.full_pass, whitening.diagonal_pass)]
+    frozen = np.frombuffer(rows.tobytes(order="F"), np.float64).reshape(4, -1).T
+    assert not frozen.flags.writeable
+    (group,) = batch.groups
+    stiff = getattr(group, "weights", np.empty(0))
+    stiff.flags.writeable = False
+    (found,) = accumulate(batch, frozen)
+
+    np.testing.assert_array_equal(found.stats.scatter, expected.stats.scatter)
+    assert [len(f.signatures) for f in (kernels.feature_pass, whitening.full_pass, whitening.diagonal_pass)] == known

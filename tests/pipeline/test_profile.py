@@ -70,6 +70,16 @@ def test_a_fit_from_a_sampled_profile_ends_like_one_from_a_full_one(tmp_path, rn
         sg.fit(folder, 2, profile="sample", holdout=0.1)
 
 
+def test_a_degenerate_fit_names_the_value_it_sits_on(rng):
+    rows = np.column_stack([rng.normal(size=5000), np.where(rng.random(5000) < 0.4, 7.25, rng.normal(size=5000))])
+    model = sg.fit(rows, 2)
+
+    assert model.outcome is sg.Outcome.DEGENERATE
+    assert "on x1 = 7.25" in model.reason
+    assert any("x1 = 7.25 (40 %)" in w or "x1 = 7.25 (41 %)" in w or "x1 = 7.25 (39 %)" in w for w in model.warnings)
+    assert any(e.startswith("pass 1: ") for e in model.events)
+
+
 def test_the_command_shows_the_profile(tmp_path, rng):
     x = rng.normal(size=3000)
     x[:7] = np.nan

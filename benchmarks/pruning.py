@@ -33,7 +33,9 @@ def main() -> None:
             reads[i] += result.passes
             found.append(result)
         pruned += sum(c.outcome is Outcome.PRUNED for c in found[1].candidates)
-        same += found[0].candidates[found[0].chosen].name == found[1].candidates[found[1].chosen].name
+        winners = [r.candidates[r.chosen].name for r in found]
+        same += winners[0] == winners[1]
+        print(seed, *winners, *(r.passes for r in found), flush=True)
     report(
         "pruning",
         ("sweeps", "same winner", "candidates pruned", "reads without", "reads with", "s without", "s with"),

@@ -50,7 +50,7 @@ def publish_choice(result: SweepResult) -> None:
         for k in range(best.n_components)
     ]
     text = (
-        f"# {best.covariance_type}, K = {best.n_components}\n\n{best.outcome.value}, {best.n_iter_} EM steps, "
+        f"# {best.covariance_type}, K = {best.n_components}\n\n{best.outcome.value}, {best.n_iter_} steps, "
         f"{result.passes} reads of the data for the sweep. Log-likelihood {best.lower_bound_:.6f} per row, "
         f"{title(result.criterion)} {form(result.criterion).format(getattr(best.criteria, result.criterion))}.\n\n"
     )

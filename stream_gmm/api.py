@@ -80,7 +80,7 @@ def fit(
         a step. ``"minibatch"``: stepwise EM, several steps a pass.
     accel
         How exact EM is accelerated: ``"auto"``, ``"anderson"``, ``"squarem"`` or ``"none"``; None: as ``algorithm``
-        says. Whatever it is, the log-likelihood of the points accepted never falls.
+        says. Whatever it is, the penalised log-likelihood of the points accepted never falls.
     init
         Parameters to start from; None: the best of ``n_init`` starts on a uniform sample.
     tol

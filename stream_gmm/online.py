@@ -12,7 +12,7 @@ from stream_gmm.core.covariance import family_named
 from stream_gmm.core.moments import Array
 from stream_gmm.core.online import OnlineRule, OnlineState, as_result, feed
 from stream_gmm.core.result import FitResult, as_rows
-from stream_gmm.errors import InputDataError
+from stream_gmm.errors import InputDataError, NotFittedError
 from stream_gmm.io.dataset import numeric_columns
 from stream_gmm.io.states import SavedStream, load_state, save_state
 from stream_gmm.io.stream import arrow_batches, decode_batch
@@ -139,18 +139,20 @@ class OnlineGaussianMixture:
         NotFittedError
             Before the first row.
         """
-        save_state(SavedStream(self._seen, self._rule, self._columns), path)
+        if self._state is None:
+            raise NotFittedError("there is nothing to save before the first row.")
+        save_state(SavedStream(self._state, self._rule, self._columns), path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> OnlineGaussianMixture:
-        """Return the mixture of a state file.
+    def load(cls, path: str | os.PathLike[str], missing: str = "error") -> OnlineGaussianMixture:
+        """Return the mixture of a state file; ``missing`` as in the constructor.
 
         Raises
         ------
         ModelFileError
             If it is missing, damaged, or no state file.
         """
-        saved, out = load_state(path), cls()
+        saved, out = load_state(path), cls(missing=missing)
         out._rule, out._state, out._columns = saved.rule, saved.state, saved.columns
         return out
 

@@ -147,6 +147,8 @@ def test_rows_that_cannot_be_used():
     assert dropped.rows_seen_ == 6000
     with pytest.raises(InputDataError, match="3 columns; the rows before had 2"):
         dropped.partial_fit(np.ones((5, 3)))
+    with pytest.raises(NotFittedError, match="nothing to save"):
+        sg.OnlineGaussianMixture(3).save("nowhere")
     with pytest.raises(NotFittedError, match="the first fit needs"):
         _ = sg.OnlineGaussianMixture(3).partial_fit(rows[:10]).means_
     with pytest.raises(ConfigError, match="half_life must be positive"):

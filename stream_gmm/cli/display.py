@@ -117,7 +117,7 @@ def show_run(folder: Path, console: Console | None = None) -> None:
 def _sweep_table(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Table:
     name = record["criterion"]
     table = Table(title=f"{record['name']}: sweep over {record['data']['used']:,} rows, best first by {title(name)}")
-    heads = ("candidate", "parameters", "log-lik / row", title(name), "difference", "EM steps", "outcome", "reason")
+    heads = ("candidate", "parameters", "log-lik / row", title(name), "difference", "steps", "outcome", "reason")
     for head in heads:
         table.add_column(head, justify="left" if head in ("candidate", "outcome", "reason") else "right")
     for row in sorted(rows, key=lambda r: (r["delta"] is None, r["delta"] or 0.0)):
@@ -138,7 +138,7 @@ def show_model(model: FitResult, console: Console, scored: Mapping[str, Any] | N
     """Print a model: structure, outcome, weights, sizes and means."""
     state = "converged" if model.converged_ else f"not converged ({model.outcome.name})"
     console.print(
-        f"[bold]{model.covariance_type}, K = {model.n_components}[/]: {state} after {model.n_iter_} EM steps in "
+        f"[bold]{model.covariance_type}, K = {model.n_components}[/]: {state} after {model.n_iter_} steps in "
         f"{model.passes} passes; log-likelihood {model.lower_bound_:.6f} per row; outliers below "
         f"log-density {model.threshold:.4f}",
         soft_wrap=True,

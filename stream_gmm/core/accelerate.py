@@ -70,7 +70,7 @@ def _remaining(step: Array, to_optimum: Array) -> float:
 
 @dataclass(frozen=True)
 class Anderson:
-    """Anderson acceleration of a map, EM's own unless another is given."""
+    """Anderson acceleration of EM."""
 
     heavy: ClassVar[bool] = False
 

@@ -14,6 +14,7 @@ import numpy as np
 from stream_gmm.core.accelerate import ANDERSON
 from stream_gmm.core.batch import UNWEIGHTED
 from stream_gmm.core.em import EMState, Outcome, Scheme, StopRule, run_to_end
+from stream_gmm.core.estep import moments_of
 from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.moments import Array
 from stream_gmm.core.mstep import RIDGE, mstep
@@ -134,8 +135,8 @@ class Explorer:
         """Return a mixture after as many steps as :meth:`best_split` makes, to be compared with it."""
         return self._run([params], min(RUNG_ROWS, len(self.rows)), SPLIT_STEPS)[0]
 
-    def _run(self, starts: Sequence[MixtureParams], size: int, steps: int, tol: float = RUNG_TOL) -> list[EMState]:
-        scheme = Scheme(StopRule(tol, steps), self.penalty)
+    def _run(self, starts: Sequence[MixtureParams], size: int, steps: int) -> list[EMState]:
+        scheme = Scheme(StopRule(RUNG_TOL, steps), self.penalty)
         estep = RowsEStep(self.rows[:size], self.scaling, weights=self.weights[:size])
         return run_to_end([EMState(p) for p in starts], estep, scheme)
 
@@ -195,9 +196,7 @@ class Explorer:
 
     @cached_property
     def _pseudo_row(self) -> PseudoRows:
-        covariance = np.atleast_2d(np.cov(self.rows.T, bias=True))
-        constant = np.diagonal(covariance) == 0.0
-        return PseudoRows(covariance + np.diag(constant.astype(np.float64)), 1.0)
+        return PseudoRows.of(moments_of(self.rows, self.weights), 1.0)
 
 
 def _superfluous(state: EMState) -> tuple[MixtureParams, str] | None:

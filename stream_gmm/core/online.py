@@ -27,7 +27,7 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
-from stream_gmm.core.stepwise import PowerDecay
+from stream_gmm.core.stepwise import PowerDecay, blend
 from stream_gmm.errors import ConfigError, NotFittedError, SingularCovarianceError
 
 STEP_ROWS = (1_000, 131_072)
@@ -121,9 +121,7 @@ class OnlineRule:
         """Return what keeps covariances away from singular ones, given moments of the rows."""
         if self.reg_covar is not None:
             return Ridge(self.reg_covar)
-        covariance = moments.scatter[0] / moments.rows
-        constant = np.diagonal(covariance) <= 0.0
-        return PseudoRows(covariance + np.diag(constant.astype(np.float64)), self.prior_rows)
+        return PseudoRows.of(moments, self.prior_rows)
 
 
 @dataclass(frozen=True)
@@ -227,8 +225,8 @@ def _step(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
     eta = rule.step_size(state.step, n)
     scaling = Scaling.from_moments(state.moments.mean[0], state.moments.scatter[0] / state.moments.rows)
     found = RowsEStep(rows, scaling).one(state.params)
-    stats = _blend(state.stats, found, eta)
-    moments = _blend(state.moments, total_moments(found, rows), eta)
+    stats = blend(state.stats, found, eta)
+    moments = blend(state.moments, total_moments(found, rows), eta)
     behind = 1.0 / ((1.0 - eta) ** 2 / state.rows_behind + eta**2 / n)
     # Starving components and priors are in rows: show them the rows that stand behind the statistics.
     penalty = rule.penalty(moments)
@@ -256,10 +254,6 @@ def _relocated(state: OnlineState, params: MixtureParams, explorer: Explorer) ->
         return state
     n = stats.rows
     return replace(state, params=moved, stats=stats.scale(1.0 / n), rows_behind=n, relocations=state.relocations + 1)
-
-
-def _blend(old: SuffStats, new: SuffStats, eta: float) -> SuffStats:
-    return old.scale(1.0 - eta).merge(new.scale(eta / new.rows))
 
 
 def _quantile(params: MixtureParams, rows: Array, rule: OnlineRule) -> float:

@@ -12,6 +12,7 @@ from stream_gmm.core.density import compile_density
 from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.stats import SuffStats
 
 PSEUDO_ROWS = 1e-3
 
@@ -61,6 +62,13 @@ class PseudoRows:
     spread: Array
     """Covariance ``(D, D)`` of all rows."""
     rows: float = PSEUDO_ROWS
+
+    @classmethod
+    def of(cls, moments: SuffStats, rows: float = PSEUDO_ROWS) -> PseudoRows:
+        """Return the penalty for rows of these moments; a constant column counts as one of variance 1."""
+        covariance = moments.scatter[0] / moments.rows
+        constant = np.diagonal(covariance) <= 0.0
+        return cls(covariance + np.diag(constant.astype(np.float64)), rows)
 
     def _scatter(self, family: CovarianceFamily, n_components: int) -> Array:
         d = len(self.spread)

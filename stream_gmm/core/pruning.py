@@ -31,7 +31,7 @@ def _best_case(state: EMState) -> Criteria:
 def prune(states: Sequence[EMState], criterion: str) -> list[EMState]:
     """Return the states, with those ended that could not win even in their best case.
 
-    The log-likelihood of a candidate never falls: what the best has now, it keeps.
+    The penalised log-likelihood of a candidate never falls: what the best has now, it keeps.
     """
     value = CRITERIA[criterion]
     seen = [s for s in states if s.at is not None and s.outcome is not Outcome.FAILED and not s.report]

@@ -40,6 +40,11 @@ class StepwiseState:
     report: MStepReport = NOTHING
 
 
+def blend(old: SuffStats, batch: SuffStats, eta: float) -> SuffStats:
+    """Return ``(1 - eta) old + eta batch / rows``: the statistics per row with a batch blended in."""
+    return old.scale(1.0 - eta).merge(batch.scale(eta / batch.rows))
+
+
 def stepwise_step(
     state: StepwiseState, batch: SuffStats, schedule: Schedule, penalty: Penalty = RIDGE
 ) -> StepwiseState:
@@ -47,9 +52,8 @@ def stepwise_step(
 
     The first batch is taken whole, since no statistics stand behind the starting parameters.
     """
-    fresh = batch.scale(1.0 / batch.rows)
-    eta = schedule(state.step)
-    stats = fresh if state.stats is None else state.stats.scale(1.0 - eta).merge(fresh.scale(eta))
+    old = state.stats
+    stats = batch.scale(1.0 / batch.rows) if old is None else blend(old, batch, schedule(state.step))
     rows_seen = state.rows_seen + batch.rows
     # The M-step's notion of a starving component is in rows, so show it the rows seen.
     params, report = mstep(stats.scale(rows_seen), state.params.family, penalty, state.params)

@@ -75,7 +75,7 @@ def _record(result: SweepResult, config: RunConfig, seconds: float) -> dict[str,
         "histories": {c.name: list(c.result.history) for c in result.candidates if c.result is not None},
         "data": {
             "rows": found.rows,
-            "used": found.used,
+            "used": result.best.provenance["rows_used"] if found.partial else found.used,
             "sample_rows": len(found.sample.rows),
             "columns": list(found.columns),
             "mean": found.mean.tolist(),

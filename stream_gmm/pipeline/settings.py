@@ -45,7 +45,7 @@ class Settings:
         Predicted remaining gain at which to stop, nats per row; None: a tenth of the statistical
         error, ``0.1 p / (2 N)``.
     max_passes
-        Largest number of EM steps on the full data (epochs, for mini-batches).
+        Largest number of steps on the full data (epochs, for mini-batches).
     reg_covar
         Added to the diagonals of the covariances, as in scikit-learn, in units of the data. None: a penalty of
         a thousandth of a pseudo-row for each component instead, which knows no units.
@@ -176,7 +176,8 @@ def run_exact(
 def run_minibatch(
     states: list[EMState], full: FullPass, scheme: Scheme, settings: Settings, on_pass: OnPass, review: Review
 ) -> list[EMState]:
-    """Run stepwise EM, all candidates on the same mini-batches; one exact pass evaluates the end."""
+    """Run stepwise EM, all candidates on the same mini-batches to the end; one exact pass evaluates that."""
+    del review  # there is no exact log-likelihood to judge by before the end
     schedule = PowerDecay()
     steps = [StepwiseState(s.params) for s in states]
     tol = MINIBATCH_TOL if settings.tol is None else settings.tol
@@ -217,7 +218,7 @@ def _verdict(state: EMState, averages: list[float], tol: float, epochs: int) -> 
     outcome = state.outcome
     if outcome is Outcome.MAX_PASSES and _settled([averages], tol):
         outcome = Outcome.CONVERGED
-    return replace(state, history=history, n_iter=epochs, outcome=outcome)
+    return replace(state, history=history, n_iter=epochs, outcome=outcome, passes=epochs + 1)
 
 
 ACCELERATIONS = (AUTO, *METHODS)

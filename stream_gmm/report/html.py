@@ -30,7 +30,7 @@ COLUMNS = (
     ("difference", "delta", "{:+,.1f}"),
     ("AIC", "aic", "{:,.1f}"),
     ("ICL", "icl", "{:,.1f}"),
-    ("EM steps", "n_iter", "{}"),
+    ("steps", "n_iter", "{}"),
     ("passes", "passes", "{}"),
     ("smallest weight", "smallest_weight", "{:.4f}"),
     ("held-out per row", "heldout", "{:.6f}"),
@@ -115,7 +115,7 @@ def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]
         ("log-likelihood per row", f"{model.lower_bound_:.4f}"),
         (title(record["criterion"]), _criterion_value(record, model)),
         ("converged", "yes" if model.converged_ else "no"),
-        ("EM steps on the full data", str(model.n_iter_)),
+        ("steps on the full data", str(model.n_iter_)),
         ("reads of the data, whole sweep", str(record["passes"])),
     ]
     scored = record.get("scored")

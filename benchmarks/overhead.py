@@ -31,7 +31,7 @@ from stream_gmm.execute.tree import FAN_IN, levels, subtrees
 from stream_gmm.pipeline.passes import FullPass
 from stream_gmm.pipeline.progress import Listener, silent
 from stream_gmm.pipeline.settings import Settings
-from stream_gmm.pipeline.sweep import first_pass
+from stream_gmm.pipeline.sweep import first_pass, open_data
 
 VALUES = 131_072
 """Float64 values in a simulated statistic: 1 MiB."""
@@ -84,8 +84,9 @@ def long_pass(listener_for: Callable[[], Listener]) -> list[tuple[Any, ...]]:
     candidates = [mixture(np.random.default_rng(k), k, 8, name) for name in names for k in range(2, 11)]
 
     def seconds(executor: Any, listener: Listener) -> float:
-        _, found = first_pass(data, Settings(cache="none", sample_rows=1000), executor)
-        reading = first_pass(data, Settings(cache="memory", cache_bytes=1 << 40, sample_rows=1000), executor)[0]
+        settings = Settings(cache="memory", cache_bytes=1 << 40, sample_rows=1000)
+        reading = open_data(data, settings, executor)
+        found = first_pass(data, reading, settings, executor)
         full = FullPass(reading, executor, found.scaling, found.moments, listener=listener)
         full(candidates)
         return timed(lambda: full(candidates), 2)

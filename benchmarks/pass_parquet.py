@@ -26,7 +26,7 @@ from stream_gmm.io.dataset import Dataset
 from stream_gmm.pipeline.passes import FullPass
 from stream_gmm.pipeline.reading import CachePolicy, open_reading
 from stream_gmm.pipeline.settings import Settings
-from stream_gmm.pipeline.sweep import first_pass
+from stream_gmm.pipeline.sweep import profile_of
 
 COLUMNS, COMPONENTS, ROUNDS = 8, 8, 3
 HEADS = ("pass", "seconds", "M rows/s", "x scikit-learn", "x Spark ML")
@@ -45,7 +45,7 @@ def timed(run: Callable[[], Any], rounds: int = ROUNDS) -> float:
 def first_and_later(data: Dataset, executor: Executor, cache: str) -> tuple[float, float]:
     """Return the seconds of an E-step that decodes (and keeps, if told to), and of the later ones."""
     params = truth(COLUMNS, COMPONENTS)
-    _, found = first_pass(data, Settings(cache="none", sample_rows=1000), executor)
+    found = profile_of(data, Settings(cache="none", sample_rows=1000), executor)
     firsts, laters = [], []
     for _ in range(ROUNDS):
         start = time.perf_counter()

@@ -16,7 +16,7 @@ from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.passes import FullPass
 from stream_gmm.pipeline.reading import CachePolicy, open_reading
 from stream_gmm.pipeline.settings import Settings
-from stream_gmm.pipeline.sweep import first_pass
+from stream_gmm.pipeline.sweep import profile_of
 
 COLUMNS, ROWS = 8, 1_000_000
 HEADS = ("cache", "one pass of 40, s", "40 passes of one, s", "share")
@@ -28,7 +28,7 @@ def main() -> None:
     candidates = [mixture(np.random.default_rng(k), k, COLUMNS, name) for name in TYPES for k in range(1, 11)]
     executor, table = ThreadsExecutor(2), []
     for cache in ("none", "memory"):
-        _, found = first_pass(data, Settings(cache="none", sample_rows=1000), executor)
+        found = profile_of(data, Settings(cache="none", sample_rows=1000), executor)
         reading = open_reading(data, data.leaves(), executor, CachePolicy(cache))
         full = FullPass(reading, executor, found.scaling, found.moments)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
-from stream_gmm.core.criteria import form, title
+from stream_gmm.core.criteria import form, measure, title
 from stream_gmm.io.tables import read_table
 from stream_gmm.pipeline.run import TABLE
 from stream_gmm.pipeline.selection import SweepResult
@@ -22,6 +22,8 @@ _SHOWN = (
     "icl",
     "heldout",
     "delta",
+    "delta_se",
+    "gain",
     "n_iter",
     "outcome",
     "reason",
@@ -36,13 +38,13 @@ def _rounded(value: Any) -> Any:
 def publish_sweep(result: SweepResult) -> None:
     """Publish the sweep table, best first."""
     rows = [{k: _rounded(r[k]) for k in _SHOWN} for r in result.table.to_pylist()]
-    rows.sort(key=lambda r: (r["delta"] is None, r["delta"]))
+    rows.sort(key=lambda r: (r["delta"] is None, r["delta"] or 0.0))
     create_table_artifact(key=TABLE_KEY, table=rows, description=f"Candidates by {result.criterion}")
 
 
 def publish_choice(result: SweepResult) -> None:
     """Publish the chosen model in words."""
-    best = result.best
+    best, measured = result.best, measure(result.criterion)
     head = "| component | weight | " + " | ".join(best.columns) + " |"
     rule = "|" + " --- |" * (2 + len(best.columns))
     rows = [
@@ -52,7 +54,7 @@ def publish_choice(result: SweepResult) -> None:
     text = (
         f"# {best.covariance_type}, K = {best.n_components}\n\n{best.outcome.value}, {best.n_iter_} steps, "
         f"{result.passes} reads of the data for the sweep. Log-likelihood {best.lower_bound_:.6f} per row, "
-        f"{title(result.criterion)} {form(result.criterion).format(getattr(best.criteria, result.criterion))}.\n\n"
+        f"{title(measured)} {form(measured).format(getattr(best.criteria, measured))}.\n\n{' '.join(result.why)}\n\n"
     )
     warnings = "".join(f"\n> {w}\n" for w in result.warnings)
     create_markdown_artifact(

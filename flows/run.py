@@ -2,7 +2,7 @@
 
 # No "from __future__ import annotations" here: with it, served runs cannot validate a pydantic
 # parameter ("RunConfig is not fully defined").
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -15,20 +15,30 @@ from flows.progress import PrefectProgress
 from stream_gmm.errors import ClusterError, StorageError
 from stream_gmm.pipeline.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.config import RunConfig
+from stream_gmm.pipeline.plan import Plan
 from stream_gmm.pipeline.progress import Listener, Progress, silent
 from stream_gmm.pipeline.run import score_stage, sweep_stage
 
+OnPlan = Callable[[Plan], None]
 _LISTENER: ContextVar[Listener] = ContextVar("listener", default=silent)
+_ON_PLAN: ContextVar[OnPlan] = ContextVar("on_plan", default=lambda _: None)
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Tell a listener of this process, too, how the flows that run inside the block get on."""
-    token = _LISTENER.set(listener)
+def listening(listener: Listener, on_plan: OnPlan = lambda _: None) -> Iterator[None]:
+    """Tell this process, too, what the flows that run inside the block plan, and how they get on."""
+    tokens = _LISTENER.set(listener), _ON_PLAN.set(on_plan)
     try:
         yield
     finally:
-        _LISTENER.reset(token)
+        _LISTENER.reset(tokens[0])
+        _ON_PLAN.reset(tokens[1])
+
+
+def _tell_plan(plan: Plan) -> None:
+    _ON_PLAN.get()(plan)
+    for line in plan.lines():
+        get_run_logger().info(line)
 
 
 @contextmanager
@@ -68,7 +78,7 @@ RETRIES: dict[str, Any] = {
 def sweep_task(config: RunConfig) -> str:
     """Fit every candidate and choose one; returns its name."""
     with _telling("sweep") as listener, open_executor(config.cluster) as executor:
-        result = sweep_stage(config, executor, listener)
+        result = sweep_stage(config, executor, listener, on_plan=_tell_plan)
     publish_sweep(result)
     publish_choice(result)
     for warning in result.warnings:

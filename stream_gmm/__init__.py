@@ -16,14 +16,19 @@ if TYPE_CHECKING:
     from stream_gmm.core.params import MixtureParams
     from stream_gmm.core.result import FitResult
     from stream_gmm.estimator import GaussianMixture
+    from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.dataset import Dataset, open_dataset
     from stream_gmm.io.models import load_model, save_model
     from stream_gmm.online import OnlineGaussianMixture
+    from stream_gmm.pipeline.bootstrap import BootstrapResult
+    from stream_gmm.pipeline.ratio import RatioTest
     from stream_gmm.pipeline.score import ScoreResult
     from stream_gmm.pipeline.selection import SweepResult
 
 _WHERE = {
+    "bootstrap": "stream_gmm.inference",
     "fit": "stream_gmm.api",
+    "likelihood_ratio_test": "stream_gmm.inference",
     "score": "stream_gmm.api",
     "sweep": "stream_gmm.api",
     "FAMILIES": "stream_gmm.core.covariance",
@@ -36,21 +41,27 @@ _WHERE = {
     "load_model": "stream_gmm.io.models",
     "save_model": "stream_gmm.io.models",
     "OnlineGaussianMixture": "stream_gmm.online",
+    "BootstrapResult": "stream_gmm.pipeline.bootstrap",
+    "RatioTest": "stream_gmm.pipeline.ratio",
     "ScoreResult": "stream_gmm.pipeline.score",
     "SweepResult": "stream_gmm.pipeline.selection",
 }
 
 __all__ = [
     "FAMILIES",
+    "BootstrapResult",
     "Dataset",
     "FitResult",
     "GaussianMixture",
     "MixtureParams",
     "OnlineGaussianMixture",
     "Outcome",
+    "RatioTest",
     "ScoreResult",
     "SweepResult",
+    "bootstrap",
     "fit",
+    "likelihood_ratio_test",
     "load_model",
     "open_dataset",
     "save_model",

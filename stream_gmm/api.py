@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream_gmm.core.covariance import family_named
@@ -17,6 +18,8 @@ from stream_gmm.io.memory import as_source
 from stream_gmm.pipeline import fit as _fit
 from stream_gmm.pipeline import score as _score
 from stream_gmm.pipeline import sweep as _sweep
+from stream_gmm.pipeline.choice import ELBOW, Choice
+from stream_gmm.pipeline.ledger import NO_LEDGER, Ledger
 from stream_gmm.pipeline.progress import Listener, silent
 from stream_gmm.pipeline.selection import SweepResult
 from stream_gmm.pipeline.settings import Settings
@@ -149,7 +152,11 @@ def sweep(
     *,
     weight: Any = None,
     criterion: str = "bic",
+    elbow: float = ELBOW,
     prune: bool = True,
+    ledger: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    match_to: FitResult | None = None,
     algorithm: str = "auto",
     accel: str | None = None,
     n_init: int = 1,
@@ -170,15 +177,32 @@ def sweep(
 ) -> SweepResult:
     """Fit every combination of K and covariance structure in shared passes, and choose one.
 
-    ``criterion`` is ``"bic"``, ``"aic"``, ``"icl"`` or ``"heldout"``. With ``prune``, candidates that cannot win
-    any more (by BIC or AIC, granting them three times their predicted gain) take part in no more passes and stay in
-    the table as they are. The other parameters are those of :func:`fit`.
+    Where there are several K, K = 1 is one of them. The parameters that are not here are those of :func:`fit`.
+
+    Parameters
+    ----------
+    criterion
+        ``"bic"``, ``"aic"``, ``"icl"``; ``"heldout"``, the likelihood of the rows held out (``holdout``);
+        ``"one_se"``, the smallest model less than a standard error worse than the best on them; ``"elbow"``, the
+        smallest K that no larger K beats by more than ``elbow`` nats per row.
+    prune
+        Give up candidates that are clearly beaten on rows that their fits on the sample have not seen, and, in the
+        full passes, those that cannot win any more, granting them three times their predicted gain. They stay in the
+        table with the reason. False: everything is fitted to the end.
+    ledger
+        Folder in which what is finished is kept: another sweep of the same data with the same settings fits only
+        what is new in its grid, and one that was killed goes on from its last pass. None: nothing is kept.
+    fresh
+        Start over, whatever the ledger holds.
+    match_to
+        An earlier model: the components of the chosen one are numbered after those of it that they are (optimal
+        assignment by Bhattacharyya distance); what is new, lost, split or merged is told in the warnings.
 
     Returns
     -------
     SweepResult
         ``result.table`` (an Arrow table, one row a candidate), ``result.best`` (a
-        :class:`FitResult`), ``result.warnings``, ``result.passes``.
+        :class:`FitResult`), ``result.why`` (in sentences), ``result.warnings``, ``result.passes``.
 
     Raises
     ------
@@ -189,9 +213,12 @@ def sweep(
         algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, profile, outlier_quantile,
         holdout, kernel, dtype, cache, cache_bytes,
     )  # fmt: skip
+    source = as_source(data, weight=weight)
     return _sweep.sweep(
-        as_source(data, weight=weight), n_components, covariance_type, settings, executor_for(client),
-        criterion=criterion, prune=prune, listener=progress,
+        source, n_components, covariance_type, settings, executor_for(client),
+        choice=Choice(criterion, elbow), prune=prune,
+        ledger=Ledger.open(Path(ledger), source, settings, fresh) if ledger else NO_LEDGER,
+        match_to=match_to, listener=progress,
     )  # fmt: skip
 
 

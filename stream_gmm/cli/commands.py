@@ -62,9 +62,9 @@ def run(config: str | None, **arguments: Any) -> None:
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     from flows.run import gmm_run, listening
-    from stream_gmm.cli.display import progress_display, show_run
+    from stream_gmm.cli.display import progress_display, show_plan, show_run
 
-    with progress_display() as listener, listening(listener):
+    with progress_display() as listener, listening(listener, show_plan):
         gmm_run(settings)
     show_run(settings.folder)
 
@@ -103,13 +103,47 @@ def fit(config: str | None, **arguments: Any) -> None:
 
 
 def _sweep(settings: RunConfig) -> None:
-    from stream_gmm.cli.display import progress_display, show_run
+    from stream_gmm.cli.display import progress_display, show_plan, show_run
     from stream_gmm.pipeline.cluster import open_executor
     from stream_gmm.pipeline.run import sweep_stage
 
     with progress_display() as listener, open_executor(settings.cluster) as executor:
-        sweep_stage(settings, executor, listener)
+        sweep_stage(settings, executor, listener, on_plan=show_plan)
     show_run(settings.folder)
+
+
+@cli.command(epilog=EPILOG)
+@CONFIG
+@click.option("--replicates", default=100, show_default=True, help="Replicates of the data")
+@click.option("--candidates", default=5, show_default=True, help="Candidates that each replicate chooses among")
+@click.option("--ratio-replicates", default=99, show_default=True, help="Simulations of the tests of K; 0: no test")
+@config_options
+def bootstrap(config: str | None, replicates: int, candidates: int, ratio_replicates: int, **arguments: Any) -> None:
+    """Say how sure a finished run is: standard errors, what other data would choose, tests of K."""
+    from stream_gmm.cli.display import progress_display, show_run
+    from stream_gmm.pipeline.cluster import open_executor
+    from stream_gmm.pipeline.uncertainty import bootstrap_stage
+
+    settings = _config(config, arguments)
+    with progress_display() as listener, open_executor(settings.cluster) as executor:
+        bootstrap_stage(
+            settings, executor,
+            replicates=replicates, candidates=candidates, ratio_replicates=ratio_replicates, listener=listener,
+        )  # fmt: skip
+    show_run(settings.folder)
+
+
+@cli.command(epilog=EPILOG)
+@CONFIG
+@config_options
+def plan(config: str | None, **arguments: Any) -> None:
+    """Say what a run will need: rows, tasks, reads, memory, time; refuse what cannot fit. Starts nothing."""
+    from stream_gmm.cli.display import show_plan
+    from stream_gmm.pipeline.cluster import planned_workers
+    from stream_gmm.pipeline.run import plan_stage
+
+    settings = _config(config, arguments)
+    show_plan(plan_stage(settings, planned_workers(settings.cluster)))
 
 
 @cli.command(epilog=EPILOG)
@@ -194,12 +228,13 @@ def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_row
     from stream_gmm.execute.threads import ThreadsExecutor
     from stream_gmm.io.dataset import open_dataset
     from stream_gmm.pipeline.settings import Settings
-    from stream_gmm.pipeline.sweep import first_pass
+    from stream_gmm.pipeline.sweep import profile_of
 
     dataset = open_dataset(list(data), columns.split(",") if columns else None, missing=missing)
     settings = Settings(sample_rows=sample_rows, profile="sample" if sample else "full", cache="none")
+    executor = ThreadsExecutor()
     with progress_display() as listener:
-        _, found = first_pass(dataset, settings, ThreadsExecutor(), listener)
+        found = profile_of(dataset, settings, executor, listener)
     show_profile(found, make_console())
 
 

@@ -14,18 +14,22 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from stream_gmm.core.criteria import form, signed, title
+from stream_gmm.core.criteria import form, measure, signed, title
 from stream_gmm.core.matching import match
 from stream_gmm.core.oddities import atoms
 from stream_gmm.core.result import FitResult
 from stream_gmm.io.models import load_model
 from stream_gmm.io.tables import read_table
+from stream_gmm.pipeline.plan import Plan
 from stream_gmm.pipeline.profile import Profile
 from stream_gmm.pipeline.progress import Listener, Progress
-from stream_gmm.pipeline.run import MODEL, REPORT, SCORED, TABLE, TRUTH, read_record
+from stream_gmm.pipeline.run import CANDIDATES, MODEL, REPORT, SCORED, TABLE, TRUTH, read_record
+from stream_gmm.pipeline.uncertainty import component_figures, in_words
 
 LINE_SECONDS = 10.0
 FINISHED_LINE_SECONDS = 1.0
+MOST_ROWS = 25
+"""Candidates that a terminal shows."""
 
 
 def _quantity(value: float) -> str:
@@ -97,36 +101,52 @@ def make_console() -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150, highlight=False)
 
 
+def show_plan(plan: Plan) -> None:
+    """Print what a run will need."""
+    for line in plan.lines():
+        print(line, flush=True)
+
+
 def show_run(folder: Path, console: Console | None = None) -> None:
     """Print what a run has found: sweep table, chosen model, sizes, truth, and where things lie."""
     console = console or make_console()
     record = read_record(folder)
     model = load_model(folder / MODEL)
     console.print(_sweep_table(record, read_table(folder / TABLE).to_pylist()))
-    show_model(model, console, record.get("scored"))
-    console.print(f"reads of the data for the whole sweep: {record['passes']}")
+    console.print(" ".join(record["why"]), soft_wrap=True)
+    show_model(model, console, record.get("scored"), record.get("bootstrap"))
+    for sentence in in_words(record["bootstrap"], record["chosen"]) if "bootstrap" in record else ():
+        console.print(sentence, soft_wrap=True)
+    reused = f"; {record['reused']} candidates were finished before" if record["reused"] else ""
+    console.print(f"reads of the data for the whole sweep: {record['passes']}{reused}")
     if (folder / TRUTH).exists():
         console.print(_truth_table(model, load_model(folder / TRUTH)))
     for warning in record["warnings"]:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
-    for what, name in (("scored rows", SCORED), ("model", MODEL), ("report", REPORT), ("sweep table", TABLE)):
+    for what, name in (("scored rows", SCORED), ("model", MODEL), ("report", REPORT), ("sweep table", TABLE),
+                       ("candidates", CANDIDATES)):  # fmt: skip
         if (folder / name).exists():
             console.print(f"{what:<12} {folder / name}", soft_wrap=True)
 
 
 def _sweep_table(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Table:
-    name = record["criterion"]
+    name = measure(record["criterion"])
     table = Table(title=f"{record['name']}: sweep over {record['data']['used']:,} rows, best first by {title(name)}")
-    heads = ("candidate", "parameters", "log-lik / row", title(name), "difference", "steps", "outcome", "reason")
+    heads = ("candidate", "parameters", "log-lik / row", title(name), "difference", "std. error", "steps", "outcome",
+             "reason")  # fmt: skip
     for head in heads:
         table.add_column(head, justify="left" if head in ("candidate", "outcome", "reason") else "right")
-    for row in sorted(rows, key=lambda r: (r["delta"] is None, r["delta"] or 0.0)):
+    shown = sorted((r for r in rows if r["delta"] is not None or r["chosen"]), key=lambda r: r["delta"] or 0.0)
+    for row in shown[:MOST_ROWS]:
         cells = (
             row["candidate"] + (" *" if row["chosen"] else ""),
             _cell(row["n_parameters"], "{}"), _cell(row["mean_loglik"], "{:.5f}"), _cell(row[name], form(name)),
-            _cell(row["delta"], signed(name)), _cell(row["n_iter"], "{}"), row["outcome"], row["reason"],
+            _cell(row["delta"], signed(name)), _cell(row["delta_se"], form(name)), _cell(row["n_iter"], "{}"),
+            row["outcome"], row["reason"],
         )  # fmt: skip
         table.add_row(*cells, style="bold" if row["chosen"] else None)
+    if len(rows) > len(shown[:MOST_ROWS]):
+        table.caption = f"{len(rows) - len(shown[:MOST_ROWS])} more, most of them beaten on the sample: {TABLE}"
     return table
 
 
@@ -134,8 +154,13 @@ def _cell(value: Any, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
-def show_model(model: FitResult, console: Console, scored: Mapping[str, Any] | None = None) -> None:
-    """Print a model: structure, outcome, weights, sizes and means."""
+def show_model(
+    model: FitResult,
+    console: Console,
+    scored: Mapping[str, Any] | None = None,
+    bootstrap: Mapping[str, Any] | None = None,
+) -> None:
+    """Print a model: structure, outcome, weights, sizes and means; with their standard errors, if there are any."""
     state = "converged" if model.converged_ else f"not converged ({model.outcome.name})"
     console.print(
         f"[bold]{model.covariance_type}, K = {model.n_components}[/]: {state} after {model.n_iter_} steps in "
@@ -148,7 +173,8 @@ def show_model(model: FitResult, console: Console, scored: Mapping[str, Any] | N
         table.add_column(head, justify="right")
     for k in range(model.n_components):
         size = [f"{scored['component_rows'][k]:,}"] if scored else []
-        table.add_row(str(k), f"{model.weights_[k]:.4f}", *size, *(f"{v:.5g}" for v in model.means_[k]))
+        weight, *means = component_figures(model, k, bootstrap)
+        table.add_row(str(k), weight, *size, *means)
     console.print(table)
     if scored:
         console.print(

@@ -19,6 +19,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMA_SEPARATED = {"data.columns", "sweep.covariance_type", "sweep.n_components", "score.passthrough"}
 
+# A switch may stand alone: --fresh is --fresh true.
+_SWITCH: dict[str, Any] = {"is_flag": False, "flag_value": "true"}
+
 
 def config_keys() -> dict[str, FieldInfo]:
     """Return every key, dotted, with its field."""
@@ -46,6 +49,7 @@ def config_options(function: F) -> F:
             _variable(dotted),
             multiple=_is_list(field),
             metavar="VALUE",
+            **(_SWITCH if field.annotation is bool else {}),
             help=_help(field),
         )(function)
     return function

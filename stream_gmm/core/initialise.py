@@ -23,7 +23,7 @@ from stream_gmm.core.penalty import Penalty, PseudoRows
 from stream_gmm.core.reshape import closest_pair, merge, split, without
 from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.scaling import Scaling
-from stream_gmm.core.seeding import SEEDINGS, seed_params
+from stream_gmm.core.seeding import SEEDINGS, Seeding, by_density, by_kmeans, by_splits, seed_params
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
 
 RUNG_STEPS = 15
@@ -36,6 +36,7 @@ REPAIRS = 2
 PLENTY = 20
 """Rows a parameter from which on a degenerate fit is no accident of a small sample."""
 Standing = tuple[bool, bool, float]
+_NAMES: dict[Seeding, str] = {by_kmeans: "k-means++", by_splits: "splits", by_density: "density"}
 DUPLICATE = 1e-6
 """Two components are one if a merge loses less than this, nats per row."""
 
@@ -51,6 +52,17 @@ class SampleFit:
     """What was done to components that were empty, or two of a kind."""
     standing: Standing = (False, False, -np.inf)
     """How it compares with other fits of the same candidate."""
+    origin: str = ""
+    """The start it came from."""
+
+    @property
+    def sound(self) -> bool:
+        """False if a component has collapsed, with rows enough to tell."""
+        return self.standing[1]
+
+
+Start = tuple[str, MixtureParams]
+"""Where a fit starts, and what to call that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,21 +117,25 @@ class Explorer:
                     )
                 except SingularCovarianceError as error:
                     return SampleFit(None, reason=str(error))
-                starts.append(start)
+                starts.append((f"restart {i + 1}, {_NAMES[seeding]}", start))
         return self._ended(self._race(starts))
 
     def climb(self, own: SampleFit, below: SampleFit | None, above: SampleFit | None) -> SampleFit:
         """Return a fit, or a better one from a split of that with K - 1 or a merge of that with K + 1 components."""
         if own.params is None:
             return own
-        rivals = []
+        rivals: list[Start] = []
         if below is not None and below.params is not None:
-            rivals.append(self.best_split(below.params))
+            rivals.append(("split of K - 1", self.best_split(below.params)))
         if above is not None and above.params is not None:
-            rivals.append(merge(above.params, *closest_pair(above.params)[1:]))
+            rivals.append(("merge of K + 1", merge(above.params, *closest_pair(above.params)[1:])))
         # On a few rows first: most rivals lose there.
-        raced = self._run([own.params, *rivals], min(2 * RUNG_ROWS, len(self.rows)), 2 * RUNG_STEPS)
-        ahead = [s.params for s in raced[1:] if self._rank(s) > self._rank(raced[0])]
+        raced = self._run([own.params, *(p for _, p in rivals)], min(2 * RUNG_ROWS, len(self.rows)), 2 * RUNG_STEPS)
+        ahead = [
+            (name, s.params)
+            for (name, _), s in zip(rivals, raced[1:], strict=True)
+            if self._rank(s) > self._rank(raced[0])
+        ]
         if not ahead:
             return own
         climbed = self._ended(ahead)
@@ -140,40 +156,43 @@ class Explorer:
         estep = RowsEStep(self.rows[:size], self.scaling, weights=self.weights[:size])
         return run_to_end([EMState(p) for p in starts], estep, scheme)
 
-    def _race(self, starts: Sequence[MixtureParams]) -> list[MixtureParams]:
+    def _race(self, starts: Sequence[Start]) -> list[Start]:
         """Race restarts, all in one batch, until at most two are left."""
         size, starts = min(RUNG_ROWS, len(self.rows)), list(starts)
         while len(starts) > FINALISTS:
             # On all the rows a rung is run until the order is nearly settled; on a few it need not be.
             steps = RUNG_STEPS if size < len(self.rows) else 8 * RUNG_STEPS
-            ranked = sorted(self._run(starts, size, steps), key=self._rank, reverse=True)
-            starts = [s.params for s in ranked[: max(FINALISTS, len(ranked) // 2)]]
+            ended = zip(starts, self._run([p for _, p in starts], size, steps), strict=True)
+            ranked = sorted(ended, key=lambda pair: self._rank(pair[1]), reverse=True)
+            starts = [(name, s.params) for (name, _), s in ranked[: max(FINALISTS, len(ranked) // 2)]]
             size = min(2 * size, len(self.rows))
         return starts
 
-    def _ended(self, starts: Sequence[MixtureParams]) -> SampleFit:
+    def _ended(self, starts: Sequence[Start]) -> SampleFit:
         """Run to convergence on all rows; the best is repaired if that is needed and helps."""
-        best = self._best(starts)
+        origin, best = self._best(starts)
         events: tuple[str, ...] = ()
         for _ in range(REPAIRS):
             found = None if best.outcome is Outcome.FAILED else _superfluous(best)
             if found is None:
                 break
             reduced, event = found
-            repaired = self._best([self.best_split(reduced)])
+            _, repaired = self._best([("", self.best_split(reduced))])
             if self._rank(repaired) <= self._rank(best):
                 break
             best, events = repaired, (*events, event)
         if best.outcome is Outcome.FAILED:
             return SampleFit(None, reason=best.reason)
-        return SampleFit(best.params, best.history, events=events, standing=self._rank(best))
+        return SampleFit(best.params, best.history, events=events, standing=self._rank(best), origin=origin)
 
-    def _best(self, starts: Sequence[MixtureParams]) -> EMState:
+    def _best(self, starts: Sequence[Start]) -> tuple[str, EMState]:
         tol = self.tol
         if tol is None:  # far below the sample's own error: what is left here costs full passes
-            tol = StopRule().tolerance(starts[0].n_parameters, SAMPLE_PRECISION * len(self.rows))
+            tol = StopRule().tolerance(starts[0][1].n_parameters, SAMPLE_PRECISION * len(self.rows))
         scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, ANDERSON)
-        return max(run_to_end([EMState(p) for p in starts], self._estep, scheme), key=self._rank)
+        ended = run_to_end([EMState(p) for _, p in starts], self._estep, scheme)
+        names = [name for name, _ in starts]
+        return max(zip(names, ended, strict=True), key=lambda pair: self._rank(pair[1]))
 
     def _rank(self, state: EMState) -> Standing:
         """Return how good a fit is; of two, the one with the larger value is kept.

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stream_gmm.core.criteria import CRITERIA, Criteria
+from stream_gmm.core.criteria import CRITERIA, Criteria, measure
 from stream_gmm.core.em import EMState, Outcome
 
-PRUNABLE = ("bic", "aic")
-"""Criteria that follow from the log-likelihood alone, so that a bound on one is a bound on the other."""
 CAUTION = 3.0
 """How many times the predicted gain a candidate is granted."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How a criterion is bounded while fits are under way."""
+
+    least: Callable[[Criteria], float]
+    """The criterion is no less than this, at the log-likelihood of the best case."""
+    settled: bool = False
+    """Whether only a finished fit beats others, because the criterion of an unfinished one may rise."""
+    within_k: bool = False
+    """Whether only candidates of one K compete."""
+
+
+BOUNDS: Mapping[str, Bound] = {
+    "bic": Bound(CRITERIA["bic"]),
+    "aic": Bound(CRITERIA["aic"]),
+    # The classification term of ICL only adds to BIC.
+    "icl": Bound(CRITERIA["bic"], settled=True),
+    "elbow": Bound(CRITERIA["bic"], within_k=True),
+}
 
 
 def _criteria(state: EMState, gain: float = 0.0) -> Criteria:
@@ -33,13 +52,31 @@ def prune(states: Sequence[EMState], criterion: str) -> list[EMState]:
 
     The penalised log-likelihood of a candidate never falls: what the best has now, it keeps.
     """
-    value = CRITERIA[criterion]
-    seen = [s for s in states if s.at is not None and s.outcome is not Outcome.FAILED and not s.report]
-    if criterion not in PRUNABLE or not seen:
-        return list(states)
-    best = min(seen, key=lambda s: value(_criteria(s)))
-    least = value(_criteria(best))
-    return [_ended(s, best, value(_best_case(s)) - least) if s.live and s.at is not None else s for s in states]
+    out, bound = list(states), BOUNDS.get(criterion)
+    if bound is None:
+        return out
+    value = CRITERIA[measure(criterion)]
+    for group in _groups(states, bound):
+        beating = [states[i] for i in group if _can_beat(states[i], bound)]
+        best = min(beating, key=lambda s: value(_criteria(s)), default=None)
+        for i in group if best else ():
+            if best and out[i].live and out[i].at is not None:
+                out[i] = _ended(out[i], best, bound.least(_best_case(out[i])) - value(_criteria(best)))
+    return out
+
+
+def _groups(states: Sequence[EMState], bound: Bound) -> Iterator[list[int]]:
+    if not bound.within_k:
+        yield list(range(len(states)))
+        return
+    for k in sorted({s.params.n_components for s in states}):
+        yield [i for i, s in enumerate(states) if s.params.n_components == k]
+
+
+def _can_beat(state: EMState, bound: Bound) -> bool:
+    if state.at is None or state.outcome in (Outcome.FAILED, Outcome.PRUNED) or state.report:
+        return False
+    return not (bound.settled and state.live)
 
 
 def _ended(state: EMState, best: EMState, behind: float) -> EMState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +14,10 @@ from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.density import Density, compile_density
 from stream_gmm.core.em import Outcome
 from stream_gmm.core.estep import Scores, score_rows
+from stream_gmm.core.matching import identify
 from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
-from stream_gmm.errors import InputDataError, explain
+from stream_gmm.errors import ConfigError, InputDataError, explain
 
 
 def as_rows(data: Any, columns: tuple[str, ...] = ()) -> Array:
@@ -91,6 +92,29 @@ class FitResult:
     warnings: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def matched_to(self, reference: FitResult) -> FitResult:
+        """Return the same model with its components numbered after those of an earlier one that they are.
+
+        What is new, lost, split or merged is told in ``events`` and ``provenance["identity"]``.
+
+        Raises
+        ------
+        ConfigError
+            If the models have different columns.
+        """
+        if self.columns != reference.columns or self.n_features_in_ != reference.n_features_in_:
+            raise ConfigError(
+                f"cannot match a model of columns {list(self.columns)} to one of {list(reference.columns)}."
+            )
+        found = identify(self.params, reference.params)
+        identity = {"model": reference.digest, **{k: v for k, v in asdict(found).items() if k != "order"}}
+        return replace(
+            self,
+            params=self.params.take(list(found.order)),
+            events=(*self.events, *found.describe()),
+            provenance={**self.provenance, "identity": identity},
+        )
 
     @property
     def n_components(self) -> int:

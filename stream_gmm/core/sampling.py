@@ -17,6 +17,8 @@ from stream_gmm.core.moments import Array
 Hashes = NDArray[np.uint64]
 
 _HOLDOUT_STREAM = 0x5DEECE66D
+_POISSON = np.cumsum(np.exp(-1.0) / np.cumprod([1.0, *range(1, 18)]))
+"""Distribution function of Poisson(1)."""
 
 
 def _mix(values: Hashes) -> Hashes:
@@ -33,6 +35,18 @@ def hash_rows(seed: int, file: int, rows: NDArray[np.int64]) -> Hashes:
         key = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + golden)
         key = _mix(key ^ (np.uint64(file + 1) * golden))
         return _mix(key + (rows.astype(np.uint64) + np.uint64(1)) * golden)
+
+
+def poisson_weights(hashes: Hashes, replicate: int) -> Array:
+    """Return Poisson(1) weights ``(n,)`` of rows for a bootstrap replicate, from the hashes of the rows.
+
+    Drawing every row so many times is the bootstrap of a stream (Oza & Russell 2001; Chamandy et al. 2012): no
+    row needs to know of another.
+    """
+    with np.errstate(over="ignore"):
+        mixed = _mix(hashes + np.uint64(replicate + 1) * np.uint64(0xD1342543DE82EF95))
+    uniform = (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.searchsorted(_POISSON, uniform, side="right").astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,14 @@ class Sample:
         order = np.argsort(hashes, kind="stable")[:capacity]
         weights = weights[order] if len(weights) else weights
         return cls(np.ascontiguousarray(rows[order]), hashes[order], capacity, weights)
+
+    def parted(self, capacity: int) -> tuple[Sample, Sample]:
+        """Return the sample of ``capacity`` rows, and the other rows, which are a sample, too."""
+        first, rest = slice(None, capacity), slice(capacity, None)
+        return (
+            Sample(self.rows[first], self.hashes[first], capacity, self.weights[first]),
+            Sample(self.rows[rest], self.hashes[rest], self.capacity - capacity, self.weights[rest]),
+        )
 
     def merge(self, other: Sample) -> Sample:
         """Return the sample of both sets of rows."""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # read when distributed is imported
 
+from dask.utils import parse_bytes
 from distributed import Client, Future, LocalCluster, as_completed, get_worker
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
@@ -219,6 +220,28 @@ class ClusterSpec:
     threads_per_worker: int = 1
     memory_limit: str | None = None
     timeout_seconds: float = 30.0
+
+
+def size_of(spec: ClusterSpec) -> tuple[int, int | None]:
+    """Return task slots, and bytes of memory of each (None: not known), of a cluster that is not started yet.
+
+    Raises
+    ------
+    ConfigError
+        If the memory is not a size.
+    """
+    if spec.cluster_class:
+        workers = spec.scale or (spec.adapt or {}).get("maximum", 1)
+        slots = int(spec.cluster_options.get("cores", spec.cluster_options.get("threads_per_worker", 1)))
+        given = spec.cluster_options.get("memory", spec.cluster_options.get("memory_limit"))
+    else:
+        workers, slots, given = spec.n_workers or available_cores(), spec.threads_per_worker, spec.memory_limit
+    if given in (None, "auto"):
+        return workers * slots, None if spec.cluster_class else machine_memory() // (workers * slots)
+    try:
+        return workers * slots, int(parse_bytes(given)) // slots
+    except ValueError as error:
+        raise ConfigError(f"{given!r} is not a size of memory: write it as '2GiB'.") from error
 
 
 def _embedded(spec: ClusterSpec) -> Any:

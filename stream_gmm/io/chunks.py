@@ -68,6 +68,7 @@ class Split:
     """Row numbers in the file of the rows to fit."""
     heldout: Array
     heldout_weights: Array
+    heldout_numbers: NDArray[np.int64]
 
 
 def split(chunk: Chunk, holdout: Holdout) -> Split:
@@ -76,10 +77,10 @@ def split(chunk: Chunk, holdout: Holdout) -> Split:
     if chunk.weighted and not np.all(values[-1] > 0.0):
         numbers, values = numbers[values[-1] > 0.0], values[:, values[-1] > 0.0]
     if not holdout.share:
-        return Split(*_peeled(values, chunk.weighted), numbers, *_peeled(values[:, :0], chunk.weighted))
+        return Split(*_peeled(values, chunk.weighted), numbers, *_peeled(values[:, :0], chunk.weighted), numbers[:0])
     out = holdout.mask(chunk.file_index, numbers)
     fit, heldout = _peeled(values[:, ~out], chunk.weighted), _peeled(values[:, out], chunk.weighted)
-    return Split(*fit, numbers[~out], *heldout)
+    return Split(*fit, numbers[~out], *heldout, numbers[out])
 
 
 def _peeled(values: Array, weighted: bool) -> tuple[Array, Array]:

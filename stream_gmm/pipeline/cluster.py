@@ -9,6 +9,7 @@ from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.config import ClusterConfig
+from stream_gmm.pipeline.plan import Workers
 
 
 @contextmanager
@@ -37,6 +38,22 @@ def running_cluster(config: ClusterConfig) -> Iterator[ClusterConfig]:
 
     with connect(_spec(config)) as client:
         yield ClusterConfig(address=client.scheduler.address, timeout_seconds=config.timeout_seconds)
+
+
+def planned_workers(config: ClusterConfig) -> Workers:
+    """Return who would do the work; nothing is started, but a cluster that is there is asked.
+
+    Raises
+    ------
+    ClusterError
+        If it cannot be reached.
+    """
+    if config.executor == "dask" and not (config.address or config.scheduler_file):
+        from stream_gmm.execute.dask import size_of
+
+        return Workers(*size_of(_spec(config)))
+    with open_executor(config) as executor:
+        return Workers.of(executor)
 
 
 @contextmanager

@@ -18,10 +18,11 @@ from pydantic import (
 )
 
 from stream_gmm.core.covariance import FAMILIES, family_named
-from stream_gmm.core.criteria import CRITERIA
+from stream_gmm.core.criteria import CHOICES
 from stream_gmm.core.routes import DTYPES, KERNELS
 from stream_gmm.errors import ConfigError, did_you_mean
 from stream_gmm.io.dataset import Dataset, open_dataset
+from stream_gmm.pipeline.choice import Choice
 from stream_gmm.pipeline.reading import AUTO, CACHES
 from stream_gmm.pipeline.settings import ACCELERATIONS, ALGORITHMS, PROFILES, Settings
 
@@ -64,9 +65,15 @@ class SweepConfig(_Section):
     covariance_type: list[str] = Field(
         ["spherical", "diag", "tied", "full"], min_length=1, description="Covariance structures"
     )
-    criterion: str = Field("bic", description="What chooses: bic, aic, icl or heldout")
-
-    prune: bool = Field(True, description="Give up candidates that cannot win by bic or aic any more")
+    criterion: str = Field("bic", description="What chooses: bic, aic, icl, heldout, elbow or one_se")
+    elbow: float = Field(
+        0.01, ge=0.0, description="For the criterion elbow: what more components may still gain, nats per row"
+    )
+    prune: bool = Field(True, description="Give up candidates that are beaten on the sample, or cannot win any more")
+    fresh: bool = Field(False, description="Start over: fit again what an earlier sweep of the same data finished")
+    match_to: str | None = Field(
+        None, description="Number components after this model file's; 'previous': the one in the output folder"
+    )
 
     @field_validator("n_components", mode="before")
     @classmethod
@@ -99,7 +106,7 @@ class SweepConfig(_Section):
     @field_validator("criterion")
     @classmethod
     def _criterion(cls, value: str) -> str:
-        return _known(value, CRITERIA, "criterion")
+        return _known(value, CHOICES, "criterion")
 
 
 def _expand(value: Any) -> list[Any]:
@@ -214,6 +221,10 @@ class RunConfig(_Section):
     def settings(self) -> Settings:
         """Return the options of the fit."""
         return Settings(**self.em.model_dump(), outlier_quantile=self.score.outlier_quantile)
+
+    def choice(self) -> Choice:
+        """Return what chooses."""
+        return Choice(self.sweep.criterion, self.sweep.elbow)
 
     def open(self) -> Dataset:
         """Open the data set."""

@@ -8,10 +8,12 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, SingularCovarianceError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.dataset import Source
+from stream_gmm.pipeline.explore import explore
+from stream_gmm.pipeline.finish import collapsed, finished, provenance_of
 from stream_gmm.pipeline.profile import Profile
 from stream_gmm.pipeline.progress import Listener, silent
 from stream_gmm.pipeline.settings import OnPass, Settings
-from stream_gmm.pipeline.sweep import collapsed, explore, finished, first_pass, fit_states, parse_grid, provenance_of
+from stream_gmm.pipeline.sweep import first_pass, fit_states, full_pass, open_data, parse_grid
 
 
 def fit(
@@ -36,16 +38,19 @@ def fit(
     """
     ((k, name),) = parse_grid(n_components, covariance_type)
     _check_init(init, k, name, source)
-    reading, found = first_pass(source, settings, executor, listener)
+    reading = open_data(source, settings, executor)
+    found = first_pass(source, reading, settings, executor, listener)
     start = EMState(init) if init else _start(k, name, found, settings, executor, listener)
-    (state,), _ = fit_states([start], reading, found, settings, executor, listener, on_pass)
+    full = full_pass(reading, found, settings, executor, listener)
+    (state,) = fit_states([start], full, found, settings, on_pass)
     if state.outcome is Outcome.FAILED:
         raise SingularCovarianceError(state.reason)
     return finished(collapsed(state, found), found, settings, provenance_of(source, found, settings))
 
 
 def _start(k: int, name: str, found: Profile, settings: Settings, executor: Executor, listener: Listener) -> EMState:
-    (start,) = explore([(k, name)], found, settings, executor, listener)
+    (explored,) = explore([(k, name)], found, settings, executor, listener)
+    start = explored.fit
     if start.params is None:
         raise SingularCovarianceError(start.reason)
     return EMState(start.params.canonical(), events=start.events)

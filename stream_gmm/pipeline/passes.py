@@ -9,6 +9,7 @@ import numpy as np
 
 from stream_gmm.core.batch import Batch, Stacked, compile_batch
 from stream_gmm.core.estep import accumulate, finish, merge_all, moments_of, with_heldout
+from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.moments import FULL, Array
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.routes import NO_PREFERENCE, WHITENED, Preference
@@ -23,6 +24,8 @@ from stream_gmm.pipeline.progress import Listener, Meter, silent
 from stream_gmm.pipeline.reading import Reading
 
 NO_HOLDOUT = Holdout()
+STATISTICS_BYTES = 128 << 20
+"""Largest size of the statistics of all candidates that a task keeps at a time."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,25 @@ def leaf_stats(leaf: Leaf, shared: _Shared) -> PassStats:
     return out
 
 
+def packed(candidates: Sequence[MixtureParams]) -> list[Sequence[MixtureParams]]:
+    """Return the candidates in order, in packs whose statistics fit a task. A function of the candidates alone."""
+    out: list[list[MixtureParams]] = [[]]
+    size = 0
+    for params in candidates:
+        own = statistics_bytes(params.n_components, params.n_features, params.family)
+        if out[-1] and size + own > STATISTICS_BYTES:
+            out, size = [*out, []], 0
+        out[-1].append(params)
+        size += own
+    return [pack for pack in out if pack]
+
+
+def statistics_bytes(n_components: int, n_features: int, family: CovarianceFamily) -> int:
+    """Return the size of a candidate's statistics."""
+    scatter = int(np.prod(family.moments.shape(n_components, n_features)))
+    return 8 * (n_components * (1 + n_features) + scatter)
+
+
 @dataclass
 class FullPass:
     """The E-step over a whole data set (:data:`stream_gmm.core.em.EStep`); counts its passes."""
@@ -98,9 +120,12 @@ class FullPass:
         return cls(reading, executor, found.scaling, moments, found.heldout, holdout, preference, listener)
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
-        """Read the data once."""
-        self.passes += 1
-        return self._over(range(len(self.reading.rows)), candidates, "fit", self.moments)
+        """Read the data once; more often if the statistics of all candidates are too large for one task."""
+        out: list[SuffStats] = []
+        for pack in packed(candidates):
+            self.passes += 1
+            out += self._over(range(len(self.reading.rows)), pack, "fit", self.moments)
+        return out
 
     def _over(
         self, index: Sequence[int], candidates: Sequence[MixtureParams], stage: str, moments: SuffStats | None

@@ -39,6 +39,8 @@ class Profile:
     heldout: SuffStats
     """Moments of the rows that no fit uses."""
     sample: Sample
+    check: Sample
+    """Rows to judge fits on the sample by: others than the sample's, or some of those held out."""
     planned: str = NONE
     """How the rows were meant to be kept for later passes."""
     kept: int = 0
@@ -146,6 +148,7 @@ class Profile:
             self.moments.merge(other.moments),
             self.heldout.merge(other.heldout),
             self.sample.merge(other.sample),
+            self.check.merge(other.check),
             self.planned,
             self.kept + other.kept,
             self.order.merge(other.order),
@@ -161,11 +164,17 @@ class Profile:
 class _Options:
     columns: tuple[str, ...]
     sample_rows: int
+    check_rows: int
     seed: int
     planned: str
     holdout: Holdout
     total_rows: int
     weighted: bool
+
+    @property
+    def drawn(self) -> int:
+        """Rows to draw: those of the sample, and those to judge fits by, if none are held out for that."""
+        return self.sample_rows + (0 if self.holdout.share else self.check_rows)
 
 
 def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
@@ -173,6 +182,7 @@ def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
     part = split(chunk, options.holdout)
     rows, weights = part.rows, part.weights
     hashes = hash_rows(options.seed, chunk.file_index, part.numbers)
+    heldout_hashes = hash_rows(options.seed, chunk.file_index, part.heldout_numbers)
     return Profile(
         options.columns,
         chunk.size,
@@ -181,7 +191,8 @@ def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
         rows.max(axis=0, initial=-np.inf) if len(rows) else np.full(d, -np.inf),
         moments_of(rows, weights),
         moments_of(part.heldout, part.heldout_weights),
-        Sample.of(rows, hashes, options.sample_rows, weights),
+        Sample.of(rows, hashes, options.drawn, weights),
+        Sample.of(part.heldout, heldout_hashes, options.check_rows, part.heldout_weights),
         options.planned,
         counted=len(chunk.rows),
         fit_rows=len(rows),
@@ -214,6 +225,7 @@ def profile(
     random_state: int = 0,
     holdout: float = 0.0,
     total_rows: int = 0,
+    check_rows: int | None = None,
     listener: Listener = silent,
 ) -> Profile:
     """Read a data set once; or a reading of some of its ``total_rows`` rows.
@@ -227,6 +239,7 @@ def profile(
     options = _Options(
         source.columns,
         sample_rows,
+        sample_rows // 2 if check_rows is None else check_rows,
         random_state,
         reading.planned,
         held_out,
@@ -245,4 +258,10 @@ def profile(
                 remedy="check data.paths, data.columns and data.missing",
             )
         )
-    return out
+    return out if holdout else _parted(out, sample_rows)
+
+
+def _parted(found: Profile, sample_rows: int) -> Profile:
+    """Take the rows to judge fits by from those drawn."""
+    sample, check = found.sample.parted(sample_rows)
+    return replace(found, sample=sample, check=check)

@@ -1,14 +1,14 @@
 """The stages of a run. Each reads its input from the run folder and leaves its results there.
 
-``scored/``, ``model.gmm``, ``sweep.parquet``, ``sample.parquet``, ``run.json``, ``report.html``:
-a stage can be run alone, and run again.
+``scored/``, ``model.gmm``, ``sweep.parquet``, ``candidates/``, ``sample.parquet``, ``run.json``, ``report.html``, and
+``ledger/``, which a later sweep goes on from: a stage can be run alone, and run again.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +19,73 @@ from stream_gmm.io.container import write_atomically
 from stream_gmm.io.models import load_model, save_model
 from stream_gmm.io.tables import write_rows, write_table
 from stream_gmm.pipeline.config import RunConfig
+from stream_gmm.pipeline.ledger import Ledger
+from stream_gmm.pipeline.plan import Plan, Workers, make_plan
 from stream_gmm.pipeline.progress import Listener, silent
 from stream_gmm.pipeline.score import ScoreResult, score
 from stream_gmm.pipeline.selection import SweepResult
 from stream_gmm.pipeline.settings import OnPass
-from stream_gmm.pipeline.sweep import sweep
+from stream_gmm.pipeline.sweep import parse_grid, sweep
 
 MODEL, TABLE, SAMPLE, RECORD, SCORED, REPORT, TRUTH = (
     "model.gmm", "sweep.parquet", "sample.parquet", "run.json", "scored", "report.html", "truth.gmm",
 )  # fmt: skip
+CANDIDATES, LEDGER = "candidates", "ledger"
+PREVIOUS = "previous"
+
+
+def plan_stage(config: RunConfig, workers: Workers) -> Plan:
+    """Return what the run will need.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot fit.
+    InputDataError
+        If the data cannot be read.
+    """
+    grid = parse_grid(config.sweep.n_components, config.sweep.covariance_type)
+    plan = make_plan(config.open(), grid, config.settings(), workers, config.sweep.prune)
+    plan.check()
+    return plan
 
 
 def sweep_stage(
-    config: RunConfig, executor: Executor, listener: Listener = silent, on_pass: OnPass = lambda _: None
+    config: RunConfig,
+    executor: Executor,
+    listener: Listener = silent,
+    on_pass: OnPass = lambda _: None,
+    on_plan: Callable[[Plan], None] = lambda _: None,
 ) -> SweepResult:
-    """Sweep, choose, and leave the model and the tables in the run folder.
+    """Plan, sweep, choose, and leave the model and the tables in the run folder. ``on_plan`` is told the plan.
 
     Raises
     ------
     StreamGMMError
-        As :func:`stream_gmm.pipeline.sweep.sweep`; and StorageError if the folder cannot be written.
+        As :func:`plan_stage` and :func:`stream_gmm.pipeline.sweep.sweep`; and StorageError if the folder cannot be
+        written.
     """
+    on_plan(plan_stage(config, Workers.of(executor)))
     started = time.perf_counter()
     truth = load_model(config.output.truth) if config.output.truth else None
+    source, settings = config.open(), config.settings()
     result = sweep(
-        config.open(), config.sweep.n_components, config.sweep.covariance_type,
-        config.settings(), executor,
-        criterion=config.sweep.criterion, prune=config.sweep.prune, listener=listener, on_pass=on_pass,
+        source, config.sweep.n_components, config.sweep.covariance_type, settings, executor,
+        choice=config.choice(), prune=config.sweep.prune,
+        ledger=Ledger.open(config.folder / LEDGER, source, settings, config.sweep.fresh),
+        match_to=_earlier(config), listener=listener, on_pass=on_pass,
     )  # fmt: skip
     _leave(result, config, truth, time.perf_counter() - started)
     return result
+
+
+def _earlier(config: RunConfig) -> FitResult | None:
+    """Return the model whose numbers components are to keep; on the first night there is no previous one."""
+    given = config.sweep.match_to
+    if given == PREVIOUS:
+        path = config.folder / MODEL
+        return load_model(path) if path.exists() else None
+    return load_model(given) if given else None
 
 
 def _leave(result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float) -> None:
@@ -59,7 +96,18 @@ def _leave(result: SweepResult, config: RunConfig, truth: FitResult | None, seco
     if truth is not None:
         save_model(truth, folder / TRUTH)
     write_record(folder, _record(result, config, seconds))
+    _leave_candidates(result, folder / CANDIDATES)
     save_model(result.best, folder / MODEL)
+
+
+def _leave_candidates(result: SweepResult, folder: Path) -> None:
+    """Leave the model of every candidate, and none of an earlier sweep."""
+    names = {f"{c.name}.gmm": c.result for c in result.candidates if c.result is not None}
+    for name, model in names.items():
+        save_model(model, folder / name)
+    for old in folder.glob("*.gmm"):
+        if old.name not in names:
+            old.unlink()
 
 
 def _record(result: SweepResult, config: RunConfig, seconds: float) -> dict[str, Any]:
@@ -70,6 +118,9 @@ def _record(result: SweepResult, config: RunConfig, seconds: float) -> dict[str,
         "criterion": result.criterion,
         "chosen": result.candidates[result.chosen].name,
         "passes": result.passes,
+        "reused": result.reused,
+        "why": list(result.why),
+        "alternatives": result.alternatives,
         "warnings": list(result.warnings),
         "seconds": {"sweep": seconds},
         "histories": {c.name: list(c.result.history) for c in result.candidates if c.result is not None},

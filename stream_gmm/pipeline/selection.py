@@ -1,33 +1,44 @@
-"""The finished sweep: its candidates, its table, and the choice among them."""
+"""The finished sweep: its candidates, what is known of each, and its table."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.criteria import CRITERIA
+from stream_gmm.core.criteria import CRITERIA, measure, per_row
 from stream_gmm.core.em import Outcome
+from stream_gmm.core.evidence import Paired, paired
 from stream_gmm.core.families import CovarianceFamily
+from stream_gmm.core.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import NoAdmissibleModelError, explain
 from stream_gmm.io.tables import table_of
+from stream_gmm.pipeline.explore import Explored
 from stream_gmm.pipeline.profile import Profile
 
 ADMISSIBLE = (Outcome.CONVERGED, Outcome.MAX_PASSES)
+NEAR = 2.0
+"""Differences of fewer standard errors are called near-ties."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One cell of the grid and how it ended; ``result`` is None if it failed."""
+    """One cell of the grid and how it ended; ``result`` is None if it failed.
+
+    ``explored`` is how it did on the sample. If it ``took_part`` in no pass over the data, its result is that of
+    the sample.
+    """
 
     n_components: int
     family: CovarianceFamily
     result: FitResult | None
     outcome: Outcome
     reason: str
+    explored: Explored
+    took_part: bool = True
 
     @property
     def admissible(self) -> bool:
@@ -38,6 +49,36 @@ class Candidate:
     def name(self) -> str:
         """Short name, such as ``full-5``."""
         return f"{self.family.name}-{self.n_components}"
+
+    @property
+    def exact(self) -> FitResult | None:
+        """Its result, if that is one of the full data."""
+        return self.result if self.took_part else None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How a candidate compares with others, row by row, on the rows that judge; nats per row."""
+
+    behind: Paired | None = None
+    """By how much the chosen one is ahead."""
+    gain: Paired | None = None
+    """What it gains over the one with the next smaller K of its structure."""
+
+
+def compare(candidates: Sequence[Candidate], chosen: int, values: Sequence[Array | None], weights: Array) -> Any:
+    """Return the :class:`Evidence` on every candidate, of their log-densities ``values`` of the same rows."""
+    places = {(c.family.name, c.n_components): i for i, c in enumerate(candidates) if values[i] is not None}
+    best, out = values[chosen], []
+    for c, own in zip(candidates, values, strict=True):
+        if own is None or best is None:
+            out.append(Evidence())
+            continue
+        smaller = [k for name, k in places if name == c.family.name and k < c.n_components]
+        below = values[places[c.family.name, max(smaller)]] if smaller else None
+        gain = None if below is None else paired(own, below, weights)
+        out.append(Evidence(paired(best, own, weights), gain))
+    return tuple(out)
 
 
 @dataclass(frozen=True)
@@ -56,8 +97,16 @@ class SweepResult:
         What the first pass found.
     passes
         Reads of the full data, the profile pass included.
+    evidence
+        How every candidate compares with others, with standard errors.
+    alternatives
+        What every criterion would choose among the candidates that were fitted to the end.
+    why
+        Why this model was chosen and how sure that is, in sentences.
     warnings
         What a reader of the result should know.
+    reused
+        Candidates that an earlier sweep of the same data had finished.
     """
 
     candidates: tuple[Candidate, ...]
@@ -65,7 +114,11 @@ class SweepResult:
     criterion: str
     profile: Profile
     passes: int
-    warnings: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+    alternatives: dict[str, str] = field(default_factory=dict)
+    why: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    reused: int = 0
 
     @property
     def best(self) -> FitResult:
@@ -85,76 +138,70 @@ class SweepResult:
             "candidate": c.name,
             "n_components": c.n_components,
             "covariance_type": c.family.name,
+            "mclust": c.family.mclust,
             "outcome": c.outcome.name,
             "chosen": index == self.chosen,
         }
-        row |= _figures(c.result)
-        row["delta"] = self._delta(c)
-        row["reason"] = c.reason
-        return row
+        row |= _exact(c.exact) | _shape(c.result)
+        row["delta"], row["delta_se"] = self.delta(index)
+        return row | self._sampled(index) | {"reason": c.reason}
 
-    def _delta(self, candidate: Candidate) -> float | None:
-        value = CRITERIA[self.criterion]
-        if candidate.result is None:
-            return None
-        return value(candidate.result.criteria) - value(self.best.criteria)
+    def _sampled(self, index: int) -> dict[str, Any]:
+        fit, evidence = self.candidates[index].explored.fit, self.evidence[index]
+        behind, gain = evidence.behind, evidence.gain
+        heldout = self.profile.heldout.rows
+        return {
+            "heldout_se": behind.sd / heldout**0.5 if behind and heldout else None,
+            "sample_loglik": fit.history[-1] if fit.history else None,
+            "behind": behind.mean if behind else None,
+            "behind_se": behind.standard_error if behind else None,
+            "gain": gain.mean if gain else None,
+            "gain_se": gain.standard_error if gain else None,
+            "restart": fit.origin,
+            "seconds": self.candidates[index].explored.seconds,
+        }
+
+    def delta(self, index: int) -> tuple[float | None, float | None]:
+        """Return by how much a candidate's criterion is above the chosen one's, and the standard error of that."""
+        own, value = self.candidates[index].exact, CRITERIA[measure(self.criterion)]
+        if own is None:
+            return None, None
+        worth, rows = per_row(self.criterion, self.best.criteria.n_rows, self.best.criteria.heldout_rows)
+        behind = self.evidence[index].behind
+        error = worth * behind.sd / rows**0.5 if behind and rows else None
+        return value(own.criteria) - value(self.best.criteria), error
+
+    def near_ties(self) -> list[int]:
+        """Return the other admissible candidates within two standard errors of the chosen one, nearest first."""
+        found = [(d, i) for i, c in enumerate(self.candidates) if c.admissible for d in [self._distance(i)]]
+        return [i for d, i in sorted(found) if i != self.chosen and d <= NEAR]
+
+    def _distance(self, index: int) -> float:
+        delta, error = self.delta(index)
+        if delta is None or error is None:
+            return float("inf")
+        return abs(delta) / error if error > 0.0 else (0.0 if delta == 0.0 else float("inf"))
 
 
-_COLUMNS = (
-    "n_parameters", "mean_loglik", "loglik", "bic", "aic", "icl", "heldout", "entropy", "n_iter", "passes",
-    "smallest_weight", "smallest_variance", "kernel",
-)  # fmt: skip
+_EXACT = ("mean_loglik", "loglik", "bic", "aic", "icl", "heldout", "entropy", "n_iter", "passes", "kernel")
+_SHAPE = ("n_parameters", "smallest_weight", "smallest_variance", "largest_condition")
 
 
-def _figures(result: FitResult | None) -> dict[str, Any]:
+def _exact(result: FitResult | None) -> dict[str, Any]:
     if result is None:
-        return dict.fromkeys(_COLUMNS)
-    c, params = result.criteria, result.params
-    dense = params.dense_covariances
+        return dict.fromkeys(_EXACT)
+    c = result.criteria
     values = (
-        c.n_parameters, result.lower_bound_, c.loglik, c.bic, c.aic, c.icl,
-        c.heldout if c.heldout_rows else None, c.entropy,
-        result.n_iter_, result.passes, float(params.weights.min()),
-        float(np.linalg.eigvalsh(dense)[:, 0].min()), result.provenance.get("kernel_used"),
+        result.lower_bound_, c.loglik, c.bic, c.aic, c.icl, c.heldout if c.heldout_rows else None, c.entropy,
+        result.n_iter_, result.passes, result.provenance.get("kernel_used"),
     )  # fmt: skip
-    return dict(zip(_COLUMNS, values, strict=True))
+    return dict(zip(_EXACT, values, strict=True))
 
 
-def choose(candidates: tuple[Candidate, ...], criterion: str, found: Profile, passes: int) -> SweepResult:
-    """Choose the admissible candidate with the smallest criterion; ties go to the smaller model.
-
-    Raises
-    ------
-    NoAdmissibleModelError
-        If there is none.
-    """
-    value = CRITERIA[criterion]
-    ranked = sorted(
-        (value(c.result.criteria), c.result.params.n_parameters, i)
-        for i, c in enumerate(candidates)
-        if c.admissible and c.result is not None
-    )
-    if not ranked:
-        reasons = "; ".join(f"{c.name}: {c.reason or c.outcome.value}" for c in candidates[:5])
-        raise NoAdmissibleModelError(
-            explain(
-                f"none of the {len(candidates)} candidates is admissible ({reasons})",
-                remedy="use fewer components, raise reg_covar, or look for repeated values in the columns",
-            )
-        )
-    chosen = ranked[0][-1]
-    return SweepResult(candidates, chosen, criterion, found, passes, _sweep_warnings(candidates, chosen, found))
-
-
-def _sweep_warnings(candidates: tuple[Candidate, ...], chosen: int, found: Profile) -> tuple[str, ...]:
-    best = candidates[chosen]
-    out = list(found.warnings)
-    ks = sorted({c.n_components for c in candidates})
-    if len(ks) > 1 and best.n_components == ks[-1]:
-        out.append(f"the chosen number of components, {ks[-1]}, is the largest tried: a larger one may be better.")
-    if best.outcome is not Outcome.CONVERGED:
-        out.append(f"the chosen model {best.name} {best.outcome.value}.")
-    rejected = [c.name for c in candidates if not c.admissible and c.outcome is not Outcome.PRUNED]
-    if rejected:
-        out.append(f"{len(rejected)} candidates are not admissible: {', '.join(rejected)}.")
-    return tuple(out)
+def _shape(result: FitResult | None) -> dict[str, Any]:
+    if result is None:
+        return dict.fromkeys(_SHAPE)
+    spectra = np.linalg.eigvalsh(result.params.dense_covariances)
+    condition = float((spectra[:, -1] / np.maximum(spectra[:, 0], 1e-300)).max())
+    values = (result.params.n_parameters, float(result.weights_.min()), float(spectra[:, 0].min()), condition)
+    return dict(zip(_SHAPE, values, strict=True))

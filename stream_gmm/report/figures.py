@@ -83,6 +83,25 @@ def _criterion_lines(axis: Axes, table: Sequence[Mapping[str, Any]], name: str) 
     axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
 
 
+def gain_curve(table: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw what every component gains over one less, nats per row, with two standard errors."""
+    figure, ((axis,),) = _figure(1, width=7.0)
+    families = list(dict.fromkeys(r["covariance_type"] for r in table))
+    for i, family in enumerate(families):
+        points = [r for r in table if r["covariance_type"] == family and r["gain"] is not None]
+        axis.errorbar(
+            [r["n_components"] for r in points], [r["gain"] for r in points], [2.0 * r["gain_se"] for r in points],
+            marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.2, capsize=2, color=colour(i), label=family,
+        )  # fmt: skip
+    axis.axhline(0.0, color="black", lw=0.8)
+    axis.set_yscale("symlog", linthresh=1e-3)
+    axis.set(xlabel="number of components K", ylabel="gain, nats per row")
+    _whole_numbers(axis)
+    if len(families) > 1:
+        axis.legend(title="covariance", fontsize=8, ncols=2)
+    return figure
+
+
 def _whole_numbers(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from stream_gmm.core.criteria import HELDOUT, form, signed, title
+from stream_gmm.core.criteria import form, measure, signed, title
 from stream_gmm.core.matching import match
 from stream_gmm.core.moments import Array
 from stream_gmm.core.result import FitResult
@@ -20,6 +20,7 @@ from stream_gmm.io.container import write_atomically
 from stream_gmm.io.models import load_model
 from stream_gmm.io.tables import read_table
 from stream_gmm.pipeline.run import MODEL, REPORT, SAMPLE, TABLE, TRUTH, read_record
+from stream_gmm.pipeline.uncertainty import component_figures, in_words
 from stream_gmm.report import figures as fig
 
 COLUMNS = (
@@ -28,12 +29,19 @@ COLUMNS = (
     ("log-likelihood per row", "mean_loglik", "{:.6f}"),
     ("BIC", "bic", "{:,.1f}"),
     ("difference", "delta", "{:+,.1f}"),
+    ("standard error", "delta_se", "{:,.1f}"),
     ("AIC", "aic", "{:,.1f}"),
     ("ICL", "icl", "{:,.1f}"),
     ("steps", "n_iter", "{}"),
     ("passes", "passes", "{}"),
     ("smallest weight", "smallest_weight", "{:.4f}"),
+    ("largest condition", "largest_condition", "{:.3g}"),
     ("held-out per row", "heldout", "{:.6f}"),
+    ("behind, judging rows", "behind", "{:+.5f}"),
+    ("its standard error", "behind_se", "{:.2g}"),
+    ("gain over K - 1", "gain", "{:+.5f}"),
+    ("its standard error", "gain_se", "{:.2g}"),
+    ("start", "restart", "{}"),
     ("kernel", "kernel", "{}"),
     ("outcome", "outcome", "{}"),
     ("reason", "reason", "{}"),
@@ -80,10 +88,11 @@ def render(
         sample_rows=len(rows),
         facts=_facts(record, model),
         warnings=record["warnings"],
-        verdict=_verdict(record, table),
+        why=record["why"],
+        sure=in_words(record["bootstrap"], record["chosen"]) if "bootstrap" in record else (),
         columns=[head for head, _, _ in columns],
         table=[_row(r, columns) for r in table],
-        components=_components(model, scored),
+        components=_components(model, scored, record.get("bootstrap")),
         sizes=bool(scored),
         truth=_truth(model, truth),
         data_rows=_data_rows(record["data"]),
@@ -100,6 +109,7 @@ def _figures(
     scores = model.scores(rows)
     drawn = {
         "criteria": fig.criteria_curves(table),
+        "gains": fig.gain_curve(table),
         "ellipses": fig.component_ellipses(model, rows),
         "assignments": fig.assignments(model, rows, scores),
         "weights": fig.mixing_weights(model),
@@ -113,7 +123,7 @@ def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]
     out = [
         ("rows used", f"{record['data']['used']:,}"),
         ("log-likelihood per row", f"{model.lower_bound_:.4f}"),
-        (title(record["criterion"]), _criterion_value(record, model)),
+        (title(measure(record["criterion"])), _criterion_value(record, model)),
         ("converged", "yes" if model.converged_ else "no"),
         ("steps on the full data", str(model.n_iter_)),
         ("reads of the data, whole sweep", str(record["passes"])),
@@ -126,23 +136,7 @@ def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]
 
 
 def _criterion_value(record: Mapping[str, Any], model: FitResult) -> str:
-    return form(record["criterion"]).format(getattr(model.criteria, record["criterion"]))
-
-
-def _verdict(record: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str:
-    name = record["criterion"]
-    usable = [r for r in table if r["delta"] is not None and r["outcome"] in ("CONVERGED", "MAX_PASSES")]
-    ranked = sorted(usable, key=lambda r: r["delta"])
-    if len(ranked) < 2:
-        return f"{record['chosen']} is the only candidate that could be chosen."
-    chosen, second, lead = record["chosen"], ranked[1]["candidate"], ranked[1]["delta"]
-    if name == HELDOUT:
-        return f"{chosen} gives the rows held out the highest likelihood; {second} is {lead:.3g} nats per row lower."
-    text = f"{chosen} has the lowest {name.upper()}; the next best, {second}, is {lead:,.1f} higher"
-    if name != "bic":
-        return f"{text}."
-    strength = "weak" if lead < 2 else "positive" if lead < 6 else "strong" if lead < 10 else "very strong"
-    return f"{text}: {strength} evidence on the scale of Kass and Raftery (1995)."
+    return form(record["criterion"]).format(getattr(model.criteria, measure(record["criterion"])))
 
 
 def _format(value: Any, form: str) -> str:
@@ -151,7 +145,7 @@ def _format(value: Any, form: str) -> str:
 
 def _shown(table: Sequence[Mapping[str, Any]], criterion: str) -> list[tuple[str, str, str]]:
     """Return the columns in which any candidate has a value."""
-    special = {"delta": signed(criterion)}
+    special = {"delta": signed(criterion), "delta_se": form(criterion)}
     shown = [c for c in COLUMNS if any(row[c[1]] is not None for row in table)]
     return [(head, key, special.get(key, usual)) for head, key, usual in shown]
 
@@ -164,12 +158,14 @@ def _row(row: Mapping[str, Any], columns: Sequence[tuple[str, str, str]]) -> dic
     }
 
 
-def _components(model: FitResult, scored: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _components(
+    model: FitResult, scored: Mapping[str, Any] | None, bootstrap: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
     out = []
     for k in range(model.n_components):
         size = [f"{scored['component_rows'][k]:,}"] if scored else []
-        means = [f"{v:.5g}" for v in model.means_[k]]
-        out.append({"colour": fig.colour(k), "cells": [f"{model.weights_[k]:.4f}", *size, *means]})
+        weight, *means = component_figures(model, k, bootstrap)
+        out.append({"colour": fig.colour(k), "cells": [weight, *size, *means]})
     return out
 
 

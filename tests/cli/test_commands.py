@@ -65,7 +65,7 @@ def test_score_then_report_then_inspect(swept, demo_folder):
     output = run("report", folder)
     html = (folder / "report.html").read_text()
     assert "20,000 rows scored" in output
-    assert html.count("data:image/png;base64,") == 6
+    assert html.count("data:image/png;base64,") == 7
     assert "http://" not in html.replace("http://www.w3.org", "")
 
     output = run("inspect", folder / "model.gmm")

@@ -76,7 +76,7 @@ def test_a_duplicate_on_the_sample_is_put_to_better_use(rng):
     twins = MixtureParams(
         [0.3, 0.3, 0.4], [[0, 0], [0, 0], [4, 4]], [np.eye(2), np.eye(2), 20 * np.eye(2)], truth.family
     )
-    found = explorer._ended([twins])
+    found = explorer._ended([("twins", twins)])
 
     assert found.params is not None
     assert any("were one" in e for e in found.events)
@@ -156,7 +156,7 @@ def test_a_split_of_one_less_rescues_a_bad_fit(rng):
     means = np.array([[4.0, 4.0], [0.0, 0.0], [0.5, 0.5]])
     covariances = np.array([30 * np.eye(2), np.eye(2), np.eye(2)])
     bad = MixtureParams([0.5, 0.25, 0.25], means, covariances, truth.family)
-    stuck = explorer._ended([bad])
+    stuck = explorer._ended([("bad", bad)])
     climbed = explorer.climb(stuck, below, None)
 
     assert climbed.standing >= stuck.standing

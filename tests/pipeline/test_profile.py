@@ -13,7 +13,7 @@ from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.settings import Settings
-from stream_gmm.pipeline.sweep import first_pass
+from stream_gmm.pipeline.sweep import profile_of
 
 
 def _write(folder, columns, group=500, files=4):
@@ -28,7 +28,7 @@ def _write(folder, columns, group=500, files=4):
 
 def _found(folder, **options):
     data = sg.open_dataset(folder, missing="drop")
-    return first_pass(data, Settings(cache="none", **options), SerialExecutor())[1]
+    return profile_of(data, Settings(cache="none", **options), SerialExecutor())
 
 
 def test_atoms_and_dependent_columns_are_named(tmp_path, rng):
@@ -95,7 +95,7 @@ def test_the_same_bits_on_any_executor(tmp_path, rng):
     folder = _write(tmp_path / "d", {"x": rng.normal(size=9000), "y": rng.normal(size=9000)})
     data = sg.open_dataset(folder)
     one, other = (
-        first_pass(data, Settings(profile="sample", sample_rows=300), e)[1]
+        profile_of(data, Settings(profile="sample", sample_rows=300), e)
         for e in (SerialExecutor(), ThreadsExecutor(3))
     )
     np.testing.assert_array_equal(one.sample.rows, other.sample.rows)

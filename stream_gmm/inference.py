@@ -1,0 +1,113 @@
+"""The public verbs that say how sure a fit is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stream_gmm.api import executor_for
+from stream_gmm.core.covariance import family_named
+from stream_gmm.core.criteria import CHOICES
+from stream_gmm.core.result import FitResult
+from stream_gmm.errors import one_of
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.memory import as_source
+from stream_gmm.pipeline import bootstrap as _bootstrap
+from stream_gmm.pipeline.bootstrap import BootstrapResult
+from stream_gmm.pipeline.progress import Listener, silent
+from stream_gmm.pipeline.ratio import RatioTest, ratio_test
+from stream_gmm.pipeline.settings import Settings
+from stream_gmm.pipeline.sweep import first_pass, open_data, profile_of
+from stream_gmm.pipeline.uncertainty import settings_of
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def bootstrap(
+    model: FitResult | Any,
+    data: Any,
+    replicates: int = 100,
+    *,
+    rivals: Sequence[FitResult] = (),
+    weight: Any = None,
+    criterion: str = "bic",
+    client: Client | Executor | None = None,
+    progress: Listener = silent,
+) -> BootstrapResult:
+    """Refit a model in bootstrap replicates of all rows, which share every read of the data.
+
+    A replicate weighs every row by a Poisson(1) number from the row's hash, starts at the model, so that
+    components keep their numbers, and runs to its own optimum.
+
+    Parameters
+    ----------
+    model
+        What :func:`fit` or :func:`sweep` found on ``data``.
+    rivals
+        Other models of the same data: how often each would be chosen is ``chosen`` and ``chosen_k`` of the result.
+    weight
+        Weights of the rows, as in :func:`fit`.
+
+    Returns
+    -------
+    BootstrapResult
+        ``weights_se``, ``means_se``, ``covariances_se``, ``loglik_se``, and ``table`` with an interval for each.
+
+    Raises
+    ------
+    ConfigError, InputDataError, ClusterError
+        See their descriptions.
+    """
+    result = model if isinstance(model, FitResult) else model.result_
+    source = as_source(data, result.columns, weight=weight)
+    settings, executor = settings_of(result), executor_for(client)
+    reading = open_data(source, settings, executor)
+    found = first_pass(source, reading, settings, executor, progress)
+    return _bootstrap.bootstrap(
+        [result, *rivals], reading, found, settings, executor,
+        replicates=replicates, criterion=one_of(criterion, CHOICES, "criterion"), listener=progress,
+    )  # fmt: skip
+
+
+def likelihood_ratio_test(
+    data: Any,
+    n_components: int,
+    covariance_type: str = "full",
+    *,
+    replicates: int = 99,
+    rows: int = 5_000,
+    n_init: int = 1,
+    reg_covar: float | None = None,
+    random_state: int = 0,
+    client: Client | Executor | None = None,
+    progress: Listener = silent,
+) -> RatioTest:
+    """Test K against K + 1 components by the bootstrap likelihood-ratio test (McLachlan 1987), on a uniform sample.
+
+    Parameters
+    ----------
+    n_components
+        K, of the null hypothesis.
+    replicates
+        Data sets to simulate: the smallest p-value is ``1 / (1 + replicates)``.
+    rows
+        Rows of the test. With more rows, smaller departures from K components are found.
+
+    Returns
+    -------
+    RatioTest
+        ``p_value``, ``statistic``, ``simulated``.
+
+    Raises
+    ------
+    ConfigError, InputDataError
+        See their descriptions.
+    """
+    settings = Settings(n_init=n_init, reg_covar=reg_covar, random_state=random_state, sample_rows=rows)
+    source, executor = as_source(data), executor_for(client)
+    found = profile_of(source, settings, executor, progress)
+    return ratio_test(
+        found, n_components, family_named(covariance_type).name, settings, executor,
+        replicates=replicates, rows=rows, listener=progress,
+    )  # fmt: skip

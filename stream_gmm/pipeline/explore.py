@@ -1,0 +1,178 @@
+"""What the sample says of every candidate: a fit, a start for the full data, and whether it is worth one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.covariance import family_named
+from stream_gmm.core.density import compile_density
+from stream_gmm.core.estep import score_rows
+from stream_gmm.core.evidence import Trial, Tried
+from stream_gmm.core.initialise import Explorer, SampleFit
+from stream_gmm.core.moments import Array
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.sampling import Sample
+from stream_gmm.errors import InputDataError, explain
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.pipeline.profile import Profile
+from stream_gmm.pipeline.progress import Listener, Meter, silent
+from stream_gmm.pipeline.settings import Settings, algorithm_named
+
+Cell = tuple[int, str]
+"""K and the name of the covariance structure."""
+FEWEST_JUDGES = 500
+"""With fewer rows that no fit has used, nobody is given up after the sample."""
+
+
+@dataclass(frozen=True)
+class Explored:
+    """A cell as fitted on the sample, the seconds that took, and why it need not go on (or nothing)."""
+
+    fit: SampleFit
+    seconds: float = 0.0
+    beaten: str = ""
+
+
+@dataclass(frozen=True)
+class _SampleTask:
+    explorer: Explorer
+    n_init: int
+    seed: int
+
+
+Rungs = tuple[SampleFit, SampleFit | None, SampleFit | None]
+"""The fit of a cell, and those with one component less and more."""
+
+
+def _fit_on_sample(cell: Cell, task: _SampleTask) -> Explored:
+    start = time.perf_counter()
+    k, name = cell
+    found = task.explorer.fit(k, family_named(name), task.n_init, (task.seed, k))
+    return Explored(found, time.perf_counter() - start)
+
+
+def _climb_on_sample(rungs: Rungs, task: _SampleTask) -> Explored:
+    start = time.perf_counter()
+    found = task.explorer.climb(*rungs)
+    return Explored(found, time.perf_counter() - start)
+
+
+def explore(
+    grid: Sequence[Cell],
+    found: Profile,
+    settings: Settings,
+    executor: Executor,
+    listener: Listener = silent,
+    known: Mapping[Cell, Explored] | None = None,
+    keep: Callable[[dict[Cell, Explored]], None] = lambda _: None,
+) -> list[Explored]:
+    """Fit every cell of the grid on the sample, but those ``known``; no pass over the data.
+
+    Then every new cell is tried from its neighbours: a split of K - 1, a merge of K + 1. ``keep`` gets what is
+    fitted when it is.
+    """
+    _check_rows(grid, found)
+    fits: dict[Cell, Explored] = dict(known or {})
+    # The largest first: they take longest, and should not be left for the end.
+    order = sorted((cell for cell in grid if cell not in fits), key=lambda cell: -cell[0])
+    task = _SampleTask(explorer_for(found, settings), settings.n_init, settings.random_state)
+    fits |= _on_sample(_fit_on_sample, order, task, order, executor, listener)
+    rungs = {cell: _rungs(cell, fits) for cell in order}
+    between = [cell for cell in order if rungs[cell][1:] != (None, None)]
+    climbed = _on_sample(_climb_on_sample, [rungs[c] for c in between], task, between, executor, listener)
+    fits |= {c: Explored(e.fit, fits[c].seconds + e.seconds) for c, e in climbed.items()}
+    if order:
+        keep(fits)
+    return [fits[cell] for cell in grid]
+
+
+def _check_rows(grid: Sequence[Cell], found: Profile) -> None:
+    largest = max(k for k, _ in grid)
+    if largest > len(found.sample.rows):
+        raise InputDataError(
+            explain(
+                f"{largest} components need at least as many rows, and there are {len(found.sample.rows)}",
+                remedy="use fewer components or more data",
+            )
+        )
+
+
+def explorer_for(found: Profile, settings: Settings) -> Explorer:
+    """Return what fits candidates on the sample."""
+    # With every row in the sample, going all the way there saves passes and costs none.
+    tol = 1e-9 if found.complete and settings.tol is None else settings.tol
+    steps = algorithm_named(settings.algorithm).sample_steps
+    sample = found.sample
+    return Explorer(sample.rows, found.scaling, settings.penalty(found), tol, steps, sample.weights)
+
+
+def _on_sample(
+    fn: Callable[[Any, _SampleTask], Explored],
+    items: Sequence[Any],
+    task: _SampleTask,
+    cells: Sequence[Cell],
+    executor: Executor,
+    listener: Listener,
+) -> dict[Cell, Explored]:
+    if not cells:
+        return {}
+    meter = Meter(listener, "explore", [k for k, _ in cells], unit="components", live=len(cells))
+    return dict(zip(cells, executor.map(fn, items, shared=task, label="explore", on_done=meter), strict=True))
+
+
+def _rungs(cell: Cell, fits: Mapping[Cell, Explored]) -> Rungs:
+    k, name = cell
+    below, above = fits.get((k - 1, name)), fits.get((k + 1, name))
+    return fits[cell].fit, below.fit if below else None, above.fit if above else None
+
+
+def judges(found: Profile) -> Sample:
+    """Return the rows that candidates are compared on: others than they were fitted to, if there are enough."""
+    return found.check if len(found.check.rows) >= FEWEST_JUDGES else found.sample
+
+
+def _judged(params: MixtureParams, rows: Array) -> Array:
+    """Return the log-density and the logarithm of the largest responsibility of rows ``(2, n)``."""
+    scores = score_rows(compile_density(params), rows)
+    return np.array([scores.log_density, np.log(scores.max_proba)])
+
+
+def judge(mixtures: Sequence[MixtureParams], found: Profile, executor: Executor) -> list[Array]:
+    """Return what every row of :func:`judges` says of every mixture, ``(2, n)`` as in :func:`_judged`."""
+    return executor.map(_judged, mixtures, shared=judges(found).rows, label="judge") if mixtures else []
+
+
+def counted(values: Array, criterion: str) -> Array:
+    """Return what the rows add to a criterion ``(n,)``, nats."""
+    return np.asarray(values.sum(axis=0) if criterion == "icl" else values[0])
+
+
+def give_up(
+    grid: Sequence[Cell], explored: Sequence[Explored], found: Profile, criterion: str, executor: Executor
+) -> list[Explored]:
+    """Return the cells, with those that are clearly beaten marked so.
+
+    That is none if the sample holds all the rows, so that passes cost next to nothing; or where there are too few
+    rows that no fit has used.
+    """
+    at = [i for i, e in enumerate(explored) if e.fit.params is not None]
+    if found.complete or judges(found) is not found.check or len(at) < 2:
+        return list(explored)
+    values = judge([p for e in explored if (p := e.fit.params) is not None], found, executor)
+    tried = [_tried(grid[i], explored[i].fit, v, criterion) for i, v in zip(at, values, strict=True)]
+    rows = found.moments.rows * (found.total_rows / found.rows if found.partial else 1.0)
+    trial = Trial(criterion, rows, len(found.sample.rows), found.heldout.rows, found.check.weights)
+    reasons = dict(zip(at, trial.beaten(tried), strict=True))
+    return [Explored(e.fit, e.seconds, reasons.get(i, "")) for i, e in enumerate(explored)]
+
+
+def _tried(cell: Cell, fit: SampleFit, values: Array, criterion: str) -> Tried:
+    assert fit.params is not None
+    in_sample = fit.history[-1] if criterion != "icl" else float("nan")
+    name = f"{cell[1]}-{cell[0]}"
+    return Tried(name, cell[0], fit.params.n_parameters, in_sample, counted(values, criterion), fit.sound)

@@ -1,0 +1,194 @@
+"""Nothing is fitted twice, and a killed sweep loses no finished pass."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stream_gmm as sg
+from stream_gmm import demo
+from stream_gmm.core.em import Outcome
+from stream_gmm.errors import ModelFileError
+from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.io.memory import as_source
+from stream_gmm.io.models import to_bytes
+from stream_gmm.pipeline.ledger import Ledger
+from stream_gmm.pipeline.settings import Settings
+from stream_gmm.pipeline.sweep import sweep
+
+NAMES = ("diag", "full")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(5)
+    centres = 3.0 * rng.normal(size=(3, 3))
+    return centres[rng.integers(3, size=12_000)] + rng.standard_t(6.0, size=(12_000, 3))
+
+
+class Killed(Exception):
+    """Stands for a process that dies between two passes."""
+
+
+def _bytes(result):
+    """Return the models of all candidates; of the table all but the seconds."""
+    models = [to_bytes(c.result) for c in result.candidates if c.result is not None]
+    return models, result.table.drop_columns(["seconds"]), result.passes, result.why, result.warnings
+
+
+def _sweep(rows, ledger, ks=(1, 2, 3, 4), die_after=None, **options):
+    settings = Settings(sample_rows=options.pop("sample_rows", 1_500), tol=1e-7, **options.pop("settings", {}))
+    source = as_source(rows)
+    passes = 0
+
+    def on_pass(_):
+        nonlocal passes
+        passes += 1
+        if passes == die_after:
+            raise Killed
+
+    found = Ledger.open(Path(ledger), source, settings) if ledger else Ledger()
+    return sweep(source, ks, NAMES, settings, ThreadsExecutor(2), ledger=found, on_pass=on_pass, **options)
+
+
+@pytest.mark.parametrize("accel", ["auto", "anderson", "squarem", "none"])
+def test_killed_after_any_pass_and_resumed_is_uninterrupted(rows, tmp_path, accel):
+    whole = _sweep(rows, None, settings={"accel": accel})
+    for die_after in range(1, min(whole.passes - 1, 8)):
+        folder = tmp_path / str(die_after)
+        with pytest.raises(Killed):
+            _sweep(rows, folder, settings={"accel": accel}, die_after=die_after)
+        resumed = _sweep(rows, folder, settings={"accel": accel})
+        assert _bytes(resumed) == _bytes(whole)
+
+
+def test_killed_again_and_again(rows, tmp_path):
+    whole = _sweep(rows, None)
+    for _ in range(50):
+        try:
+            resumed = _sweep(rows, tmp_path, die_after=1)
+        except Killed:
+            continue
+        break
+    assert _bytes(resumed) == _bytes(whole)
+
+
+def test_the_same_sweep_again_reads_nothing_and_says_the_same(rows, tmp_path):
+    first = _sweep(rows, tmp_path)
+    again = _sweep(rows, tmp_path)
+
+    assert again.passes == 0
+    assert again.reused == sum(c.took_part for c in again.candidates)
+    assert _bytes(again)[0] == _bytes(first)[0]
+    assert again.table.equals(first.table)  # the seconds, too: they are those of the fit
+
+
+def test_a_larger_grid_fits_only_what_is_new(rows, tmp_path):
+    first = _sweep(rows, tmp_path, ks=(1, 2, 3), prune=False)
+    larger = _sweep(rows, tmp_path, ks=(1, 2, 3, 4), prune=False)
+    models = {c.name: to_bytes(c.result) for c in larger.candidates}
+
+    assert larger.reused == len(first.candidates)
+    for c in first.candidates:
+        assert models[c.name] == to_bytes(c.result)
+    new = [c for c in larger.candidates if c.n_components == 4]
+    assert larger.passes == max(c.result.passes for c in new)  # and no profile
+    smaller = _sweep(rows, tmp_path, ks=(1, 2), prune=False)
+    assert (smaller.passes, smaller.reused) == (0, 4)
+    assert _sweep(rows, tmp_path, ks=(1, 2, 3, 4), prune=False).passes == 0
+
+
+def test_what_was_given_up_gets_another_chance_without_pruning(rows, tmp_path):
+    pruned = _sweep(rows, tmp_path)
+    assert any(c.outcome is Outcome.PRUNED for c in pruned.candidates)
+    full = _sweep(rows, tmp_path, prune=False)
+
+    assert not any(c.outcome is Outcome.PRUNED for c in full.candidates)
+    assert full.passes > 0
+    assert full.reused < len(full.candidates)
+    assert full.candidates[full.chosen].name == pruned.candidates[pruned.chosen].name
+
+
+def test_other_data_settings_or_fresh_start_over(rows, tmp_path):
+    _sweep(rows, tmp_path)
+    changed = rows.copy()
+    changed[0, 0] += 1e-9
+    assert _sweep(changed, tmp_path).reused == 0
+    assert _sweep(rows, tmp_path, settings={"random_state": 1}).reused == 0
+    assert len(list(tmp_path.glob("*.gmm"))) == 3
+    source, settings = as_source(rows), Settings(sample_rows=1_500, tol=1e-7)
+    assert Ledger.open(tmp_path, source, settings).read().states
+    assert not Ledger.open(tmp_path, source, settings, fresh=True).read().states
+
+
+def test_only_a_few_ledgers_are_kept(rows, tmp_path):
+    for seed in range(6):
+        _sweep(rows[:500], tmp_path, ks=(1,), settings={"random_state": seed})
+        time.sleep(0.02)
+    assert len(list(tmp_path.glob("*.gmm"))) == 4
+
+
+def test_a_damaged_ledger_is_an_error_and_stays(rows, tmp_path):
+    _sweep(rows, tmp_path)
+    (path,) = tmp_path.glob("*.gmm")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(ModelFileError, match="ledger file is damaged"):
+        _sweep(rows, tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_minibatch_candidates_are_reused(rows, tmp_path):
+    options = {"algorithm": "minibatch", "max_passes": 2}
+    first = _sweep(rows, tmp_path, settings=options)
+    again = _sweep(rows, tmp_path, settings=options)
+
+    assert again.passes == 0
+    assert _bytes(again)[0] == _bytes(first)[0]
+
+
+@pytest.mark.slow
+def test_a_process_killed_by_the_system_goes_on(tmp_path):
+    """A real process, and signal 9 in the midst of its passes."""
+    demo.write(tmp_path / "data", rows=150_000, columns=6, files=4, components=4)
+    command = [
+        sys.executable, "-m", "stream_gmm", "sweep", "--paths", str(tmp_path / "data"), "--columns", "x0,x1,x2,x3",
+        "--n-components", "1:5", "--covariance-type", "full,diag", "--executor", "threads", "--sample-rows", "2000",
+        "--tol", "1e-9", "--prune", "false", "--folder",
+    ]  # fmt: skip
+    ledger = tmp_path / "killed" / "ledger"
+    process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
+    wait_until = time.monotonic() + 120
+    while time.monotonic() < wait_until and not any(_passes(p) >= 2 for p in ledger.glob("*.gmm")):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model.gmm").exists()
+
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    models = [(tmp_path / f / "candidates" / "full-4.gmm").read_bytes() for f in ("killed", "whole")]
+    assert models[0] == models[1]
+    assert (tmp_path / "killed" / "model.gmm").read_bytes() == (tmp_path / "whole" / "model.gmm").read_bytes()
+
+
+def _passes(path):
+    return Ledger(path).read().reads
+
+
+def test_a_sweep_of_files_is_known_by_its_files(demo_folder, tmp_path):
+    data = sg.open_dataset(demo_folder, columns=["x0", "x1"])
+    first = sg.sweep(data, [1, 2], "full", ledger=tmp_path)
+    assert sg.sweep(data, [1, 2], "full", ledger=tmp_path).reused == 2
+    assert sg.sweep(data, [1, 2], "full", ledger=tmp_path, fresh=True).passes == first.passes
+    other = sg.open_dataset(demo_folder, columns=["x0", "x2"])
+    assert sg.sweep(other, [1, 2], "full", ledger=tmp_path).reused == 0

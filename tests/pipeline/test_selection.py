@@ -1,0 +1,213 @@
+"""What is chosen, by what, how sure that is, and in which words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import stream_gmm as sg
+from stream_gmm.core.criteria import CHOICES
+from stream_gmm.core.em import Outcome
+from stream_gmm.errors import ConfigError
+from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.pipeline.config import validate
+from stream_gmm.pipeline.explore import judges
+from stream_gmm.pipeline.run import sweep_stage
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Three components, far apart and skewed, so that more Gaussians gain a little."""
+    rng = np.random.default_rng(3)
+    centres = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    return centres[rng.integers(3, size=30_000)] + rng.gamma(8.0, 0.5, size=(30_000, 2))
+
+
+@pytest.fixture(scope="module")
+def swept(rows):
+    return sg.sweep(rows, range(1, 7), ["full", "diag"], sample_rows=5_000, holdout=0.1, prune=False, n_init=2)
+
+
+def _by_name(result):
+    return {r["candidate"]: r for r in result.table.to_pylist()}
+
+
+def test_the_elbow_is_where_more_gains_little(rows):
+    result = sg.sweep(rows, range(1, 7), "full", criterion="elbow", elbow=0.1, sample_rows=5_000)
+    logliks = {r["n_components"]: r["mean_loglik"] for r in result.table.to_pylist() if r["mean_loglik"]}
+    k = result.best.n_components
+
+    assert k == 3
+    assert max(logliks.values()) - logliks[k] <= 0.1
+    assert max(logliks.values()) - logliks[k - 1] > 0.1
+    wide = sg.sweep(rows, range(1, 7), "full", criterion="elbow", elbow=10.0, sample_rows=5_000)
+    assert wide.best.n_components == 1
+    assert "gain too little per row" in result.why[0]
+
+
+def test_one_standard_error_chooses_no_larger_a_model_than_the_best(rows):
+    options = {"holdout": 0.2, "sample_rows": 5_000}
+    best = sg.sweep(rows, range(1, 7), "full", criterion="heldout", **options)
+    small = sg.sweep(rows, range(1, 7), "full", criterion="one_se", prune=False, **options)
+    table = _by_name(small)
+    top = max(r["heldout"] for r in table.values())
+    error = {n: abs(r["heldout_se"]) for n, r in table.items()}
+
+    assert small.best.n_components <= best.best.n_components
+    assert top - small.best.criteria.heldout <= max(error.values())
+    assert "within a standard error" in small.why[0]
+    with pytest.raises(ConfigError, match="'one_se' needs rows held out"):
+        sg.sweep(rows, [1, 2], criterion="one_se")
+
+
+def test_standard_errors_are_those_of_paired_differences(swept):
+    rows = judges(swept.profile).rows
+    chosen = swept.best.score_samples(rows)
+    for i, c in enumerate(swept.candidates):
+        difference = chosen - c.result.score_samples(rows)
+        row = swept.table.to_pylist()[i]
+        n = c.result.criteria.n_rows
+        assert row["behind"] == pytest.approx(difference.mean(), abs=1e-9)
+        assert row["behind_se"] == pytest.approx(difference.std() / len(rows) ** 0.5, abs=1e-9)
+        assert row["delta_se"] == pytest.approx(2.0 * n * difference.std() / n**0.5, abs=1e-6)
+        assert row["heldout_se"] == pytest.approx(difference.std() / c.result.criteria.heldout_rows**0.5, abs=1e-9)
+
+
+def test_the_judging_rows_are_none_of_the_sample(rows):
+    for holdout in (0.0, 0.1):
+        found = sg.sweep(rows, 1, "full", sample_rows=5_000, holdout=holdout).profile
+        assert len(found.sample.rows) == 5_000
+        assert len(found.check.rows) == 2_500
+        assert not set(map(tuple, found.sample.rows)) & set(map(tuple, found.check.rows))
+
+
+def test_gains_add_up(swept):
+    rows, table = judges(swept.profile).rows, _by_name(swept)
+    full = {c.n_components: c.result.score(rows) for c in swept.candidates if c.family.name == "full"}
+
+    assert table["full-1"]["gain"] is None
+    for k in range(2, 7):
+        assert table[f"full-{k}"]["gain"] == pytest.approx(full[k] - full[k - 1], abs=1e-9)
+    assert table["full-3"]["gain"] > 10 * table["full-3"]["gain_se"]
+
+
+def test_the_table_tells_of_the_sample_and_of_the_shape(swept):
+    for row, c in zip(swept.table.to_pylist(), swept.candidates, strict=True):
+        spectra = np.linalg.eigvalsh(c.result.params.dense_covariances)
+        assert row["smallest_variance"] == pytest.approx(spectra.min())
+        assert row["largest_condition"] == pytest.approx((spectra[:, -1] / spectra[:, 0]).max())
+        assert row["sample_loglik"] == pytest.approx(row["mean_loglik"], abs=0.1)
+        assert row["restart"].startswith(("restart", "split", "merge"))
+        assert row["seconds"] > 0.0
+        assert row["mclust"] == c.family.mclust
+
+
+def test_a_single_component_is_always_a_candidate(rows):
+    result = sg.sweep(rows[:2000], [3, 4], "full")
+    assert [c.name for c in result.candidates] == ["full-1", "full-3", "full-4"]
+    assert [c.name for c in sg.sweep(rows[:2000], 3, ["full", "diag"]).candidates] == ["full-3", "diag-3"]
+
+
+def test_the_beaten_stay_in_the_table_with_reason_and_parameters(rows):
+    result = sg.sweep(rows, range(1, 7), ["full", "spherical", "tied"], sample_rows=5_000)
+    beaten = [c for c in result.candidates if not c.took_part]
+
+    assert beaten
+    for c in beaten:
+        row = _by_name(result)[c.name]
+        assert c.outcome is Outcome.PRUNED
+        assert c.reason.startswith("beaten on the sample by full-")
+        assert row["bic"] is row["loglik"] is row["delta"] is None
+        assert row["behind"] > 0.0
+        assert row["sample_loglik"] is not None
+        assert c.result.weights_.sum() == pytest.approx(1.0)
+    assert all(c.took_part for c in result.candidates if c.n_components == 1)
+
+
+@pytest.mark.parametrize("criterion", CHOICES)
+def test_giving_up_does_not_change_what_is_chosen(rows, criterion):
+    options = {"criterion": criterion, "sample_rows": 4_000, "holdout": 0.1, "elbow": 0.05}
+    pruned, whole = (sg.sweep(rows, range(1, 6), ["full", "diag"], prune=p, **options) for p in (True, False))
+
+    assert pruned.candidates[pruned.chosen].name == whole.candidates[whole.chosen].name
+    assert pruned.passes <= whole.passes
+
+
+def test_why_says_what_the_table_says(swept):
+    text = " ".join(swept.why)
+    ranked = sorted((r for r in swept.table.to_pylist() if not r["chosen"]), key=lambda r: r["delta"])
+
+    assert (
+        swept.why[0] == f"{swept.candidates[swept.chosen].name} was chosen: it has the lowest BIC of 12 candidates."
+    )
+    assert f"{ranked[0]['candidate']} comes next" in text
+    assert "nats per row" in text
+    assert set(swept.alternatives) == set(CHOICES)
+
+
+def test_near_ties_are_named():
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(size=(150, 2)), 1.3 * rng.normal(size=(150, 2)) + [2.2, 0.0]])
+    result = sg.sweep(rows, range(1, 4), ["full", "diag", "tied"])
+    near = [result.candidates[i].name for i in result.near_ties()]
+
+    assert near
+    for i in result.near_ties():
+        delta, error = result.delta(i)
+        assert abs(delta) <= 2.0 * error
+    best = result.candidates[result.chosen].name
+    assert f"{', '.join(near)} cannot be told from {best}" in " ".join(result.why)
+
+
+def test_the_largest_k_comes_with_the_gain_curve(rows):
+    result = sg.sweep(rows, range(1, 4), "spherical", sample_rows=5_000)
+    (warning,) = (w for w in result.warnings if "largest tried" in w)
+
+    assert "K = 3 +" in warning
+    assert "BIC asks no more than" in warning
+
+
+def test_every_candidate_is_left_in_the_run_folder(demo_folder, tmp_path):
+    content = {
+        "data": {"paths": str(demo_folder), "columns": ["x0", "x1", "x2"]},
+        "sweep": {"n_components": "1:4", "covariance_type": ["full", "tied"]},
+        "em": {"sample_rows": 3_000}, "output": {"folder": str(tmp_path / "run")},
+    }  # fmt: skip
+    result = sweep_stage(validate(content, "test"), SerialExecutor())
+    for c in result.candidates:
+        model = sg.load_model(tmp_path / "run" / "candidates" / f"{c.name}.gmm")
+        np.testing.assert_array_equal(model.means_, c.result.means_)
+    content["sweep"]["n_components"] = "1:2"
+    sweep_stage(validate(content, "test"), SerialExecutor())
+    assert not (tmp_path / "run" / "candidates" / "full-4.gmm").exists()
+
+
+def test_tonight_is_numbered_after_last_night(demo_folder, tmp_path):
+    content = {
+        "data": {"paths": str(demo_folder), "columns": ["x0", "x1", "x2"]},
+        "sweep": {"n_components": 3, "covariance_type": "full", "match_to": "previous"},
+        "output": {"folder": str(tmp_path / "run")},
+    }  # fmt: skip
+    first = sweep_stage(validate(content, "test"), SerialExecutor()).best  # on the first night there is none
+    turned = sg.load_model(tmp_path / "run" / "model.gmm")
+    sg.save_model(_turned(turned, [2, 0, 1]), tmp_path / "run" / "model.gmm")
+    second = sweep_stage(validate(content, "test"), SerialExecutor())
+
+    np.testing.assert_array_equal(second.best.means_, first.means_[[2, 0, 1]])
+    assert second.reused == 1
+    assert "identity" in second.best.provenance
+    assert sg.load_model(tmp_path / "run" / "model.gmm").provenance["identity"]["lost"] == []
+
+
+def _turned(model, order):
+    return replace(model, params=model.params.take(order))
+
+
+def test_a_component_that_is_gone_is_told(rows):
+    before = sg.fit(rows, 3, "full")
+    lost = rows[np.argmax(before.predict_proba(rows), axis=1) != 1]
+    after = sg.sweep(lost, 2, "full", match_to=before)
+
+    assert any("component 1 of the earlier model is lost" in w for w in after.warnings)

@@ -27,7 +27,8 @@ from stream_gmm.pipeline.settings import Settings
 
 ROWS = 5_000
 REPLICATES = 99
-_TOL = 1e-7
+_LEFT = 0.01
+"""What may be left of a statistic at the end of a fit, nats."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _statistic(
 ) -> tuple[SampleFit, float]:
     """Return the fit with K components, and twice what one more gains on the rows, nats."""
     penalty = PseudoRows.of(moments_of(rows)) if reg_covar is None else Ridge(reg_covar)
-    explorer = Explorer(rows, Scaling.of_rows(rows), penalty, _TOL)
+    explorer = Explorer(rows, Scaling.of_rows(rows), penalty, _LEFT / len(rows))
     smaller = explorer.fit(k, family, n_init, seed)
     larger = explorer.climb(explorer.fit(k + 1, family, n_init, seed), smaller, None)
     if smaller.params is None or larger.params is None:

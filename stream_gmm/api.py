@@ -61,6 +61,7 @@ def fit(
     dtype: str = "float64",
     cache: str = "auto",
     cache_bytes: int | None = None,
+    prior: str | None = None,
     client: Client | Executor | None = None,
     progress: Listener = silent,
 ) -> FitResult:
@@ -116,6 +117,9 @@ def fit(
         or ``"auto"``: memory for a little data, else disk. The result is the same bits.
     cache_bytes
         At most so many bytes are kept; None: a quarter of the workers' memory, or what the disk has.
+    prior
+        ``"mclust"``: modes under the conjugate prior of Fraley & Raftery (2007), as mclust's ``priorControl()``, for
+        the six structures with scikit-learn's names; ``reg_covar`` must not be given with it.
     client
         A ``distributed.Client``; None: the threads of this process.
     progress
@@ -136,7 +140,7 @@ def fit(
     """
     settings = Settings(
         algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, profile, outlier_quantile,
-        holdout, kernel, dtype, cache, cache_bytes,
+        holdout, kernel, dtype, cache, cache_bytes, prior,
     )  # fmt: skip
     start = init.params if isinstance(init, FitResult) else init
     return _fit.fit(
@@ -172,6 +176,7 @@ def sweep(
     dtype: str = "float64",
     cache: str = "auto",
     cache_bytes: int | None = None,
+    prior: str | None = None,
     client: Client | Executor | None = None,
     progress: Listener = silent,
 ) -> SweepResult:
@@ -211,7 +216,7 @@ def sweep(
     """
     settings = Settings(
         algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, profile, outlier_quantile,
-        holdout, kernel, dtype, cache, cache_bytes,
+        holdout, kernel, dtype, cache, cache_bytes, prior,
     )  # fmt: skip
     source = as_source(data, weight=weight)
     return _sweep.sweep(

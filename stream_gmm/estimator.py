@@ -46,7 +46,7 @@ class GaussianMixture:
         Seed.
     warm_start
         Start ``fit`` from the previous solution.
-    algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, cache, client
+    algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, cache, prior, client
         As in :func:`stream_gmm.fit`.
 
     Attributes
@@ -100,6 +100,7 @@ class GaussianMixture:
         kernel: str = "auto",
         dtype: str = "float64",
         cache: str = "auto",
+        prior: str | None = None,
         client: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -120,6 +121,7 @@ class GaussianMixture:
         self.kernel = kernel
         self.dtype = dtype
         self.cache = cache
+        self.prior = prior
         self.client = client
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -163,6 +165,7 @@ class GaussianMixture:
             kernel=self.kernel,
             dtype=self.dtype,
             cache=self.cache,
+            prior=self.prior,
             client=self.client,
         )
         for name in _FITTED:
@@ -185,7 +188,7 @@ class GaussianMixture:
         """Fill in what of the start is not given from a fit on the sample."""
         start = api.fit(
             source, self.n_components, self.covariance_type,
-            n_init=self.n_init, max_passes=1, reg_covar=self.reg_covar,
+            n_init=self.n_init, max_passes=1, reg_covar=self.reg_covar, prior=self.prior,
             random_state=self.random_state or 0, sample_rows=self.sample_rows, client=self.client,
         ).params  # fmt: skip
         changes: dict[str, Any] = {}

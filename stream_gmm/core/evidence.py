@@ -73,6 +73,8 @@ class Trial:
     sample_rows: int
     heldout_rows: float
     weights: Array
+    search: float = 0.0
+    """What a candidate is granted on top for a fit that is not run to its end yet, nats per row."""
 
     def beaten(self, tried: Sequence[Tried]) -> list[str]:
         """Return for every candidate why it can be given up, or nothing.
@@ -109,7 +111,7 @@ class Trial:
         difference = paired(t.values, best.values, self.weights)
         z = -float(ndtri(RISK / max(candidates, 2)))
         ahead = difference.mean + CAUTION * 0.5 * t.n_parameters / self.sample_rows
-        ahead = float(np.fmax(ahead, t.in_sample - best.in_sample)) + z * difference.standard_error
+        ahead = float(np.fmax(ahead, t.in_sample - best.in_sample)) + z * difference.standard_error + self.search
         asked = (t.n_parameters - best.n_parameters) * penalty_per_parameter(self.criterion, self.rows)
         if self.criterion == "one_se":
             asked = -difference.sd / float(np.sqrt(max(self.heldout_rows, 1.0)))

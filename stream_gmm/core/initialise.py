@@ -54,6 +54,8 @@ class SampleFit:
     """How it compares with other fits of the same candidate."""
     origin: str = ""
     """The start it came from."""
+    finalists: tuple[tuple[str, MixtureParams], ...] = ()
+    """After the race alone: what would be run to convergence."""
 
     @property
     def sound(self) -> bool:
@@ -89,10 +91,26 @@ class Explorer:
     def fit(
         self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
     ) -> SampleFit:
-        """Fit one candidate.
+        """Fit one candidate: :meth:`race`, and then :meth:`finish`.
+
+        Raises
+        ------
+        InputDataError
+            If there are fewer rows than components.
+        """
+        return self.finish(self.race(n_components, family, n_init, seed))
+
+    def finish(self, raced: SampleFit) -> SampleFit:
+        """Run the finalists of a race to convergence on all rows; the best is the fit."""
+        return raced if raced.params is None else self._ended(raced.finalists)
+
+    def race(
+        self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
+    ) -> SampleFit:
+        """Return the best of the restarts as it stands before it is run to convergence, and the finalists.
 
         ``n_init`` restarts, each with every kind of seeding, race by successive halving: some EM steps each on a
-        few rows, the better half goes on with more rows; the last two run to convergence on all of them.
+        few rows, the better half goes on with more rows, until two are left.
 
         Raises
         ------
@@ -118,7 +136,7 @@ class Explorer:
                 except SingularCovarianceError as error:
                     return SampleFit(None, reason=str(error))
                 starts.append((f"restart {i + 1}, {_NAMES[seeding]}", start))
-        return self._ended(self._race(starts))
+        return self._race(starts)
 
     def climb(self, own: SampleFit, below: SampleFit | None, above: SampleFit | None) -> SampleFit:
         """Return a fit, or a better one from a split of that with K - 1 or a merge of that with K + 1 components."""
@@ -156,17 +174,20 @@ class Explorer:
         estep = RowsEStep(self.rows[:size], self.scaling, weights=self.weights[:size])
         return run_to_end([EMState(p) for p in starts], estep, scheme)
 
-    def _race(self, starts: Sequence[Start]) -> list[Start]:
+    def _race(self, starts: Sequence[Start]) -> SampleFit:
         """Race restarts, all in one batch, until at most two are left."""
         size, starts = min(RUNG_ROWS, len(self.rows)), list(starts)
+        best: EMState | None = None
         while len(starts) > FINALISTS:
             # On all the rows a rung is run until the order is nearly settled; on a few it need not be.
             steps = RUNG_STEPS if size < len(self.rows) else 8 * RUNG_STEPS
             ended = zip(starts, self._run([p for _, p in starts], size, steps), strict=True)
             ranked = sorted(ended, key=lambda pair: self._rank(pair[1]), reverse=True)
             starts = [(name, s.params) for (name, _), s in ranked[: max(FINALISTS, len(ranked) // 2)]]
+            best = ranked[0][1]
             size = min(2 * size, len(self.rows))
-        return starts
+        standing, history = (self._rank(best), best.history) if best else ((True, True, -np.inf), ())
+        return SampleFit(starts[0][1], history, standing=standing, origin=starts[0][0], finalists=tuple(starts))
 
     def _ended(self, starts: Sequence[Start]) -> SampleFit:
         """Run to convergence on all rows; the best is repaired if that is needed and helps."""

@@ -62,7 +62,7 @@ def mstep(
         If no ridge helps: a column is constant and ``reg_covar`` is 0.
     """
     starving = stats.weight <= STARVING_ROWS
-    stats = _without(stats, starving)
+    stats = penalty.prepare(_without(stats, starving))
     weight = np.maximum(stats.weight, STARVING_ROWS)
     covariances, floored = penalty.estimate(family, weight, stats.scatter)
     if starving.any() and previous is not None and not family.shared:

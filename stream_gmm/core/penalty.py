@@ -23,6 +23,9 @@ Estimate = tuple[Array, NDArray[np.bool_]]
 class Penalty(Protocol):
     """How an M-step estimates covariances from ``n_k (K,)`` and scatter about the means."""
 
+    def prepare(self, stats: SuffStats) -> SuffStats:
+        """Return the statistics with the means as they are estimated, and the scatter about those."""
+
     def estimate(self, family: CovarianceFamily, weight: Array, scatter: Array) -> Estimate:
         """Return the penalised estimate."""
 
@@ -38,6 +41,9 @@ class Ridge:
     """
 
     amount: float = 1e-6
+
+    def prepare(self, stats: SuffStats) -> SuffStats:
+        return stats
 
     def estimate(self, family: CovarianceFamily, weight: Array, scatter: Array) -> Estimate:
         raw = family.estimate(weight, scatter)
@@ -69,6 +75,9 @@ class PseudoRows:
         covariance = moments.scatter[0] / moments.rows
         constant = np.diagonal(covariance) <= 0.0
         return cls(covariance + np.diag(constant.astype(np.float64)), rows)
+
+    def prepare(self, stats: SuffStats) -> SuffStats:
+        return stats
 
     def _scatter(self, family: CovarianceFamily, n_components: int) -> Array:
         d = len(self.spread)

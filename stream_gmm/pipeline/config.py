@@ -142,6 +142,9 @@ class EMConfig(_Section):
     reg_covar: float | None = Field(
         None, ge=0.0, description="Added to the diagonals of the covariances; none: a penalty without units"
     )
+    prior: Literal["mclust"] | None = Field(
+        None, description="mclust: the conjugate prior of Fraley and Raftery, instead of reg_covar or the penalty"
+    )
     random_state: int = Field(0, ge=0, description="Seed")
     sample_rows: int = Field(50_000, ge=1, description="Rows of the uniform sample")
     profile: str = Field("full", description="First pass: full, or sample (leaves drawn at random; no full read)")

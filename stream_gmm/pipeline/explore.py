@@ -13,7 +13,7 @@ from stream_gmm.core.covariance import family_named
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.estep import score_rows
 from stream_gmm.core.evidence import Trial, Tried
-from stream_gmm.core.initialise import Explorer, SampleFit
+from stream_gmm.core.initialise import RUNG_ROWS, Explorer, SampleFit
 from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.sampling import Sample
@@ -25,6 +25,8 @@ from stream_gmm.pipeline.settings import Settings, algorithm_named
 
 Cell = tuple[int, str]
 """K and the name of the covariance structure."""
+SEARCH = 0.05
+"""What a candidate may still gain after the race of its restarts, nats per row, beside what chance allows."""
 FEWEST_JUDGES = 500
 """With fewer rows that no fit has used, nobody is given up after the sample."""
 
@@ -36,6 +38,11 @@ class Explored:
     fit: SampleFit
     seconds: float = 0.0
     beaten: str = ""
+
+    @property
+    def rough(self) -> bool:
+        """True if it was given up after the race of its restarts, and is not run to convergence."""
+        return bool(self.fit.finalists)
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,16 @@ Rungs = tuple[SampleFit, SampleFit | None, SampleFit | None]
 """The fit of a cell, and those with one component less and more."""
 
 
-def _fit_on_sample(cell: Cell, task: _SampleTask) -> Explored:
+def _race_on_sample(cell: Cell, task: _SampleTask) -> Explored:
     start = time.perf_counter()
     k, name = cell
-    found = task.explorer.fit(k, family_named(name), task.n_init, (task.seed, k))
+    found = task.explorer.race(k, family_named(name), task.n_init, (task.seed, k))
+    return Explored(found, time.perf_counter() - start)
+
+
+def _finish_on_sample(raced: SampleFit, task: _SampleTask) -> Explored:
+    start = time.perf_counter()
+    found = task.explorer.finish(raced)
     return Explored(found, time.perf_counter() - start)
 
 
@@ -70,25 +83,52 @@ def explore(
     listener: Listener = silent,
     known: Mapping[Cell, Explored] | None = None,
     keep: Callable[[dict[Cell, Explored]], None] = lambda _: None,
+    criterion: str = "",
 ) -> list[Explored]:
     """Fit every cell of the grid on the sample, but those ``known``; no pass over the data.
 
-    Then every new cell is tried from its neighbours: a split of K - 1, a merge of K + 1. ``keep`` gets what is
-    fitted when it is.
+    First the restarts of every cell race; with a ``criterion``, cells that are hopeless by then are given up. The
+    others run to convergence, and then each is tried from its neighbours: a split of K - 1, a merge of K + 1.
+    ``keep`` gets what is fitted when it is.
     """
     _check_rows(grid, found)
     fits: dict[Cell, Explored] = dict(known or {})
     # The largest first: they take longest, and should not be left for the end.
-    order = sorted((cell for cell in grid if cell not in fits), key=lambda cell: -cell[0])
+    new = sorted((cell for cell in grid if cell not in fits), key=lambda cell: -cell[0])
     task = _SampleTask(explorer_for(found, settings), settings.n_init, settings.random_state)
-    fits |= _on_sample(_fit_on_sample, order, task, order, executor, listener)
+    stage = _Stage(task, executor, listener)
+    fits |= stage.run(_race_on_sample, {cell: cell for cell in new})
+    if criterion and new:
+        after = give_up(grid, [fits[c] for c in grid], found, criterion, executor, SEARCH)
+        fits |= {c: e for c, e in zip(grid, after, strict=True) if e.rough}
+    order = [cell for cell in new if not fits[cell].beaten]
+    fits |= _longer(fits, stage.run(_finish_on_sample, {c: fits[c].fit for c in order}))
     rungs = {cell: _rungs(cell, fits) for cell in order}
-    between = [cell for cell in order if rungs[cell][1:] != (None, None)]
-    climbed = _on_sample(_climb_on_sample, [rungs[c] for c in between], task, between, executor, listener)
-    fits |= {c: Explored(e.fit, fits[c].seconds + e.seconds) for c, e in climbed.items()}
-    if order:
+    between = {cell: found for cell, found in rungs.items() if found[1:] != (None, None)}
+    fits |= _longer(fits, stage.run(_climb_on_sample, between))
+    if new:
         keep(fits)
     return [fits[cell] for cell in grid]
+
+
+def _longer(before: Mapping[Cell, Explored], after: Mapping[Cell, Explored]) -> dict[Cell, Explored]:
+    """Return what came after, with the seconds of both."""
+    return {c: Explored(e.fit, before[c].seconds + e.seconds) for c, e in after.items()}
+
+
+@dataclass(frozen=True)
+class _Stage:
+    task: _SampleTask
+    executor: Executor
+    listener: Listener
+
+    def run(self, fn: Callable[[Any, _SampleTask], Explored], items: Mapping[Cell, Any]) -> dict[Cell, Explored]:
+        """Run a function over the cells."""
+        if not items:
+            return {}
+        meter = Meter(self.listener, "explore", [k for k, _ in items], unit="components", live=len(items))
+        done = self.executor.map(fn, list(items.values()), shared=self.task, label="explore", on_done=meter)
+        return dict(zip(items, done, strict=True))
 
 
 def _check_rows(grid: Sequence[Cell], found: Profile) -> None:
@@ -109,20 +149,6 @@ def explorer_for(found: Profile, settings: Settings) -> Explorer:
     steps = algorithm_named(settings.algorithm).sample_steps
     sample = found.sample
     return Explorer(sample.rows, found.scaling, settings.penalty(found), tol, steps, sample.weights)
-
-
-def _on_sample(
-    fn: Callable[[Any, _SampleTask], Explored],
-    items: Sequence[Any],
-    task: _SampleTask,
-    cells: Sequence[Cell],
-    executor: Executor,
-    listener: Listener,
-) -> dict[Cell, Explored]:
-    if not cells:
-        return {}
-    meter = Meter(listener, "explore", [k for k, _ in cells], unit="components", live=len(cells))
-    return dict(zip(cells, executor.map(fn, items, shared=task, label="explore", on_done=meter), strict=True))
 
 
 def _rungs(cell: Cell, fits: Mapping[Cell, Explored]) -> Rungs:
@@ -153,9 +179,14 @@ def counted(values: Array, criterion: str) -> Array:
 
 
 def give_up(
-    grid: Sequence[Cell], explored: Sequence[Explored], found: Profile, criterion: str, executor: Executor
+    grid: Sequence[Cell],
+    explored: Sequence[Explored],
+    found: Profile,
+    criterion: str,
+    executor: Executor,
+    search: float = 0.0,
 ) -> list[Explored]:
-    """Return the cells, with those that are clearly beaten marked so.
+    """Return the cells, with those that are clearly beaten marked so; ``search`` is as in :class:`Trial`.
 
     That is none if the sample holds all the rows, so that passes cost next to nothing; or where there are too few
     rows that no fit has used.
@@ -166,13 +197,19 @@ def give_up(
     values = judge([p for e in explored if (p := e.fit.params) is not None], found, executor)
     tried = [_tried(grid[i], explored[i].fit, v, criterion) for i, v in zip(at, values, strict=True)]
     rows = found.moments.rows * (found.total_rows / found.rows if found.partial else 1.0)
-    trial = Trial(criterion, rows, len(found.sample.rows), found.heldout.rows, found.check.weights)
+    fitted_to = min(len(found.sample.rows), RUNG_ROWS) if search else len(found.sample.rows)
+    trial = Trial(criterion, rows, fitted_to, found.heldout.rows, found.check.weights, search)
     reasons = dict(zip(at, trial.beaten(tried), strict=True))
-    return [Explored(e.fit, e.seconds, reasons.get(i, "")) for i, e in enumerate(explored)]
+    return [Explored(e.fit, e.seconds, reasons.get(i, "") or _as_before(e)) for i, e in enumerate(explored)]
+
+
+def _as_before(explored: Explored) -> str:
+    """Return why a cell that is not run to convergence was given up: that stands."""
+    return explored.beaten if explored.rough else ""
 
 
 def _tried(cell: Cell, fit: SampleFit, values: Array, criterion: str) -> Tried:
     assert fit.params is not None
-    in_sample = fit.history[-1] if criterion != "icl" else float("nan")
+    in_sample = fit.history[-1] if criterion != "icl" and not fit.finalists else float("nan")
     name = f"{cell[1]}-{cell[0]}"
     return Tried(name, cell[0], fit.params.n_parameters, in_sample, counted(values, criterion), fit.sound)

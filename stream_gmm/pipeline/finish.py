@@ -93,6 +93,7 @@ def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[st
         "tol": settings.tol,
         "max_passes": settings.max_passes,
         "reg_covar": settings.reg_covar,
+        "prior": settings.prior,
         "random_state": settings.random_state,
         "sample_rows": len(found.sample.rows),
         "profile": settings.profile,

@@ -37,6 +37,7 @@ def fit(
         If no covariance can be estimated.
     """
     ((k, name),) = parse_grid(n_components, covariance_type)
+    settings.check_structures([name])
     _check_init(init, k, name, source)
     reading = open_data(source, settings, executor)
     found = first_pass(source, reading, settings, executor, listener)

@@ -67,8 +67,9 @@ class Entries:
         states = {c: s if same or s.outcome is not Outcome.PRUNED else _revived(s) for c, s in self.states.items()}
         # What is left aside and was given up would have to be compared anew.
         states = {c: s for c, s in states.items() if c in grid or not s.live}
+        explored = {c: e for c, e in self.explored.items() if same or not e.rough}
         reads = 0 if self.done else self.reads
-        return Entries(self.profile, self.explored, states, pruning, tuple(grid), reads, done=False)
+        return Entries(self.profile, explored, states, pruning, tuple(grid), reads, done=False)
 
 
 def _revived(state: EMState) -> EMState:

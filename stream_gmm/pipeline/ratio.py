@@ -16,7 +16,6 @@ from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.initialise import Explorer, SampleFit
 from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
-from stream_gmm.core.penalty import PseudoRows, Ridge
 from stream_gmm.core.result import draw
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceError, explain
@@ -63,9 +62,7 @@ class RatioTest:
 class _Simulation:
     params: MixtureParams
     rows: int
-    n_init: int
-    seed: int
-    reg_covar: float | None
+    settings: Settings
 
 
 def ratio_test(
@@ -97,32 +94,30 @@ def ratio_test(
             explain("the likelihood-ratio test is not for weighted rows", why="its law is simulated by single rows")
         )
     family, sample = family_named(covariance_type), found.sample.rows[:rows]
-    smaller, statistic = _statistic(
-        sample, n_components, family, settings.n_init, (settings.random_state, 0), settings.reg_covar
-    )
+    smaller, statistic = _statistic(sample, n_components, family, settings, (settings.random_state, 0))
     assert smaller.params is not None
-    task = _Simulation(smaller.params, len(sample), settings.n_init, settings.random_state, settings.reg_covar)
+    task = _Simulation(smaller.params, len(sample), settings)
     meter = Meter(listener, "ratio test", [1] * replicates, unit="replicates")
     simulated = executor.map(_simulated, range(1, replicates + 1), shared=task, label="ratio", on_done=meter)
     return RatioTest(n_components, family.name, statistic, tuple(simulated), len(sample))
 
 
 def _simulated(replicate: int, task: _Simulation) -> float:
-    rng = np.random.default_rng([task.seed, 3, replicate])
+    rng = np.random.default_rng([task.settings.random_state, 3, replicate])
     rows = rng.permutation(draw(task.params, task.rows, rng)[0])
     params = task.params
-    seed = (task.seed, replicate)
-    return _statistic(rows, params.n_components, params.family, task.n_init, seed, task.reg_covar)[1]
+    seed = (task.settings.random_state, replicate)
+    return _statistic(rows, params.n_components, params.family, task.settings, seed)[1]
 
 
 def _statistic(
-    rows: Array, k: int, family: CovarianceFamily, n_init: int, seed: tuple[int, ...], reg_covar: float | None
+    rows: Array, k: int, family: CovarianceFamily, settings: Settings, seed: tuple[int, ...]
 ) -> tuple[SampleFit, float]:
     """Return the fit with K components, and twice what one more gains on the rows, nats."""
-    penalty = PseudoRows.of(moments_of(rows)) if reg_covar is None else Ridge(reg_covar)
+    penalty = settings.penalty_of(moments_of(rows))
     explorer = Explorer(rows, Scaling.of_rows(rows), penalty, _LEFT / len(rows))
-    smaller = explorer.fit(k, family, n_init, seed)
-    larger = explorer.climb(explorer.fit(k + 1, family, n_init, seed), smaller, None)
+    smaller = explorer.fit(k, family, settings.n_init, seed)
+    larger = explorer.climb(explorer.fit(k + 1, family, settings.n_init, seed), smaller, None)
     if smaller.params is None or larger.params is None:
         raise SingularCovarianceError(smaller.reason or larger.reason)
     return smaller, 2.0 * len(rows) * max(larger.history[-1] - smaller.history[-1], 0.0)

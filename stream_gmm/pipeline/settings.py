@@ -10,6 +10,7 @@ import numpy as np
 from stream_gmm.core.accelerate import METHODS, Auto
 from stream_gmm.core.em import PLAIN_EM, EMState, Outcome, Review, Scheme, StopRule, advance, advance_all, run_to_end
 from stream_gmm.core.penalty import Penalty, PseudoRows, Ridge
+from stream_gmm.core.prior import STRUCTURES, ConjugatePrior
 from stream_gmm.core.routes import Preference
 from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.stats import SuffStats
@@ -25,6 +26,7 @@ OnPass = Callable[[Sequence[EMState]], None]
 BATCH_ROWS = (1_000, 100_000)
 MINIBATCH_TOL = 1e-3
 PROFILES = ("full", "sample")
+PRIORS: dict[str, Callable[[SuffStats], Penalty]] = {"mclust": ConjugatePrior.of}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Settings:
         workers), or ``"auto"``: memory for a little data, else disk.
     cache_bytes
         At most so many bytes are kept; None: a quarter of the workers' memory, or what the disk has.
+    prior
+        ``"mclust"``: the conjugate prior of Fraley & Raftery (2007) in place of a penalty or ridge.
     """
 
     algorithm: str = "auto"
@@ -85,6 +89,7 @@ class Settings:
     dtype: str = "float64"
     cache: str = AUTO
     cache_bytes: int | None = None
+    prior: str | None = None
 
     def __post_init__(self) -> None:
         accel = algorithm_named(self.algorithm).accel
@@ -99,6 +104,8 @@ class Settings:
             (self.tol is None or self.tol >= 0.0, "tol must not be negative"),
             (self.max_passes >= 1, "max_passes must be at least 1"),
             (self.reg_covar is None or self.reg_covar >= 0.0, "reg_covar must not be negative"),
+            (self.prior in (None, *PRIORS), f"prior must be none or {' or '.join(PRIORS)}, not {self.prior!r}"),
+            (self.prior is None or self.reg_covar is None, "prior and reg_covar exclude each other"),
             (self.random_state >= 0, "random_state must not be negative"),
             (self.sample_rows >= 1, "sample_rows must be at least 1"),
             (0.0 <= self.outlier_quantile < 1.0, "outlier_quantile must lie in [0, 1)"),
@@ -115,7 +122,27 @@ class Settings:
 
     def penalty(self, found: Profile) -> Penalty:
         """Return what keeps covariances away from singular ones."""
-        return PseudoRows(found.spread) if self.reg_covar is None else Ridge(self.reg_covar)
+        return self.penalty_of(found.moments)
+
+    def penalty_of(self, moments: SuffStats) -> Penalty:
+        """Return the same for rows of these moments."""
+        if self.prior is not None:
+            return PRIORS[self.prior](moments)
+        return PseudoRows.of(moments) if self.reg_covar is None else Ridge(self.reg_covar)
+
+    def check_structures(self, names: Sequence[str]) -> None:
+        """Refuse structures that the prior is not defined for.
+
+        Raises
+        ------
+        ConfigError
+            If there is one.
+        """
+        unknown = [n for n in names if n not in STRUCTURES]
+        if self.prior is not None and unknown:
+            raise ConfigError(
+                f"prior {self.prior!r} is there for {', '.join(STRUCTURES)}, and not for {', '.join(unknown)}."
+            )
 
     def scheme(self, found: Profile) -> Scheme:
         """Return how candidates are brought to their end on the full data."""

@@ -142,7 +142,9 @@ class Sweeping:
         def keep(fits: dict[Cell, Explored]) -> None:
             self.ledger.write(replace(entries, explored=fits))
 
-        explored = explore(self.grid, found, self.settings, self.executor, self.listener, entries.explored, keep)
+        explored = explore(
+            self.grid, found, self.settings, self.executor, self.listener, entries.explored, keep, self.pruning
+        )
         if not self.prune:
             return [replace(e, beaten="") for e in explored]
         return give_up(self.grid, explored, found, self.choice.criterion, self.executor)
@@ -243,4 +245,5 @@ def sweep(
     if choice.elbow < 0.0:
         raise ConfigError("elbow must not be negative.")
     grid = parse_grid(n_components, covariance_type)
+    settings.check_structures([name for _, name in grid])
     return Sweeping(source, grid, settings, executor, choice, prune, ledger, match_to, listener, on_pass).run()

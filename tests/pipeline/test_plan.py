@@ -1,0 +1,122 @@
+"""What a run will need, before it is started."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import stream_gmm as sg
+from stream_gmm.core.covariance import family_named
+from stream_gmm.core.params import MixtureParams
+from stream_gmm.errors import ConfigError
+from stream_gmm.execute.dask import ClusterSpec, size_of
+from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.io.memory import as_source
+from stream_gmm.pipeline import passes
+from stream_gmm.pipeline.cluster import planned_workers
+from stream_gmm.pipeline.config import ClusterConfig
+from stream_gmm.pipeline.passes import packed, statistics_bytes
+from stream_gmm.pipeline.plan import Workers, make_plan
+from stream_gmm.pipeline.settings import Settings
+from stream_gmm.pipeline.sweep import parse_grid
+
+GRID = parse_grid(range(1, 5), ["full", "diag", "tied"])
+TWO = Workers(2, 4 << 30)
+
+
+@pytest.fixture(scope="module")
+def data(demo_folder):
+    return sg.open_dataset(demo_folder, columns=["x0", "x1", "x2"])
+
+
+def test_sizes_are_those_of_the_data_and_of_the_grid(data):
+    plan = make_plan(data, GRID, Settings(), TWO)
+
+    assert (plan.rows, plan.columns, plan.data_bytes) == (20_000, 3, 20_000 * 3 * 8)
+    assert (plan.candidates, plan.components) == (12, 30)
+    assert plan.tasks == len(data.leaves())
+    expected = 8 * (10 * (1 + 3 + 9) + 10 * (1 + 3 + 3) + 10 * (1 + 3) + 4 * 9 + 0)
+    assert plan.statistics_bytes == pytest.approx(expected, rel=0.7)
+    assert plan.passes[0] <= plan.passes[1] <= plan.passes[2]
+    plan.check()
+
+
+def test_speeds_are_measured_and_time_is_theirs(data):
+    one, two = (make_plan(data, GRID, Settings(), Workers(n)) for n in (1, 10))
+
+    assert one.decode_ns > 0.0
+    assert one.estep_ns > 0.0
+    assert one.seconds > 2.0 * two.seconds
+    assert one.seconds >= one.explore_seconds
+
+
+def test_the_reads_of_a_sweep_lie_within_those_planned(data):
+    plan = make_plan(data, GRID, Settings(sample_rows=3_000), TWO)
+    found = sg.sweep(data, range(1, 5), ["full", "diag", "tied"], sample_rows=3_000)
+
+    assert plan.passes[0] <= found.passes + 1 <= plan.passes[2]
+
+
+def test_what_cannot_fit_is_refused_with_number_and_remedy():
+    rows = np.random.default_rng(0).normal(size=(500, 300))
+    plan = make_plan(as_source(rows), parse_grid(range(1, 31), "full"), Settings(), Workers(2, 1 << 30))
+
+    assert plan.packs > 1
+    with pytest.raises(ConfigError, match=r"a worker would need about \d.* GiB and has 1.0 GiB.*300 columns"):
+        plan.check()
+    assert f"in {plan.packs} packs" in " ".join(plan.lines())
+
+
+def test_lines_tell_everything(data):
+    text = "\n".join(make_plan(data, GRID, Settings(), TWO).lines())
+    for words in ("20,000 rows x 3 columns", "12 with 30 components", "reads:", "workers: 2", "ns a row", "time:"):
+        assert words in text
+
+
+def test_unusable_rows_and_constant_columns_do_not_stop_a_plan(write_parquet):
+    values = np.full(300, np.nan)
+    path = write_parquet("a.parquet", {"x": values, "y": values})
+    data = sg.open_dataset(path.parent, missing="drop")
+    assert make_plan(data, GRID, Settings(), TWO).rows == 300
+    constant = np.column_stack([np.ones(100), np.arange(100.0), np.arange(100.0)])
+    assert make_plan(as_source(constant), GRID, Settings(), TWO).estep_ns > 0.0
+
+
+def test_workers_are_those_of_the_configuration():
+    assert planned_workers(ClusterConfig(executor="serial")).count == 1
+    assert planned_workers(ClusterConfig(executor="threads", n_workers=3)).count == 3
+    found = planned_workers(ClusterConfig(n_workers=2, threads_per_worker=2, memory_limit="2GiB"))
+    assert found == Workers(4, 1 << 30)
+    spec = ClusterSpec(cluster_class="a.B", cluster_options={"cores": 16, "memory": "64GiB"}, adapt={"maximum": 20})
+    assert size_of(spec) == (320, 4 << 30)
+    assert size_of(ClusterSpec(cluster_class="a.B", scale=3)) == (3, None)
+    with pytest.raises(ConfigError, match="not a size of memory"):
+        size_of(ClusterSpec(memory_limit="lots"))
+
+
+def _params(k, d, name):
+    family = family_named(name)
+    matrices = np.tile(np.eye(d), (k, 1, 1)) if family.matrices else np.ones((k, d))
+    return MixtureParams.from_matrices(
+        np.full(k, 1.0 / k), np.arange(k * d, dtype=float).reshape(k, d), matrices, family
+    )
+
+
+def test_candidates_are_packed_in_order_by_bytes(monkeypatch):
+    candidates = [_params(k, 3, "full") for k in (5, 5, 5, 1, 1)]
+    size = statistics_bytes(5, 3, family_named("full"))
+    assert [len(p) for p in packed(candidates)] == [5]
+    monkeypatch.setattr(passes, "STATISTICS_BYTES", 2 * size)
+    assert [len(p) for p in packed(candidates)] == [2, 3]
+    monkeypatch.setattr(passes, "STATISTICS_BYTES", 1)
+    assert [len(p) for p in packed(candidates)] == [1] * 5
+
+
+def test_packs_read_more_often_and_say_the_same(data, monkeypatch):
+    whole = sg.sweep(data, [1, 2, 3], "full", sample_rows=3_000, prune=False, client=SerialExecutor())
+    monkeypatch.setattr(passes, "STATISTICS_BYTES", statistics_bytes(3, 3, family_named("full")))
+    packs = sg.sweep(data, [1, 2, 3], "full", sample_rows=3_000, prune=False, client=SerialExecutor())
+
+    assert packs.passes > whole.passes
+    for a, b in zip(packs.candidates, whole.candidates, strict=True):
+        assert a.result.criteria.loglik == pytest.approx(b.result.criteria.loglik, rel=1e-9)

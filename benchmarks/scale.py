@@ -52,7 +52,11 @@ def peaks(process: psutil.Process, stop: threading.Event, out: dict[int, float])
 def stages(lines: list[tuple[float, str]]) -> dict[str, float]:
     """Return the seconds of each stage, from its first line to the first of the next."""
     out: dict[str, float] = {}
-    marks = [(t, m.group(1)) for t, line in lines if (m := re.match(r"\d\d:\d\d:\d\d (profile|explore|fit)", line))]
+    marks = [
+        (t, m.group(1))
+        for t, line in lines
+        if (m := re.match(r"\d\d:\d\d:\d\d (profile|seed|race|explore|fit)", line))
+    ]
     for (t, stage), (after, _) in zip(marks, [*marks[1:], (lines[-1][0], "")], strict=True):
         out[stage] = out.get(stage, 0.0) + after - t
     return out
@@ -83,7 +87,8 @@ def run(rows: int, workers: int, folder: Path) -> tuple[Any, ...]:
     driver = memory.pop(process.pid)
     return (
         rows, workers, len(table), sum(r["bic"] is not None for r in table), record["chosen"], record["passes"],
-        seconds["profile"], seconds["explore"], seconds.get("fit", 0.0), record["seconds"]["sweep"],
+        seconds["profile"], sum(seconds.get(s, 0.0) for s in ("seed", "race", "explore")), seconds.get("fit", 0.0),
+        record["seconds"]["sweep"],
         planned.split(",")[0].removeprefix("time: ").removesuffix(" in all"), driver, max(memory.values()),
     )  # fmt: skip
 

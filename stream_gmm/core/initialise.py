@@ -23,7 +23,8 @@ from stream_gmm.core.penalty import Penalty, PseudoRows
 from stream_gmm.core.reshape import closest_pair, merge, split, without
 from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.scaling import Scaling
-from stream_gmm.core.seeding import SEEDINGS, Seeding, by_density, by_kmeans, by_splits, seed_params
+from stream_gmm.core.seeding import SEEDINGS, Seeding, by_density, by_kmeans, by_splits, seed_stats, start_of
+from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
 
 RUNG_STEPS = 15
@@ -65,6 +66,8 @@ class SampleFit:
 
 Start = tuple[str, MixtureParams]
 """Where a fit starts, and what to call that."""
+Seed = tuple[str, SuffStats]
+"""The statistics of a seeding, and what to call it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,26 +94,17 @@ class Explorer:
     def fit(
         self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
     ) -> SampleFit:
-        """Fit one candidate: :meth:`race`, and then :meth:`finish`.
+        """Fit one candidate: :meth:`seeds`, :meth:`race`, and :meth:`finish`.
 
         Raises
         ------
         InputDataError
             If there are fewer rows than components.
         """
-        return self.finish(self.race(n_components, family, n_init, seed))
+        return self.finish(self.race(family, self.seeds(n_components, n_init, seed)))
 
-    def finish(self, raced: SampleFit) -> SampleFit:
-        """Run the finalists of a race to convergence on all rows; the best is the fit."""
-        return raced if raced.params is None else self._ended(raced.finalists)
-
-    def race(
-        self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
-    ) -> SampleFit:
-        """Return the best of the restarts as it stands before it is run to convergence, and the finalists.
-
-        ``n_init`` restarts, each with every kind of seeding, race by successive halving: some EM steps each on a
-        few rows, the better half goes on with more rows, until two are left.
+    def seeds(self, n_components: int, n_init: int = 1, seed: Sequence[int] = (0,)) -> tuple[Seed, ...]:
+        """Seed ``n_init`` restarts with every kind of seeding, for all structures.
 
         Raises
         ------
@@ -124,19 +118,31 @@ class Explorer:
                     remedy="use fewer components or more data",
                 )
             )
-        seedings = SEEDINGS if n_components > 1 else SEEDINGS[:1]
-        starts = []
-        for i in range(n_init if n_components > 1 else 1):
-            for j, seeding in enumerate(seedings):
-                rng = np.random.default_rng([*seed, i, j])
-                try:
-                    start = seed_params(
-                        self.rows, n_components, family, self.scaling, rng, self.penalty, seeding, self.weights
-                    )
-                except SingularCovarianceError as error:
-                    return SampleFit(None, reason=str(error))
-                starts.append((f"restart {i + 1}, {_NAMES[seeding]}", start))
+        several = n_components > 1
+        places = [(i, j) for i in range(n_init if several else 1) for j in range(len(SEEDINGS) if several else 1)]
+        return tuple(
+            (f"restart {i + 1}, {_NAMES[SEEDINGS[j]]}", self._seed(n_components, *seed, i, j)) for i, j in places
+        )
+
+    def _seed(self, n_components: int, *seed: int) -> SuffStats:
+        rng = np.random.default_rng(seed)
+        return seed_stats(self.rows, n_components, self.scaling, rng, SEEDINGS[seed[-1]], self.weights)
+
+    def race(self, family: CovarianceFamily, seeds: Sequence[Seed]) -> SampleFit:
+        """Return the best of the restarts as it stands before it is run to convergence, and the finalists.
+
+        The restarts race by successive halving: some EM steps each on a few rows, the better half goes on with
+        more rows, until two are left.
+        """
+        try:
+            starts = [(name, start_of(stats, family, self.scaling, self.penalty)) for name, stats in seeds]
+        except SingularCovarianceError as error:
+            return SampleFit(None, reason=str(error))
         return self._race(starts)
+
+    def finish(self, raced: SampleFit) -> SampleFit:
+        """Run the finalists of a race to convergence on all rows; the best is the fit."""
+        return raced if raced.params is None else self._ended(raced.finalists)
 
     def climb(self, own: SampleFit, below: SampleFit | None, above: SampleFit | None) -> SampleFit:
         """Return a fit, or a better one from a split of that with K - 1 or a merge of that with K + 1 components."""

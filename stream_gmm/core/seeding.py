@@ -16,7 +16,7 @@ from stream_gmm.core.batch import UNWEIGHTED
 from stream_gmm.core.covariance import family_named
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.families import CovarianceFamily
-from stream_gmm.core.moments import Array
+from stream_gmm.core.moments import FULL, Array
 from stream_gmm.core.mstep import RIDGE, mstep
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.penalty import Penalty
@@ -59,8 +59,8 @@ def _draw(cost: Array, trials: int, rng: np.random.Generator) -> Labels:
 
 
 def _assign(rows: Array, centres: Array) -> Labels:
-    distances = np.stack([squared_distances(rows, c) for c in centres], axis=1)
-    return np.asarray(distances.argmin(axis=1))
+    # |x - c|^2 less |x|^2, which is the same for every centre.
+    return np.asarray((np.einsum("kj,kj->k", centres, centres) - 2.0 * (rows @ centres.T)).argmin(axis=1))
 
 
 def lloyd(rows: Array, centres: Array, steps: int = LLOYD_STEPS) -> Labels:
@@ -105,7 +105,7 @@ def by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels
     Elongated components are followed, where k-means would cut them.
     """
     family, few = family_named("full"), rows[:ADAPTIVE_ROWS]
-    params = _hard_fit(few, np.zeros(len(few), np.int64), 1, family)
+    params = _hard_fit(hard_stats(few, np.zeros(len(few), np.int64), 1), family)
     for k in range(2, n_clusters + 1):
         density = compile_density(params)
         logp = density.log_densities(np.ascontiguousarray(few.T))
@@ -117,54 +117,54 @@ def by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels
             np.concatenate([params.covariances, narrow]), family,
         )  # fmt: skip
         labels = compile_density(grown).log_densities(np.ascontiguousarray(few.T)).argmax(axis=0)
-        params = _hard_fit(few, labels, k, family)
+        params = _hard_fit(hard_stats(few, labels, k), family)
     return np.asarray(compile_density(params).log_densities(np.ascontiguousarray(rows.T)).argmax(axis=0))
 
 
 SEEDINGS: tuple[Seeding, ...] = (by_kmeans, by_splits, by_density)
 
 
-def hard_stats(
-    rows: Array, labels: Labels, n_components: int, family: CovarianceFamily, weights: Array = UNWEIGHTED
-) -> SuffStats:
-    """Return the statistics of a hard assignment."""
+def hard_stats(rows: Array, labels: Labels, n_components: int, weights: Array = UNWEIGHTED) -> SuffStats:
+    """Return the statistics of a hard assignment, with scatter matrices."""
     w = weights if len(weights) else np.ones(len(rows))
     weight = np.asarray(np.bincount(labels, w, n_components), np.float64)
     safe = np.where(weight > 0.0, weight, 1.0)[:, None]
     mean = np.stack([np.bincount(labels, w * c, n_components) for c in rows.T], axis=1) / safe
-    scatter = np.zeros(family.moments.shape(n_components, rows.shape[1]))
+    scatter = np.zeros(FULL.shape(n_components, rows.shape[1]))
     for k in range(n_components):
         mine = labels == k
-        scatter[k] = family.moments.scatter((rows[mine] - mean[k]) * np.sqrt(w[mine])[:, None])
-    return SuffStats(float(w.sum()), 0.0, 0.0, 0.0, weight, mean, scatter, family.moments)
+        scatter[k] = FULL.scatter((rows[mine] - mean[k]) * np.sqrt(w[mine])[:, None])
+    return SuffStats(float(w.sum()), 0.0, 0.0, 0.0, weight, mean, scatter, FULL)
 
 
 def _hard_fit(
-    rows: Array,
-    labels: Labels,
-    k: int,
-    family: CovarianceFamily,
-    spread: Array | float = 1.0,
-    penalty: Penalty = RIDGE,
-    weights: Array = UNWEIGHTED,
+    stats: SuffStats, family: CovarianceFamily, spread: Array | float = 1.0, penalty: Penalty = RIDGE
 ) -> MixtureParams:
     """Make the M-step of a hard assignment; a cluster of few rows is lent a tenth of a row of the whole data's."""
-    stats = hard_stats(rows, labels, k, family, weights)
-    lent = family.moments.from_diagonal(np.broadcast_to(np.asarray(spread, np.float64), rows.shape[1:]))
-    return mstep(replace(stats, scatter=stats.scatter + 0.1 * lent), family, penalty)[0]
+    lent = family.moments.from_diagonal(np.broadcast_to(np.asarray(spread, np.float64), stats.mean.shape[1:]))
+    own = family.moments.condense(stats.scatter)
+    return mstep(replace(stats, scatter=own + 0.1 * lent, moments=family.moments), family, penalty)[0]
 
 
-def seed_params(
+def seed_stats(
     rows: Array,
     n_components: int,
-    family: CovarianceFamily,
     scaling: Scaling,
     rng: np.random.Generator,
-    penalty: Penalty = RIDGE,
     seeding: Seeding = by_kmeans,
     weights: Array = UNWEIGHTED,
-) -> MixtureParams:
-    """Return a start: the seeding on standardised rows, and one M-step."""
+) -> SuffStats:
+    """Return the statistics of a seeding on standardised rows: the same for every structure."""
     rows, weights = rows[:SEEDING_ROWS], weights[:SEEDING_ROWS]
-    labels = seeding(scaling.scaled.apply(rows), n_components, rng)
-    return _hard_fit(rows, labels, n_components, family, scaling.scale**2, penalty, weights)
+    return hard_stats(rows, seeding(scaling.scaled.apply(rows), n_components, rng), n_components, weights)
+
+
+def start_of(stats: SuffStats, family: CovarianceFamily, scaling: Scaling, penalty: Penalty = RIDGE) -> MixtureParams:
+    """Return where a fit starts that was seeded so: after one M-step.
+
+    Raises
+    ------
+    SingularCovarianceError
+        If a covariance cannot be estimated.
+    """
+    return _hard_fit(stats, family, scaling.scale**2, penalty)

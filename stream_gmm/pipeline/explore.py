@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from stream_gmm.core.covariance import family_named
 from stream_gmm.core.density import compile_density
 from stream_gmm.core.estep import score_rows
 from stream_gmm.core.evidence import Trial, Tried
-from stream_gmm.core.initialise import RUNG_ROWS, Explorer, SampleFit
+from stream_gmm.core.initialise import RUNG_ROWS, Explorer, SampleFit, Seed
 from stream_gmm.core.moments import Array
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.sampling import Sample
@@ -52,14 +52,19 @@ class _SampleTask:
     seed: int
 
 
+Key = TypeVar("Key", int, Cell)
+R = TypeVar("R")
 Rungs = tuple[SampleFit, SampleFit | None, SampleFit | None]
 """The fit of a cell, and those with one component less and more."""
 
 
-def _race_on_sample(cell: Cell, task: _SampleTask) -> Explored:
+def _seed_on_sample(k: int, task: _SampleTask) -> tuple[Seed, ...]:
+    return task.explorer.seeds(k, task.n_init, (task.seed, k))
+
+
+def _race_on_sample(entrant: tuple[str, Sequence[Seed]], task: _SampleTask) -> Explored:
     start = time.perf_counter()
-    k, name = cell
-    found = task.explorer.race(k, family_named(name), task.n_init, (task.seed, k))
+    found = task.explorer.race(family_named(entrant[0]), entrant[1])
     return Explored(found, time.perf_counter() - start)
 
 
@@ -97,7 +102,8 @@ def explore(
     new = sorted((cell for cell in grid if cell not in fits), key=lambda cell: -cell[0])
     task = _SampleTask(explorer_for(found, settings), settings.n_init, settings.random_state)
     stage = _Stage(task, executor, listener)
-    fits |= stage.run(_race_on_sample, {cell: cell for cell in new})
+    seeds = stage.run(_seed_on_sample, {k: k for k in dict.fromkeys(k for k, _ in new)}, "seed")
+    fits |= stage.run(_race_on_sample, {(k, name): (name, seeds[k]) for k, name in new}, "race")
     if criterion and new:
         after = give_up(grid, [fits[c] for c in grid], found, criterion, executor, SEARCH)
         fits |= {c: e for c, e in zip(grid, after, strict=True) if e.rough}
@@ -122,12 +128,15 @@ class _Stage:
     executor: Executor
     listener: Listener
 
-    def run(self, fn: Callable[[Any, _SampleTask], Explored], items: Mapping[Cell, Any]) -> dict[Cell, Explored]:
-        """Run a function over the cells."""
+    def run(
+        self, fn: Callable[[Any, _SampleTask], R], items: Mapping[Key, Any], label: str = "explore"
+    ) -> dict[Key, R]:
+        """Run a function over cells or numbers of components."""
         if not items:
             return {}
-        meter = Meter(self.listener, "explore", [k for k, _ in items], unit="components", live=len(items))
-        done = self.executor.map(fn, list(items.values()), shared=self.task, label="explore", on_done=meter)
+        sizes = [key if isinstance(key, int) else key[0] for key in items]
+        meter = Meter(self.listener, label, sizes, unit="components", live=len(items))
+        done = self.executor.map(fn, list(items.values()), shared=self.task, label=label, on_done=meter)
         return dict(zip(items, done, strict=True))
 
 

@@ -20,7 +20,7 @@ from stream_gmm.core.reshape import closest_pair, merge, merge_loss, split, with
 from stream_gmm.core.result import draw
 from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.scaling import Scaling
-from stream_gmm.core.seeding import SEEDINGS, seed_params
+from stream_gmm.core.seeding import SEEDINGS, seed_stats, start_of
 from tests.strategies import families, mixtures, random_params, random_stats, seeds
 
 
@@ -89,7 +89,8 @@ def test_every_seeding_gives_a_valid_start(seeding, seed, family):
     rng = np.random.default_rng(seed)
     rows = np.vstack([rng.normal(size=(60, 2)), np.zeros((20, 2)), 5.0 + rng.normal(size=(40, 2))])
     for k in (1, 2, 7):
-        params = seed_params(rows, k, family, Scaling.of_rows(rows), rng, Ridge(1e-6), seeding)
+        scaling = Scaling.of_rows(rows)
+        params = start_of(seed_stats(rows, k, scaling, rng, seeding), family, scaling, Ridge(1e-6))
         assert params.n_components == k
         assert np.isfinite(params.precisions_cholesky).all()
 

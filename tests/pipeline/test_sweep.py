@@ -166,7 +166,7 @@ def test_progress_is_told(data):
     told: list[Progress] = []
     sg.sweep(data, [1, 2], "diag", progress=told.append)
 
-    assert [p.stage for p in told if p.finished][:2] == ["profile", "explore"]
+    assert [p.stage for p in told if p.finished][:4] == ["profile", "seed", "race", "explore"]
     last = [p for p in told if p.stage == "fit"][-1]
     assert last.finished
     assert last.rows_per_second > 0

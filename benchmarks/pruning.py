@@ -1,6 +1,7 @@
 """Does pruning drop the winner? Seeded sweeps with and without it, over mixtures from far apart to all but one.
 
-``python -m benchmarks.pruning [SWEEPS]``: 40,000 rows of 3 columns, K = 1 ... 6, three structures, a sample of 2,000.
+``python -m benchmarks.pruning [SWEEPS [ROWS COLUMNS SAMPLE]]``: by default 50 sweeps over 40,000 rows of 3 columns,
+with a sample of 2,000; K = 1 ... 6, three structures.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ NAMES = ("full", "diag", "tied")
 
 def main() -> None:
     """Measure and print."""
-    sweeps = int(sys.argv[1]) if len(sys.argv) > 1 else 50
+    given = [int(float(a)) for a in sys.argv[1:]]
+    sweeps, n, d, sample = (*given, *(50, 40_000, 3, 2_000)[len(given) :])
     same, reads, seconds, pruned = 0, np.zeros(2), np.zeros(2), 0
     for seed in range(sweeps):
         k, separation = 1 + seed % 5, (0.5, 1.0, 2.0, 4.0)[seed % 4]
-        rows = mixture_rows(seed, 40_000, 3, k, separation, tails=5.0 if seed % 3 == 0 else None)
+        rows = mixture_rows(seed, n, d, k, separation, tails=5.0 if seed % 3 == 0 else None)
         found = []
         for i, prune in enumerate((False, True)):
             start = time.perf_counter()
-            result = sg.sweep(rows, range(1, 7), NAMES, prune=prune, sample_rows=2_000, random_state=seed)
+            result = sg.sweep(rows, range(1, 7), NAMES, prune=prune, sample_rows=sample, random_state=seed)
             seconds[i] += time.perf_counter() - start
             reads[i] += result.passes
             found.append(result)
@@ -37,7 +39,7 @@ def main() -> None:
         same += winners[0] == winners[1]
         print(seed, *winners, *(r.passes for r in found), flush=True)
     report(
-        "pruning",
+        f"pruning_{n}",
         ("sweeps", "same winner", "candidates pruned", "reads without", "reads with", "s without", "s with"),
         [(sweeps, same, pruned / (18 * sweeps), *(reads / sweeps), *seconds)],
     )

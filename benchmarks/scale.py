@@ -1,8 +1,9 @@
 """A sweep of 14 structures x K = 1 ... 20 x n_init 5 through the command line, and what a cluster would make of it.
 
-``python -m benchmarks.scale [ROWS [WORKERS ...]]``: 20 million rows x 8, two workers by default; with several numbers
-of workers, the same sweep on each. Seconds of every stage are read from the progress lines; peak memory is that of
-every process (VmHWM). The forecast takes the measured work of the passes and of the sample in core seconds.
+``python -m benchmarks.scale [--short] [ROWS [WORKERS ...]]``: 20 million rows x 8, two workers by default; with
+several numbers of workers, the same sweep on each, beside what the first run says of it (``--short``: 4 structures,
+K = 1 ... 10). Seconds of every stage are read from the progress lines; peak memory is that of every process (VmHWM).
+The forecast takes the measured work of the passes and of the sample in core seconds.
 """
 
 from __future__ import annotations
@@ -62,11 +63,12 @@ def stages(lines: list[tuple[float, str]]) -> dict[str, float]:
     return out
 
 
-def run(rows: int, workers: int, folder: Path) -> tuple[Any, ...]:
+def run(rows: int, workers: int, folder: Path, short: bool) -> tuple[Any, ...]:
     """Return one row of the table."""
+    structures, ks = ("VII,VVI,EEE,VVV", "1:10") if short else (STRUCTURES, "1:20")
     command = [
         sys.executable, "-m", "stream_gmm", "sweep", "--paths", str(dataset(rows, 8, 8)),
-        "--columns", ",".join(f"x{j}" for j in range(8)), "--n-components", "1:20", "--covariance-type", STRUCTURES,
+        "--columns", ",".join(f"x{j}" for j in range(8)), "--n-components", ks, "--covariance-type", structures,
         "--n-init", "5", "--n-workers", str(workers), "--folder", str(folder), "--fresh",
     ]  # fmt: skip
     lines: list[tuple[float, str]] = []
@@ -108,15 +110,26 @@ def forecast(row: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     return out
 
 
+def said(first: tuple[Any, ...], workers: int) -> float:
+    """Return the seconds that the first run says another number of workers takes on this machine."""
+    cores = psutil.cpu_count() or 1
+    return float(sum(first[6:9])) * min(first[1], cores) / min(workers, cores)
+
+
 def main() -> None:
     """Measure and print."""
-    rows = int(float(sys.argv[1])) if len(sys.argv) > 1 else 20_000_000
-    counts = [int(a) for a in sys.argv[2:]] or [2]
+    short = "--short" in sys.argv
+    numbers = [a for a in sys.argv[1:] if a != "--short"]
+    rows = int(float(numbers[0])) if numbers else 20_000_000
+    counts = [int(a) for a in numbers[1:]] or [2]
     out = []
     for workers in counts:
         with tempfile.TemporaryDirectory() as folder:
-            out.append(run(rows, workers, Path(folder) / "run"))
-    report(f"scale_{rows}", HEADS, out)
+            out.append(run(rows, workers, Path(folder) / "run", short))
+    table = [(*row, said(out[0], row[1])) for row in out]
+    report(f"scale_{rows}{'_short' if short else ''}", (*HEADS, "by the first run, s"), table)
+    if short:
+        return
     heads = ("rows", "workers", "reads, s", "sample, s", "overhead, s", "all, s")
     report(f"scale_forecast_{rows}", heads, forecast(out[0]))
 

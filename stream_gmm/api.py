@@ -62,6 +62,7 @@ def fit(
     cache: str = "auto",
     cache_bytes: int | None = None,
     prior: str | None = None,
+    noise: bool = False,
     client: Client | Executor | None = None,
     progress: Listener = silent,
 ) -> FitResult:
@@ -120,6 +121,9 @@ def fit(
     prior
         ``"mclust"``: modes under the conjugate prior of Fraley & Raftery (2007), as mclust's ``priorControl()``, for
         the six structures with scikit-learn's names; ``reg_covar`` must not be given with it.
+    noise
+        Add a component that is uniform in the box of the data, for rows that belong nowhere (Banfield & Raftery
+        1993): ``noise_weight_`` tells its weight, and rows that are likelier noise than anything have component -1.
     client
         A ``distributed.Client``; None: the threads of this process.
     progress
@@ -140,7 +144,7 @@ def fit(
     """
     settings = Settings(
         algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, profile, outlier_quantile,
-        holdout, kernel, dtype, cache, cache_bytes, prior,
+        holdout, kernel, dtype, cache, cache_bytes, prior, noise,
     )  # fmt: skip
     start = init.params if isinstance(init, FitResult) else init
     return _fit.fit(
@@ -177,6 +181,7 @@ def sweep(
     cache: str = "auto",
     cache_bytes: int | None = None,
     prior: str | None = None,
+    noise: bool = False,
     client: Client | Executor | None = None,
     progress: Listener = silent,
 ) -> SweepResult:
@@ -216,7 +221,7 @@ def sweep(
     """
     settings = Settings(
         algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, profile, outlier_quantile,
-        holdout, kernel, dtype, cache, cache_bytes, prior,
+        holdout, kernel, dtype, cache, cache_bytes, prior, noise,
     )  # fmt: skip
     source = as_source(data, weight=weight)
     return _sweep.sweep(

@@ -46,7 +46,7 @@ class GaussianMixture:
         Seed.
     warm_start
         Start ``fit`` from the previous solution.
-    algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, cache, prior, client
+    algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, cache, prior, noise, client
         As in :func:`stream_gmm.fit`.
 
     Attributes
@@ -101,6 +101,7 @@ class GaussianMixture:
         dtype: str = "float64",
         cache: str = "auto",
         prior: str | None = None,
+        noise: bool = False,
         client: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -122,6 +123,7 @@ class GaussianMixture:
         self.dtype = dtype
         self.cache = cache
         self.prior = prior
+        self.noise = noise
         self.client = client
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -166,6 +168,7 @@ class GaussianMixture:
             dtype=self.dtype,
             cache=self.cache,
             prior=self.prior,
+            noise=self.noise,
             client=self.client,
         )
         for name in _FITTED:

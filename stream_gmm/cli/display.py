@@ -175,6 +175,9 @@ def show_model(
         size = [f"{scored['component_rows'][k]:,}"] if scored else []
         weight, *means = component_figures(model, k, bootstrap)
         table.add_row(str(k), weight, *size, *means)
+    if model.params.noise is not None:
+        size = [f"{scored['noise_rows']:,}"] if scored else []
+        table.add_row("noise", f"{model.noise_weight_:.4f}", *size, *("" for _ in model.columns))
     console.print(table)
     if scored:
         console.print(

@@ -21,7 +21,7 @@ from stream_gmm.core.density import Density, compile_density
 from stream_gmm.core.families import CovarianceFamily
 from stream_gmm.core.features import Features
 from stream_gmm.core.moments import DIAGONAL, FULL, Array, Moments
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.params import NO_BACKGROUND, MixtureParams
 from stream_gmm.core.routes import NO_PREFERENCE, Choice, Preference, choose_route
 from stream_gmm.core.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
@@ -81,6 +81,8 @@ class _Stack:
     index: tuple[int, ...]
     offsets: tuple[int, ...]
     families: tuple[CovarianceFamily, ...]
+    backgrounds: tuple[float, ...]
+    """Log-density of each candidate's noise."""
 
     def stacked(
         self, n: float, sums: Array, expected: Array, weight: Array, mean: Array, scatter: Array, moments: Moments
@@ -88,8 +90,10 @@ class _Stack:
         """Put statistics together; ``expected`` holds the sums of ``r log-density`` of each component."""
         starts = np.array(self.offsets[:-1])
         # sum of -r log r, since log r = log-density of the component - log-density of the mixture.
-        entropy = np.maximum(sums[:, 0] - np.add.reduceat(expected, starts), 0.0)
-        entropy[np.diff(self.offsets) == 1] = 0.0
+        background, noisy = np.array(self.backgrounds), np.array(self.backgrounds) > NO_BACKGROUND
+        of_noise = np.where(noisy, background * (n - np.add.reduceat(weight, starts)), 0.0)
+        entropy = np.maximum(sums[:, 0] - np.add.reduceat(expected, starts) - of_noise, 0.0)
+        entropy[(np.diff(self.offsets) == 1) & ~noisy] = 0.0
         stats = SuffStats(float(n), 0.0, 0.0, 0.0, weight, mean, scatter, moments)
         return Stacked(stats, np.column_stack([sums[:, 0], entropy, sums[:, 1]]))
 
@@ -128,7 +132,7 @@ class FeatureGroup:
         c, totals, sums = self.coordinates, np.zeros(self.weights.shape), np.zeros((len(self.stack.index), 2))
         kernels.feature_pass(
             mutable(rows_t), mutable(weights), c.shift, 1.0 / c.scale, c.inverse_root, self.features.order,
-            mutable(self.weights), np.array(self.stack.offsets), totals, sums,
+            mutable(self.weights), np.array(self.stack.offsets), np.array(self.stack.backgrounds), totals, sums,
         )  # fmt: skip
         weight, mean, scatter = self.features.unpack(totals, d)
         scatter = c.scatter_back(scatter) if len(scatter) else scatter
@@ -148,7 +152,7 @@ class WhitenedGroup:
         """Return the statistics for ``rows_t (D, N)`` of these weights."""
         matrices = self.density.whitener.ndim == 3
         run = _whitened_full if matrices else _whitened_diagonal
-        found = run(self._density(), mutable(rows_t), mutable(weights), np.array(self.stack.offsets))
+        found = run(self._density(), mutable(rows_t), mutable(weights), self.stack)
         return self.stack.stacked(total_weight(rows_t, weights), *found, FULL if matrices else DIAGONAL)
 
     def _density(self) -> Density:
@@ -165,10 +169,11 @@ def _safe(weight: Array) -> Array:
     return np.where(weight > 0.0, weight, 1.0)
 
 
-def _whitened_full(density: Density, rows_t: Array, weights: Array, offsets: NDArray[np.int64]) -> Sums:
-    (m, d), sums, lower = density.means.shape, np.zeros((len(offsets) - 1, 2)), density.lower
+def _whitened_full(density: Density, rows_t: Array, weights: Array, stack: _Stack) -> Sums:
+    (m, d), sums, lower = density.means.shape, np.zeros((len(stack.index), 2)), density.lower
     moments = np.zeros((m, d + 1, d + 1))
-    whitening.full_pass(rows_t, weights, density.means, lower, density.log_norm, offsets, moments, sums)
+    places = np.array(stack.offsets), np.array(stack.backgrounds)
+    whitening.full_pass(rows_t, weights, density.means, lower, density.log_norm, *places, moments, sums)
     weight, second = moments[:, d, d], moments[:, :d, :d]
     a = moments[:, :d, d] / _safe(weight)[:, None]
     expected = density.log_norm * weight - 0.5 * np.einsum("kjj->k", second)
@@ -178,11 +183,12 @@ def _whitened_full(density: Density, rows_t: Array, weights: Array, offsets: NDA
     return sums, expected, weight, density.means + np.einsum("kij,kj->ki", colour, a), scatter
 
 
-def _whitened_diagonal(density: Density, rows_t: Array, weights: Array, offsets: NDArray[np.int64]) -> Sums:
-    (m, d), sums = density.means.shape, np.zeros((len(offsets) - 1, 2))
+def _whitened_diagonal(density: Density, rows_t: Array, weights: Array, stack: _Stack) -> Sums:
+    (m, d), sums = density.means.shape, np.zeros((len(stack.index), 2))
     moments = np.zeros((m, 1 + 2 * d))
+    places = np.array(stack.offsets), np.array(stack.backgrounds)
     whitening.diagonal_pass(
-        rows_t, weights, density.means, density.whitener, density.log_norm, offsets, moments, sums
+        rows_t, weights, density.means, density.whitener, density.log_norm, *places, moments, sums
     )
     weight, second = moments[:, 0], moments[:, 1 + d :]
     a = moments[:, 1 : 1 + d] / _safe(weight)[:, None]
@@ -239,7 +245,7 @@ def compile_batch(
     densities = [compile_density(p) for p in candidates]
     choices = [choose_route(p, d, scaling, preference) for p, d in zip(candidates, densities, strict=True)]
     keys = [
-        (c.route, c.dtype, -d.whitener.ndim if c.coordinates is None else p.family.features.order)
+        (c.route, c.dtype, -d.whitener.ndim if c.coordinates is None else p.features.order)
         for c, p, d in zip(choices, candidates, densities, strict=True)
     ]
     groups: list[Group] = []
@@ -253,23 +259,24 @@ def compile_batch(
 def _stack(index: list[int], candidates: Sequence[MixtureParams]) -> _Stack:
     sizes = [candidates[i].n_components for i in index]
     offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(sizes)]))
-    return _Stack(tuple(index), offsets, tuple(candidates[i].family for i in index))
+    families, backgrounds = zip(*((candidates[i].family, candidates[i].background) for i in index), strict=True)
+    return _Stack(tuple(index), offsets, families, backgrounds)
 
 
 def _stack_features(
     index: list[int], candidates: Sequence[MixtureParams], densities: Sequence[Density], choices: Sequence[Choice]
 ) -> FeatureGroup:
-    first, family = choices[index[0]], candidates[index[0]].family
+    first, features = choices[index[0]], candidates[index[0]].features
     coordinates = first.coordinates
     assert coordinates is not None
     packed = [
-        family.features.pack(d.log_norm, coordinates.apply(d.means), coordinates.whitener(d.whitener))
+        features.pack(d.log_norm, coordinates.apply(d.means), coordinates.whitener(d.whitener))
         for d in (densities[i] for i in index)
     ]
     # The constant of a component of weight zero is out of float32's range.
     low = -0.1 * float(np.finfo(first.dtype).max)
     weights = np.ascontiguousarray(np.maximum(np.concatenate(packed), low), dtype=first.dtype)
-    return FeatureGroup(_stack(index, candidates), family.features, coordinates, weights)
+    return FeatureGroup(_stack(index, candidates), features, coordinates, weights)
 
 
 def _stack_whitened(

@@ -35,6 +35,11 @@ def _spreads(params: MixtureParams) -> Array:
     return np.asarray(np.linalg.cholesky(values) if family.matrices else np.sqrt(values))
 
 
+def _shares(params: MixtureParams) -> Array:
+    """Return the mixing weights ``(K,)``, and after them that of the noise, if there is one."""
+    return params.weights if params.noise is None else np.append(params.weights, params.noise_weight)
+
+
 @dataclass(frozen=True)
 class Chart:
     """The map between mixtures and vectors about a reference."""
@@ -63,20 +68,18 @@ class Chart:
     def vector(self, params: MixtureParams) -> Array:
         """Return the coordinates of a mixture of the same shape."""
         a, b = self._scales
-        log_weights = np.log(np.maximum(params.weights, _SMALLEST)) - np.log(
-            np.maximum(self.reference.weights, _SMALLEST)
-        )
+        own, shares = _shares(params), _shares(self.reference)
+        log_weights = np.log(np.maximum(own, _SMALLEST)) - np.log(np.maximum(shares, _SMALLEST))
+        log_weights = np.sqrt(np.maximum(shares, 1e-8)) * log_weights
         delta, spread = params.means - self.reference.means, _spreads(params)
         if not self.reference.family.matrices:
             parts = [delta * self._inverse, np.sqrt(2.0) * np.log(spread * self._inverse)]
-            return np.concatenate([(a[:, 0] * log_weights), (a * parts[0]).ravel(), (b * parts[1]).ravel()])
+            return np.concatenate([log_weights, (a * parts[0]).ravel(), (b * parts[1]).ravel()])
         change = self._inverse @ spread
         diagonal = np.sqrt(2.0) * np.log(np.einsum("kjj->kj", change))
         moved = np.einsum("kij,kj->ki", np.broadcast_to(self._inverse, (len(delta), *change.shape[1:])), delta)
         lower = change[:, self._lower[0], self._lower[1]]
-        return np.concatenate(
-            [(a[:, 0] * log_weights), (a * moved).ravel(), (b * diagonal).ravel(), (b * lower).ravel()]
-        )
+        return np.concatenate([log_weights, (a * moved).ravel(), (b * diagonal).ravel(), (b * lower).ravel()])
 
     def params(self, vector: Array) -> MixtureParams:
         """Return the mixture at a vector; where rounding would make it singular, one nearer to the reference.
@@ -96,10 +99,11 @@ class Chart:
         ref, (a, b) = self.reference, self._scales
         k, d = ref.means.shape
         blocks = len(self._spread)
-        logs, moved, diagonal, lower = np.split(vector, np.cumsum([k, k * d, blocks * d]))
-        logits = np.log(np.maximum(ref.weights, _SMALLEST)) + logs / a[:, 0]
+        shares = _shares(ref)
+        logs, moved, diagonal, lower = np.split(vector, np.cumsum([len(shares), k * d, blocks * d]))
+        logits = np.log(np.maximum(shares, _SMALLEST)) + logs / np.sqrt(np.maximum(shares, 1e-8))
         weights = np.exp(logits - logits.max())
-        weights /= weights.sum()
+        weights = weights[:k] / weights.sum()
         stretch = np.exp(np.clip(diagonal.reshape(blocks, d) / b / np.sqrt(2.0), -_LARGEST_STEP, _LARGEST_STEP))
         moved = moved.reshape(k, d) / a
         if not ref.family.matrices:
@@ -111,4 +115,4 @@ class Chart:
             covariances = spread @ np.swapaxes(spread, 1, 2)
             means = ref.means + np.einsum("kij,kj->ki", np.broadcast_to(self._spread, (k, d, d)), moved)
         everyone = np.broadcast_to(covariances, (k, *covariances.shape[1:]))
-        return MixtureParams.from_matrices(weights, means, everyone, ref.family)
+        return MixtureParams.from_matrices(weights, means, everyone, ref.family, ref.noise)

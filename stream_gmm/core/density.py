@@ -8,7 +8,7 @@ import numpy as np
 
 from stream_gmm.core import whitening
 from stream_gmm.core.moments import Array
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.params import NO_BACKGROUND, MixtureParams
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,13 @@ class Density:
     log_norm: Array
     means: Array
     whitener: Array
+    background: float = NO_BACKGROUND
+    """Weighted log-density of the noise."""
+
+    @property
+    def noisy(self) -> bool:
+        """True if there is a noise component."""
+        return self.background > NO_BACKGROUND
 
     def log_densities(self, rows_t: Array) -> Array:
         """Return the weighted log-densities ``(K, N)`` of ``rows_t (D, N)``."""
@@ -53,4 +60,4 @@ def compile_density(params: MixtureParams) -> Density:
         log_weights = np.log(params.weights)
     log_norm = log_weights + np.log(diagonal).sum(axis=1) - 0.5 * d * np.log(2.0 * np.pi)
     # A component of weight zero: -inf would make 0 * inf in the features' product.
-    return Density(np.maximum(log_norm, -1e300), np.array(params.means), whitener)
+    return Density(np.maximum(log_norm, -1e300), np.array(params.means), whitener, params.background)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.stats import SuffStats
 
 CHUNK_ROWS = 65_536
+NO_NOISE = np.empty(0)
 
 T = TypeVar("T", Stacked, SuffStats)
 
@@ -131,12 +132,15 @@ class Scores:
     log_density: Array
     """Log-density of the mixture ``(N,)``, nats."""
     mahalanobis_sq: Array
-    """Squared Mahalanobis distance ``(N,)`` to the assigned component."""
+    """Squared Mahalanobis distance ``(N,)`` to the assigned component; of noise, to the likeliest one."""
+    noise: Array = field(default_factory=lambda: NO_NOISE)
+    """Probability ``(N,)`` of being noise; empty if there is no such component. What is noise has component -1."""
 
     @property
     def max_proba(self) -> Array:
         """Responsibility of the assigned component ``(N,)``."""
-        return np.asarray(self.proba.max(axis=1))
+        highest = self.proba.max(axis=1)
+        return np.asarray(np.maximum(highest, self.noise) if len(self.noise) else highest)
 
 
 def weighted_log_densities(density: Density, rows: Array) -> Array:
@@ -154,9 +158,9 @@ def score_rows(density: Density, rows: Array) -> Scores:
     log_density = np.asarray(logsumexp(logp, axis=1))
     component = logp.argmax(axis=1)
     assigned = logp[np.arange(len(logp)), component]
-    return Scores(
-        component.astype(np.int32),
-        np.exp(logp - log_density[:, None]),
-        log_density,
-        np.maximum(-2.0 * (assigned - density.log_norm[component]), 0.0),
-    )
+    distance = np.maximum(-2.0 * (assigned - density.log_norm[component]), 0.0)
+    if density.noisy:
+        log_density = np.logaddexp(log_density, density.background)
+        component = np.where(density.background > assigned, -1, component)
+    noise = np.exp(density.background - log_density) if density.noisy else NO_NOISE
+    return Scores(component.astype(np.int32), np.exp(logp - log_density[:, None]), log_density, distance, noise)

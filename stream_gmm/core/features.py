@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from stream_gmm.core import kernels
-from stream_gmm.core.moments import DIAGONAL, FULL, ISOTROPIC, Array
+from stream_gmm.core.moments import DIAGONAL, FULL, ISOTROPIC, Array, Moments
 
 Unpacked = tuple[Array, Array, Array]
 
@@ -175,3 +175,9 @@ LINEAR_FEATURES = LinearFeatures()
 ISOTROPIC_FEATURES = IsotropicFeatures()
 DIAGONAL_FEATURES = DiagonalFeatures()
 QUADRATIC_FEATURES = QuadraticFeatures()
+WHOLE_FEATURES: dict[Moments, Features] = {
+    FULL: QUADRATIC_FEATURES,
+    DIAGONAL: DIAGONAL_FEATURES,
+    ISOTROPIC: ISOTROPIC_FEATURES,
+}
+"""The features that give a kind of scatter, nothing left out."""

@@ -34,6 +34,8 @@ SPLIT_STEPS = 5
 FINALISTS = 2
 SAMPLE_PRECISION = 100.0
 REPAIRS = 2
+NOISE_START = 0.05
+"""Weight of the noise at the start."""
 PLENTY = 20
 """Rows a parameter from which on a degenerate fit is no accident of a small sample."""
 Standing = tuple[bool, bool, float]
@@ -90,6 +92,8 @@ class Explorer:
     tol: float | None = None
     max_steps: int = 1000
     weights: Array = field(default_factory=lambda: UNWEIGHTED)
+    noise: Array | None = None
+    """Box of the noise component, if there is to be one."""
 
     def fit(
         self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
@@ -135,10 +139,14 @@ class Explorer:
         more rows, until two are left.
         """
         try:
-            starts = [(name, start_of(stats, family, self.scaling, self.penalty)) for name, stats in seeds]
+            starts = [(name, self._start(stats, family)) for name, stats in seeds]
         except SingularCovarianceError as error:
             return SampleFit(None, reason=str(error))
         return self._race(starts)
+
+    def _start(self, stats: SuffStats, family: CovarianceFamily) -> MixtureParams:
+        params = start_of(stats, family, self.scaling, self.penalty)
+        return params if self.noise is None else params.with_noise(self.noise, NOISE_START)
 
     def finish(self, raced: SampleFit) -> SampleFit:
         """Run the finalists of a race to convergence on all rows; the best is the fit."""

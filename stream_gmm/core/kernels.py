@@ -106,6 +106,14 @@ def exp_row(x, top, total):  # type: ignore[no-untyped-def]
         total[j] += e
 
 
+@njit(cache=True, nogil=True, fastmath=_EXACT)
+def exp_background(background, top, total):  # type: ignore[no-untyped-def]
+    """Raise ``top (n,)`` to the background, and start ``total`` with ``exp(background - top)``."""
+    for j in range(top.shape[0]):
+        top[j] = max(top[j], background)
+        total[j] = decay(background - top[j])  # type: ignore[no-untyped-call]
+
+
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def _sum_of_logs(values):  # type: ignore[no-untyped-def]
     """Return the sum of the logarithms of values in [1, 1e15], eight to a logarithm."""
@@ -123,11 +131,12 @@ def _sum_of_logs(values):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def soften(logp, offsets, weights, sums, scratch):  # type: ignore[no-untyped-def]
+def soften(logp, offsets, weights, backgrounds, sums, scratch):  # type: ignore[no-untyped-def]
     """Turn log-densities ``logp (M, b)`` into responsibilities times weights, candidate by candidate.
 
-    ``weights (b,)`` of the rows, or none at all ``(0,)``. ``sums (C, 2)`` collects the log-likelihood and the log
-    of the largest responsibility; ``scratch (2, b)`` is overwritten.
+    ``weights (b,)`` of the rows, or none at all ``(0,)``. ``backgrounds (C,)``: the log-density of each candidate's
+    noise, which takes its part of the responsibilities; -1e300 without noise. ``sums (C, 2)`` collects the
+    log-likelihood and the log of the largest responsibility; ``scratch (2, b)`` is overwritten.
     """
     b = logp.shape[1]
     top, total = scratch[0], scratch[1]
@@ -139,6 +148,8 @@ def soften(logp, offsets, weights, sums, scratch):  # type: ignore[no-untyped-de
             for j in range(b):
                 top[j] = max(top[j], row[j])
         total[:] = 0.0
+        if backgrounds[c] > -1e299:
+            exp_background(backgrounds[c], top, total)
         for k in range(lo, hi):
             exp_row(logp[k], top, total)
         highest = 0.0
@@ -216,10 +227,12 @@ def block_rows(m, f, item_bytes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def feature_pass(rows_t, row_weights, shift, inverse_scale, inverse_root, order, weights, offsets, totals, sums):  # type: ignore[no-untyped-def]
+def feature_pass(  # type: ignore[no-untyped-def]
+    rows_t, row_weights, shift, inverse_scale, inverse_root, order, weights, offsets, backgrounds, totals, sums
+):
     """E-step by features: adds ``r features'`` to ``totals (M, F)``; ``weights (M, F)``.
 
-    ``row_weights`` as in :func:`soften`.
+    ``row_weights`` and ``backgrounds`` as in :func:`soften`.
     """
     d, n = rows_t.shape
     m, f = weights.shape
@@ -239,7 +252,7 @@ def feature_pass(rows_t, row_weights, shift, inverse_scale, inverse_root, order,
             standardise(rows_t, start, shift, inverse_scale, phi[1 : 1 + d])
         complete_features(d, order, phi)
         np.dot(weights, phi, logp)
-        soften(logp, offsets, row_weights[start : start + b], sums, scratch)
+        soften(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
         # The same product; which order is the faster one depends on the shape.
         if m > f:
             np.dot(logp, phi.T, part)

@@ -71,7 +71,10 @@ def mstep(
     means = stats.mean
     if starving.any() and previous is not None:
         means = np.where(starving[:, None], previous.means, means)
-    params = MixtureParams(weight / weight.sum(), means, covariances, family)
+    noise = None if previous is None else previous.noise
+    # What the components' weights leave of the rows is noise.
+    total = weight.sum() if noise is None else max(stats.rows, weight.sum())
+    params = MixtureParams(weight / total, means, covariances, family, noise)
     params, mended = _positive_definite(params, stats)
     return params, MStepReport(_index(starving), _index((floored | mended) & ~starving))
 

@@ -23,7 +23,7 @@ def split(params: MixtureParams, component: int) -> MixtureParams:
     means[component] += step
     means[-1] -= step
     covariances[[component, -1]] = narrower
-    return MixtureParams.from_matrices(weights, means, covariances, params.family)
+    return MixtureParams.from_matrices(weights, means, covariances, params.family, params.noise)
 
 
 def merge(params: MixtureParams, i: int, j: int) -> MixtureParams:
@@ -32,7 +32,7 @@ def merge(params: MixtureParams, i: int, j: int) -> MixtureParams:
     rest = [k for k in range(params.n_components) if k not in (i, j)]
     return MixtureParams.from_matrices(
         np.append(params.weights[rest], weight), np.vstack([params.means[rest], mean]),
-        np.concatenate([params.dense_covariances[rest], covariance[None]]), params.family,
+        np.concatenate([params.dense_covariances[rest], covariance[None]]), params.family, params.noise,
     )  # fmt: skip
 
 
@@ -41,7 +41,8 @@ def without(params: MixtureParams, component: int) -> MixtureParams:
     rest = np.delete(np.arange(params.n_components), component)
     covariances = params.covariances if params.family.shared else params.covariances[rest]
     weights = params.weights[rest]
-    return MixtureParams(weights / weights.sum(), params.means[rest], covariances, params.family)
+    weights = weights * (params.weights.sum() / weights.sum())
+    return MixtureParams(weights, params.means[rest], covariances, params.family, params.noise)
 
 
 def _merged(params: MixtureParams, i: int, j: int) -> tuple[float, Array, Array]:

@@ -132,6 +132,11 @@ class FitResult:
         return self.params.weights
 
     @property
+    def noise_weight_(self) -> float:
+        """Mixing weight of the noise component; 0 if there is none."""
+        return self.params.noise_weight
+
+    @property
     def means_(self) -> Array:
         """Means ``(K, D)``."""
         return self.params.means
@@ -191,7 +196,8 @@ class FitResult:
         """Identity of the model: SHA-256 of its structure, columns, parameters and threshold."""
         sha = hashlib.sha256()
         sha.update(repr((self.covariance_type, self.columns, self.params.means.shape)).encode())
-        for values in (self.weights_, self.means_, self.covariances_, np.array(self.threshold)):
+        noise = () if self.params.noise is None else (self.params.noise,)
+        for values in (self.weights_, self.means_, self.covariances_, np.array(self.threshold), *noise):
             sha.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
         return sha.hexdigest()
 
@@ -203,7 +209,7 @@ class FitResult:
         return score_rows(self.density, rows)
 
     def predict(self, rows: Any) -> np.ndarray[Any, Any]:
-        """Return the component of highest responsibility ``(N,)``."""
+        """Return the component of highest responsibility ``(N,)``; -1 for noise."""
         return self.scores(rows).component
 
     def predict_proba(self, rows: Any) -> Array:
@@ -225,7 +231,7 @@ class FitResult:
     def criteria_of(self, rows: Any) -> Criteria:
         """Return the criteria of this model on other rows."""
         scores = self.scores(rows)
-        proba = scores.proba
+        proba = np.column_stack([scores.proba, scores.noise]) if len(scores.noise) else scores.proba
         entropy = -float(np.sum(proba * np.log(np.maximum(proba, 1e-300))))
         log_max = float(np.log(scores.max_proba).sum())
         return Criteria(float(scores.log_density.sum()), self.params.n_parameters, len(proba), entropy, log_max)
@@ -248,12 +254,25 @@ class FitResult:
 
 
 def draw(params: MixtureParams, n_samples: int, rng: np.random.Generator) -> tuple[Array, np.ndarray[Any, Any]]:
-    """Draw from a mixture: rows ``(n, D)`` and components ``(n,)``, grouped by component."""
+    """Draw from a mixture: rows ``(n, D)`` and components ``(n,)``, grouped by component; noise (-1) comes last."""
     if n_samples < 1:
         raise InputDataError(f"n_samples must be at least 1, not {n_samples}.")
+    if params.noise is not None:
+        return _draw_with_noise(params, n_samples, rng)
     counts = rng.multinomial(n_samples, params.weights / params.weights.sum())
     factors = np.linalg.cholesky(params.dense_covariances)
     noise = rng.standard_normal((n_samples, params.n_features))
     labels = np.repeat(np.arange(params.n_components), counts)
     rows = params.means[labels] + np.einsum("nij,nj->ni", factors[labels], noise)
     return rows, labels
+
+
+def _draw_with_noise(params: MixtureParams, n: int, rng: np.random.Generator) -> tuple[Array, np.ndarray[Any, Any]]:
+    low, high = np.array(params.noise)
+    stray = int(rng.binomial(n, params.noise_weight))
+    uniform = rng.uniform(low, high, size=(stray, params.n_features)), np.full(stray, -1)
+    if stray == n:
+        return uniform
+    bare = MixtureParams(params.weights / params.weights.sum(), params.means, params.covariances, params.family)
+    rows, labels = draw(bare, n - stray, rng)
+    return np.concatenate([rows, uniform[0]]), np.concatenate([labels, uniform[1]])

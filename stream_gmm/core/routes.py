@@ -59,7 +59,7 @@ NO_PREFERENCE = Preference()
 
 def _coordinates(params: MixtureParams, scaling: Scaling) -> Iterator[tuple[str, Scaling]]:
     """Return the coordinates in which the structure's features keep their form."""
-    if params.family.features.order == kernels.ISOTROPIC:
+    if params.features.order == kernels.ISOTROPIC:
         yield QUADRATIC, scaling.isotropic
         return
     yield QUADRATIC, scaling.scaled
@@ -72,7 +72,7 @@ def rounding_error(params: MixtureParams, density: Density, coordinates: Scaling
     family, (k, d) = params.family, params.means.shape
     means = coordinates.apply(density.means)
     covariances = coordinates.covariances(np.array(family.expand(params.covariances, k, d)))
-    magnitude = family.features.magnitude(means, covariances, coordinates.whitener(density.whitener))
+    magnitude = params.features.magnitude(means, covariances, coordinates.whitener(density.whitener))
     terms = magnitude + np.where(params.weights > 0.0, np.abs(density.log_norm), 0.0) + d
     return float(ERROR_RATIO * np.max(terms) * np.finfo(dtype).eps)
 
@@ -82,7 +82,7 @@ def choose_route(
 ) -> Choice:
     """Return the cheapest kernel among those that hold the contract, or the one that is forced."""
     k, d = params.means.shape
-    n_features = params.family.features.count(d)
+    n_features = params.features.count(d)
     choices = [Choice(WHITENED, "float64", None, whitened_cost(k, d, params.family.matrices))]
     for route, coordinates in _coordinates(params, scaling):
         for dtype in dict.fromkeys(("float64", preference.dtype)):

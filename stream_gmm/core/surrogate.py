@@ -68,7 +68,9 @@ class Moments:
         precision = precision_of(density.whitener)
         if len(second) < len(precision):
             precision = precision[:1]
-        return float(self.weight @ density.log_norm - 0.5 * np.sum(precision * second))
+        # Per row: what the components leave of it is noise.
+        of_noise = (1.0 - self.weight.sum()) * density.background if density.noisy else 0.0
+        return float(self.weight @ density.log_norm - 0.5 * np.sum(precision * second) + of_noise)
 
 
 def _pooled(values: Array, like: Array) -> Array:

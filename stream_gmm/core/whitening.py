@@ -40,7 +40,7 @@ def _log_density(log_norm, y, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def full_pass(rows_t, row_weights, means, lower, log_norm, offsets, moments, sums):  # type: ignore[no-untyped-def]
+def full_pass(rows_t, row_weights, means, lower, log_norm, offsets, backgrounds, moments, sums):  # type: ignore[no-untyped-def]
     """E-step by whitened rows: adds ``sum r [y, 1] [y, 1]'`` to ``moments (M, D + 1, D + 1)``."""
     d, n = rows_t.shape
     m = len(log_norm)
@@ -56,7 +56,7 @@ def full_pass(rows_t, row_weights, means, lower, log_norm, offsets, moments, sum
         for k in range(m):
             _whiten(rows_t, start, means[k], lower[k], centred, y[k, :d])
             _log_density(log_norm[k], y[k, :d], logp[k])
-        soften(logp, offsets, row_weights[start : start + b], sums, scratch)
+        soften(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
         for k in range(m):
             r = logp[k]
             for i in range(d + 1):
@@ -68,7 +68,7 @@ def full_pass(rows_t, row_weights, means, lower, log_norm, offsets, moments, sum
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def diagonal_pass(rows_t, row_weights, means, whitener, log_norm, offsets, moments, sums):  # type: ignore[no-untyped-def]
+def diagonal_pass(rows_t, row_weights, means, whitener, log_norm, offsets, backgrounds, moments, sums):  # type: ignore[no-untyped-def]
     """Do the same for diagonal structures: ``sum r``, ``sum r y``, ``sum r y^2`` in ``moments (M, 1 + 2 D)``."""
     d, n = rows_t.shape
     m = len(log_norm)
@@ -84,7 +84,7 @@ def diagonal_pass(rows_t, row_weights, means, whitener, log_norm, offsets, momen
                 for j in range(b):
                     target[j] = (source[start + j] - means[k, i]) * whitener[k, i]
             _log_density(log_norm[k], y[k], logp[k])
-        soften(logp, offsets, row_weights[start : start + b], sums, scratch)
+        soften(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
         for k in range(m):
             r = logp[k]
             moments[k, 0] += r.sum()

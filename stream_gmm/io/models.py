@@ -40,14 +40,15 @@ def to_bytes(result: FitResult) -> bytes:
 
 def params_to_arrays(params: MixtureParams) -> dict[str, Any]:
     """Return the arrays of a mixture, by name."""
-    return {"weights": params.weights, "means": params.means, "covariances": params.covariances}
+    noise = {} if params.noise is None else {"noise": params.noise}
+    return {"weights": params.weights, "means": params.means, "covariances": params.covariances, **noise}
 
 
 def params_from_arrays(arrays: dict[str, Any], covariance_type: str) -> MixtureParams:
     """Return the mixture of such arrays; refuses covariances that are not positive definite."""
     family = family_named(covariance_type)
     covariances = arrays["covariances"].reshape(family.shape(*arrays["means"].shape))
-    params = MixtureParams(arrays["weights"], arrays["means"], covariances, family)
+    params = MixtureParams(arrays["weights"], arrays["means"], covariances, family, arrays.get("noise"))
     _ = params.precisions_cholesky
     return params
 

@@ -87,8 +87,9 @@ _PROBA: dict[str, Callable[[int], Columns]] = {
 PROBA_STYLES = tuple(_PROBA)
 
 
-def score_columns(k: int, layout: Layout) -> Columns:
-    """Return name, type and content of the score columns, in order."""
+def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
+    """Return name, type and content of the score columns, in order; with noise, its probability, too."""
+    noise: Columns = [("proba_noise", pa.float64(), lambda s, _: s.noise)] if noisy else []
     head: Columns = [
         ("component", pa.int32(), lambda s, _: s.component),
         ("max_proba", pa.float64(), lambda s, _: s.max_proba),
@@ -99,10 +100,10 @@ def score_columns(k: int, layout: Layout) -> Columns:
         ("mahalanobis_sq", pa.float64(), lambda s, _: s.mahalanobis_sq),
         ("is_outlier", pa.bool_(), lambda s, t: s.log_density < t),
     ]
-    return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + tail]
+    return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
 
 
-def check_layout(dataset: Dataset, k: int, layout: Layout) -> None:
+def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) -> None:
     """Refuse a layout in which two columns would have one name.
 
     Raises
@@ -113,7 +114,7 @@ def check_layout(dataset: Dataset, k: int, layout: Layout) -> None:
     unknown = [c for c in layout.passthrough if c not in dataset.schema.names]
     if unknown:
         raise ConfigError(f"score.passthrough names columns that are not there: {unknown}.")
-    names = [n for n, _, _ in score_columns(k, layout)] + [layout.prefix + REASON]
+    names = [n for n, _, _ in score_columns(k, layout, noisy)] + [layout.prefix + REASON]
     clash = sorted(set(names) & set(layout.passthrough))
     if clash:
         raise ConfigError(
@@ -207,7 +208,7 @@ def _sha256(path: Path) -> str:
 
 def _write(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     k = len(job.density.log_norm)
-    columns = score_columns(k, job.layout)
+    columns = score_columns(k, job.layout, job.density.noisy)
     counts = np.zeros(k, np.int64)
     rows_out = rows_scored = outliers = 0
     loglik = 0.0
@@ -223,7 +224,7 @@ def _write(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
             rows_out += table.num_rows
             rows_scored += len(scores.component)
             outliers += int((scores.log_density < job.threshold).sum())
-            counts += np.bincount(scores.component, minlength=k)
+            counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
             loglik += float(scores.log_density.sum())
         if writer is None:
             _writer(path, _empty_schema(part, columns, job)).close()

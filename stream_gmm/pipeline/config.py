@@ -145,6 +145,7 @@ class EMConfig(_Section):
     prior: Literal["mclust"] | None = Field(
         None, description="mclust: the conjugate prior of Fraley and Raftery, instead of reg_covar or the penalty"
     )
+    noise: bool = Field(False, description="One more component, uniform in the box of the data, for stray rows")
     random_state: int = Field(0, ge=0, description="Seed")
     sample_rows: int = Field(50_000, ge=1, description="Rows of the uniform sample")
     profile: str = Field("full", description="First pass: full, or sample (leaves drawn at random; no full read)")

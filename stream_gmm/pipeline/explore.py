@@ -157,7 +157,8 @@ def explorer_for(found: Profile, settings: Settings) -> Explorer:
     tol = 1e-9 if found.complete and settings.tol is None else settings.tol
     steps = algorithm_named(settings.algorithm).sample_steps
     sample = found.sample
-    return Explorer(sample.rows, found.scaling, settings.penalty(found), tol, steps, sample.weights)
+    noise = found.box if settings.noise else None
+    return Explorer(sample.rows, found.scaling, settings.penalty(found), tol, steps, sample.weights, noise)
 
 
 def _rungs(cell: Cell, fits: Mapping[Cell, Explored]) -> Rungs:

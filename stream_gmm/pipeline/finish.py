@@ -94,6 +94,7 @@ def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[st
         "max_passes": settings.max_passes,
         "reg_covar": settings.reg_covar,
         "prior": settings.prior,
+        "noise": settings.noise,
         "random_state": settings.random_state,
         "sample_rows": len(found.sample.rows),
         "profile": settings.profile,

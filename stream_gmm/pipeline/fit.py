@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stream_gmm.core.em import EMState, Outcome
+from stream_gmm.core.initialise import NOISE_START
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, SingularCovarianceError
@@ -41,6 +42,8 @@ def fit(
     _check_init(init, k, name, source)
     reading = open_data(source, settings, executor)
     found = first_pass(source, reading, settings, executor, listener)
+    if init is not None and settings.noise and init.noise is None:
+        init = init.with_noise(found.box, NOISE_START)
     start = EMState(init) if init else _start(k, name, found, settings, executor, listener)
     full = full_pass(reading, found, settings, executor, listener)
     (state,) = fit_states([start], full, found, settings, on_pass)

@@ -221,7 +221,7 @@ def _costs(rows: Array, candidates: Sequence[MixtureParams]) -> dict[int, float]
     measured: dict[Any, float] = {}
     out = {}
     for i, params in enumerate(candidates):
-        kind = (params.family.features, params.family.shared, _rung(params.n_components))
+        kind = (params.features, params.family.shared, _rung(params.n_components))
         if kind not in measured:
             measured[kind] = _timed(params, trial, scaling) / params.n_components
         out[i] = measured[kind] * params.n_components

@@ -98,6 +98,12 @@ class Profile:
         return np.asarray(self.moments.scatter[0] / self.moments.rows * np.outer(varies, varies) + np.diag(constant))
 
     @property
+    def box(self) -> Array:
+        """Corners ``(2, D)`` of the box that holds the rows; a constant column has a width of 1."""
+        half = np.where(self.low == self.high, 0.5, 0.0)
+        return np.array([self.low - half, self.high + half])
+
+    @property
     def scaling(self) -> Scaling:
         """The map that centres, scales and decorrelates the columns."""
         # A variance that is nothing but rounding is that of a constant column.

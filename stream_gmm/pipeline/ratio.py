@@ -83,12 +83,14 @@ def ratio_test(
     Raises
     ------
     ConfigError
-        If there is no replicate.
+        If there is no replicate, or with a noise component.
     InputDataError
         If rows are weighted, or a fit fails.
     """
     if replicates < 1:
         raise ConfigError("replicates must be at least 1.")
+    if settings.noise:
+        raise ConfigError("the likelihood-ratio test is not for mixtures with noise.")
     if found.weighted:
         raise InputDataError(
             explain("the likelihood-ratio test is not for weighted rows", why="its law is simulated by single rows")

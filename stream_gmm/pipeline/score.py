@@ -143,7 +143,7 @@ def _layout(dataset: Dataset, model: FitResult, passthrough: str | Sequence[str]
     else:
         kept = tuple(passthrough)
     layout = Layout(kept, proba, prefix)
-    check_layout(dataset, model.n_components, layout)
+    check_layout(dataset, model.n_components, layout, model.density.noisy)
     return layout
 
 
@@ -176,6 +176,7 @@ def _manifest(
         "rows_not_scored": sum(r.rows_out - r.rows_scored for r in reports),
         "outliers": sum(r.outliers for r in reports),
         "component_rows": [sum(r.component_rows[i] for r in reports) for i in range(k)],
+        "noise_rows": sum(r.rows_scored - sum(r.component_rows) for r in reports),
         "loglik": sum(r.loglik for r in reports),
         "parts": [asdict(r) for r in reports],
     }

@@ -72,6 +72,8 @@ class Settings:
         At most so many bytes are kept; None: a quarter of the workers' memory, or what the disk has.
     prior
         ``"mclust"``: the conjugate prior of Fraley & Raftery (2007) in place of a penalty or ridge.
+    noise
+        One more component, uniform in the box that holds the data: for rows that belong nowhere.
     """
 
     algorithm: str = "auto"
@@ -90,6 +92,7 @@ class Settings:
     cache: str = AUTO
     cache_bytes: int | None = None
     prior: str | None = None
+    noise: bool = False
 
     def __post_init__(self) -> None:
         accel = algorithm_named(self.algorithm).accel

@@ -96,7 +96,7 @@ def bootstrap_stage(
     k, name = models[0].n_components, models[0].covariance_type
     tests = tuple(
         ratio_test(found, n, name, settings, executor, replicates=ratio_replicates, listener=listener)
-        for n in ((k - 1, k) if ratio_replicates else ())
+        for n in ((k - 1, k) if ratio_replicates and not settings.noise else ())
         if n >= 1
     )
     result = Uncertainty(out, tests)

@@ -165,7 +165,11 @@ def _components(
     for k in range(model.n_components):
         size = [f"{scored['component_rows'][k]:,}"] if scored else []
         weight, *means = component_figures(model, k, bootstrap)
-        out.append({"colour": fig.colour(k), "cells": [weight, *size, *means]})
+        out.append({"colour": fig.colour(k), "name": "", "cells": [weight, *size, *means]})
+    if model.params.noise is not None:
+        size = [f"{scored['noise_rows']:,}"] if scored else []
+        cells = [f"{model.noise_weight_:.4f}", *size, *("" for _ in model.columns)]
+        out.append({"colour": "#bbbbbb", "name": "noise", "cells": cells})
     return out
 
 

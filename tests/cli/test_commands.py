@@ -164,3 +164,55 @@ def test_on_an_existing_cluster(dask_cluster, demo_folder, tmp_path):
         "--n-components", 3, "--covariance-type", "full", "--folder", tmp_path / "r",
     )  # fmt: skip
     assert "full, K = 3" in output
+
+
+SMALL = ("--em.sample-rows", "2000", "--n-components", "1:3", "--sweep.covariance-type", "full,diag")
+
+
+def test_plan_tells_and_refuses(demo_folder):
+    output = run("plan", "--paths", demo_folder, *COLUMNS, *THREADS, *SMALL)
+    for part in ("20,000 rows x 3 columns", "candidates: 6", "reads:", "memory", "time:"):
+        assert part in output
+    refused = run(
+        "plan", "--paths", demo_folder, *COLUMNS, "--n-components", "1:3", "--memory-limit", "100MiB", code=2
+    )  # fmt: skip
+    assert "a worker would need about" in refused
+    assert "use fewer workers with more memory" in refused
+
+
+def test_a_second_sweep_reads_nothing_and_fresh_reads_again(demo_folder, tmp_path):
+    arguments = ("sweep", "--paths", demo_folder, *COLUMNS, *THREADS, *SMALL, "--folder", tmp_path / "run")
+    first = run(*arguments)
+    assert "was chosen: it has the lowest BIC of 6 candidates" in first
+    again = run(*arguments)
+    assert "reads of the data for the whole sweep: 0" in again
+    assert "were finished before" in again
+    assert "reads of the data for the whole sweep: 0" not in run(*arguments, "--fresh")
+    models = {p.stem for p in (tmp_path / "run" / "candidates").iterdir()}
+    assert models == {f"{n}-{k}" for n in ("full", "diag") for k in (1, 2, 3)}
+
+
+def test_bootstrap_adds_standard_errors_to_the_run_and_to_the_report(demo_folder, tmp_path):
+    data = ("--paths", demo_folder, *COLUMNS, *THREADS, *SMALL, "--folder", tmp_path / "run")
+    run("sweep", *data)
+    output = run("bootstrap", *data, "--replicates", "5", "--ratio-replicates", "3", "--candidates", "2")
+
+    assert "In 5 bootstrap replicates of all rows, full-3 would be chosen in 5" in output
+    assert "Likelihood-ratio test of 3 against 4 components" in output
+    assert " ± " in output
+    assert len(pq.read_table(tmp_path / "run" / "bootstrap.parquet")) == 3 * (1 + 2 * 3)
+    run("report", tmp_path / "run")
+    assert "bootstrap replicates" in (tmp_path / "run" / "report.html").read_text()
+    refused = run("bootstrap", *data[:-1], tmp_path / "nowhere", code=3)
+    assert "is not the folder of a run" in refused
+
+
+def test_noise_and_prior_from_the_command_line(demo_folder, tmp_path):
+    data = ("--paths", demo_folder, *COLUMNS, *THREADS, "--folder", tmp_path / "run")
+    output = run("fit", *data, "--n-components", "3", "--covariance-type", "full", "--noise", "--prior", "mclust")
+    assert "noise" in output
+    run("score", *data, "--noise")
+    names = ds.dataset(tmp_path / "run" / "scored").schema.names
+    assert "proba_noise" in names
+    run("report", tmp_path / "run")
+    assert ">noise<" in (tmp_path / "run" / "report.html").read_text()

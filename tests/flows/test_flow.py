@@ -94,7 +94,7 @@ def test_bad_data_fails_at_once_and_storage_is_tried_again(prefect_api, demo_fol
 
     tries = []
 
-    def failing(config, executor, listener):
+    def failing(*_, **__):
         tries.append(1)
         raise (StorageError("disk") if len(tries) < 3 else InputDataError("bad part"))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,7 +16,10 @@ from stream_gmm.core.sampling import hash_rows, poisson_weights
 from stream_gmm.errors import ConfigError, InputDataError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.io.memory import as_source
+from tests.oracles import rows_of
 
+MCLUST = json.loads((Path(__file__).parent.parent / "data" / "mclust.json").read_text())
 TRUTH = MixtureParams(
     [0.4, 0.6], [[0.0, 0.0], [3.0, 0.0]], [[[1.0, 0.3], [0.3, 1.0]], [[1.5, 0.0], [0.0, 0.5]]], family_named("full")
 )
@@ -149,8 +155,20 @@ class TestRatio:
         assert a == b
 
     def test_weighted_rows_are_refused(self):
-        from stream_gmm.io.memory import as_source
-
         rows = _rows(0, 500)
         with pytest.raises(InputDataError, match="not for weighted rows"):
             sg.likelihood_ratio_test(as_source(rows, weight=np.ones(500)), 1, replicates=3)
+
+    @pytest.mark.slow
+    def test_it_is_that_of_the_mclust_book(self):
+        """Faithful, VVV: 319.0654 (p = 0.001) for 1 against 2, 6.1305 (p = 0.572) for 2 against 3."""
+        (oracle,) = (p for p in MCLUST["published"] if p["id"] == "faithful_book_lrt")
+        one, two = (
+            sg.likelihood_ratio_test(rows_of("faithful"), k, "VVV", replicates=19, n_init=2) for k in (1, 2)
+        )  # fmt: skip
+
+        assert one.statistic == pytest.approx(oracle["lrts"]["1 vs 2"], abs=0.02)
+        assert one.p_value == 0.05
+        # A better optimum with three components than mclust's, here and in the simulated data.
+        assert two.statistic >= oracle["lrts"]["2 vs 3"] - 0.02
+        assert np.median(two.simulated) > oracle["lrts"]["2 vs 3"]

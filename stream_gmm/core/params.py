@@ -16,6 +16,7 @@ from stream_gmm.core.moments import Array
 from stream_gmm.errors import ConfigError
 
 _WEIGHT_SUM_SLACK = 1e-6
+_NO_WEIGHT = 1e-300
 NO_BACKGROUND = -1e300
 
 
@@ -126,9 +127,9 @@ class MixtureParams:
     @property
     def background(self) -> float:
         """Weighted log-density of the noise, the same for every row; ``NO_BACKGROUND`` if there is none."""
-        if self.noise is None or self.noise_weight == 0.0:
+        if self.noise is None:
             return NO_BACKGROUND
-        return float(np.log(self.noise_weight) - np.log(self.noise[1] - self.noise[0]).sum())
+        return float(np.log(max(self.noise_weight, _NO_WEIGHT)) - np.log(self.noise[1] - self.noise[0]).sum())
 
     @property
     def features(self) -> Features:

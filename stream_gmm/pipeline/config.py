@@ -192,6 +192,11 @@ class ClusterConfig(_Section):
     memory_limit: str | None = Field(None, description="Memory of each embedded worker, such as 2GiB")
     timeout_seconds: float = Field(30.0, gt=0.0, description="How long to wait for a worker")
 
+    @property
+    def local(self) -> bool:
+        """True if all the work is done on this machine."""
+        return self.executor != "dask" or not (self.address or self.scheduler_file or self.cluster_class)
+
     @model_validator(mode="after")
     def _one_way(self) -> ClusterConfig:
         ways = [n for n in ("address", "scheduler_file", "cluster_class") if getattr(self, n)]

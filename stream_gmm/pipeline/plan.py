@@ -47,10 +47,17 @@ PARALLEL = 0.85
 
 @dataclass(frozen=True)
 class Workers:
-    """Who will do the work: their number, and the memory of each in bytes (None: not known)."""
+    """Who will do the work: their number, the memory of each in bytes, and the cores they share (None: not known)."""
 
     count: int
     memory: int | None = None
+    cores: int | None = None
+
+    @property
+    def power(self) -> float:
+        """How many times one of them they are together."""
+        busy = min(self.count, self.cores or self.count)
+        return busy * PARALLEL if busy > 1 else 1.0
 
     @classmethod
     def of(cls, executor: Executor) -> Workers:
@@ -168,7 +175,7 @@ def make_plan(source: Source, grid: Sequence[Cell], settings: Settings, workers:
     size = sum(statistics_bytes(p.n_components, d, p.family) for p in candidates)
     packs = len(packed(candidates))
     passes = PASSES[settings.algorithm if settings.accel != "none" else "em"]
-    power = workers.count * PARALLEL if workers.count > 1 else 1.0
+    power = workers.power
     one_pass = rows * (decode_ns + estep_ns) * 1e-9 / power
     later = rows * (decode_ns * 0.3 + estep_ns * (SURVIVORS if prune else 0.7)) * 1e-9 / power
     explore = _exploring(costs, settings, min(rows, settings.sample_rows)) / power

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.container import write_atomically
 from stream_gmm.io.models import load_model, save_model
 from stream_gmm.io.tables import write_rows, write_table
@@ -45,6 +47,8 @@ def plan_stage(config: RunConfig, workers: Workers) -> Plan:
         If the data cannot be read.
     """
     grid = parse_grid(config.sweep.n_components, config.sweep.covariance_type)
+    if config.cluster.local:
+        workers = replace(workers, cores=available_cores())
     plan = make_plan(config.open(), grid, config.settings(), workers, config.sweep.prune)
     plan.check()
     return plan

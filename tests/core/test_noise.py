@@ -193,3 +193,13 @@ def test_bounds_of_a_mixture_with_noise():
         MixtureParams([1.5], means, covariances, FAMILIES[0], BOX)
     with pytest.raises(ConfigError, match="not for mixtures with noise"):
         ratio_test(None, 1, "full", Settings(noise=True), SerialExecutor())
+
+
+def test_noise_without_weight_is_still_a_component(rng):
+    params = random_params(rng, 2, 2, FAMILIES[0])
+    empty = MixtureParams(params.weights / params.weights.sum(), params.means, params.covariances, FAMILIES[0], BOX)
+    rows = rng.normal(size=(50, 2))
+    scores = score_rows(compile_density(empty), rows)
+
+    assert len(scores.noise) == 50
+    np.testing.assert_allclose(scores.log_density, score_rows(compile_density(params), rows).log_density)

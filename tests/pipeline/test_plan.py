@@ -48,6 +48,7 @@ def test_speeds_are_measured_and_time_is_theirs(data):
     assert one.estep_ns > 0.0
     assert one.seconds > 2.0 * two.seconds
     assert one.seconds >= one.explore_seconds
+    assert Workers(4, cores=2).power == Workers(2).power < Workers(4).power
 
 
 def test_the_reads_of_a_sweep_lie_within_those_planned(data):

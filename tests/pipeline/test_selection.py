@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 import stream_gmm as sg
+import stream_gmm.io.dataset as dataset_module
+import stream_gmm.io.scores as scores_module
+from stream_gmm import demo
 from stream_gmm.core.criteria import CHOICES
 from stream_gmm.core.em import Outcome
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.io.chunks import parquet_chunks
 from stream_gmm.pipeline.config import validate
 from stream_gmm.pipeline.explore import judges
 from stream_gmm.pipeline.run import sweep_stage
@@ -211,3 +215,29 @@ def test_a_component_that_is_gone_is_told(rows):
     after = sg.sweep(lost, 2, "full", match_to=before)
 
     assert any("component 1 of the earlier model is lost" in w for w in after.warnings)
+
+
+@pytest.mark.slow
+def test_the_sweep_of_the_demo_reads_the_data_a_few_times(tmp_path, monkeypatch):
+    """8 K x 6 structures: at most six reads, scoring included, counted where rows are decoded."""
+    demo.write(tmp_path / "data")
+    decoded = 0
+
+    def counting(*arguments, **options):
+        nonlocal decoded
+        for chunk in parquet_chunks(*arguments, **options):
+            decoded += chunk.size
+            yield chunk
+
+    for module in (dataset_module, scores_module):
+        monkeypatch.setattr(module, "parquet_chunks", counting)
+    data = sg.open_dataset(tmp_path / "data", columns=[f"x{j}" for j in range(6)])
+    names = ["spherical", "diag", "tied", "full", "tied_diag", "tied_spherical"]
+    result = sg.sweep(data, range(1, 9), names, n_init=3, cache="none")
+    swept = decoded
+    sg.score(result.best, data, tmp_path / "scored")
+
+    assert len(result.candidates) == 48
+    assert (result.best.covariance_type, result.best.n_components) == ("full", 5)
+    assert swept == result.passes * 1_000_000
+    assert decoded <= 6 * 1_000_000

@@ -36,7 +36,7 @@ class Pool:
 
     results: Mapping[int, FitResult]
     values: Sequence[Array | None]
-    """Their log-densities of the judging rows."""
+    """What the judging rows say of them, ``(2, n)`` as in :func:`..selection.compare`."""
     weights: Array
     choice: Choice
 
@@ -65,7 +65,7 @@ class Pool:
         a, b = self.values[i], self.values[best]
         if a is None or b is None:
             return 0.0
-        return paired(a, b, self.weights).sd / float(np.sqrt(self.results[best].criteria.heldout_rows))
+        return paired(a[0], b[0], self.weights).sd / float(np.sqrt(self.results[best].criteria.heldout_rows))
 
     def pick(self, criterion: str) -> int:
         """Return what a criterion or rule chooses."""
@@ -81,7 +81,7 @@ def choose(
     weights: Array,
     passes: int = 0,
 ) -> SweepResult:
-    """Choose among the admissible candidates, of which ``values`` are the log-densities of the judging rows.
+    """Choose among the admissible candidates; ``values`` are what the judging rows say of each.
 
     Raises
     ------

@@ -64,10 +64,15 @@ class Evidence:
     """By how much the chosen one is ahead."""
     gain: Paired | None = None
     """What it gains over the one with the next smaller K of its structure."""
+    behind_classified: float = 0.0
+    """The same as ``behind``, with the logarithm of the largest responsibility added, which is what ICL sees."""
 
 
 def compare(candidates: Sequence[Candidate], chosen: int, values: Sequence[Array | None], weights: Array) -> Any:
-    """Return the :class:`Evidence` on every candidate, of their log-densities ``values`` of the same rows."""
+    """Return the :class:`Evidence` on every candidate, of what the same rows say of each.
+
+    ``values (2, n)`` holds log-densities and logarithms of the largest responsibility.
+    """
     places = {(c.family.name, c.n_components): i for i, c in enumerate(candidates) if values[i] is not None}
     best, out = values[chosen], []
     for c, own in zip(candidates, values, strict=True):
@@ -76,8 +81,9 @@ def compare(candidates: Sequence[Candidate], chosen: int, values: Sequence[Array
             continue
         smaller = [k for name, k in places if name == c.family.name and k < c.n_components]
         below = values[places[c.family.name, max(smaller)]] if smaller else None
-        gain = None if below is None else paired(own, below, weights)
-        out.append(Evidence(paired(best, own, weights), gain))
+        gain = None if below is None else paired(own[0], below[0], weights)
+        classified = paired(best.sum(axis=0), own.sum(axis=0), weights).mean
+        out.append(Evidence(paired(best[0], own[0], weights), gain, classified))
     return tuple(out)
 
 
@@ -142,9 +148,20 @@ class SweepResult:
             "outcome": c.outcome.name,
             "chosen": index == self.chosen,
         }
-        row |= _exact(c.exact) | _shape(c.result)
+        row |= _exact(c.exact) | _shape(c.result) | self._estimated(index)
         row["delta"], row["delta_se"] = self.delta(index)
         return row | self._sampled(index) | {"reason": c.reason}
+
+    def _estimated(self, index: int) -> dict[str, float | None]:
+        """Return about what the criteria of a candidate that took part in no pass would be, by the judging rows."""
+        own, evidence, best = self.candidates[index], self.evidence[index], self.best.criteria
+        if own.took_part or own.result is None or evidence.behind is None:
+            return dict.fromkeys(_ESTIMATES)
+        more, n = own.result.params.n_parameters - best.n_parameters, best.n_rows
+        asked, lost = more * float(np.log(n)), 2.0 * n * evidence.behind.mean
+        values = (best.bic + lost + asked, best.aic + lost + 2.0 * more,
+                  best.icl + 2.0 * n * evidence.behind_classified + asked)  # fmt: skip
+        return dict(zip(_ESTIMATES, values, strict=True))
 
     def _sampled(self, index: int) -> dict[str, Any]:
         fit, evidence = self.candidates[index].explored.fit, self.evidence[index]
@@ -184,6 +201,7 @@ class SweepResult:
 
 
 _EXACT = ("mean_loglik", "loglik", "bic", "aic", "icl", "heldout", "entropy", "n_iter", "passes", "kernel")
+_ESTIMATES = ("bic_estimate", "aic_estimate", "icl_estimate")
 _SHAPE = ("n_parameters", "smallest_weight", "smallest_variance", "largest_condition")
 
 

@@ -183,7 +183,7 @@ class Sweeping:
         judged = judge([r.params for c in candidates if (r := c.result)], found, self.executor)
         values: list[Array | None] = [None] * len(candidates)
         for i, v in zip(fitted, judged, strict=True):
-            values[i] = v[0]
+            values[i] = v
         out = choose(candidates, values, self.choice, found, judges(found).weights, entries.reads)
         return out if self.match_to is None else _numbered(out, self.match_to)
 

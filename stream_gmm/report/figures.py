@@ -63,15 +63,23 @@ def criteria_curves(table: Sequence[Mapping[str, Any]], names: Sequence[str] = (
     return figure
 
 
+def _value(row: Mapping[str, Any], name: str) -> float | None:
+    """Return a criterion of all rows; of a candidate that was beaten on the sample, its estimate."""
+    value: float | None = row[name] if row[name] is not None else row.get(f"{name}_estimate")
+    return value
+
+
 def _criterion_lines(axis: Axes, table: Sequence[Mapping[str, Any]], name: str) -> None:
     families = list(dict.fromkeys(r["covariance_type"] for r in table))
     for i, family in enumerate(families):
-        points = [r for r in table if r["covariance_type"] == family and r[name] is not None]
-        ks = [r["n_components"] for r in points]
-        values = [r[name] for r in points]
+        points = [r for r in table if r["covariance_type"] == family]
+        curve = [(r["n_components"], value) for r in points if (value := _value(r, name)) is not None]
         marker = MARKERS[i % len(MARKERS)]
-        axis.plot(ks, values, marker=marker, ms=4, lw=1.4, color=colour(i), label=family)
-        poor = [r for r in points if r["outcome"] not in ("CONVERGED", "MAX_PASSES")]
+        look: Any = {"color": colour(i), "marker": marker, "ms": 4}
+        axis.plot([k for k, _ in curve], [v for _, v in curve], lw=1.2, label=family, mfc="white", **look)
+        exact = [r for r in points if r[name] is not None]
+        axis.plot([r["n_components"] for r in exact], [r[name] for r in exact], lw=0, **look)
+        poor = [r for r in exact if r["outcome"] in ("DEGENERATE", "FAILED")]
         axis.plot([r["n_components"] for r in poor], [r[name] for r in poor], "x", ms=9, color="black")
     chosen = [r for r in table if r["chosen"]]
     axis.plot(

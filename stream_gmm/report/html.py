@@ -150,11 +150,16 @@ def _shown(table: Sequence[Mapping[str, Any]], criterion: str) -> list[tuple[str
     return [(head, key, special.get(key, usual)) for head, key, usual in shown]
 
 
+def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
+    estimate = row.get(f"{key}_estimate")
+    return _format(row[key], form) if estimate is None else f"≈ {estimate:,.0f}"
+
+
 def _row(row: Mapping[str, Any], columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     return {
         "chosen": row["chosen"],
         "out": row["outcome"] not in ("CONVERGED", "MAX_PASSES"),
-        "cells": [_format(row[key], form) for _, key, form in columns],
+        "cells": [_cell(row, key, form) for _, key, form in columns],
     }
 
 

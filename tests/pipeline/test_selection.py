@@ -126,6 +126,11 @@ def test_the_beaten_stay_in_the_table_with_reason_and_parameters(rows):
         assert row["bic"] is row["loglik"] is row["delta"] is None
         assert row["behind"] > 0.0
         assert row["sample_loglik"] is not None
+        # The exact value, had it taken part, is within a few standard errors of the estimate.
+        exact = sg.fit(rows, c.n_components, c.family.name, init=c.result.params).criteria
+        error = 2.0 * len(rows) * row["behind_se"]
+        for name in ("bic", "aic", "icl"):
+            assert row[f"{name}_estimate"] == pytest.approx(getattr(exact, name), abs=5.0 * error + 100.0)
         assert c.result.weights_.sum() == pytest.approx(1.0)
     assert all(c.took_part for c in result.candidates if c.n_components == 1)
 

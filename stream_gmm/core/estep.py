@@ -137,10 +137,14 @@ class Scores:
     """Probability ``(N,)`` of being noise; empty if there is no such component. What is noise has component -1."""
 
     @property
+    def shares(self) -> Array:
+        """Responsibilities ``(N, K)``; with a last column for the noise, if there is any."""
+        return np.column_stack([self.proba, self.noise]) if len(self.noise) else self.proba
+
+    @property
     def max_proba(self) -> Array:
         """Responsibility of the assigned component ``(N,)``."""
-        highest = self.proba.max(axis=1)
-        return np.asarray(np.maximum(highest, self.noise) if len(self.noise) else highest)
+        return np.asarray(self.shares.max(axis=1))
 
 
 def weighted_log_densities(density: Density, rows: Array) -> Array:

@@ -231,7 +231,7 @@ class FitResult:
     def criteria_of(self, rows: Any) -> Criteria:
         """Return the criteria of this model on other rows."""
         scores = self.scores(rows)
-        proba = np.column_stack([scores.proba, scores.noise]) if len(scores.noise) else scores.proba
+        proba = scores.shares
         entropy = -float(np.sum(proba * np.log(np.maximum(proba, 1e-300))))
         log_max = float(np.log(scores.max_proba).sum())
         return Criteria(float(scores.log_density.sum()), self.params.n_parameters, len(proba), entropy, log_max)

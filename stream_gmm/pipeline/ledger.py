@@ -24,6 +24,7 @@ from stream_gmm.core.oddities import Order
 from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.sampling import Sample
 from stream_gmm.core.stats import SuffStats
+from stream_gmm.errors import ModelFileError, explain
 from stream_gmm.io.codec import decode, encode
 from stream_gmm.io.container import pack, read, unpack, write_atomically
 from stream_gmm.io.dataset import Source
@@ -110,7 +111,10 @@ class Ledger:
         """
         if self.path is None or not self.path.exists():
             return Entries()
-        return read(self.path, "ledger", lambda content: unpack(content, MAGIC, FORMAT, "ledger", _entries))
+        try:
+            return read(self.path, "ledger", lambda content: unpack(content, MAGIC, FORMAT, "ledger", _entries))
+        except ModelFileError as error:
+            raise ModelFileError(explain(str(error).rstrip("."), remedy="start over with --fresh")) from error
 
     def write(self, entries: Entries) -> None:
         """Replace what is kept.

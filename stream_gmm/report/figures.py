@@ -22,6 +22,7 @@ from stream_gmm.core.result import FitResult
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#8C8C8C",
            "#3969AC", "#A5AA99", "#11A579", "#F2B701")  # fmt: skip
+NOISE_COLOUR = "#bbbbbb"
 MARKERS = "osD^vP"
 # Squared radii of the ellipses that hold 50 % and 95 % of a two-dimensional Gaussian.
 RADII = (1.386, 5.991)
@@ -198,7 +199,7 @@ def _one_column(model: FitResult, rows: Array) -> Figure:
 def assignments(model: FitResult, rows: Array, scores: Scores, most: int = 6000) -> Figure:
     """Draw hard assignment beside soft assignment, in the pair of columns that shows most."""
     rows, component = rows[:most], scores.component[:most]
-    proba = scores.proba[:most]
+    proba = scores.shares[:most]
     figure, axes = _figure(2, width=4.8, height=4.0)
     if model.n_features_in_ == 1:
         across, up = rows[:, 0], np.linspace(0, 1, len(rows))
@@ -206,7 +207,9 @@ def assignments(model: FitResult, rows: Array, scores: Scores, most: int = 6000)
     else:
         i, j = best_pairs(model, most=1)[0]
         across, up, labels = rows[:, i], rows[:, j], (_name(model, i), _name(model, j))
-    palette = np.array([matplotlib.colors.to_rgb(colour(k)) for k in range(model.n_components)])
+    # The last one is that of noise, which is component -1.
+    names = [*(colour(k) for k in range(model.n_components)), *([NOISE_COLOUR] if len(scores.noise) else [])]
+    palette = np.array([matplotlib.colors.to_rgb(name) for name in names])
     certainty = (proba.max(axis=1) - 1.0 / proba.shape[1]) / max(1.0 - 1.0 / proba.shape[1], 1e-9)
     blended = proba @ palette
     pale = 1.0 - (1.0 - blended) * (0.15 + 0.85 * certainty[:, None])

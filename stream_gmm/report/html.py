@@ -174,7 +174,7 @@ def _components(
     if model.params.noise is not None:
         size = [f"{scored['noise_rows']:,}"] if scored else []
         cells = [f"{model.noise_weight_:.4f}", *size, *("" for _ in model.columns)]
-        out.append({"colour": "#bbbbbb", "name": "noise", "cells": cells})
+        out.append({"colour": fig.NOISE_COLOUR, "name": "noise", "cells": cells})
     return out
 
 

@@ -30,7 +30,7 @@ from stream_gmm.core.params import MixtureParams
 from stream_gmm.core.penalty import PseudoRows
 from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.scaling import Scaling
-from stream_gmm.core.seeding import seed_params
+from stream_gmm.core.seeding import seed_stats, start_of
 from stream_gmm.core.stepwise import PowerDecay, StepwiseState, stepwise_step
 
 SEEDS, MOST, LARGE = 3, 60, 5_000_000
@@ -78,7 +78,7 @@ def epoch_against_passes(
     """Return the log-likelihood after one mini-batch epoch and after five EM passes, from the same cold start."""
     rng = np.random.default_rng([seed, 1])
     order = rng.permutation(len(rows))
-    start = seed_params(rows[order[:20_000]], k, FAMILY, scaling, rng, penalty)
+    start = start_of(seed_stats(rows[order[:20_000]], k, scaling, rng), FAMILY, scaling, penalty)
     full = RowsEStep(rows, scaling)
     state = EMState(start)
     for _ in range(6):

@@ -68,7 +68,9 @@ class Evidence:
     """The same as ``behind``, with the logarithm of the largest responsibility added, which is what ICL sees."""
 
 
-def compare(candidates: Sequence[Candidate], chosen: int, values: Sequence[Array | None], weights: Array) -> Any:
+def compare(
+    candidates: Sequence[Candidate], chosen: int, values: Sequence[Array | None], weights: Array
+) -> tuple[Evidence, ...]:
     """Return the :class:`Evidence` on every candidate, of what the same rows say of each.
 
     ``values (2, n)`` holds log-densities and logarithms of the largest responsibility.

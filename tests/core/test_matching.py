@@ -92,7 +92,8 @@ def test_a_refit_on_new_data_of_the_same_law_keeps_every_number():
     """A hundred nights: overlapping components of nearly equal weight, whose canonical order is a coin toss."""
     truth = MixtureParams(
         [0.26, 0.25, 0.25, 0.24], [[0.0, 0.0], [3.0, 0.5], [0.5, 3.5], [4.0, 4.0]],
-        [[[1.0, 0.5], [0.5, 1.0]], np.eye(2), [[0.5, 0.0], [0.0, 1.5]], [[1.0, -0.4], [-0.4, 0.8]]], FULL,
+        [[[1.0, 0.5], [0.5, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.0], [0.0, 1.5]], [[1.0, -0.4], [-0.4, 0.8]]],
+        FULL,
     )  # fmt: skip
     first = sg.fit(draw(truth, 4_000, np.random.default_rng(999))[0], 4, n_init=2)
     kept = turned = 0

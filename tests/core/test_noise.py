@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
@@ -191,8 +193,9 @@ def test_bounds_of_a_mixture_with_noise():
         MixtureParams([0.5], means, covariances, FAMILIES[0], [[0.0, 0.0], [1.0, 0.0]])
     with pytest.raises(ConfigError, match="nothing for the noise"):
         MixtureParams([1.5], means, covariances, FAMILIES[0], BOX)
+    nothing: Any = None
     with pytest.raises(ConfigError, match="not for mixtures with noise"):
-        ratio_test(None, 1, "full", Settings(noise=True), SerialExecutor())
+        ratio_test(nothing, 1, "full", Settings(noise=True), SerialExecutor())
 
 
 def test_noise_without_weight_is_still_a_component(rng):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.strategies import mixtures, random_stats, seeds
 
 
 def _there_and_back(value):
-    arrays = {}
+    arrays: dict[str, Any] = {}
     return decode(json.loads(json.dumps(encode(value, arrays), allow_nan=False)), arrays, KNOWN)
 
 

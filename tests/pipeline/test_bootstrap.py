@@ -81,7 +81,7 @@ def test_a_replicate_is_the_fit_of_its_weighted_rows(model):
     alone = sg.fit(rows[weights > 0], 2, "full", weight=weights[weights > 0], init=model, tol=1e-9)
 
     np.testing.assert_allclose(found.replicates[1].means, alone.means_, atol=2e-3)
-    assert found.fits[1][0].stats.rows == weights.sum()
+    assert found.fits[1][0].point[1].rows == weights.sum()
 
 
 def test_replicates_share_the_reads_and_executors_the_bits(model):
@@ -118,9 +118,9 @@ def test_weighted_rows_and_rows_held_out(model):
     rows = _rows(0, 3_000)
     weighted = sg.fit(rows, 2, "full", weight=np.full(len(rows), 2.0))
     found = sg.bootstrap(weighted, rows, replicates=5, weight=np.full(len(rows), 2.0))
-    assert found.fits[0][0].stats.rows == pytest.approx(6_000, rel=0.1)
+    assert found.fits[0][0].point[1].rows == pytest.approx(6_000, rel=0.1)
     held = sg.fit(rows, 2, "full", holdout=0.5)
-    assert sg.bootstrap(held, rows, replicates=3).fits[0][0].stats.rows == pytest.approx(1_500, rel=0.2)
+    assert sg.bootstrap(held, rows, replicates=3).fits[0][0].point[1].rows == pytest.approx(1_500, rel=0.2)
 
 
 def test_wrong_requests_are_named(model):

@@ -120,4 +120,6 @@ def test_packs_read_more_often_and_say_the_same(data, monkeypatch):
 
     assert packs.passes > whole.passes
     for a, b in zip(packs.candidates, whole.candidates, strict=True):
+        assert a.result is not None
+        assert b.result is not None
         assert a.result.criteria.loglik == pytest.approx(b.result.criteria.loglik, rel=1e-9)

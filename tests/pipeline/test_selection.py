@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_the_elbow_is_where_more_gains_little(rows):
 
 
 def test_one_standard_error_chooses_no_larger_a_model_than_the_best(rows):
-    options = {"holdout": 0.2, "sample_rows": 5_000}
+    options: dict[str, Any] = {"holdout": 0.2, "sample_rows": 5_000}
     best = sg.sweep(rows, range(1, 7), "full", criterion="heldout", **options)
     small = sg.sweep(rows, range(1, 7), "full", criterion="one_se", prune=False, **options)
     table = _by_name(small)
@@ -120,6 +121,7 @@ def test_the_beaten_stay_in_the_table_with_reason_and_parameters(rows):
 
     assert beaten
     for c in beaten:
+        assert c.result is not None
         row = _by_name(result)[c.name]
         assert c.outcome is Outcome.PRUNED
         assert c.reason.startswith("beaten on the sample by full-")
@@ -165,6 +167,8 @@ def test_near_ties_are_named():
     assert near
     for i in result.near_ties():
         delta, error = result.delta(i)
+        assert delta is not None
+        assert error is not None
         assert abs(delta) <= 2.0 * error
     best = result.candidates[result.chosen].name
     assert f"{', '.join(near)} cannot be told from {best}" in " ".join(result.why)
@@ -179,7 +183,7 @@ def test_the_largest_k_comes_with_the_gain_curve(rows):
 
 
 def test_every_candidate_is_left_in_the_run_folder(demo_folder, tmp_path):
-    content = {
+    content: dict[str, Any] = {
         "data": {"paths": str(demo_folder), "columns": ["x0", "x1", "x2"]},
         "sweep": {"n_components": "1:4", "covariance_type": ["full", "tied"]},
         "em": {"sample_rows": 3_000}, "output": {"folder": str(tmp_path / "run")},
@@ -187,6 +191,7 @@ def test_every_candidate_is_left_in_the_run_folder(demo_folder, tmp_path):
     result = sweep_stage(validate(content, "test"), SerialExecutor())
     for c in result.candidates:
         model = sg.load_model(tmp_path / "run" / "candidates" / f"{c.name}.gmm")
+        assert c.result is not None
         np.testing.assert_array_equal(model.means_, c.result.means_)
     content["sweep"]["n_components"] = "1:2"
     sweep_stage(validate(content, "test"), SerialExecutor())
@@ -194,7 +199,7 @@ def test_every_candidate_is_left_in_the_run_folder(demo_folder, tmp_path):
 
 
 def test_tonight_is_numbered_after_last_night(demo_folder, tmp_path):
-    content = {
+    content: dict[str, Any] = {
         "data": {"paths": str(demo_folder), "columns": ["x0", "x1", "x2"]},
         "sweep": {"n_components": 3, "covariance_type": "full", "match_to": "previous"},
         "output": {"folder": str(tmp_path / "run")},

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.batch import Batch, Stacked, compile_batch
-from stream_gmm.core.criteria import CRITERIA, HELDOUT, Criteria, measure
+from stream_gmm.core.criteria import CRITERIA, HELDOUT, Criteria
 from stream_gmm.core.em import EMState, Outcome, Scheme, advance
 from stream_gmm.core.estep import accumulate, finish, merge_all, moments_of
 from stream_gmm.core.moments import FULL, Array
@@ -98,7 +98,7 @@ class BootstrapResult:
     fits
         The fitted states: ``fits[b][c]`` of replicate b and candidate c.
     criterion
-        What chooses among the candidates in each replicate.
+        What chooses among the candidates in each replicate: ``"bic"``, ``"aic"`` or ``"icl"``.
     passes
         Reads of the data.
     """
@@ -149,7 +149,7 @@ class BootstrapResult:
         return dict(sorted(out.items()))
 
     def _winner(self, states: Sequence[EMState]) -> str:
-        value = CRITERIA["bic" if measure(self.criterion) == HELDOUT else measure(self.criterion)]
+        value = CRITERIA[self.criterion]
         scored = [
             (value(Criteria.from_stats(s.stats, s.params.n_parameters)), i)
             for i, s in enumerate(states)
@@ -198,7 +198,8 @@ def bootstrap(
 ) -> BootstrapResult:
     """Refit models in replicates of the data; all replicates share every read.
 
-    The standard errors are those of the first model; the others are there to see what would be chosen.
+    The standard errors are those of the first model; the others are there to see what would be chosen: by the
+    criterion, or by BIC where that needs rows held out or looks at all K.
 
     Raises
     ------
@@ -207,6 +208,7 @@ def bootstrap(
     """
     if replicates < 2:
         raise ConfigError("replicates must be at least 2.")
+    criterion = criterion if criterion in CRITERIA and criterion != HELDOUT else "bic"
     usual = settings.scheme(found)
     schemes = (_to_the_end(usual, models[0]), *[usual] * (len(models) - 1))
     states = [[EMState(m.params) for m in models] for _ in range(replicates)]

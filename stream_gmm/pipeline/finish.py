@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +18,8 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.core.routes import choose_route
 from stream_gmm.core.rows import RowsEStep
 from stream_gmm.core.sampling import Sample
+from stream_gmm.core.stats import SuffStats
+from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.dataset import Source
 from stream_gmm.pipeline.explore import Explored
 from stream_gmm.pipeline.profile import Profile
@@ -87,29 +89,26 @@ def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[st
         "rows": found.total_rows,
         "missing": source.missing,
         "weight": source.weight,
-        "algorithm": settings.algorithm,
-        "accel": settings.accel,
-        "n_init": settings.n_init,
-        "tol": settings.tol,
-        "max_passes": settings.max_passes,
-        "reg_covar": settings.reg_covar,
-        "prior": settings.prior,
-        "noise": settings.noise,
-        "random_state": settings.random_state,
+        **settings.decisive,
         "sample_rows": len(found.sample.rows),
-        "profile": settings.profile,
-        "holdout": settings.holdout,
-        "kernel": settings.kernel,
-        "dtype": settings.dtype,
         "version": version("stream-gmm"),
     }
 
 
-def of_the_sample(explored: Explored, found: Profile, provenance: dict[str, Any]) -> FitResult:
+def on_the_sample(mixtures: Sequence[MixtureParams], found: Profile, executor: Executor) -> list[SuffStats]:
+    """Return the sample's statistics at each of the mixtures."""
+    estep = RowsEStep(found.sample.rows, found.scaling, weights=found.sample.weights)
+    return executor.map(_stats_at, mixtures, shared=estep, label="sample") if mixtures else []
+
+
+def _stats_at(params: MixtureParams, estep: RowsEStep) -> SuffStats:
+    return estep.one(params)
+
+
+def of_the_sample(explored: Explored, stats: SuffStats, found: Profile, provenance: dict[str, Any]) -> FitResult:
     """Return the result of a candidate that took part in no pass: of the sample, and called so."""
     params = explored.fit.params
     assert params is not None
-    stats = RowsEStep(found.sample.rows, found.scaling, weights=found.sample.weights).one(params)
     return FitResult(
         params=params.canonical(),
         outcome=Outcome.PRUNED,

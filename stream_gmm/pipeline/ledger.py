@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,6 @@ _TYPES = (
     SuffStats,
 )  # fmt: skip
 KNOWN = {t.__name__: t for t in _TYPES}
-_IRRELEVANT = ("cache", "cache_bytes", "outlier_quantile")
-"""Settings that change no fit."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +153,8 @@ def _entries(header: dict[str, Any], arrays: dict[str, Any]) -> Entries:
 
 def key_of(source: Source, settings: Settings) -> str:
     """Return the identity of what decides a cell's fit: data, columns, weights, settings, seed and version."""
-    relevant = {k: v for k, v in asdict(settings).items() if k not in _IRRELEVANT}
-    parts = [source.fingerprint, list(source.columns), source.missing, source.weight, relevant, version("stream-gmm")]
+    parts = [
+        source.fingerprint, list(source.columns), source.missing, source.weight, settings.decisive,
+        version("stream-gmm"),
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -117,6 +118,11 @@ class Settings:
         wrong = [message for ok, message in checks if not ok]
         if wrong:
             raise ConfigError("; ".join(wrong) + ".")
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The options that decide a fit; those of keeping rows and of the outlier threshold do not."""
+        return {k: v for k, v in asdict(self).items() if k not in ("cache", "cache_bytes", "outlier_quantile")}
 
     @property
     def rule(self) -> StopRule:

@@ -16,12 +16,13 @@ from stream_gmm.core.moments import Array
 from stream_gmm.core.pruning import prune as drop_beaten
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.sampling import Holdout
+from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.dataset import Source
 from stream_gmm.pipeline.choice import BY_BIC, Choice, choose
 from stream_gmm.pipeline.explore import Cell, Explored, explore, give_up, judge, judges
-from stream_gmm.pipeline.finish import collapsed, finished, of_the_sample, provenance_of
+from stream_gmm.pipeline.finish import collapsed, finished, of_the_sample, on_the_sample, provenance_of
 from stream_gmm.pipeline.ledger import NO_LEDGER, Entries, Ledger
 from stream_gmm.pipeline.passes import FullPass
 from stream_gmm.pipeline.profile import Profile, profile
@@ -178,7 +179,9 @@ class Sweeping:
 
     def _chosen(self, entries: Entries, found: Profile) -> SweepResult:
         provenance = provenance_of(self.source, found, self.settings)
-        candidates = [self._candidate(cell, entries, found, provenance) for cell in self.grid]
+        beaten = {c: p for c in self.grid if c not in entries.states and (p := entries.explored[c].fit.params)}
+        stats = dict(zip(beaten, on_the_sample(list(beaten.values()), found, self.executor), strict=True))
+        candidates = [self._candidate(cell, entries, found, provenance, stats.get(cell)) for cell in self.grid]
         fitted = [i for i, c in enumerate(candidates) if c.result is not None]
         judged = judge([r.params for c in candidates if (r := c.result)], found, self.executor)
         values: list[Array | None] = [None] * len(candidates)
@@ -187,11 +190,13 @@ class Sweeping:
         out = choose(candidates, values, self.choice, found, judges(found).weights, entries.reads)
         return out if self.match_to is None else _numbered(out, self.match_to)
 
-    def _candidate(self, cell: Cell, entries: Entries, found: Profile, provenance: dict[str, Any]) -> Candidate:
+    def _candidate(
+        self, cell: Cell, entries: Entries, found: Profile, provenance: dict[str, Any], of_sample: SuffStats | None
+    ) -> Candidate:
         family, explored = family_named(cell[1]), entries.explored[cell]
         state = entries.states.get(cell)
-        if state is None and explored.fit.params is not None:
-            result = of_the_sample(explored, found, provenance)
+        if of_sample is not None:
+            result = of_the_sample(explored, of_sample, found, provenance)
             return Candidate(cell[0], family, result, result.outcome, result.reason, explored, took_part=False)
         if state is None or state.outcome is Outcome.FAILED:
             reason = explored.fit.reason if state is None else state.reason

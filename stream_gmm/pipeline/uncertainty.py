@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from stream_gmm.core.criteria import title
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import Executor
@@ -36,6 +37,7 @@ class Uncertainty:
         return {
             "replicates": len(b.fits),
             "passes": b.passes,
+            "criterion": b.criterion,
             "chosen": dict(b.chosen),
             "chosen_k": {str(k): n for k, n in b.chosen_k.items()},
             "weights_se": b.weights_se.tolist(),
@@ -130,7 +132,8 @@ def in_words(record: Mapping[str, Any], chosen: str) -> tuple[str, ...]:
     n = record["replicates"]
     others = ", ".join(f"{name} in {count}" for name, count in record["chosen"].items() if name != chosen)
     out = [
-        f"In {n} bootstrap replicates of all rows, {chosen} would be chosen in {record['chosen'].get(chosen, 0)}"
+        f"In {n} bootstrap replicates of all rows, {chosen} would be chosen by {title(record['criterion'])} in "
+        f"{record['chosen'].get(chosen, 0)}"
         f"{', ' + others if others else ''}. The log-likelihood has a standard error of {record['loglik_se']:.4g} "
         "nats per row."
     ]

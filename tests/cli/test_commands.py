@@ -197,7 +197,7 @@ def test_bootstrap_adds_standard_errors_to_the_run_and_to_the_report(demo_folder
     run("sweep", *data)
     output = run("bootstrap", *data, "--replicates", "5", "--ratio-replicates", "3", "--candidates", "2")
 
-    assert "In 5 bootstrap replicates of all rows, full-3 would be chosen in 5" in output
+    assert "In 5 bootstrap replicates of all rows, full-3 would be chosen by BIC in 5" in output
     assert "Likelihood-ratio test of 3 against 4 components" in output
     assert " ± " in output
     assert len(pq.read_table(tmp_path / "run" / "bootstrap.parquet")) == 3 * (1 + 2 * 3)

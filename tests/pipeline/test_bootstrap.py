@@ -104,6 +104,7 @@ def test_it_says_how_often_each_would_be_chosen(model):
         rivals[0], rows[:100], replicates=20, rivals=[sg.fit(rows[:100], 1, "diag")], criterion="aic"
     )
     assert sum(close.chosen.values()) == 20
+    assert sg.bootstrap(model, rows, replicates=2, criterion="elbow").criterion == "bic"
 
 
 @pytest.mark.parametrize("name", ["tied", "spherical", "EEI"])

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from stream_gmm import demo
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.model.params import MixtureParams
 
 FOLDER = Path(__file__).parent / ".data"
 

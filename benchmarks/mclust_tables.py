@@ -15,7 +15,7 @@ from typing import Any
 
 import stream_gmm as sg
 from benchmarks.harness import report
-from stream_gmm.core.covariance import FAMILIES
+from stream_gmm.core.model.covariance import FAMILIES
 from tests.oracles import rows_of
 
 ORACLE = json.loads((Path(__file__).parent.parent / "tests" / "data" / "mclust.json").read_text())

@@ -47,8 +47,8 @@ def measure(rows: int, cache: str, data_folder: Path, folder: Path) -> tuple[Any
 
 def _load() -> None:
     """Import what a task imports, so that the base line is that of a ready worker."""
-    import stream_gmm.io.scores
-    import stream_gmm.pipeline.passes  # noqa: F401
+    import stream_gmm.io.sink.scores
+    import stream_gmm.pipeline.passes.full_pass  # noqa: F401
 
 
 def main() -> None:

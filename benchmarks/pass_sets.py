@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stream_gmm.core.moments import Array
+from stream_gmm.core.model.moments import Array
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import in_turn, report
-from stream_gmm.core.covariance import family_named
-from stream_gmm.core.density import compile_density
-from stream_gmm.core.mstep import mstep
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.kernel_choice import DTYPES, Preference, choose_route
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.result import draw
-from stream_gmm.core.routes import DTYPES, Preference, choose_route
-from stream_gmm.core.rows import RowsEStep
-from stream_gmm.core.scaling import Scaling
+from stream_gmm.core.rows.scaling import Scaling
 
 GRID = ((400_000, 2, 3), (400_000, 4, 5), (400_000, 10, 10), (200_000, 16, 20), (100_000, 50, 20),
         (100_000, 30, 64), (200_000, 8, 210))  # fmt: skip

@@ -21,17 +21,17 @@ import numpy as np
 
 from benchmarks.harness import RESULTS, report
 from benchmarks.pass_sets import PassSet, pass_sets
-from stream_gmm.core.accelerate import METHODS, Auto
-from stream_gmm.core.covariance import family_named
-from stream_gmm.core.em import EMState, Method, Scheme, StopRule, run_pass
-from stream_gmm.core.initialise import Explorer
-from stream_gmm.core.moments import Array
-from stream_gmm.core.params import MixtureParams
-from stream_gmm.core.penalty import PseudoRows
-from stream_gmm.core.rows import RowsEStep
-from stream_gmm.core.scaling import Scaling
-from stream_gmm.core.seeding import seed_stats, start_of
-from stream_gmm.core.stepwise import PowerDecay, StepwiseState, stepwise_step
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.fit.accelerate import METHODS, Auto
+from stream_gmm.core.fit.em import EMState, Method, Scheme, StopRule, run_pass
+from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, stepwise_step
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.penalty import PseudoRows
+from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.sample_search import Explorer
+from stream_gmm.core.search.seeding import seed_stats, start_of
 
 SEEDS, MOST, LARGE = 3, 60, 5_000_000
 FAMILY = family_named("full")

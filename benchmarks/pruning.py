@@ -14,7 +14,7 @@ import numpy as np
 import stream_gmm as sg
 from benchmarks.harness import report
 from benchmarks.pass_sets import mixture_rows
-from stream_gmm.core.em import Outcome
+from stream_gmm.core.fit.em import Outcome
 
 NAMES = ("full", "diag", "tied")
 

@@ -8,9 +8,9 @@ from typing import Any
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from stream_gmm.core.criteria import form, measure, title
-from stream_gmm.io.tables import read_table
-from stream_gmm.pipeline.run import TABLE
-from stream_gmm.pipeline.selection import SweepResult
+from stream_gmm.io.store.tables import read_table
+from stream_gmm.pipeline.job.stages import TABLE
+from stream_gmm.pipeline.sweep.result import SweepResult
 
 TABLE_KEY, MODEL_KEY, CURVE_KEY = "sweep-table", "chosen-model", "bic-curve"
 _SHOWN = (

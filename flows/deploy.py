@@ -6,7 +6,7 @@ from prefect.schedules import Cron
 
 from flows.run import gmm_run
 from stream_gmm.errors import ConfigError
-from stream_gmm.pipeline.config import RunConfig
+from stream_gmm.pipeline.job.config import RunConfig
 
 
 def serve_run(config: RunConfig, name: str, cron: str | None, timezone: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from stream_gmm.pipeline.progress import Progress
+from stream_gmm.pipeline.passes.progress import Progress
 
 SECONDS = 1.0
 

@@ -13,11 +13,11 @@ from prefect.cache_policies import NO_CACHE
 from flows.artifacts import publish_choice, publish_curves, publish_sweep
 from flows.progress import PrefectProgress
 from stream_gmm.errors import ClusterError, StorageError
-from stream_gmm.pipeline.cluster import open_executor, running_cluster
-from stream_gmm.pipeline.config import RunConfig
-from stream_gmm.pipeline.plan import Plan
-from stream_gmm.pipeline.progress import Listener, Progress, silent
-from stream_gmm.pipeline.run import score_stage, sweep_stage
+from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
+from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.plan import Plan
+from stream_gmm.pipeline.job.stages import score_stage, sweep_stage
+from stream_gmm.pipeline.passes.progress import Listener, Progress, silent
 
 OnPlan = Callable[[Plan], None]
 _LISTENER: ContextVar[Listener] = ContextVar("listener", default=silent)

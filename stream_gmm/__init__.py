@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stream_gmm.api import fit, score, sweep
-    from stream_gmm.core.covariance import FAMILIES
-    from stream_gmm.core.em import Outcome
-    from stream_gmm.core.params import MixtureParams
+    from stream_gmm.core.fit.em import Outcome
+    from stream_gmm.core.model.covariance import FAMILIES
+    from stream_gmm.core.model.params import MixtureParams
     from stream_gmm.core.result import FitResult
     from stream_gmm.estimator import GaussianMixture
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
-    from stream_gmm.io.dataset import Dataset, open_dataset
-    from stream_gmm.io.models import load_model, save_model
+    from stream_gmm.io.source.dataset import Dataset, open_dataset
+    from stream_gmm.io.store.models import load_model, save_model
     from stream_gmm.online import OnlineGaussianMixture
-    from stream_gmm.pipeline.bootstrap import BootstrapResult
-    from stream_gmm.pipeline.ratio import RatioTest
     from stream_gmm.pipeline.score import ScoreResult
-    from stream_gmm.pipeline.selection import SweepResult
+    from stream_gmm.pipeline.sweep.result import SweepResult
+    from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
+    from stream_gmm.pipeline.uncertainty.ratio import RatioTest
 
 _WHERE = {
     "bootstrap": "stream_gmm.inference",
@@ -31,20 +31,20 @@ _WHERE = {
     "likelihood_ratio_test": "stream_gmm.inference",
     "score": "stream_gmm.api",
     "sweep": "stream_gmm.api",
-    "FAMILIES": "stream_gmm.core.covariance",
-    "Outcome": "stream_gmm.core.em",
-    "MixtureParams": "stream_gmm.core.params",
+    "FAMILIES": "stream_gmm.core.model.covariance",
+    "Outcome": "stream_gmm.core.fit.em",
+    "MixtureParams": "stream_gmm.core.model.params",
     "FitResult": "stream_gmm.core.result",
     "GaussianMixture": "stream_gmm.estimator",
-    "Dataset": "stream_gmm.io.dataset",
-    "open_dataset": "stream_gmm.io.dataset",
-    "load_model": "stream_gmm.io.models",
-    "save_model": "stream_gmm.io.models",
+    "Dataset": "stream_gmm.io.source.dataset",
+    "open_dataset": "stream_gmm.io.source.dataset",
+    "load_model": "stream_gmm.io.store.models",
+    "save_model": "stream_gmm.io.store.models",
     "OnlineGaussianMixture": "stream_gmm.online",
-    "BootstrapResult": "stream_gmm.pipeline.bootstrap",
-    "RatioTest": "stream_gmm.pipeline.ratio",
+    "BootstrapResult": "stream_gmm.pipeline.uncertainty.bootstrap",
+    "RatioTest": "stream_gmm.pipeline.uncertainty.ratio",
     "ScoreResult": "stream_gmm.pipeline.score",
-    "SweepResult": "stream_gmm.pipeline.selection",
+    "SweepResult": "stream_gmm.pipeline.sweep.result",
 }
 
 __all__ = [

@@ -7,22 +7,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_gmm.core.covariance import family_named
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.dataset import Dataset
-from stream_gmm.io.memory import as_source
-from stream_gmm.pipeline import fit as _fit
+from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline import score as _score
-from stream_gmm.pipeline import sweep as _sweep
-from stream_gmm.pipeline.choice import ELBOW, Choice
-from stream_gmm.pipeline.ledger import NO_LEDGER, Ledger
-from stream_gmm.pipeline.progress import Listener, silent
-from stream_gmm.pipeline.selection import SweepResult
-from stream_gmm.pipeline.settings import Settings
+from stream_gmm.pipeline.fit import fit as _fit
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.passes.progress import Listener, silent
+from stream_gmm.pipeline.sweep import sweep as _sweep
+from stream_gmm.pipeline.sweep.choice import ELBOW, Choice
+from stream_gmm.pipeline.sweep.ledger import NO_LEDGER, Ledger
+from stream_gmm.pipeline.sweep.result import SweepResult
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -127,7 +127,7 @@ def fit(
     client
         A ``distributed.Client``; None: the threads of this process.
     progress
-        Called with a :class:`~stream_gmm.pipeline.progress.Progress` as the work goes on.
+        Called with a :class:`~stream_gmm.pipeline.passes.progress.Progress` as the work goes on.
 
     Returns
     -------

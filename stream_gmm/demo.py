@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stream_gmm.core.covariance import family_named
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.em import Outcome
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.fit.em import Outcome
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult, draw
 from stream_gmm.errors import ConfigError
-from stream_gmm.io.models import save_model
+from stream_gmm.io.store.models import save_model
 
 GROUP_ROWS = 62_500
 

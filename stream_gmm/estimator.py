@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from stream_gmm import api
-from stream_gmm.core.covariance import family_named
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.moments import Array
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, NotFittedError, did_you_mean
-from stream_gmm.io.dataset import Source
-from stream_gmm.io.memory import as_source
+from stream_gmm.io.source.dataset import Source
+from stream_gmm.io.source.memory import as_source
 
 _FITTED = (
     "weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "converged_", "n_iter_",

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stream_gmm.api import executor_for
-from stream_gmm.core.covariance import family_named
 from stream_gmm.core.criteria import CHOICES
+from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import one_of
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.memory import as_source
-from stream_gmm.pipeline import bootstrap as _bootstrap
-from stream_gmm.pipeline.bootstrap import BootstrapResult
-from stream_gmm.pipeline.progress import Listener, silent
-from stream_gmm.pipeline.ratio import RatioTest, ratio_test
-from stream_gmm.pipeline.settings import Settings
-from stream_gmm.pipeline.sweep import first_pass, open_data, profile_of
-from stream_gmm.pipeline.uncertainty import settings_of
+from stream_gmm.io.source.memory import as_source
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.job.bootstrap_stage import settings_of
+from stream_gmm.pipeline.passes.progress import Listener, silent
+from stream_gmm.pipeline.sweep.sweep import first_pass, open_data, profile_of
+from stream_gmm.pipeline.uncertainty import bootstrap as _bootstrap
+from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
+from stream_gmm.pipeline.uncertainty.ratio import RatioTest, ratio_test
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.covariance import family_named
-from stream_gmm.core.moments import Array
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.moments import Array
 from stream_gmm.core.online import OnlineRule, OnlineState, as_result, feed
 from stream_gmm.core.result import FitResult, as_rows
 from stream_gmm.errors import InputDataError, NotFittedError
-from stream_gmm.io.dataset import numeric_columns
-from stream_gmm.io.states import SavedStream, load_state, save_state
-from stream_gmm.io.stream import arrow_batches, decode_batch
+from stream_gmm.io.sink.stream import arrow_batches, decode_batch
+from stream_gmm.io.source.dataset import numeric_columns
+from stream_gmm.io.store.states import SavedStream, load_state, save_state
 
 
 class OnlineGaussianMixture:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from stream_gmm.core.covariance import FAMILIES
-from stream_gmm.core.families import CovarianceFamily
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.model.covariance import FAMILIES
+from stream_gmm.core.model.families import CovarianceFamily
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.stats import SuffStats
 
 families = st.sampled_from(FAMILIES)

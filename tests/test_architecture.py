@@ -18,10 +18,10 @@ SOURCES = sorted([*(ROOT / "stream_gmm").rglob("*.py"), *(ROOT / "flows").rglob(
     ("module", "banned"),
     [
         ("stream_gmm", {"dask", "distributed", "pyarrow", "prefect", "numba", "matplotlib"}),
-        ("stream_gmm.core.em", {"dask", "distributed", "pyarrow", "prefect", "pydantic", "matplotlib"}),
+        ("stream_gmm.core.fit.em", {"dask", "distributed", "pyarrow", "prefect", "pydantic", "matplotlib"}),
         ("stream_gmm.execute.threads", {"dask", "distributed", "pyarrow", "prefect"}),
-        ("stream_gmm.io.scores", {"dask", "distributed", "prefect", "matplotlib"}),
-        ("stream_gmm.pipeline.run", {"dask", "distributed", "prefect", "matplotlib"}),
+        ("stream_gmm.io.sink.scores", {"dask", "distributed", "prefect", "matplotlib"}),
+        ("stream_gmm.pipeline.job.stages", {"dask", "distributed", "prefect", "matplotlib"}),
         ("stream_gmm.cli.commands", {"dask", "distributed", "prefect", "matplotlib", "sklearn"}),
     ],
 )

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stream_gmm as sg
-from stream_gmm.core.covariance import family_named
+from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.online import OnlineRule, OnlineState, feed
 from stream_gmm.core.result import draw
 from stream_gmm.errors import ConfigError, InputDataError, ModelFileError, NotFittedError
-from stream_gmm.io.states import SavedStream, load_state, save_state
+from stream_gmm.io.store.states import SavedStream, load_state, save_state
 from stream_gmm.pipeline.stream import StreamOptions, run_stream
 from tests.strategies import families, random_params, seeds
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_gmm.pipeline.config import ClusterConfig, validate
+from stream_gmm.pipeline.job.config import ClusterConfig, validate
 from tests.servers import free_port, wait_for
 
 ROOT = Path(__file__).parent.parent

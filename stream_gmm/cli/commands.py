@@ -12,7 +12,7 @@ import click
 
 from stream_gmm.cli.options import config_options, overrides
 from stream_gmm.errors import ConfigError, StorageError, StreamGMMError
-from stream_gmm.pipeline.config import RunConfig, load_config
+from stream_gmm.pipeline.job.config import RunConfig, load_config
 
 EPILOG = (
     "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 model file, "
@@ -104,8 +104,8 @@ def fit(config: str | None, **arguments: Any) -> None:
 
 def _sweep(settings: RunConfig) -> None:
     from stream_gmm.cli.display import progress_display, show_plan, show_run
-    from stream_gmm.pipeline.cluster import open_executor
-    from stream_gmm.pipeline.run import sweep_stage
+    from stream_gmm.pipeline.job.cluster import open_executor
+    from stream_gmm.pipeline.job.stages import sweep_stage
 
     with progress_display() as listener, open_executor(settings.cluster) as executor:
         sweep_stage(settings, executor, listener, on_plan=show_plan)
@@ -121,8 +121,8 @@ def _sweep(settings: RunConfig) -> None:
 def bootstrap(config: str | None, replicates: int, candidates: int, ratio_replicates: int, **arguments: Any) -> None:
     """Say how sure a finished run is: standard errors, what other data would choose, tests of K."""
     from stream_gmm.cli.display import progress_display, show_run
-    from stream_gmm.pipeline.cluster import open_executor
-    from stream_gmm.pipeline.uncertainty import bootstrap_stage
+    from stream_gmm.pipeline.job.bootstrap_stage import bootstrap_stage
+    from stream_gmm.pipeline.job.cluster import open_executor
 
     settings = _config(config, arguments)
     with progress_display() as listener, open_executor(settings.cluster) as executor:
@@ -139,8 +139,8 @@ def bootstrap(config: str | None, replicates: int, candidates: int, ratio_replic
 def plan(config: str | None, **arguments: Any) -> None:
     """Say what a run will need: rows, tasks, reads, memory, time; refuse what cannot fit. Starts nothing."""
     from stream_gmm.cli.display import show_plan
-    from stream_gmm.pipeline.cluster import planned_workers
-    from stream_gmm.pipeline.run import plan_stage
+    from stream_gmm.pipeline.job.cluster import planned_workers
+    from stream_gmm.pipeline.job.stages import plan_stage
 
     settings = _config(config, arguments)
     show_plan(plan_stage(settings, planned_workers(settings.cluster)))
@@ -153,9 +153,9 @@ def plan(config: str | None, **arguments: Any) -> None:
 def score(config: str | None, model: str | None, **arguments: Any) -> None:
     """Score every row with a model and publish the scored Parquet."""
     from stream_gmm.cli.display import make_console, progress_display, show_model
-    from stream_gmm.io.models import load_model
-    from stream_gmm.pipeline.cluster import open_executor
-    from stream_gmm.pipeline.run import MODEL, score_stage
+    from stream_gmm.io.store.models import load_model
+    from stream_gmm.pipeline.job.cluster import open_executor
+    from stream_gmm.pipeline.job.stages import MODEL, score_stage
 
     settings = _config(config, arguments)
     fitted = load_model(model or settings.folder / MODEL)
@@ -170,7 +170,7 @@ def score(config: str | None, model: str | None, **arguments: Any) -> None:
 def inspect(model: str) -> None:
     """Show what a model file holds."""
     from stream_gmm.cli.display import make_console, show_model
-    from stream_gmm.io.models import load_model
+    from stream_gmm.io.store.models import load_model
 
     console, fitted = make_console(), load_model(model)
     show_model(fitted, console)
@@ -226,9 +226,9 @@ def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_row
     """Show what one read says of a data set: counts, missing values, ranges, repeated values, dependent columns."""
     from stream_gmm.cli.display import make_console, progress_display, show_profile
     from stream_gmm.execute.threads import ThreadsExecutor
-    from stream_gmm.io.dataset import open_dataset
-    from stream_gmm.pipeline.settings import Settings
-    from stream_gmm.pipeline.sweep import profile_of
+    from stream_gmm.io.source.dataset import open_dataset
+    from stream_gmm.pipeline.fit.settings import Settings
+    from stream_gmm.pipeline.sweep.sweep import profile_of
 
     dataset = open_dataset(list(data), columns.split(",") if columns else None, missing=missing)
     settings = Settings(sample_rows=sample_rows, profile="sample" if sample else "full", cache="none")

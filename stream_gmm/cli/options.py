@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stream_gmm.errors import ConfigError
-from stream_gmm.pipeline.config import RunConfig
+from stream_gmm.pipeline.job.config import RunConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from stream_gmm.core.covariance import family_named
+from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.online import OnlineRule, as_result
-from stream_gmm.io.models import save_model
-from stream_gmm.io.stream import StreamWriter
+from stream_gmm.io.sink.stream import StreamWriter
+from stream_gmm.io.store.models import save_model
 from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
 
 

@@ -13,21 +13,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.density import compile_density
-from stream_gmm.core.em import Outcome
-from stream_gmm.core.estep import moments_of, score_rows, total_moments
-from stream_gmm.core.families import CovarianceFamily
-from stream_gmm.core.initialise import Explorer
-from stream_gmm.core.moments import Array
-from stream_gmm.core.mstep import NOTHING, MStepReport, mstep
-from stream_gmm.core.params import MixtureParams
-from stream_gmm.core.penalty import Penalty, PseudoRows, Ridge
-from stream_gmm.core.reshape import without
+from stream_gmm.core.estep.accumulate import moments_of, score_rows, total_moments
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.fit.em import Outcome
+from stream_gmm.core.fit.stepwise import PowerDecay, blend
+from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.families import CovarianceFamily
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.model.split_merge import without
+from stream_gmm.core.mstep.mstep import NOTHING, MStepReport, mstep
+from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.rows import RowsEStep
-from stream_gmm.core.scaling import Scaling
+from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.sample_search import Explorer
 from stream_gmm.core.stats import SuffStats
-from stream_gmm.core.stepwise import PowerDecay, blend
 from stream_gmm.errors import ConfigError, NotFittedError, SingularCovarianceError
 
 STEP_ROWS = (1_000, 131_072)

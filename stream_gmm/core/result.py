@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.density import Density, compile_density
-from stream_gmm.core.em import Outcome
-from stream_gmm.core.estep import Scores, score_rows
-from stream_gmm.core.matching import identify
-from stream_gmm.core.moments import Array
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.estep.accumulate import Scores, score_rows
+from stream_gmm.core.fit.em import Outcome
+from stream_gmm.core.model.density import Density, compile_density
+from stream_gmm.core.model.matching import identify
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import ConfigError, InputDataError, explain
 
 

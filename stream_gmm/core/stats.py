@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_gmm.core.moments import Array, Moments
+from stream_gmm.core.model.moments import Array, Moments
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,8 @@ from typing import Any
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, StorageError, did_you_mean, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.dataset import Dataset
-from stream_gmm.io.files import is_uri
-from stream_gmm.io.publish import check_target, publish, read_manifest, staging_folder
-from stream_gmm.io.scores import (
+from stream_gmm.io.sink.publish import check_target, publish, read_manifest, staging_folder
+from stream_gmm.io.sink.scores import (
     PROBA_STYLES,
     Layout,
     PartReport,
@@ -25,7 +23,9 @@ from stream_gmm.io.scores import (
     output_names,
     score_part,
 )
-from stream_gmm.pipeline.progress import Listener, Meter, silent
+from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.files import is_uri
+from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
 
 FORMAT = 1
 

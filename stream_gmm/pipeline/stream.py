@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from stream_gmm.core.density import compile_density
+from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.online import OnlineRule, OnlineState, feed
 from stream_gmm.errors import ConfigError, InputDataError, explain
-from stream_gmm.io.chunks import Chunk
-from stream_gmm.io.dataset import numeric_columns
-from stream_gmm.io.states import SavedStream, load_state, save_state
-from stream_gmm.io.stream import Write, decode_batch, record_batches, scored_batch
+from stream_gmm.io.sink.stream import Write, decode_batch, record_batches, scored_batch
+from stream_gmm.io.source.chunks import Chunk
+from stream_gmm.io.source.dataset import numeric_columns
+from stream_gmm.io.store.states import SavedStream, load_state, save_state
 
 SAVE_ROWS = 1_000_000
 

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
-from stream_gmm.core.estep import Scores
-from stream_gmm.core.moments import Array
+from stream_gmm.core.estep.accumulate import Scores
+from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#8C8C8C",

@@ -13,14 +13,14 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from stream_gmm.core.criteria import form, measure, signed, title
-from stream_gmm.core.matching import match
-from stream_gmm.core.moments import Array
+from stream_gmm.core.model.matching import match
+from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.io.container import write_atomically
-from stream_gmm.io.models import load_model
-from stream_gmm.io.tables import read_table
-from stream_gmm.pipeline.run import MODEL, REPORT, SAMPLE, TABLE, TRUTH, read_record
-from stream_gmm.pipeline.uncertainty import component_figures, in_words
+from stream_gmm.io.store.container import write_atomically
+from stream_gmm.io.store.models import load_model
+from stream_gmm.io.store.tables import read_table
+from stream_gmm.pipeline.job.bootstrap_stage import component_figures, in_words
+from stream_gmm.pipeline.job.stages import MODEL, REPORT, SAMPLE, TABLE, TRUTH, read_record
 from stream_gmm.report import figures as fig
 
 COLUMNS = (

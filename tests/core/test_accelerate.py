@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gmm.core.accelerate import METHODS, Auto, Secants
-from stream_gmm.core.coordinates import Chart
-from stream_gmm.core.covariance import FAMILIES, family_named
-from stream_gmm.core.em import EMState, Outcome, Scheme, StopRule, advance, em_step, run_to_end
-from stream_gmm.core.initialise import Explorer
-from stream_gmm.core.mstep import mstep
-from stream_gmm.core.penalty import PseudoRows, Ridge
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.fit.accelerate import METHODS, Auto, Secants
+from stream_gmm.core.fit.coordinates import Chart
+from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, em_step, run_to_end
+from stream_gmm.core.fit.surrogate import Moments, guaranteed_gain, inner_steps
+from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.mstep.mstep import mstep
+from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
 from stream_gmm.core.result import draw
-from stream_gmm.core.rows import RowsEStep
-from stream_gmm.core.scaling import Scaling
-from stream_gmm.core.surrogate import Moments, guaranteed_gain, inner_steps
+from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.sample_search import Explorer
 from tests.strategies import families, mixtures, random_params, seeds
 
 NAMES = ("none", "anderson", "squarem", "auto")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream_gmm.core.evidence import Trial, Tried, paired
+from stream_gmm.core.search.evidence import Trial, Tried, paired
 
 NOTHING = np.empty(0)
 

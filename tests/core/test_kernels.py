@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gmm.core import kernels, whitening
-from stream_gmm.core.batch import compile_batch
-from stream_gmm.core.covariance import family_named
-from stream_gmm.core.density import compile_density
-from stream_gmm.core.estep import accumulate, merge_all, score_rows
-from stream_gmm.core.kernels import exp_row
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.estep import kernels, whitening
+from stream_gmm.core.estep.accumulate import accumulate, merge_all, score_rows
+from stream_gmm.core.estep.batch import compile_batch
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.kernel_choice import QUADRATIC, SPHERED, WHITENED, Preference
+from stream_gmm.core.estep.kernels import exp_row
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import draw
-from stream_gmm.core.routes import QUADRATIC, SPHERED, WHITENED, Preference
-from stream_gmm.core.rows import RowsEStep
-from stream_gmm.core.scaling import Scaling
+from stream_gmm.core.rows.scaling import Scaling
 from tests.oracles import slow_stats, weighted_log_densities
 from tests.strategies import families, mixtures, random_params
 

@@ -5,13 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_gmm.core.batch import compile_batch
-from stream_gmm.core.covariance import family_named
-from stream_gmm.core.density import compile_density
-from stream_gmm.core.kernels import LINEAR, complete_features
-from stream_gmm.core.params import MixtureParams
-from stream_gmm.core.result import draw
-from stream_gmm.core.routes import (
+from stream_gmm.core.estep.batch import compile_batch
+from stream_gmm.core.estep.kernel_choice import (
     ALLOWED,
     DTYPES,
     QUADRATIC,
@@ -22,7 +17,12 @@ from stream_gmm.core.routes import (
     choose_route,
     rounding_error,
 )  # fmt: skip
-from stream_gmm.core.scaling import Scaling
+from stream_gmm.core.estep.kernels import LINEAR, complete_features
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.result import draw
+from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import ConfigError
 from tests.strategies import families, random_params, seeds
 

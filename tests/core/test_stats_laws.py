@@ -71,7 +71,7 @@ def test_a_merge_of_valid_statistics_is_valid(seed, k, d, family):
 
 def test_no_digits_are_lost_far_from_zero(rng):
     """64 merged chunks at offset 1e8: raw moments would have no correct digit left."""
-    from stream_gmm.core.moments import FULL
+    from stream_gmm.core.model.moments import FULL
 
     rows = rng.normal(size=(6400, 1)) + 1e8
     out = SuffStats.zero(1, 1, FULL)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
-from stream_gmm.core.covariance import FAMILIES, family_named
-from stream_gmm.core.em import EMState, Scheme, StopRule, run_to_end
-from stream_gmm.core.penalty import PseudoRows
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.fit.em import EMState, Scheme, StopRule, run_to_end
+from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.model.structures import STRUCTURES
+from stream_gmm.core.mstep.penalty import PseudoRows
 from stream_gmm.core.result import draw
-from stream_gmm.core.rows import RowsEStep
-from stream_gmm.core.scaling import Scaling
-from stream_gmm.core.structures import STRUCTURES
+from stream_gmm.core.rows.scaling import Scaling
 from tests.oracles import DATA
 from tests.strategies import random_params, seeds
 

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from stream_gmm.core.covariance import FAMILIES, family_named
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.em import Outcome
-from stream_gmm.core.matching import bhattacharyya, match
-from stream_gmm.core.mstep import mstep
-from stream_gmm.core.params import MixtureParams
-from stream_gmm.core.penalty import Ridge
+from stream_gmm.core.fit.em import Outcome
+from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.model.matching import bhattacharyya, match
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.mstep import mstep
+from stream_gmm.core.mstep.penalty import Ridge
 from stream_gmm.core.result import FitResult, draw
-from stream_gmm.core.sampling import Sample, hash_rows
-from stream_gmm.core.seeding import kmeans_plusplus
+from stream_gmm.core.rows.sampling import Sample, hash_rows
+from stream_gmm.core.search.seeding import kmeans_plusplus
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, InputDataError
 from tests.strategies import mixtures, random_params, random_stats, seeds

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stream_gmm.errors import InputDataError, StorageError
-from stream_gmm.pipeline.config import RunConfig
+from stream_gmm.pipeline.job.config import RunConfig
 from tests.servers import wait_for
 
 pytestmark = pytest.mark.prefect
@@ -81,7 +81,7 @@ def test_prefect_sees_a_task_for_each_stage_and_no_more(finished, prefect_api):
 
 def test_the_numbers_are_those_without_prefect(finished, demo_folder, tmp_path):
     from stream_gmm.execute.threads import ThreadsExecutor
-    from stream_gmm.pipeline.run import sweep_stage
+    from stream_gmm.pipeline.job.stages import sweep_stage
 
     _, folder = finished
     sweep_stage(_config(demo_folder, tmp_path / "r"), ThreadsExecutor())

@@ -13,8 +13,8 @@ import pytest
 import stream_gmm as sg
 from stream_gmm import errors
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.cache import DISK, MEMORY, NONE, RESERVE, DiskLeaf, MemoryLeaf, hold, kind_of
-from stream_gmm.pipeline.reading import CachePolicy, open_reading
+from stream_gmm.io.source.cache import DISK, MEMORY, NONE, RESERVE, DiskLeaf, MemoryLeaf, hold, kind_of
+from stream_gmm.pipeline.passes.tasks import CachePolicy, open_reading
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_a_little_data_is_kept_in_memory_and_much_on_disk(demo_folder, monkeypat
     data, executor = sg.open_dataset(demo_folder, columns=["x0", "x1"]), ThreadsExecutor(2)
 
     assert open_reading(data, data.leaves(), executor, CachePolicy()).planned == MEMORY
-    monkeypatch.setattr("stream_gmm.pipeline.reading.SMALL", 10)
+    monkeypatch.setattr("stream_gmm.pipeline.passes.tasks.SMALL", 10)
     assert open_reading(data, data.leaves(), executor, CachePolicy()).planned == DISK
 
 

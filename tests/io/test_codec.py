@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from stream_gmm.core.em import EMState, Outcome
+from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ModelFileError
-from stream_gmm.io.codec import decode, encode
-from stream_gmm.pipeline.ledger import KNOWN
+from stream_gmm.io.store.codec import decode, encode
+from stream_gmm.pipeline.sweep.ledger import KNOWN
 from tests.strategies import mixtures, random_stats, seeds
 
 

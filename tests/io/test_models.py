@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.core.covariance import FAMILIES
+from stream_gmm.core.model.covariance import FAMILIES
 from stream_gmm.errors import ModelFileError, StorageError
-from stream_gmm.io.models import MAGIC, from_bytes, to_bytes
+from stream_gmm.io.store.models import MAGIC, from_bytes, to_bytes
 from tests.oracles import rows_of
 
 

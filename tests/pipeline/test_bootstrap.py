@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.core.covariance import family_named
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import draw
-from stream_gmm.core.sampling import hash_rows, poisson_weights
+from stream_gmm.core.rows.sampling import hash_rows, poisson_weights
 from stream_gmm.errors import ConfigError, InputDataError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.memory import as_source
+from stream_gmm.io.source.memory import as_source
 from tests.oracles import rows_of
 
 MCLUST = json.loads((Path(__file__).parent.parent / "data" / "mclust.json").read_text())

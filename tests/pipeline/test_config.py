@@ -7,7 +7,7 @@ import yaml
 
 from stream_gmm.cli.options import config_keys, overrides
 from stream_gmm.errors import ConfigError
-from stream_gmm.pipeline.config import RunConfig, load_config, validate
+from stream_gmm.pipeline.job.config import RunConfig, load_config, validate
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"data": {"paths": "x.parquet"}}

@@ -14,7 +14,7 @@ from stream_gmm import demo
 from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.models import to_bytes
+from stream_gmm.io.store.models import to_bytes
 
 NAMES = ["full", "diag", "tied_spherical"]
 
@@ -105,7 +105,7 @@ def test_a_worker_killed_with_signal_9_during_a_pass(data, expected, cache):
 
 def test_another_chunking_gives_the_same_numbers(data, expected, monkeypatch):
     first = sg.fit(data, 3, "full", max_passes=5, sample_rows=5000)
-    monkeypatch.setattr("stream_gmm.io.chunks.CHUNK_ROWS", 10_007)
+    monkeypatch.setattr("stream_gmm.io.source.chunks.CHUNK_ROWS", 10_007)
     second = sg.fit(data, 3, "full", max_passes=5, sample_rows=5000)
 
     assert second.lower_bound_ == pytest.approx(first.lower_bound_, rel=1e-9)

@@ -14,14 +14,14 @@ import pytest
 
 import stream_gmm as sg
 from stream_gmm import demo
-from stream_gmm.core.em import Outcome
+from stream_gmm.core.fit.em import Outcome
 from stream_gmm.errors import ModelFileError
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.memory import as_source
-from stream_gmm.io.models import to_bytes
-from stream_gmm.pipeline.ledger import Ledger
-from stream_gmm.pipeline.settings import Settings
-from stream_gmm.pipeline.sweep import sweep
+from stream_gmm.io.source.memory import as_source
+from stream_gmm.io.store.models import to_bytes
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.sweep.ledger import Ledger
+from stream_gmm.pipeline.sweep.sweep import sweep
 
 NAMES = ("diag", "full")
 

@@ -9,10 +9,10 @@ import pytest
 
 import stream_gmm as sg
 from stream_gmm.api import params_from
-from stream_gmm.core.covariance import FAMILIES
-from stream_gmm.core.em import EMState, Outcome, Scheme, StopRule, run_to_end
-from stream_gmm.core.rows import RowsEStep
-from stream_gmm.core.scaling import Scaling
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_to_end
+from stream_gmm.core.model.covariance import FAMILIES
+from stream_gmm.core.rows.scaling import Scaling
 from tests.oracles import COLUMNS, DATA
 
 MCLUST = json.loads((DATA / "mclust.json").read_text())

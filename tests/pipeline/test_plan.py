@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.core.covariance import family_named
-from stream_gmm.core.params import MixtureParams
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.dask import ClusterSpec, size_of
 from stream_gmm.execute.serial import SerialExecutor
-from stream_gmm.io.memory import as_source
-from stream_gmm.pipeline import passes
-from stream_gmm.pipeline.cluster import planned_workers
-from stream_gmm.pipeline.config import ClusterConfig
-from stream_gmm.pipeline.passes import packed, statistics_bytes
-from stream_gmm.pipeline.plan import Workers, make_plan
-from stream_gmm.pipeline.settings import Settings
-from stream_gmm.pipeline.sweep import parse_grid
+from stream_gmm.io.source.memory import as_source
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.job.cluster import planned_workers
+from stream_gmm.pipeline.job.config import ClusterConfig
+from stream_gmm.pipeline.job.plan import Workers, make_plan
+from stream_gmm.pipeline.passes import full_pass as passes
+from stream_gmm.pipeline.passes.full_pass import packed, statistics_bytes
+from stream_gmm.pipeline.sweep.sweep import parse_grid
 
 GRID = parse_grid(range(1, 5), ["full", "diag", "tied"])
 TWO = Workers(2, 4 << 30)

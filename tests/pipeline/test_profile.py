@@ -8,12 +8,12 @@ from click.testing import CliRunner
 
 import stream_gmm as sg
 from stream_gmm.cli.commands import cli
-from stream_gmm.core.oddities import atoms, collinear
+from stream_gmm.core.rows.oddities import atoms, collinear
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.pipeline.settings import Settings
-from stream_gmm.pipeline.sweep import profile_of
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.sweep.sweep import profile_of
 
 
 def _write(folder, columns, group=500, files=4):

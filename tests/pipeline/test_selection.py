@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 import stream_gmm as sg
-import stream_gmm.io.dataset as dataset_module
-import stream_gmm.io.scores as scores_module
+import stream_gmm.io.sink.scores as scores_module
+import stream_gmm.io.source.dataset as dataset_module
 from stream_gmm import demo
 from stream_gmm.core.criteria import CHOICES
-from stream_gmm.core.em import Outcome
+from stream_gmm.core.fit.em import Outcome
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
-from stream_gmm.io.chunks import parquet_chunks
-from stream_gmm.pipeline.config import validate
-from stream_gmm.pipeline.explore import judges
-from stream_gmm.pipeline.run import sweep_stage
+from stream_gmm.io.source.chunks import parquet_chunks
+from stream_gmm.pipeline.fit.sample import judges
+from stream_gmm.pipeline.job.config import validate
+from stream_gmm.pipeline.job.stages import sweep_stage
 
 
 @pytest.fixture(scope="module")

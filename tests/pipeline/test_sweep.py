@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.core.covariance import FAMILIES
-from stream_gmm.core.em import Outcome
-from stream_gmm.core.sampling import Holdout
+from stream_gmm.core.fit.em import Outcome
+from stream_gmm.core.model.covariance import FAMILIES
+from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.errors import ConfigError, InputDataError, NoAdmissibleModelError, SingularCovarianceError
 from stream_gmm.execute.serial import SerialExecutor
-from stream_gmm.io.chunks import split
-from stream_gmm.pipeline.profile import profile
-from stream_gmm.pipeline.progress import Progress
-from stream_gmm.pipeline.reading import CachePolicy, open_reading
+from stream_gmm.io.source.chunks import split
+from stream_gmm.pipeline.passes.profile import profile
+from stream_gmm.pipeline.passes.progress import Progress
+from stream_gmm.pipeline.passes.tasks import CachePolicy, open_reading
 from tests.oracles import rows_of
 
 

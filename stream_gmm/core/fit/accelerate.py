@@ -1,0 +1,172 @@
+"""Acceleration of EM: the methods by name, each safeguarded by the passes it needs anyway.
+
+``anderson`` mixes the last steps (Walker & Ni 2011; for EM: Henderson & Varadhan 2019). ``squarem`` extrapolates
+from two steps (Varadhan & Roland 2008, SqS3). ``auto`` mixes steps that were continued on the sample
+(:mod:`.surrogate`), with a SQUAREM cycle whenever that fails. All of them move in the coordinates of
+:mod:`.coordinates`, where any extrapolation is a valid mixture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.fit.coordinates import Chart
+from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Move, Scheme
+from stream_gmm.core.fit.surrogate import inner_steps
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.mstep import mstep
+from stream_gmm.core.stats import SuffStats
+
+MEMORY = 8
+_RIDGE = 1e-7
+"""Of the least squares of Anderson's mixing, relative to the largest singular value squared."""
+INNER_STEPS = 10
+"""Steps on the sample between two passes."""
+
+
+def em_image(params: MixtureParams, stats: SuffStats, scheme: Scheme) -> MixtureParams:
+    """Return the plain EM step."""
+    return mstep(stats, params.family, scheme.penalty, params)[0]
+
+
+@dataclass(frozen=True)
+class Secants:
+    """Points, and where the map sends them, in the coordinates of one chart."""
+
+    chart: Chart
+    points: tuple[Array, ...] = ()
+    images: tuple[Array, ...] = ()
+
+    def push(self, point: MixtureParams, image: MixtureParams) -> Secants:
+        """Return the secants with one more pair; the oldest is forgotten."""
+        points = (*self.points, self.chart.vector(point))[-MEMORY - 1 :]
+        return replace(self, points=points, images=(*self.images, self.chart.vector(image))[-MEMORY - 1 :])
+
+    def mixed(self) -> Array:
+        """Return Anderson's next point: the images, so weighted that the steps cancel as far as they can."""
+        g = np.array(self.images)
+        f = g - np.array(self.points)
+        if len(f) < 2:
+            return np.asarray(g[-1])
+        df, dg = np.diff(f, axis=0), np.diff(g, axis=0)
+        u, s, vt = np.linalg.svd(df.T, full_matrices=False)
+        gamma = vt.T @ (s / (s**2 + _RIDGE * s[0] ** 2 + 1e-300) * (u.T @ f[-1]))
+        return np.asarray(g[-1] - gamma @ dg)
+
+
+def _remaining(step: Array, to_optimum: Array) -> float:
+    """Return the gain of going all the way, if the log-likelihood is quadratic.
+
+    In coordinates where the complete data's information is the identity, EM's step is the gradient. What a few
+    secants have not seen yet is assumed to shrink by no more than a fiftieth in each EM step.
+    """
+    return max(0.5 * float(step @ to_optimum), 25.0 * float(step @ step))
+
+
+@dataclass(frozen=True)
+class Anderson:
+    """Anderson acceleration of EM."""
+
+    heavy: ClassVar[bool] = False
+
+    def accepted(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Move:
+        at, _ = state.point
+        secants = state.memory or Secants(Chart(at))
+        secants = secants.push(at, em)
+        target = secants.mixed()
+        remaining = np.inf
+        if len(secants.points) > 1:
+            step = secants.images[-1] - secants.points[-1]
+            remaining = _remaining(step, target - secants.points[-1])
+        return Move(secants.chart.params(target), remaining, plain=len(secants.points) == 1, memory=secants)
+
+    def rejected(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Move:
+        secants = state.memory.push(state.params, em_image(state.params, stats, scheme))
+        return Move(em_image(*state.point, scheme), plain=True, memory=secants)
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """Where a SQUAREM cycle stands: after ``stage`` steps from the chart's reference."""
+
+    stage: int = 0
+    chart: Chart | None = None
+    second: MixtureParams | None = None
+    """The second EM point: where to go if the extrapolation fails."""
+    cap: float = 4.0
+    """Largest step length."""
+
+
+@dataclass(frozen=True)
+class Squarem:
+    """Squared extrapolation: two EM steps, one jump, and the EM step from there."""
+
+    heavy: ClassVar[bool] = False
+
+    def accepted(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Move:
+        at, _ = state.point
+        cycle = state.memory or Cycle()
+        if cycle.stage != 1 or cycle.chart is None:
+            return Move(em, plain=True, memory=Cycle(1, Chart(at), cap=cycle.cap))
+        r, second = cycle.chart.vector(at), cycle.chart.vector(em)
+        v = second - 2.0 * r
+        longest = float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-300)
+        length = min(max(longest, 1.0), cycle.cap)
+        target = 2.0 * length * r + length**2 * v
+        remaining = _remaining(second - r, target - r)
+        if length == 1.0:
+            return Move(em, remaining, plain=True, memory=Cycle(cap=cycle.cap))
+        cap = 4.0 * cycle.cap if length == cycle.cap else cycle.cap
+        return Move(cycle.chart.params(target), remaining, memory=Cycle(2, second=em, cap=cap))
+
+    def rejected(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Move:
+        return Move(state.memory.second, plain=True, memory=Cycle(cap=max(4.0, state.memory.cap / 16.0)))
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Anderson acceleration of EM continued on the sample; a SQUAREM cycle when a move fails.
+
+    ``sample`` is the E-step over a uniform sample of the data's rows. What it remembers are the secants, or the
+    cycle that it is in.
+    """
+
+    sample: RowsEStep
+    heavy: ClassVar[bool] = True
+
+    def depth(self, rows: float) -> int:
+        """Return the number of inner steps on data of so many rows.
+
+        They are to cost about the arithmetic of a pass, and no more. It is the same for all moves of a fit, or
+        the secants would be those of different maps.
+        """
+        n = len(self.sample.rows)
+        return INNER_STEPS if n >= rows else int(np.clip(rows // n, 3, INNER_STEPS))
+
+    def accepted(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Move:
+        at, stats = state.point
+        memory = state.memory
+        if isinstance(memory, Cycle) and memory.stage == 1:
+            return SQUAREM.accepted(state, em, scheme)
+        secants = memory if isinstance(memory, Secants) else Secants(Chart(at))
+        tol = 0.01 * scheme.tolerance(state)
+        image = inner_steps(at, stats, self.sample.one, scheme.penalty, self.depth(stats.rows), tol)
+        secants = secants.push(at, image.params)
+        params = secants.chart.params(secants.mixed()) if len(secants.points) > 1 else image.params
+        return Move(params, image.remaining, memory=secants)
+
+    def rejected(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Move:
+        if isinstance(state.memory, Cycle):
+            return SQUAREM.rejected(state, stats, scheme)
+        at, before = state.point
+        return Move(em_image(at, before, scheme), plain=True, memory=Cycle(1, Chart(at)))
+
+
+ANDERSON = Anderson()
+SQUAREM = Squarem()
+METHODS: dict[str, Method] = {"none": PLAIN_EM, "anderson": ANDERSON, "squarem": SQUAREM}

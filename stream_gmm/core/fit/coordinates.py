@@ -1,0 +1,118 @@
+"""Coordinates for extrapolation: affine-invariant, unconstrained, and scaled in nats.
+
+About a reference mixture, with ``a_k = sqrt(weight_k)`` and ``L_k`` the Cholesky factor of its covariance::
+
+    a_k [ log weight_k - log weight_k^r,  L_k^-1 (mean_k - mean_k^r),
+          sqrt(2) log diag(L_k^-1 L),     strict lower triangle of L_k^-1 L ]
+
+Half the squared length is, to second order, the Kullback-Leibler divergence per complete row between the two
+mixtures: least squares weighs every direction as it should, whatever the units. Any vector stands for a
+valid mixture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.errors import SingularCovarianceError
+
+_SMALLEST = 1e-12
+_LARGEST_STEP = 3.0
+_HALVINGS = 60
+
+
+def _spreads(params: MixtureParams) -> Array:
+    """Return Cholesky factors ``(K, D, D)`` or standard deviations ``(K, D)``; one for all where shared."""
+    family, (k, d) = params.family, params.means.shape
+    values = np.array(family.expand(params.covariances, k, d))
+    values = values[:1] if family.shared else values
+    return np.asarray(np.linalg.cholesky(values) if family.matrices else np.sqrt(values))
+
+
+def _shares(params: MixtureParams) -> Array:
+    """Return the mixing weights ``(K,)``, and after them that of the noise, if there is one."""
+    return params.weights if params.noise is None else np.append(params.weights, params.noise_weight)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The map between mixtures and vectors about a reference."""
+
+    reference: MixtureParams
+
+    @cached_property
+    def _spread(self) -> Array:
+        return _spreads(self.reference)
+
+    @cached_property
+    def _inverse(self) -> Array:
+        matrices = self.reference.family.matrices
+        return np.asarray(np.linalg.inv(self._spread) if matrices else 1.0 / self._spread, np.float64)
+
+    @cached_property
+    def _scales(self) -> tuple[Array, Array]:
+        """Square roots of the weights, of the components ``(K, 1)`` and of the covariances."""
+        a = np.sqrt(np.maximum(self.reference.weights, 1e-8))[:, None]
+        return a, np.ones((1, 1)) if self.reference.family.shared else a
+
+    @property
+    def _lower(self) -> tuple[Any, Any]:
+        return np.tril_indices(self.reference.n_features, -1)
+
+    def vector(self, params: MixtureParams) -> Array:
+        """Return the coordinates of a mixture of the same shape."""
+        a, b = self._scales
+        own, shares = _shares(params), _shares(self.reference)
+        log_weights = np.log(np.maximum(own, _SMALLEST)) - np.log(np.maximum(shares, _SMALLEST))
+        log_weights = np.sqrt(np.maximum(shares, 1e-8)) * log_weights
+        delta, spread = params.means - self.reference.means, _spreads(params)
+        if not self.reference.family.matrices:
+            parts = [delta * self._inverse, np.sqrt(2.0) * np.log(spread * self._inverse)]
+            return np.concatenate([log_weights, (a * parts[0]).ravel(), (b * parts[1]).ravel()])
+        change = self._inverse @ spread
+        diagonal = np.sqrt(2.0) * np.log(np.einsum("kjj->kj", change))
+        moved = np.einsum("kij,kj->ki", np.broadcast_to(self._inverse, (len(delta), *change.shape[1:])), delta)
+        lower = change[:, self._lower[0], self._lower[1]]
+        return np.concatenate([log_weights, (a * moved).ravel(), (b * diagonal).ravel(), (b * lower).ravel()])
+
+    def params(self, vector: Array) -> MixtureParams:
+        """Return the mixture at a vector; where rounding would make it singular, one nearer to the reference.
+
+        Standard deviations change by a factor of ``exp(3)`` at most.
+        """
+        for _ in range(_HALVINGS):
+            params = self._params(vector)
+            try:
+                _ = params.precisions_cholesky
+                return params
+            except SingularCovarianceError:
+                vector = 0.5 * vector
+        return self.reference
+
+    def _params(self, vector: Array) -> MixtureParams:
+        ref, (a, b) = self.reference, self._scales
+        k, d = ref.means.shape
+        blocks = len(self._spread)
+        shares = _shares(ref)
+        logs, moved, diagonal, lower = np.split(vector, np.cumsum([len(shares), k * d, blocks * d]))
+        logits = np.log(np.maximum(shares, _SMALLEST)) + logs / np.sqrt(np.maximum(shares, 1e-8))
+        weights = np.exp(logits - logits.max())
+        weights = weights[:k] / weights.sum()
+        stretch = np.exp(np.clip(diagonal.reshape(blocks, d) / b / np.sqrt(2.0), -_LARGEST_STEP, _LARGEST_STEP))
+        moved = moved.reshape(k, d) / a
+        if not ref.family.matrices:
+            means, covariances = ref.means + moved * self._spread, (self._spread * stretch) ** 2
+        else:
+            change = stretch[:, :, None] * np.eye(d)
+            change[:, self._lower[0], self._lower[1]] = lower.reshape(blocks, -1) / b
+            spread = self._spread @ change
+            covariances = spread @ np.swapaxes(spread, 1, 2)
+            means = ref.means + np.einsum("kij,kj->ki", np.broadcast_to(self._spread, (k, d, d)), moved)
+        everyone = np.broadcast_to(covariances, (k, *covariances.shape[1:]))
+        return MixtureParams.from_matrices(weights, means, everyone, ref.family, ref.noise)

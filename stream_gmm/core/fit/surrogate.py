@@ -1,0 +1,156 @@
+"""Steps on the sample that aim at the optimum of the full data.
+
+After a pass at an anchor, the full data's statistics there are known exactly. The sample's statistics at the
+anchor differ by a correction, ``c = s_N(anchor) - s_n(anchor)`` per row; it is frozen, and EM goes on with
+``M(s_n(t) + c)``. That is EM for ``l_n(t) + <c, eta(t)>``, whose gradient at the anchor is the full data's and
+whose curvature is the sample's; its fixed points at the anchor are those of the full data. It is the control
+variate of Chen et al. (2018, sEM-vr), used as Jordan, Lee & Yang (2019) use their surrogate likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.mstep import mstep
+from stream_gmm.core.mstep.penalty import Penalty, precision_of
+from stream_gmm.core.stats import SuffStats
+from stream_gmm.errors import SingularCovarianceError
+
+_SHRUNK = 0.1
+"""A corrected variance below this part of the anchor's is more likely noise than truth."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Statistics per row about fixed origins: unlike centred ones, they can be added and subtracted."""
+
+    origins: Array
+    weight: Array
+    first: Array
+    second: Array
+
+    @classmethod
+    def of(cls, stats: SuffStats, origins: Array) -> Moments:
+        """Return the statistics about origins ``(K, D)``."""
+        weight, delta = stats.weight / stats.rows, stats.mean - origins
+        second = stats.scatter / stats.rows + _pooled(stats.moments.outer(weight, delta), stats.scatter)
+        return cls(origins, weight, weight[:, None] * delta, second)
+
+    def plus(self, other: Moments, sign: float = 1.0) -> Moments:
+        """Return the sum with (or the difference to) statistics about the same origins."""
+        return Moments(
+            self.origins, self.weight + sign * other.weight,
+            self.first + sign * other.first, self.second + sign * other.second,
+        )  # fmt: skip
+
+    def stats(self, like: SuffStats) -> SuffStats | None:
+        """Return them as statistics of ``like.rows`` rows, or None if a component has nothing left."""
+        if not np.all(self.weight * like.rows > 1e-3):
+            return None
+        delta = self.first / self.weight[:, None]
+        scatter = self.second - _pooled(like.moments.outer(self.weight, delta), self.second)
+        n = like.rows
+        return SuffStats(n, 0.0, 0.0, 0.0, self.weight * n, self.origins + delta, scatter * n, like.moments)
+
+    def expected(self, params: MixtureParams, like: SuffStats) -> float:
+        """Return ``<s, eta(params)>``: the expected log-density per complete row."""
+        density, outer = compile_density(params), like.moments.outer
+        delta, one = density.means - self.origins, np.ones(len(self.weight))
+        # first delta' + delta first', by polarisation.
+        mixed = outer(one, self.first + delta) - outer(one, self.first) - outer(one, delta)
+        second = self.second + _pooled(outer(self.weight, delta) - mixed, self.second)
+        precision = precision_of(density.whitener)
+        if len(second) < len(precision):
+            precision = precision[:1]
+        # Per row: what the components leave of it is noise.
+        of_noise = (1.0 - self.weight.sum()) * density.background if density.noisy else 0.0
+        return float(self.weight @ density.log_norm - 0.5 * np.sum(precision * second) + of_noise)
+
+
+def _pooled(values: Array, like: Array) -> Array:
+    return values if len(values) == len(like) else values.sum(axis=0, keepdims=True)
+
+
+def guaranteed_gain(stats: SuffStats, params: MixtureParams, new: MixtureParams) -> float:
+    """Return what an EM step to ``new`` gains at least, nats per row (Dempster, Laird & Rubin 1977)."""
+    s = Moments.of(stats, params.means)
+    return s.expected(new, stats) - s.expected(params, stats)
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Where the inner steps lead, and the log-likelihood (nats per row) predicted to be gained in all."""
+
+    params: MixtureParams
+    steps: int
+    remaining: float
+
+
+def inner_steps(
+    anchor: MixtureParams,
+    stats: SuffStats,
+    estep: Callable[[MixtureParams], SuffStats],
+    penalty: Penalty,
+    most: int,
+    tol: float = 0.0,
+) -> Inner:
+    """Return the point after the EM step from ``anchor`` and up to ``most`` corrected steps on the sample.
+
+    ``stats`` are the full data's at ``anchor``; ``estep`` gives the sample's. It ends early when a step
+    gains less than ``tol``, or the correction outweighs what the sample has.
+    """
+    full, at_anchor = Moments.of(stats, anchor.means), estep(anchor)
+    correction = full.plus(Moments.of(at_anchor, anchor.means), -1.0)
+
+    def value(params: MixtureParams, own: SuffStats) -> float:
+        per_row = own.mean_loglik + penalty.value(params) / stats.rows
+        return per_row + correction.expected(params, stats)
+
+    def step(own: SuffStats) -> MixtureParams | None:
+        corrected = Moments.of(own, anchor.means).plus(correction).stats(stats)
+        if corrected is None or not _sound(corrected, stats):
+            return None
+        try:
+            return mstep(corrected, anchor.family, penalty, anchor)[0]
+        except SingularCovarianceError:
+            return None
+
+    params, _ = mstep(stats, anchor.family, penalty, anchor)
+    values = [value(anchor, at_anchor)]
+    for _ in range(most):
+        own = estep(params)
+        values.append(value(params, own))
+        new = step(own) if values[-1] >= values[-2] else None
+        if new is None or values[-1] - values[-2] <= tol:
+            break
+        params = new
+    return Inner(params, len(values) - 1, _total_gain(values))
+
+
+def _sound(corrected: SuffStats, stats: SuffStats) -> bool:
+    """Tell whether no component has lost most of a variance by the correction alone."""
+    kind = corrected.moments
+    new = kind.diagonal(corrected.scatter) / _counts(corrected)
+    old = kind.diagonal(stats.scatter) / _counts(stats)
+    return bool(np.all(new > _SHRUNK * old))
+
+
+def _counts(stats: SuffStats) -> Array:
+    pooled = len(stats.scatter) < len(stats.weight)
+    return np.array([[stats.rows]]) if pooled else np.maximum(stats.weight, 1e-300)[:, None]
+
+
+def _total_gain(values: list[float]) -> float:
+    """Return the gain so far, and what a geometric tail of the last steps adds."""
+    so_far = values[-1] - values[0]
+    if len(values) < 3:
+        return so_far
+    last, before = values[-1] - values[-2], values[-2] - values[-3]
+    ratio = min(last / before, 0.99) if before > 0.0 and last > 0.0 else 0.0
+    return so_far + max(last, 0.0) * ratio / (1.0 - ratio)

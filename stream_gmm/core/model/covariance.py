@@ -1,0 +1,140 @@
+"""Covariance structures: one small, stateless, final class for each; nothing branches on a name.
+
+scikit-learn's four types keep scikit-learn's names and shapes. ``tied_diag`` and
+``tied_spherical`` (mclust's EEI and EII) are theirs restricted to one shared matrix; the other eight of
+mclust are in :mod:`.structures`. A new structure is one class and one entry in ``FAMILIES``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stream_gmm.core.model.families import CovarianceFamily, MatrixFactors, VarianceFactors
+from stream_gmm.core.model.features import DIAGONAL_FEATURES, ISOTROPIC_FEATURES, LINEAR_FEATURES, QUADRATIC_FEATURES
+from stream_gmm.core.model.moments import DIAGONAL, FULL, ISOTROPIC, Array
+from stream_gmm.core.model.structures import STRUCTURES
+from stream_gmm.errors import one_of
+
+
+class Full(MatrixFactors):
+    """Each component has its own matrix ``(K, D, D)``."""
+
+    name, mclust, moments, features = "full", "VVV", FULL, QUADRATIC_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features * (n_features + 1) // 2
+
+    def estimate(self, weight: Array, scatter: Array) -> Array:
+        return np.asarray(scatter / weight[:, None, None])
+
+
+class Tied(MatrixFactors):
+    """All components share one matrix ``(D, D)``."""
+
+    name, mclust, moments, features = "tied", "EEE", FULL, LINEAR_FEATURES
+    shared = True
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def estimate(self, weight: Array, scatter: Array) -> Array:
+        return np.asarray(scatter.sum(axis=0) / weight.sum())
+
+    def expand(self, values: Array, n_components: int, n_features: int) -> Array:
+        return np.broadcast_to(values, (n_components, n_features, n_features))
+
+
+class Diag(VarianceFactors):
+    """Each component has its own variances ``(K, D)``."""
+
+    name, mclust, moments, features = "diag", "VVI", DIAGONAL, DIAGONAL_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features
+
+    def estimate(self, weight: Array, scatter: Array) -> Array:
+        return np.asarray(scatter / weight[:, None])
+
+
+class Spherical(VarianceFactors):
+    """Each component has one variance ``(K,)``."""
+
+    name, mclust, moments, features = "spherical", "VII", ISOTROPIC, ISOTROPIC_FEATURES
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components,)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components
+
+    def estimate(self, weight: Array, scatter: Array) -> Array:
+        return np.asarray(scatter.mean(axis=1) / weight)
+
+    def ridge(self, covariances: Array, amount: Array) -> Array:
+        return np.asarray(covariances + amount.mean())
+
+    def expand(self, values: Array, n_components: int, n_features: int) -> Array:
+        return np.broadcast_to(values[:, None], (n_components, n_features))
+
+
+class TiedDiag(VarianceFactors):
+    """All components share the variances ``(D,)``."""
+
+    name, mclust, moments, features = "tied_diag", "EEI", DIAGONAL, LINEAR_FEATURES
+    shared = True
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features,)
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_features
+
+    def estimate(self, weight: Array, scatter: Array) -> Array:
+        return np.asarray(scatter.sum(axis=0) / weight.sum())
+
+    def expand(self, values: Array, n_components: int, n_features: int) -> Array:
+        return np.broadcast_to(values, (n_components, n_features))
+
+
+class TiedSpherical(VarianceFactors):
+    """All components share one variance, a scalar array ``()``."""
+
+    name, mclust, moments, features = "tied_spherical", "EII", ISOTROPIC, LINEAR_FEATURES
+    shared = True
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return ()
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return 1
+
+    def estimate(self, weight: Array, scatter: Array) -> Array:
+        return np.asarray(scatter.sum() / (weight.sum() * scatter.shape[1]))
+
+    def ridge(self, covariances: Array, amount: Array) -> Array:
+        return np.asarray(covariances + amount.mean())
+
+    def expand(self, values: Array, n_components: int, n_features: int) -> Array:
+        return np.broadcast_to(values, (n_components, n_features))
+
+
+FAMILIES: tuple[CovarianceFamily, ...] = (
+    Full(), Tied(), Diag(), Spherical(), TiedDiag(), TiedSpherical(), *STRUCTURES,
+)  # fmt: skip
+# Of one column there are only equal and varying variances.
+_ONE_COLUMN: dict[str, CovarianceFamily] = {"E": TiedSpherical(), "V": Spherical()}
+_BY_NAME: dict[str, CovarianceFamily] = {f.name: f for f in FAMILIES} | {f.mclust: f for f in FAMILIES} | _ONE_COLUMN
+
+
+def family_named(name: str) -> CovarianceFamily:
+    """Return the structure with scikit-learn's name or mclust's code (``"full"`` or ``"VVV"``).
+
+    Raises
+    ------
+    ConfigError
+        If no structure has that name; the message names the nearest one.
+    """
+    return _BY_NAME[one_of(name, _BY_NAME, "covariance_type")]

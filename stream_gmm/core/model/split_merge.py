@@ -1,0 +1,68 @@
+"""From K components to K + 1 by a split, to K - 1 by a merge: the steps of the ladder over K."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
+
+_APART = 0.7
+"""How far apart the halves of a split are, in standard deviations to each side."""
+
+
+def split(params: MixtureParams, component: int) -> MixtureParams:
+    """Return the mixture with one component halved along its longest axis; its moments stay."""
+    matrices = params.dense_covariances
+    values, vectors = np.linalg.eigh(matrices[component])
+    step = _APART * np.sqrt(values[-1]) * vectors[:, -1]
+    narrower = matrices[component] - np.outer(step, step)
+    order = [*range(params.n_components), component]
+    weights, means, covariances = params.weights[order], params.means[order], np.array(matrices[order])
+    weights[[component, -1]] /= 2.0
+    means[component] += step
+    means[-1] -= step
+    covariances[[component, -1]] = narrower
+    return MixtureParams.from_matrices(weights, means, covariances, params.family, params.noise)
+
+
+def merge(params: MixtureParams, i: int, j: int) -> MixtureParams:
+    """Return the mixture with two components made one of the same moments."""
+    weight, mean, covariance = _merged(params, i, j)
+    rest = [k for k in range(params.n_components) if k not in (i, j)]
+    return MixtureParams.from_matrices(
+        np.append(params.weights[rest], weight), np.vstack([params.means[rest], mean]),
+        np.concatenate([params.dense_covariances[rest], covariance[None]]), params.family, params.noise,
+    )  # fmt: skip
+
+
+def without(params: MixtureParams, component: int) -> MixtureParams:
+    """Return the mixture without one of its components."""
+    rest = np.delete(np.arange(params.n_components), component)
+    covariances = params.covariances if params.family.shared else params.covariances[rest]
+    weights = params.weights[rest]
+    weights = weights * (params.weights.sum() / weights.sum())
+    return MixtureParams(weights, params.means[rest], covariances, params.family, params.noise)
+
+
+def _merged(params: MixtureParams, i: int, j: int) -> tuple[float, Array, Array]:
+    pair = [i, j]
+    weight = float(params.weights[pair].sum())
+    share = params.weights[pair] / weight if weight > 0.0 else np.array([0.5, 0.5])
+    mean = share @ params.means[pair]
+    delta = params.means[pair] - mean
+    covariance = np.einsum("k,kab->ab", share, params.dense_covariances[pair] + delta[:, :, None] * delta[:, None, :])
+    return weight, mean, covariance
+
+
+def merge_loss(params: MixtureParams, i: int, j: int) -> float:
+    """Return a bound on the Kullback-Leibler divergence of merging two components (Runnalls 2007), nats per row."""
+    weight, _, covariance = _merged(params, i, j)
+    log_dets = np.linalg.slogdet(np.stack([covariance, *params.dense_covariances[[i, j]]]))[1]
+    return 0.5 * float(weight * log_dets[0] - params.weights[[i, j]] @ log_dets[1:])
+
+
+def closest_pair(params: MixtureParams) -> tuple[float, int, int]:
+    """Return the least loss of a merge, and the two components."""
+    k = params.n_components
+    return min((merge_loss(params, i, j), i, j) for i in range(k) for j in range(i + 1, k))

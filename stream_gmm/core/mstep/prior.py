@@ -1,0 +1,88 @@
+"""The conjugate prior of mclust (Fraley & Raftery 2007): modes of the posterior instead of maxima of the likelihood.
+
+``mean_k | Sigma_k ~ N(mean of all rows, Sigma_k / shrinkage)`` and an inverse Wishart (matrices) or inverse gamma
+(variances) law of the covariance, whose scale is that of all rows divided among K components. The modes of
+covariances are smaller than maximum-likelihood estimates by some ``(2 D + 4) / n_k``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.families import CovarianceFamily
+from stream_gmm.core.model.moments import FULL, ISOTROPIC, Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.penalty import Estimate, log_determinants, precision_of
+from stream_gmm.core.stats import SuffStats
+
+SHRINKAGE = 0.01
+STRUCTURES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical")
+"""Those whose modes are known in closed form."""
+
+
+@dataclass(frozen=True)
+class ConjugatePrior:
+    """mclust's default prior: ``mean (D,)`` and ``covariance (D, D)`` (divisor N - 1) of all rows."""
+
+    mean: Array
+    covariance: Array
+    shrinkage: float = SHRINKAGE
+
+    @classmethod
+    def of(cls, moments: SuffStats) -> ConjugatePrior:
+        """Return the prior for rows of these moments; a constant column counts as one of variance 1."""
+        covariance = moments.scatter[0] / max(moments.rows - 1.0, 1.0)
+        constant = np.diagonal(covariance) <= 0.0
+        return cls(np.asarray(moments.mean[0]), covariance + np.diag(constant.astype(np.float64)))
+
+    def prepare(self, stats: SuffStats) -> SuffStats:
+        """Return the statistics with the means drawn to that of all rows, and what that adds to the scatter."""
+        total = stats.weight + self.shrinkage
+        delta = stats.mean - self.mean
+        mean = self.mean + (stats.weight / total)[:, None] * delta
+        added = stats.moments.outer(self.shrinkage * stats.weight / total, delta)
+        if len(stats.scatter) < len(added):
+            added = added.sum(axis=0, keepdims=True)
+        return replace(stats, mean=mean, scatter=stats.scatter + added)
+
+    def _scale(self, family: CovarianceFamily, n_components: int) -> Array:
+        """Return what the prior adds to a covariance's scatter, in the shape of one."""
+        d = len(self.mean)
+        shared_out = n_components ** (-2.0 / d)
+        if family.moments is FULL:
+            return np.asarray(self.covariance * shared_out)
+        scale = shared_out * float(np.mean(np.diagonal(self.covariance)))
+        return np.array([scale / d]) if family.moments is ISOTROPIC else np.full(d, scale)
+
+    def _exponent(self, family: CovarianceFamily) -> float:
+        """Return how many rows' worth of ``-log |Sigma| / 2`` the law of a covariance is."""
+        d = len(self.mean)
+        freedom = d + 2.0
+        if family.moments is FULL:
+            return freedom + d + 1.0
+        return (freedom + 2.0) / d if family.moments is ISOTROPIC else freedom + 2.0
+
+    def estimate(self, family: CovarianceFamily, weight: Array, scatter: Array) -> Estimate:
+        """Return the modes, of statistics that were prepared."""
+        k = len(weight)
+        # Every mean whose law has the covariance in it counts as a row.
+        each = self._exponent(family) / (k if family.shared else 1) + 1.0
+        covariances = family.estimate(weight + each, scatter + self._scale(family, k)[None])
+        return covariances, np.zeros(k, dtype=np.bool_)
+
+    def value(self, params: MixtureParams) -> float:
+        """Return the logarithm of the prior's density, up to a constant."""
+        family = params.family
+        whitener = compile_density(params).whitener
+        own = whitener[:1] if family.shared else whitener
+        scale = self._scale(family, params.n_components)
+        scale = np.full(len(self.mean), scale[0]) if family.moments is ISOTROPIC else scale
+        of_covariances = self._exponent(family) * log_determinants(own).sum()
+        of_covariances -= 0.5 * np.sum(precision_of(own) * scale)
+        delta = params.means - self.mean
+        white = delta * whitener if whitener.ndim == 2 else np.einsum("kj,kji->ki", delta, whitener)
+        of_means = log_determinants(whitener).sum() - 0.5 * self.shrinkage * np.sum(white**2)
+        return float(of_covariances + of_means)

@@ -1,0 +1,123 @@
+"""What rows that judge say of candidates: paired differences with their standard errors, and who is beaten.
+
+A difference of log-densities is taken row by row before it is averaged: what makes a row likely or unlikely
+for every candidate cancels (Vuong 1989).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+
+from stream_gmm.core.criteria import penalty_per_parameter
+from stream_gmm.core.model.moments import Array
+
+CAUTION = 3.0
+"""How many times its expected gain from the sample's optimum to that of all rows a candidate is granted."""
+RISK = 0.01
+"""Chance that any comparison of a sweep is decided wrongly (Bonferroni)."""
+KEPT = 3
+"""So many candidates go on in any case: the best of the sample may turn out degenerate."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A mean difference per row, the standard deviation of a row's, and how many rows it was taken over."""
+
+    mean: float
+    sd: float
+    rows: float
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean."""
+        return self.sd / float(np.sqrt(self.rows))
+
+
+def paired(a: Array, b: Array, weights: Array) -> Paired:
+    """Return ``a - b`` of values ``(n,)`` of the same rows, with weights ``(n,)`` or none."""
+    difference = a - b
+    w = weights if len(weights) else np.ones(len(difference))
+    mean = float(np.average(difference, weights=w))
+    sd = float(np.sqrt(np.average((difference - mean) ** 2, weights=w)))
+    return Paired(mean, sd, float(w.sum() ** 2 / np.sum(w**2)))
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate as it stands after the sample."""
+
+    name: str
+    n_components: int
+    n_parameters: int
+    in_sample: float
+    """Mean log-likelihood on the sample, where it was fitted; NaN if that is not what counts."""
+    values: Array
+    """What every judging row adds to the criterion ``(n,)``, nats."""
+    sound: bool = True
+    """False for a degenerate fit: it may lose, but beats nobody."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How candidates are judged after the sample.
+
+    ``rows`` are those of the full data, ``sample_rows`` those of the fits, ``weights`` those of the judging rows.
+    """
+
+    criterion: str
+    rows: float
+    sample_rows: int
+    heldout_rows: float
+    weights: Array
+    search: float = 0.0
+    """What a candidate is granted on top for a fit that is not run to its end yet, nats per row."""
+
+    def beaten(self, tried: Sequence[Tried]) -> list[str]:
+        """Return for every candidate why it can be given up, or nothing.
+
+        The upper bound of what B may gain over the best, A, is the larger of two: the paired difference on rows
+        that neither was fitted to, with ``CAUTION p_B / (2 n)`` for what B gains on its way to the optimum of
+        all rows; and the difference of their optima on the sample; both with z standard errors on top. B is
+        given up if that is less than its penalty asks for. A single component always goes on.
+        """
+        out = [""] * len(tried)
+        for group in self._groups(tried):
+            standing = sorted(group, key=lambda i: -self._predicted(tried[i]))
+            best = next((i for i in standing if tried[i].sound), None)
+            if best is None:
+                continue
+            kept = 1 if self.criterion == "elbow" else KEPT
+            for i in standing[kept:]:
+                if i != best and tried[i].n_components > 1:
+                    out[i] = self._reason(tried[i], tried[best], len(tried))
+        return out
+
+    def _groups(self, tried: Sequence[Tried]) -> list[list[int]]:
+        """Return who competes with whom: for the elbow only candidates of one K do."""
+        if self.criterion != "elbow":
+            return [list(range(len(tried)))]
+        ks = sorted({t.n_components for t in tried})
+        return [[i for i, t in enumerate(tried) if t.n_components == k] for k in ks]
+
+    def _predicted(self, t: Tried) -> float:
+        mean = float(np.average(t.values, weights=self.weights if len(self.weights) else None))
+        return mean + t.n_parameters * (0.5 / self.sample_rows - penalty_per_parameter(self.criterion, self.rows))
+
+    def _reason(self, t: Tried, best: Tried, candidates: int) -> str:
+        difference = paired(t.values, best.values, self.weights)
+        z = -float(ndtri(RISK / max(candidates, 2)))
+        ahead = difference.mean + CAUTION * 0.5 * t.n_parameters / self.sample_rows
+        ahead = float(np.fmax(ahead, t.in_sample - best.in_sample)) + z * difference.standard_error + self.search
+        asked = (t.n_parameters - best.n_parameters) * penalty_per_parameter(self.criterion, self.rows)
+        if self.criterion == "one_se":
+            asked = -difference.sd / float(np.sqrt(max(self.heldout_rows, 1.0)))
+        if ahead >= asked:
+            return ""
+        return (
+            f"beaten on the sample by {best.name}: {-difference.mean:.4g} nats per row behind, "
+            f"standard error {difference.standard_error:.1g}"
+        )

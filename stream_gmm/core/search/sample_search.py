@@ -1,0 +1,269 @@
+"""Where the full passes start: restarts raced on a sample, EM to the end there, and the ladder over K.
+
+The sample does the exploring, at no pass over the data; the full data confirms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from stream_gmm.core.estep.accumulate import moments_of
+from stream_gmm.core.estep.batch import UNWEIGHTED
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.fit.accelerate import ANDERSON
+from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_to_end
+from stream_gmm.core.model.families import CovarianceFamily
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.model.split_merge import closest_pair, merge, split, without
+from stream_gmm.core.mstep.mstep import RIDGE, mstep
+from stream_gmm.core.mstep.penalty import Penalty, PseudoRows
+from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.seeding import SEEDINGS, Seeding, by_density, by_kmeans, by_splits, seed_stats, start_of
+from stream_gmm.core.stats import SuffStats
+from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
+
+RUNG_STEPS = 15
+RUNG_ROWS = 4_000
+RUNG_TOL = 1e-5
+SPLIT_STEPS = 5
+FINALISTS = 2
+SAMPLE_PRECISION = 100.0
+REPAIRS = 2
+NOISE_START = 0.05
+"""Weight of the noise at the start."""
+PLENTY = 20
+"""Rows a parameter from which on a degenerate fit is no accident of a small sample."""
+Standing = tuple[bool, bool, float]
+_NAMES: dict[Seeding, str] = {by_kmeans: "k-means++", by_splits: "splits", by_density: "density"}
+DUPLICATE = 1e-6
+"""Two components are one if a merge loses less than this, nats per row."""
+
+
+@dataclass(frozen=True)
+class SampleFit:
+    """A candidate fitted on the sample: where its full passes start."""
+
+    params: MixtureParams | None
+    history: tuple[float, ...] = ()
+    reason: str = ""
+    events: tuple[str, ...] = ()
+    """What was done to components that were empty, or two of a kind."""
+    standing: Standing = (False, False, -np.inf)
+    """How it compares with other fits of the same candidate."""
+    origin: str = ""
+    """The start it came from."""
+    finalists: tuple[tuple[str, MixtureParams], ...] = ()
+    """After the race alone: what would be run to convergence."""
+
+    @property
+    def sound(self) -> bool:
+        """False if a component has collapsed, with rows enough to tell."""
+        return self.standing[1]
+
+
+Start = tuple[str, MixtureParams]
+"""Where a fit starts, and what to call that."""
+Seed = tuple[str, SuffStats]
+"""The statistics of a seeding, and what to call it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explorer:
+    """Fits candidates on a sample ``rows (n, D)`` in random order.
+
+    Parameters
+    ----------
+    tol
+        Predicted remaining gain at which to stop; None: far below the sample's own error.
+    max_steps
+        Largest number of EM steps.
+    weights
+        Weights ``(n,)`` of the rows, or none.
+    """
+
+    rows: Array
+    scaling: Scaling
+    penalty: Penalty = RIDGE
+    tol: float | None = None
+    max_steps: int = 1000
+    weights: Array = field(default_factory=lambda: UNWEIGHTED)
+    noise: Array | None = None
+    """Box of the noise component, if there is to be one."""
+
+    def fit(
+        self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
+    ) -> SampleFit:
+        """Fit one candidate: :meth:`seeds`, :meth:`race`, and :meth:`finish`.
+
+        Raises
+        ------
+        InputDataError
+            If there are fewer rows than components.
+        """
+        return self.finish(self.race(family, self.seeds(n_components, n_init, seed)))
+
+    def seeds(self, n_components: int, n_init: int = 1, seed: Sequence[int] = (0,)) -> tuple[Seed, ...]:
+        """Seed ``n_init`` restarts with every kind of seeding, for all structures.
+
+        Raises
+        ------
+        InputDataError
+            If there are fewer rows than components.
+        """
+        if len(self.rows) < n_components:
+            raise InputDataError(
+                explain(
+                    f"{n_components} components need at least as many rows, and there are {len(self.rows)}",
+                    remedy="use fewer components or more data",
+                )
+            )
+        several = n_components > 1
+        places = [(i, j) for i in range(n_init if several else 1) for j in range(len(SEEDINGS) if several else 1)]
+        return tuple(
+            (f"restart {i + 1}, {_NAMES[SEEDINGS[j]]}", self._seed(n_components, *seed, i, j)) for i, j in places
+        )
+
+    def _seed(self, n_components: int, *seed: int) -> SuffStats:
+        rng = np.random.default_rng(seed)
+        return seed_stats(self.rows, n_components, self.scaling, rng, SEEDINGS[seed[-1]], self.weights)
+
+    def race(self, family: CovarianceFamily, seeds: Sequence[Seed]) -> SampleFit:
+        """Return the best of the restarts as it stands before it is run to convergence, and the finalists.
+
+        The restarts race by successive halving: some EM steps each on a few rows, the better half goes on with
+        more rows, until two are left.
+        """
+        try:
+            starts = [(name, self._start(stats, family)) for name, stats in seeds]
+        except SingularCovarianceError as error:
+            return SampleFit(None, reason=str(error))
+        return self._race(starts)
+
+    def _start(self, stats: SuffStats, family: CovarianceFamily) -> MixtureParams:
+        params = start_of(stats, family, self.scaling, self.penalty)
+        return params if self.noise is None else params.with_noise(self.noise, NOISE_START)
+
+    def finish(self, raced: SampleFit) -> SampleFit:
+        """Run the finalists of a race to convergence on all rows; the best is the fit."""
+        return raced if raced.params is None else self._ended(raced.finalists)
+
+    def climb(self, own: SampleFit, below: SampleFit | None, above: SampleFit | None) -> SampleFit:
+        """Return a fit, or a better one from a split of that with K - 1 or a merge of that with K + 1 components."""
+        if own.params is None:
+            return own
+        rivals: list[Start] = []
+        if below is not None and below.params is not None:
+            rivals.append(("split of K - 1", self.best_split(below.params)))
+        if above is not None and above.params is not None:
+            rivals.append(("merge of K + 1", merge(above.params, *closest_pair(above.params)[1:])))
+        # On a few rows first: most rivals lose there.
+        raced = self._run([own.params, *(p for _, p in rivals)], min(2 * RUNG_ROWS, len(self.rows)), 2 * RUNG_STEPS)
+        ahead = [
+            (name, s.params)
+            for (name, _), s in zip(rivals, raced[1:], strict=True)
+            if self._rank(s) > self._rank(raced[0])
+        ]
+        if not ahead:
+            return own
+        climbed = self._ended(ahead)
+        return climbed if climbed.standing > own.standing else own
+
+    def best_split(self, params: MixtureParams) -> MixtureParams:
+        """Return the mixture with one more component, split where that promises most."""
+        splits = [split(params, k) for k in range(params.n_components)]
+        tried = self._run(splits, min(RUNG_ROWS, len(self.rows)), SPLIT_STEPS)
+        return max(tried, key=self._rank).params
+
+    def brief(self, params: MixtureParams) -> EMState:
+        """Return a mixture after as many steps as :meth:`best_split` makes, to be compared with it."""
+        return self._run([params], min(RUNG_ROWS, len(self.rows)), SPLIT_STEPS)[0]
+
+    def _run(self, starts: Sequence[MixtureParams], size: int, steps: int) -> list[EMState]:
+        scheme = Scheme(StopRule(RUNG_TOL, steps), self.penalty)
+        estep = RowsEStep(self.rows[:size], self.scaling, weights=self.weights[:size])
+        return run_to_end([EMState(p) for p in starts], estep, scheme)
+
+    def _race(self, starts: Sequence[Start]) -> SampleFit:
+        """Race restarts, all in one batch, until at most two are left."""
+        size, starts = min(RUNG_ROWS, len(self.rows)), list(starts)
+        best: EMState | None = None
+        while len(starts) > FINALISTS:
+            # On all the rows a rung is run until the order is nearly settled; on a few it need not be.
+            steps = RUNG_STEPS if size < len(self.rows) else 8 * RUNG_STEPS
+            ended = zip(starts, self._run([p for _, p in starts], size, steps), strict=True)
+            ranked = sorted(ended, key=lambda pair: self._rank(pair[1]), reverse=True)
+            starts = [(name, s.params) for (name, _), s in ranked[: max(FINALISTS, len(ranked) // 2)]]
+            best = ranked[0][1]
+            size = min(2 * size, len(self.rows))
+        standing, history = (self._rank(best), best.history) if best else ((True, True, -np.inf), ())
+        return SampleFit(starts[0][1], history, standing=standing, origin=starts[0][0], finalists=tuple(starts))
+
+    def _ended(self, starts: Sequence[Start]) -> SampleFit:
+        """Run to convergence on all rows; the best is repaired if that is needed and helps."""
+        origin, best = self._best(starts)
+        events: tuple[str, ...] = ()
+        for _ in range(REPAIRS):
+            found = None if best.outcome is Outcome.FAILED else _superfluous(best)
+            if found is None:
+                break
+            reduced, event = found
+            _, repaired = self._best([("", self.best_split(reduced))])
+            if self._rank(repaired) <= self._rank(best):
+                break
+            best, events = repaired, (*events, event)
+        if best.outcome is Outcome.FAILED:
+            return SampleFit(None, reason=best.reason)
+        return SampleFit(best.params, best.history, events=events, standing=self._rank(best), origin=origin)
+
+    def _best(self, starts: Sequence[Start]) -> tuple[str, EMState]:
+        tol = self.tol
+        if tol is None:  # far below the sample's own error: what is left here costs full passes
+            tol = StopRule().tolerance(starts[0][1].n_parameters, SAMPLE_PRECISION * len(self.rows))
+        scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, ANDERSON)
+        ended = run_to_end([EMState(p) for _, p in starts], self._estep, scheme)
+        names = [name for name, _ in starts]
+        return max(zip(names, ended, strict=True), key=lambda pair: self._rank(pair[1]))
+
+    def _rank(self, state: EMState) -> Standing:
+        """Return how good a fit is; of two, the one with the larger value is kept.
+
+        A degenerate one comes last if there are rows enough to tell. With few rows nearly every fit has a
+        component on two or three of them: its likelihood is then taken with a pseudo-row in every component.
+        """
+        if state.outcome is Outcome.FAILED or state.stats is None:
+            return (False, False, -np.inf)
+        if state.outcome is not Outcome.DEGENERATE:
+            return (True, True, state.history[-1])
+        if len(self.rows) >= PLENTY * state.params.n_parameters:
+            return (True, False, state.history[-1])
+        blurred, _ = mstep(state.stats, state.params.family, self._pseudo_row, state.params)
+        return (True, True, self._estep.one(blurred).mean_loglik)
+
+    @cached_property
+    def _estep(self) -> RowsEStep:
+        return RowsEStep(self.rows, self.scaling, weights=self.weights)
+
+    @cached_property
+    def _pseudo_row(self) -> PseudoRows:
+        return PseudoRows.of(moments_of(self.rows, self.weights), 1.0)
+
+
+def _superfluous(state: EMState) -> tuple[MixtureParams, str] | None:
+    """Return the mixture without an empty component or with two equal ones merged, and what was done."""
+    params = state.params
+    if params.n_components < 2:
+        return None
+    loss, i, j = closest_pair(params)
+    if state.report.starving:
+        empty = state.report.starving[0]
+        what = f"on the sample, component {empty} had no rows left: it was moved to a split of another"
+        return without(params, empty), what
+    if loss < DUPLICATE:
+        what = f"on the sample, components {i} and {j} were one (merging them loses {loss:.1g} nats per row)"
+        return merge(params, i, j), f"{what}: one was moved to a split of another"
+    return None

@@ -1,0 +1,170 @@
+"""Where EM starts: kinds of seeding, each a hard assignment of some standardised rows to clusters.
+
+Three kinds, because each is fooled by other data: greedy k-means++ by outliers, divisive splits by rings,
+adaptive seeding by ties. Restarts take one of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_gmm.core.estep.batch import UNWEIGHTED
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.families import CovarianceFamily
+from stream_gmm.core.model.moments import FULL, Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.mstep import RIDGE, mstep
+from stream_gmm.core.mstep.penalty import Penalty
+from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.stats import SuffStats
+
+LLOYD_STEPS = 10
+SEEDING_ROWS = 20_000
+ADAPTIVE_ROWS = 4_000
+
+Labels = NDArray[np.int64]
+Seeding = Callable[[Array, int, np.random.Generator], Labels]
+
+
+def squared_distances(rows: Array, centre: Array) -> Array:
+    """Return the squared distances ``(N,)`` of rows to a centre."""
+    delta = rows - centre
+    return np.asarray(np.einsum("nj,nj->n", delta, delta))
+
+
+def kmeans_plusplus(rows: Array, n_clusters: int, rng: np.random.Generator) -> Array:
+    """Return seeds ``(K, D)`` by greedy k-means++ (Arthur & Vassilvitskii 2007)."""
+    trials = 2 + int(np.log(n_clusters))
+    centres = [rows[rng.integers(len(rows))]]
+    closest = squared_distances(rows, centres[0])
+    for _ in range(1, n_clusters):
+        candidates = _draw(closest, trials, rng)
+        reduced = [np.minimum(closest, squared_distances(rows, rows[c])) for c in candidates]
+        best = int(np.argmin([r.sum() for r in reduced]))
+        closest = reduced[best]
+        centres.append(rows[candidates[best]])
+    return np.array(centres)
+
+
+def _draw(cost: Array, trials: int, rng: np.random.Generator) -> Labels:
+    total = cost.sum()
+    if total <= 0.0:  # fewer distinct rows than clusters
+        return rng.integers(len(cost), size=trials)
+    return rng.choice(len(cost), size=trials, p=cost / total)
+
+
+def _assign(rows: Array, centres: Array) -> Labels:
+    # |x - c|^2 less |x|^2, which is the same for every centre.
+    return np.asarray((np.einsum("kj,kj->k", centres, centres) - 2.0 * (rows @ centres.T)).argmin(axis=1))
+
+
+def lloyd(rows: Array, centres: Array, steps: int = LLOYD_STEPS) -> Labels:
+    """Return the labels ``(N,)`` after a few k-means steps; an empty cluster keeps its centre."""
+    labels = _assign(rows, centres)
+    for _ in range(steps):
+        counts = np.bincount(labels, minlength=len(centres))
+        sums = np.stack([np.bincount(labels, c, len(centres)) for c in rows.T], axis=1)
+        centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
+        new = _assign(rows, centres)
+        if np.array_equal(new, labels):
+            break
+        labels = new
+    return labels
+
+
+def by_kmeans(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
+    """Return the clusters of greedy k-means++ and a few k-means steps."""
+    return lloyd(rows, kmeans_plusplus(rows, n_clusters, rng))
+
+
+def by_splits(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
+    """Return the clusters of splitting, again and again, the one with most scatter along its longest axis."""
+    half = rows[rng.random(len(rows)) < 0.5] if len(rows) > 100 * n_clusters else rows
+    parts = [half]
+    while len(parts) < n_clusters:
+        parts.sort(key=lambda p: float(((p - p.mean(axis=0)) ** 2).sum()))
+        widest = parts.pop()
+        centred = widest - widest.mean(axis=0)
+        axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+        above = centred @ axis > 0.0
+        if above.all() or not above.any():  # nothing left but repeated rows
+            parts += [widest] * (n_clusters - len(parts))
+        else:
+            parts += [widest[above], widest[~above]]
+    return lloyd(rows, np.array([p.mean(axis=0) for p in parts]))
+
+
+def by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
+    """Return the clusters of adding components where the mixture so far fits worst (Bloemer & Bujna 2016).
+
+    Elongated components are followed, where k-means would cut them.
+    """
+    family, few = family_named("full"), rows[:ADAPTIVE_ROWS]
+    params = _hard_fit(hard_stats(few, np.zeros(len(few), np.int64), 1), family)
+    for k in range(2, n_clusters + 1):
+        density = compile_density(params)
+        logp = density.log_densities(np.ascontiguousarray(few.T))
+        distance = np.maximum(-2.0 * (logp - density.log_norm[:, None]), 0.0).min(axis=0)
+        seed = few[_draw(0.5 * distance / max(distance.sum(), 1e-300) + 0.5 / len(few), 1, rng)]
+        narrow = np.einsum("k,kij->ij", params.weights, params.covariances)[None] / k
+        grown = MixtureParams(
+            np.append(params.weights * (1.0 - 1.0 / k), 1.0 / k), np.vstack([params.means, seed]),
+            np.concatenate([params.covariances, narrow]), family,
+        )  # fmt: skip
+        labels = compile_density(grown).log_densities(np.ascontiguousarray(few.T)).argmax(axis=0)
+        params = _hard_fit(hard_stats(few, labels, k), family)
+    return np.asarray(compile_density(params).log_densities(np.ascontiguousarray(rows.T)).argmax(axis=0))
+
+
+SEEDINGS: tuple[Seeding, ...] = (by_kmeans, by_splits, by_density)
+
+
+def hard_stats(rows: Array, labels: Labels, n_components: int, weights: Array = UNWEIGHTED) -> SuffStats:
+    """Return the statistics of a hard assignment, with scatter matrices."""
+    w = weights if len(weights) else np.ones(len(rows))
+    weight = np.asarray(np.bincount(labels, w, n_components), np.float64)
+    safe = np.where(weight > 0.0, weight, 1.0)[:, None]
+    mean = np.stack([np.bincount(labels, w * c, n_components) for c in rows.T], axis=1) / safe
+    scatter = np.zeros(FULL.shape(n_components, rows.shape[1]))
+    for k in range(n_components):
+        mine = labels == k
+        scatter[k] = FULL.scatter((rows[mine] - mean[k]) * np.sqrt(w[mine])[:, None])
+    return SuffStats(float(w.sum()), 0.0, 0.0, 0.0, weight, mean, scatter, FULL)
+
+
+def _hard_fit(
+    stats: SuffStats, family: CovarianceFamily, spread: Array | float = 1.0, penalty: Penalty = RIDGE
+) -> MixtureParams:
+    """Make the M-step of a hard assignment; a cluster of few rows is lent a tenth of a row of the whole data's."""
+    lent = family.moments.from_diagonal(np.broadcast_to(np.asarray(spread, np.float64), stats.mean.shape[1:]))
+    own = family.moments.condense(stats.scatter)
+    return mstep(replace(stats, scatter=own + 0.1 * lent, moments=family.moments), family, penalty)[0]
+
+
+def seed_stats(
+    rows: Array,
+    n_components: int,
+    scaling: Scaling,
+    rng: np.random.Generator,
+    seeding: Seeding = by_kmeans,
+    weights: Array = UNWEIGHTED,
+) -> SuffStats:
+    """Return the statistics of a seeding on standardised rows: the same for every structure."""
+    rows, weights = rows[:SEEDING_ROWS], weights[:SEEDING_ROWS]
+    return hard_stats(rows, seeding(scaling.scaled.apply(rows), n_components, rng), n_components, weights)
+
+
+def start_of(stats: SuffStats, family: CovarianceFamily, scaling: Scaling, penalty: Penalty = RIDGE) -> MixtureParams:
+    """Return where a fit starts that was seeded so: after one M-step.
+
+    Raises
+    ------
+    SingularCovarianceError
+        If a covariance cannot be estimated.
+    """
+    return _hard_fit(stats, family, scaling.scale**2, penalty)

@@ -1,0 +1,295 @@
+"""Scores -> Parquet: one output file for each part, row order and pass-through columns kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stream_gmm.core.estep.accumulate import Scores, score_rows
+from stream_gmm.core.model.density import Density
+from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.io.sink.publish import REPORTS
+from stream_gmm.io.source.chunks import Chunk, parquet_chunks
+from stream_gmm.io.source.dataset import Dataset, Part
+
+REASON = "not_scored_reason"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns a scored file has.
+
+    ``proba`` is ``"columns"`` (``proba_0`` ...), ``"list"`` (one list column) or ``"none"``.
+    """
+
+    passthrough: tuple[str, ...]
+    proba: str = "columns"
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """All that a scoring task needs besides its part."""
+
+    density: Density
+    threshold: float
+    columns: tuple[str, ...]
+    missing: str
+    layout: Layout
+    staging: str
+    metadata: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """What became of one part."""
+
+    index: int
+    source: str
+    row_groups: tuple[int, int]
+    path: str
+    rows_in: int
+    rows_out: int
+    rows_scored: int
+    outliers: int
+    component_rows: tuple[int, ...]
+    loglik: float
+    bytes: int
+    sha256: str
+
+
+Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
+
+
+def _proba_columns(k: int) -> Columns:
+    def column(i: int) -> Callable[[Scores, float], Any]:
+        return lambda s, _: s.proba[:, i]
+
+    return [(f"proba_{i}", pa.float64(), column(i)) for i in range(k)]
+
+
+_PROBA: dict[str, Callable[[int], Columns]] = {
+    "columns": _proba_columns,
+    "list": lambda k: [("proba", pa.list_(pa.float64(), k), lambda s, _: s.proba)],
+    "none": lambda _: [],
+}
+PROBA_STYLES = tuple(_PROBA)
+
+
+def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
+    """Return name, type and content of the score columns, in order; with noise, its probability, too."""
+    noise: Columns = [("proba_noise", pa.float64(), lambda s, _: s.noise)] if noisy else []
+    head: Columns = [
+        ("component", pa.int32(), lambda s, _: s.component),
+        ("max_proba", pa.float64(), lambda s, _: s.max_proba),
+    ]
+    tail: Columns = [
+        ("log_density", pa.float64(), lambda s, _: s.log_density),
+        ("uncertainty", pa.float64(), lambda s, _: 1.0 - s.max_proba),
+        ("mahalanobis_sq", pa.float64(), lambda s, _: s.mahalanobis_sq),
+        ("is_outlier", pa.bool_(), lambda s, t: s.log_density < t),
+    ]
+    return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
+
+
+def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) -> None:
+    """Refuse a layout in which two columns would have one name.
+
+    Raises
+    ------
+    ConfigError
+        If an input column has the name of a score column, or does not exist.
+    """
+    unknown = [c for c in layout.passthrough if c not in dataset.schema.names]
+    if unknown:
+        raise ConfigError(f"score.passthrough names columns that are not there: {unknown}.")
+    names = [n for n, _, _ in score_columns(k, layout, noisy)] + [layout.prefix + REASON]
+    clash = sorted(set(names) & set(layout.passthrough))
+    if clash:
+        raise ConfigError(
+            explain(
+                f"the input already has columns named {clash}",
+                remedy="set score.prefix (such as 'gmm_'), or name the columns to keep in score.passthrough",
+            )
+        )
+
+
+def output_path(part: Part, n_parts_of_file: int) -> str:
+    """Return where a part's scores go, below the target; mirrors the input's folders."""
+    relative = PurePosixPath(part.file.relative)
+    if n_parts_of_file == 1:
+        return str(relative.with_suffix(".parquet"))
+    return str(relative.with_name(f"{relative.stem}.part-{part.row_groups[0]:05d}.parquet"))
+
+
+def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
+    """Score one part into the staging folder; a finished one is not done again.
+
+    Raises
+    ------
+    InputDataError
+        If the part cannot be read.
+    StorageError
+        If the scores cannot be written.
+    """
+    part, name = item
+    staging = Path(job.staging)
+    note = staging / REPORTS / f"{part.index:08d}.json"
+    done = _finished(note, staging / name)
+    if done is not None:
+        return done
+    target = staging / name
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            totals = _write(aside, part, job)
+            if totals["rows_out"] != part.rows:
+                raise StorageError(f"{part.id}: {part.rows} rows were expected and {totals['rows_out']} written.")
+            report = PartReport(
+                index=part.index,
+                source=part.file.relative,
+                row_groups=(part.row_groups[0], part.row_groups[-1]),
+                path=name,
+                rows_in=part.rows,
+                bytes=aside.stat().st_size,
+                sha256=_sha256(aside),
+                **totals,
+            )
+            os.replace(aside, target)
+            _note(note, report)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError) or error.errno is not None:
+            raise StorageError(
+                explain(
+                    f"cannot write the scores of {part.id} to {target}",
+                    why=str(error),
+                    remedy="check the space left; the run goes on from here when started again",
+                )
+            ) from error
+        raise
+    return report
+
+
+def _finished(note: Path, target: Path) -> PartReport | None:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        values = json.loads(note.read_text())
+        values["row_groups"] = tuple(values["row_groups"])
+        values["component_rows"] = tuple(values["component_rows"])
+        report = PartReport(**values)
+        if target.stat().st_size == report.bytes:
+            return report
+    return None
+
+
+def _note(note: Path, report: PartReport) -> None:
+    aside = note.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    aside.write_text(json.dumps(asdict(report)))
+    os.replace(aside, note)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
+    k = len(job.density.log_norm)
+    columns = score_columns(k, job.layout, job.density.noisy)
+    counts = np.zeros(k, np.int64)
+    rows_out = rows_scored = outliers = 0
+    loglik = 0.0
+    writer: pq.ParquetWriter | None = None
+    extra = job.layout.passthrough or job.columns[:1]
+    try:
+        for chunk in parquet_chunks(part, job.columns, job.missing, extra):
+            scores = score_rows(job.density, chunk.rows)
+            table = scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata))
+            if writer is None:
+                writer = _writer(path, table.schema)
+            writer.write_table(table)
+            rows_out += table.num_rows
+            rows_scored += len(scores.component)
+            outliers += int((scores.log_density < job.threshold).sum())
+            counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
+            loglik += float(scores.log_density.sum())
+        if writer is None:
+            _writer(path, _empty_schema(part, columns, job)).close()
+    finally:
+        if writer is not None:
+            writer.close()
+    return {
+        "rows_out": rows_out,
+        "rows_scored": rows_scored,
+        "outliers": outliers,
+        "component_rows": tuple(int(c) for c in counts),
+        "loglik": loglik,
+    }
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    # A dictionary of full-precision floats makes files larger and reading slower.
+    plain = (pa.types.is_floating, pa.types.is_fixed_size_list, pa.types.is_list)
+    coded = [f.name for f in schema if not any(test(f.type) for test in plain)]
+    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=coded, write_page_checksum=True)
+
+
+def _empty_schema(part: Part, columns: Columns, job: ScoreJob) -> pa.Schema:
+    from stream_gmm.io.source.files import open_parquet
+
+    with open_parquet(part.path) as parquet:
+        kept = [parquet.schema_arrow.field(c) for c in job.layout.passthrough]
+    fields = kept + [pa.field(n, t) for n, t, _ in columns]
+    fields.append(pa.field(job.layout.prefix + REASON, pa.string()))
+    return pa.schema(fields, metadata=dict(job.metadata))
+
+
+def scored_table(
+    chunk: Chunk, scores: Scores, columns: Columns, layout: Layout, threshold: float, metadata: dict[str, str]
+) -> pa.Table:
+    """Return the rows of a chunk with its pass-through columns and the scores of those that have any."""
+    assert chunk.batch is not None
+    arrays = [chunk.batch.column(c) for c in layout.passthrough]
+    fields = [chunk.batch.schema.field(c) for c in layout.passthrough]
+    for name, kind, content in columns:
+        arrays.append(_spread(content(scores, threshold), kind, chunk))
+        fields.append(pa.field(name, kind))
+    reasons = [None] * chunk.size if chunk.reasons is None else chunk.reasons
+    arrays.append(pa.array(reasons, pa.string()))
+    fields.append(pa.field(layout.prefix + REASON, pa.string()))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
+
+
+def _spread(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
+    """Put the values of the usable rows in their places; the others are null."""
+    values = np.asarray(values)
+    mask = None
+    if chunk.keep is not None:
+        full = np.zeros((chunk.size, *values.shape[1:]), values.dtype)
+        full[chunk.keep] = values
+        values, mask = full, ~chunk.keep
+    if pa.types.is_fixed_size_list(kind):
+        flat = pa.array(np.ascontiguousarray(values).ravel())
+        return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=None if mask is None else pa.array(mask))
+    return pa.array(np.ascontiguousarray(values), kind, mask=mask)
+
+
+def output_names(parts: Sequence[Part]) -> list[str]:
+    """Return the output file of each part."""
+    per_file: dict[int, int] = {}
+    for part in parts:
+        per_file[part.file_index] = per_file.get(part.file_index, 0) + 1
+    return [output_path(p, per_file[p.file_index]) for p in parts]

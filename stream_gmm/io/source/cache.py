@@ -1,0 +1,163 @@
+"""Decoded rows kept for later passes: in a worker's memory, or as raw column blocks in its scratch folder.
+
+A kept leaf gives the same chunks as the leaf it was made from, bit for bit. Whatever goes wrong with a
+scratch file - no space, gone, on another machine - the rows are decoded again instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.io.source.chunks import Chunk
+from stream_gmm.io.source.dataset import Leaf
+
+log = logging.getLogger(__name__)
+
+NONE, MEMORY, DISK = "none", "memory", "disk"
+# Left free on the scratch disk: others need it, too.
+RESERVE = 1 << 30
+_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+
+
+@dataclass(frozen=True)
+class MemoryLeaf:
+    """Decoded chunks."""
+
+    held: tuple[Chunk, ...]
+    rows: int
+    kind: str = MEMORY
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Return the chunks."""
+        return iter(self.held)
+
+    def __sizeof__(self) -> int:
+        return 512 + sum(c.rows.nbytes + (0 if c.keep is None else c.keep.nbytes) for c in self.held)
+
+
+@dataclass(frozen=True)
+class DiskLeaf:
+    """Chunks whose values lie in a scratch file; without it they are decoded again."""
+
+    path: str
+    size: int
+    frames: tuple[Chunk, ...]
+    """The chunks, without their rows: ``rows`` is ``(0, D)``."""
+    counts: tuple[int, ...]
+    """Rows of each chunk in the file."""
+    source: Leaf
+    kind: str = DISK
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.source.rows
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Return the chunks, each mapped while it is used and no longer."""
+        try:
+            usable = os.stat(self.path).st_size == self.size
+        except OSError:
+            usable = False
+        return self._mapped() if usable else self.source.chunks()
+
+    def _mapped(self) -> Iterator[Chunk]:
+        start = 0
+        with open(self.path, "rb") as file:
+            for frame, n in zip(self.frames, self.counts, strict=True):
+                d = frame.rows.shape[1]
+                size = _aligned(8 * n * d)
+                if not size:
+                    yield frame
+                    continue
+                block = mmap.mmap(
+                    file.fileno(), size, flags=mmap.MAP_SHARED | _POPULATE, prot=mmap.PROT_READ, offset=start
+                )
+                start += size
+                # No reference to the array is kept here: the map ends with the caller's.
+                yield replace(frame, rows=np.frombuffer(block, np.float64, n * d).reshape(d, n).T)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+
+
+def hold(item: tuple[Leaf, str], shared: Any, scratch: str) -> Leaf:
+    """Decode a leaf and keep it as told: ``"memory"``, ``"disk"`` (below ``scratch``) or ``"none"``."""
+    del shared
+    leaf, mode = item
+    return _HOLD[mode](leaf, scratch)
+
+
+def _in_memory(leaf: Leaf, scratch: str) -> Leaf:
+    del scratch
+    # Undecoded columns are of no use to a pass.
+    chunks = tuple(replace(c, batch=None) for c in leaf.chunks())
+    return MemoryLeaf(chunks, leaf.rows)
+
+
+def _on_disk(leaf: Leaf, scratch: str) -> Leaf:
+    path = ""
+    try:
+        handle, path = tempfile.mkstemp(prefix="stream-gmm-", suffix=".rows", dir=scratch)
+        with open(handle, "wb") as file:
+            put = [_put(c, file, scratch) for c in leaf.chunks()]
+            size = file.tell()
+    except _NoSpace as error:
+        log.warning("the scratch folder %s has no room, rows will be decoded in every pass: %s", scratch, error)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        return leaf
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+    kept = DiskLeaf(path, size, tuple(f for f, _ in put), tuple(n for _, n in put), leaf)
+    weakref.finalize(kept, _remove, path, os.getpid())
+    return kept
+
+
+class _NoSpace(Exception):
+    """The scratch folder is full, or cannot be written."""
+
+
+def _put(chunk: Chunk, file: Any, scratch: str) -> tuple[Chunk, int]:
+    values = np.ascontiguousarray(chunk.rows.T)
+    try:
+        if shutil.disk_usage(scratch).free < values.nbytes + RESERVE:
+            raise OSError(f"less than {RESERVE >> 20} MiB would be left free")
+        file.write(values.data)
+        file.write(bytes(_aligned(values.nbytes) - values.nbytes))
+    except OSError as error:
+        raise _NoSpace(str(error)) from error
+    return replace(chunk, rows=np.empty((0, chunk.rows.shape[1])), batch=None), len(chunk.rows)
+
+
+def _remove(path: str, owner: int) -> None:
+    if os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _as_it_is(leaf: Leaf, scratch: str) -> Leaf:
+    del scratch
+    return leaf
+
+
+_HOLD = {MEMORY: _in_memory, DISK: _on_disk, NONE: _as_it_is}
+
+
+def kind_of(leaf: Leaf) -> str:
+    """Return how a leaf is kept."""
+    return str(getattr(leaf, "kind", NONE))

@@ -1,0 +1,118 @@
+"""Rows in memory seen as a data set, and anything that holds rows as a source."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.result import as_rows
+from stream_gmm.errors import ConfigError
+from stream_gmm.io.source.chunks import Chunk, array_chunks
+from stream_gmm.io.source.dataset import Dataset, Part, Source, leaf_rows, open_dataset
+
+PIECE_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class ArrayLeaf:
+    """Rows in memory."""
+
+    values: Array
+    first_row: int
+    weighted: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Return views, one bounded chunk at a time."""
+        return array_chunks(self.values, self.first_row, self.weighted)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """Rows in memory, seen as a data set."""
+
+    values: Array
+    columns: tuple[str, ...]
+    missing: str = "error"
+    weights: Array | None = None
+    """Weights ``(N,)`` of the rows."""
+    resident: ClassVar[bool] = True
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """An array has no files."""
+        return ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the values."""
+        return hashlib.sha256(np.ascontiguousarray(self._values).tobytes()).hexdigest()
+
+    @property
+    def weight(self) -> str | None:
+        """Name of the weights, if there are any."""
+        return None if self.weights is None else "sample_weight"
+
+    @cached_property
+    def _values(self) -> Array:
+        return self.values if self.weights is None else np.column_stack([self.values, self.weights])
+
+    def leaves(self) -> list[ArrayLeaf]:
+        """Return the tasks of a pass."""
+        return self._cut(leaf_rows(self.num_rows, len(self.columns)))
+
+    def pieces(self) -> list[ArrayLeaf]:
+        """Return leaves of about a thousand rows."""
+        return self._cut(PIECE_ROWS)
+
+    def _cut(self, step: int) -> list[ArrayLeaf]:
+        starts = range(0, max(self.num_rows, 1), step)
+        return [ArrayLeaf(self._values[lo : lo + step], lo, self.weights is not None) for lo in starts]
+
+
+def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", weight: Any = None) -> Source:
+    """Return anything that holds rows as a source: a data set, a path, an array, a data frame.
+
+    ``weight`` is the name of a column of files, or an array ``(N,)`` beside rows in memory.
+
+    Raises
+    ------
+    ConfigError
+        If the weights do not fit the rows.
+    """
+    if isinstance(data, Dataset | ArrayDataset):
+        if weight is not None:
+            raise ConfigError("an open data set has its weights already: open_dataset(weight=...).")
+        return data
+    if isinstance(data, str | os.PathLike):
+        return open_dataset(data, columns or None, missing=missing, weight=weight)
+    if not columns and hasattr(data, "columns"):
+        columns = tuple(str(c) for c in data.columns)
+    rows = as_rows(data, columns)
+    names = columns or tuple(f"x{j}" for j in range(rows.shape[1]))
+    return ArrayDataset(rows, names, weights=None if weight is None else _weights(weight, len(rows)))
+
+
+def _weights(weight: Any, n: int) -> Array:
+    if isinstance(weight, str):
+        raise ConfigError("rows in memory take their weights as an array, not by the name of a column.")
+    weights = np.asarray(weight, dtype=np.float64)
+    if weights.shape != (n,) or not np.isfinite(weights).all() or np.any(weights < 0.0):
+        raise ConfigError(f"sample_weight must be {n} finite numbers, none of them negative.")
+    return weights

@@ -1,0 +1,119 @@
+"""The model file: a fitted mixture and where it comes from, in a :mod:`.container`."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.criteria import Criteria
+from stream_gmm.core.fit.em import Outcome
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.result import FitResult
+from stream_gmm.errors import ModelFileError
+from stream_gmm.io.store.container import pack, read, unpack, write_atomically
+
+MAGIC = b"STREAM-GMM MODEL\n"
+FORMAT = 1
+
+
+def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
+    """Write a model file, replacing an older one atomically; equal models give equal bytes.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    return write_atomically(Path(path), to_bytes(result))
+
+
+def to_bytes(result: FitResult) -> bytes:
+    """Return the content of the model file."""
+    arrays = {**params_to_arrays(result.params), "history": np.array(result.history, dtype=np.float64)}
+    return pack(MAGIC, FORMAT, _header(result), arrays)
+
+
+def params_to_arrays(params: MixtureParams) -> dict[str, Any]:
+    """Return the arrays of a mixture, by name."""
+    noise = {} if params.noise is None else {"noise": params.noise}
+    return {"weights": params.weights, "means": params.means, "covariances": params.covariances, **noise}
+
+
+def params_from_arrays(arrays: dict[str, Any], covariance_type: str) -> MixtureParams:
+    """Return the mixture of such arrays; refuses covariances that are not positive definite."""
+    family = family_named(covariance_type)
+    covariances = arrays["covariances"].reshape(family.shape(*arrays["means"].shape))
+    params = MixtureParams(arrays["weights"], arrays["means"], covariances, family, arrays.get("noise"))
+    _ = params.precisions_cholesky
+    return params
+
+
+def _header(result: FitResult) -> dict[str, Any]:
+    c = result.criteria
+    return {
+        "written_by": version("stream-gmm"),
+        "covariance_type": result.covariance_type,
+        "columns": list(result.columns),
+        "outcome": result.outcome.name,
+        "reason": result.reason,
+        "n_iter": result.n_iter,
+        "passes": result.passes,
+        "rejected": list(result.rejected),
+        "threshold": repr(result.threshold),
+        "outlier_quantile": result.outlier_quantile,
+        "criteria": [
+            c.loglik,
+            c.n_parameters,
+            c.n_rows,
+            c.entropy,
+            c.log_max,
+            c.heldout_loglik,
+            c.heldout_rows,
+        ],
+        "warnings": list(result.warnings),
+        "events": list(result.events),
+        "provenance": dict(result.provenance),
+    }
+
+
+def load_model(path: str | os.PathLike[str]) -> FitResult:
+    """Read a model file.
+
+    Raises
+    ------
+    ModelFileError
+        If it is missing, damaged, not a model file, from a newer version, or not a mixture.
+    """
+    return read(path, "model", from_bytes)
+
+
+def from_bytes(content: bytes) -> FitResult:
+    """Return the model in the content of a model file."""
+    return unpack(content, MAGIC, FORMAT, "model", _result)
+
+
+def _result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
+    params = params_from_arrays(arrays, header["covariance_type"])
+    if header["columns"] and len(header["columns"]) != params.n_features:
+        raise ModelFileError(f"{len(header['columns'])} column names for {params.n_features} features.")
+    return FitResult(
+        params=params,
+        outcome=Outcome[header["outcome"]],
+        criteria=Criteria(*header["criteria"]),
+        history=tuple(float(v) for v in arrays["history"]),
+        n_iter=header["n_iter"],
+        passes=header.get("passes", len(arrays["history"])),
+        rejected=tuple(header.get("rejected", ())),
+        columns=tuple(header["columns"]),
+        reason=header["reason"],
+        threshold=float(header["threshold"]),
+        outlier_quantile=header["outlier_quantile"],
+        warnings=tuple(header["warnings"]),
+        events=tuple(header.get("events", ())),
+        provenance=header["provenance"],
+    )

@@ -1,0 +1,106 @@
+"""The state of a stream on disk: saved atomically, resumed to the same bits."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.moments import FULL, Moments
+from stream_gmm.core.mstep.mstep import MStepReport
+from stream_gmm.core.online import OnlineRule, OnlineState
+from stream_gmm.core.stats import SuffStats
+from stream_gmm.io.store.container import pack, read, unpack, write_atomically
+from stream_gmm.io.store.models import params_from_arrays, params_to_arrays
+
+MAGIC = b"STREAM-GMM STATE\n"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SavedStream:
+    """A state, how it is fitted, and the columns it is fitted to."""
+
+    state: OnlineState
+    rule: OnlineRule
+    columns: tuple[str, ...]
+    batches: int = 0
+    """Batches of the input that the state has taken in."""
+
+
+def save_state(saved: SavedStream, path: str | os.PathLike[str]) -> Path:
+    """Write a state file, replacing an older one atomically.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    state, rule = saved.state, saved.rule
+    header = {
+        "written_by": version("stream-gmm"),
+        "columns": list(saved.columns),
+        "batches": saved.batches,
+        "rule": {**asdict(rule), "family": rule.family.name},
+        "counts": {name: getattr(state, name) for name in _COUNTS},
+        # JSON keeps no infinities; hexadecimal keeps every bit.
+        "numbers": {name: float(getattr(state, name)).hex() for name in _NUMBERS},
+        "report": asdict(state.report),
+    }
+    arrays: dict[str, Any] = {"pending": np.ascontiguousarray(state.pending_rows)}
+    if state.params is not None:
+        assert state.stats is not None
+        assert state.moments is not None
+        arrays |= params_to_arrays(state.params) | _stats_out("stats", state.stats) | _stats_out("all", state.moments)
+    return write_atomically(Path(path), pack(MAGIC, FORMAT, header, arrays))
+
+
+_COUNTS = ("step", "rows_seen", "relocations")
+_NUMBERS = ("rows_behind", "loglik", "scored_rows", "threshold")
+_SCALARS = ("rows", "loglik", "entropy", "log_max")
+
+
+def load_state(path: str | os.PathLike[str]) -> SavedStream:
+    """Read a state file.
+
+    Raises
+    ------
+    ModelFileError
+        If it is missing, damaged, not a state file, or from a newer version.
+    """
+    return read(path, "state", lambda content: unpack(content, MAGIC, FORMAT, "state", _built))
+
+
+def _stats_out(name: str, stats: SuffStats) -> dict[str, Any]:
+    scalars = np.array([getattr(stats, s) for s in _SCALARS])
+    parts = {"scalars": scalars, "weight": stats.weight, "mean": stats.mean, "scatter": stats.scatter}
+    return {f"{name}.{k}": v for k, v in parts.items()}
+
+
+def _stats_in(name: str, arrays: dict[str, Any], moments: Moments) -> SuffStats:
+    rows, loglik, entropy, log_max = (float(v) for v in arrays[f"{name}.scalars"])
+    weight, mean, scatter = (arrays[f"{name}.{k}"] for k in ("weight", "mean", "scatter"))
+    return SuffStats(rows, loglik, entropy, log_max, weight, mean, scatter, moments)
+
+
+def _built(header: dict[str, Any], arrays: dict[str, Any]) -> SavedStream:
+    family = family_named(header["rule"]["family"])
+    rule = OnlineRule(**{**header["rule"], "family": family})
+    numbers: dict[str, Any] = {name: float.fromhex(value) for name, value in header["numbers"].items()}
+    report = MStepReport(**{k: tuple(v) for k, v in header["report"].items()})
+    fitted: dict[str, Any] = {}
+    if "weights" in arrays:
+        fitted = {
+            "params": params_from_arrays(arrays, family.name),
+            "stats": _stats_in("stats", arrays, family.moments),
+            "moments": _stats_in("all", arrays, FULL),
+        }
+    pending = arrays["pending"]
+    kept = (pending,) if len(pending) else ()
+    state = OnlineState(pending.shape[1], kept, **fitted, **header["counts"], **numbers, report=report)
+    return SavedStream(state, rule, tuple(header["columns"]), header["batches"])

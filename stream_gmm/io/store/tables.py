@@ -1,0 +1,36 @@
+"""Small tables and arrays that belong to a run: the sweep table, the sample behind the report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stream_gmm.core.model.moments import Array
+from stream_gmm.io.store.container import write_atomically
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return rows of equal keys as an Arrow table (``.to_pylist()``, ``.to_pandas()``)."""
+    return pa.Table.from_pylist([dict(r) for r in rows])
+
+
+def write_table(table: pa.Table, path: Path) -> Path:
+    """Write a table as Parquet, atomically."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return write_atomically(path, buffer.getvalue())
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a table written by :func:`write_table`."""
+    return pq.read_table(path)
+
+
+def write_rows(rows: Array, columns: Sequence[str], path: Path) -> Path:
+    """Write rows ``(N, D)`` as Parquet with these column names."""
+    return write_table(pa.table({c: rows[:, j] for j, c in enumerate(columns)}), path)

@@ -1,0 +1,123 @@
+"""From the last state of a candidate to its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.criteria import Criteria
+from stream_gmm.core.estep.accumulate import score_rows
+from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.kernel_choice import choose_route
+from stream_gmm.core.fit.em import EMState, Outcome
+from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.sampling import Sample
+from stream_gmm.core.stats import SuffStats
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.source.dataset import Source
+from stream_gmm.pipeline.fit.sample import Explored
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.passes.profile import Profile
+
+FLAT = 1e-3
+"""A component with less than this part of a column's variance has collapsed in that column."""
+
+
+def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) -> float:
+    """Return the quantile of the log-density over sample rows; -inf for quantile 0."""
+    if quantile <= 0.0:
+        return float("-inf")
+    log_density = score_rows(compile_density(params), sample.rows).log_density
+    if not len(sample.weights):
+        return float(np.quantile(log_density, quantile))
+    return float(np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf"))
+
+
+def collapsed(state: EMState, found: Profile) -> EMState:
+    """Return the state with the columns and values in its reason on which components have collapsed."""
+    if state.outcome is not Outcome.DEGENERATE or not state.report.floored:
+        return state
+    variances = np.einsum("kjj->kj", state.params.dense_covariances) / np.diagonal(found.spread)
+    places: dict[str, None] = {}
+    for k in state.report.floored:
+        j = int(variances[k].argmin())
+        flat = variances[k, j] < FLAT
+        places[f"{found.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = None
+    return replace(state, reason=f"{state.reason}: on {', '.join(places)}")
+
+
+def finished(state: EMState, found: Profile, settings: Settings, provenance: Mapping[str, Any]) -> FitResult:
+    """Turn the last state of a candidate into its result."""
+    assert state.stats is not None
+    assert state.outcome is not None
+    warnings = list(found.warnings)
+    choice = choose_route(state.params, compile_density(state.params), found.scaling, settings.preference)
+    if state.outcome not in (Outcome.CONVERGED, Outcome.PRUNED):
+        warnings.append(f"{state.params.family.name}-{state.params.n_components}: {state.outcome.value}.")
+    return FitResult(
+        params=state.params,
+        outcome=state.outcome,
+        criteria=Criteria.from_stats(state.stats, state.params.n_parameters),
+        history=state.history,
+        n_iter=state.n_iter,
+        passes=state.passes,
+        rejected=state.rejected,
+        columns=found.columns,
+        reason=state.reason,
+        threshold=outlier_threshold(state.params, found.sample, settings.outlier_quantile),
+        outlier_quantile=settings.outlier_quantile,
+        warnings=tuple(warnings),
+        events=state.events,
+        provenance={
+            **provenance,
+            "rows_used": int(state.stats.rows),
+            "kernel_used": f"{choice.route} {choice.dtype}",
+        },
+    )
+
+
+def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[str, Any]:
+    """Return what a result was made from; JSON values only."""
+    return {
+        "data_fingerprint": source.fingerprint,
+        "rows": found.total_rows,
+        "missing": source.missing,
+        "weight": source.weight,
+        **settings.decisive,
+        "sample_rows": len(found.sample.rows),
+        "version": version("stream-gmm"),
+    }
+
+
+def on_the_sample(mixtures: Sequence[MixtureParams], found: Profile, executor: Executor) -> list[SuffStats]:
+    """Return the sample's statistics at each of the mixtures."""
+    estep = RowsEStep(found.sample.rows, found.scaling, weights=found.sample.weights)
+    return executor.map(_stats_at, mixtures, shared=estep, label="sample") if mixtures else []
+
+
+def _stats_at(params: MixtureParams, estep: RowsEStep) -> SuffStats:
+    return estep.one(params)
+
+
+def of_the_sample(explored: Explored, stats: SuffStats, found: Profile, provenance: dict[str, Any]) -> FitResult:
+    """Return the result of a candidate that took part in no pass: of the sample, and called so."""
+    params = explored.fit.params
+    assert params is not None
+    return FitResult(
+        params=params.canonical(),
+        outcome=Outcome.PRUNED,
+        criteria=Criteria.from_stats(stats, params.n_parameters),
+        history=(stats.mean_loglik,),
+        n_iter=0,
+        columns=found.columns,
+        reason=explored.beaten,
+        warnings=("fitted on the sample alone.",),
+        events=explored.fit.events,
+        provenance={**provenance, "rows_used": int(stats.rows)},
+    )

@@ -1,0 +1,88 @@
+"""From the cluster section of a configuration to an executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.pipeline.job.config import ClusterConfig
+from stream_gmm.pipeline.job.plan import Workers
+
+
+@contextmanager
+def open_executor(config: ClusterConfig) -> Iterator[Executor]:
+    """Open the executor that a configuration asks for; an own cluster ends with the block.
+
+    Raises
+    ------
+    ClusterError
+        If a cluster cannot be reached or started.
+    """
+    with _OPENERS[config.executor](config) as executor:
+        yield executor
+
+
+@contextmanager
+def running_cluster(config: ClusterConfig) -> Iterator[ClusterConfig]:
+    """Start what is to be started, and return a configuration that points at the running cluster.
+
+    Several stages, each opening its own client by address, can then share one cluster.
+    """
+    if config.executor != "dask" or config.address or config.scheduler_file:
+        yield config
+        return
+    from stream_gmm.execute.dask import connect
+
+    with connect(_spec(config)) as client:
+        yield ClusterConfig(address=client.scheduler.address, timeout_seconds=config.timeout_seconds)
+
+
+def planned_workers(config: ClusterConfig) -> Workers:
+    """Return who would do the work; nothing is started, but a cluster that is there is asked.
+
+    Raises
+    ------
+    ClusterError
+        If it cannot be reached.
+    """
+    if config.executor == "dask" and not (config.address or config.scheduler_file):
+        from stream_gmm.execute.dask import size_of
+
+        return Workers(*size_of(_spec(config)))
+    with open_executor(config) as executor:
+        return Workers.of(executor)
+
+
+@contextmanager
+def _serial(config: ClusterConfig) -> Iterator[Executor]:
+    del config
+    yield SerialExecutor()
+
+
+@contextmanager
+def _threads(config: ClusterConfig) -> Iterator[Executor]:
+    yield ThreadsExecutor(config.n_workers)
+
+
+@contextmanager
+def _dask(config: ClusterConfig) -> Iterator[Executor]:
+    from stream_gmm.execute.dask import DaskExecutor, connect
+
+    with connect(_spec(config)) as client:
+        yield DaskExecutor(client)
+
+
+def _spec(config: ClusterConfig):  # type: ignore[no-untyped-def]
+    from stream_gmm.execute.dask import ClusterSpec
+
+    return ClusterSpec(**config.model_dump(exclude={"executor"}))
+
+
+_OPENERS: dict[str, Callable[[ClusterConfig], AbstractContextManager[Executor]]] = {
+    "serial": _serial,
+    "threads": _threads,
+    "dask": _dask,
+}

@@ -1,0 +1,269 @@
+"""What a run will need, before it is started: rows, bytes, tasks, reads, memory and time; and whether that fits.
+
+Sizes follow from footers and from the grid. Speeds are measured: one chunk of the data is decoded, and mixtures of
+every size of the grid are run over it. Numbers of reads and of steps are those of :file:`benchmarks/README.md`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate, moments_of
+from stream_gmm.core.estep.batch import compile_batch
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.penalty import PseudoRows
+from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.seeding import SEEDINGS
+from stream_gmm.errors import ConfigError, explain
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.source.dataset import Source
+from stream_gmm.pipeline.fit.sample import Cell
+from stream_gmm.pipeline.fit.settings import Settings, algorithm_named
+from stream_gmm.pipeline.passes.full_pass import STATISTICS_BYTES, packed, statistics_bytes
+
+BASE_BYTES = 400 << 20
+"""A worker with the libraries loaded, before it has read a row."""
+CHUNKS_HELD = 5
+"""Chunks in memory at a time: as Arrow, as float64, by columns, weighed, and the next one."""
+STATISTICS_HELD = 4
+"""Copies of the statistics of a task: totals, weights of the features, what is merged, and the sum."""
+TRIAL_ROWS = 8_192
+PASSES = {"auto": (2, 4, 10), "em": (5, 14, 60), "minibatch": (3, 6, 20)}
+"""Full passes of the slowest candidate of a sweep, after the profile: few, usual, many."""
+SURVIVORS = 0.2
+"""Share of the work of a pass over all candidates that usually remains after the sample."""
+SAMPLE_STEPS = 60
+RACE_ROW_STEPS = 15 * 4_000
+PARALLEL = 0.85
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who will do the work: their number, the memory of each in bytes, and the cores they share (None: not known)."""
+
+    count: int
+    memory: int | None = None
+    cores: int | None = None
+
+    @property
+    def power(self) -> float:
+        """How many times one of them they are together."""
+        busy = min(self.count, self.cores or self.count)
+        return busy * PARALLEL if busy > 1 else 1.0
+
+    @classmethod
+    def of(cls, executor: Executor) -> Workers:
+        """Return those of an executor."""
+        return cls(executor.n_workers, executor.memory_bytes // executor.n_workers)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep and the scoring of its winner will need.
+
+    Attributes
+    ----------
+    rows, columns, data_bytes
+        Size of the data, decoded.
+    candidates, components
+        Cells of the grid, and their components together.
+    statistics_bytes
+        Of all candidates, for one task; they are packed into ``packs``, each with a read of its own.
+    tasks
+        Of each read.
+    passes
+        Reads of the full data in all: few, usual, many; the profile and the scoring included.
+    workers
+        Who will do the work.
+    worker_bytes
+        Largest memory that a worker is expected to need.
+    decode_ns, estep_ns
+        Nanoseconds a row of one core: to decode, and for the E-step of all candidates.
+    explore_seconds, pass_seconds, seconds
+        For the sample; for a pass with all candidates; and in all, with the usual number of reads.
+    """
+
+    rows: int
+    columns: int
+    data_bytes: int
+    candidates: int
+    components: int
+    statistics_bytes: int
+    packs: int
+    tasks: int
+    passes: tuple[int, int, int]
+    workers: Workers
+    worker_bytes: int
+    decode_ns: float
+    estep_ns: float
+    explore_seconds: float
+    pass_seconds: float
+    seconds: float
+
+    def check(self) -> None:
+        """Refuse what cannot fit.
+
+        Raises
+        ------
+        ConfigError
+            With the number and the remedy.
+        """
+        memory = self.workers.memory
+        if memory is not None and self.worker_bytes > memory:
+            raise ConfigError(
+                explain(
+                    f"a worker would need about {_size(self.worker_bytes)} and has {_size(memory)}",
+                    why=f"statistics of {self.candidates} candidates with {self.columns} columns take "
+                    f"{_size(min(self.statistics_bytes, STATISTICS_BYTES * STATISTICS_HELD))} in every task, chunks "
+                    f"of rows {_size(CHUNKS_HELD * 8 * CHUNK_ROWS * self.columns)}",
+                    remedy="use fewer workers with more memory each (cluster.memory_limit), fewer columns or "
+                    "components, or structures without matrices (diag)",
+                )
+            )
+
+    def lines(self) -> tuple[str, ...]:
+        """Return the plan in words."""
+        low, usual, high = self.passes
+        memory = f" of {_size(self.workers.memory)}" if self.workers.memory else ""
+        packs = f", in {self.packs} packs, each with reads of its own" if self.packs > 1 else ""
+        return (
+            f"data: {self.rows:,} rows x {self.columns} columns, {_size(self.data_bytes)} decoded",
+            f"candidates: {self.candidates} with {self.components} components together; statistics "
+            f"{_size(self.statistics_bytes)} a task{packs}",
+            f"reads: {usual} expected ({low} to {high}), profile and scoring included; {self.tasks} tasks each",
+            f"workers: {self.workers.count}; about {_size(self.worker_bytes)}{memory} of memory each",
+            f"measured here: {self.decode_ns:,.0f} ns a row to decode, {self.estep_ns:,.0f} for all candidates",
+            f"time: {_duration(self.seconds)} in all, {_duration(self.explore_seconds)} of it on the sample; a pass "
+            f"with all candidates would take {_duration(self.pass_seconds)}",
+        )
+
+
+def _size(size: float) -> str:
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90.0:
+        return f"{max(seconds, 1.0):.0f} s"
+    return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.1f} h"
+
+
+def make_plan(source: Source, grid: Sequence[Cell], settings: Settings, workers: Workers, prune: bool = True) -> Plan:
+    """Measure on one chunk of the data, and return what the run will need.
+
+    Raises
+    ------
+    InputDataError
+        If the data cannot be read.
+    """
+    rows, d = source.num_rows, len(source.columns)
+    chunk, decode_ns = _decoded(source)
+    candidates = _mixtures(chunk, grid)
+    costs = _costs(chunk, candidates)
+    estep_ns = float(sum(costs.values()))
+    size = sum(statistics_bytes(p.n_components, d, p.family) for p in candidates)
+    packs = len(packed(candidates))
+    passes = PASSES[settings.algorithm if settings.accel != "none" else "em"]
+    power = workers.power
+    one_pass = rows * (decode_ns + estep_ns) * 1e-9 / power
+    later = rows * (decode_ns * 0.3 + estep_ns * (SURVIVORS if prune else 0.7)) * 1e-9 / power
+    explore = _exploring(costs, settings, min(rows, settings.sample_rows)) / power
+    first = rows * decode_ns * 1e-9 / power
+    best = max(costs.values(), default=0.0)
+    scoring = rows * (decode_ns + 3.0 * best + 600.0) * 1e-9 / power
+    return Plan(
+        rows, d, 8 * rows * d, len(grid), sum(k for k, _ in grid), size, packs,
+        len(algorithm_named(settings.algorithm).leaves(source)),
+        (packs * passes[0] + 2, packs * passes[1] + 2, packs * min(passes[2], settings.max_passes + 1) + 2),
+        workers, _worker_bytes(candidates, d, settings, rows), decode_ns, estep_ns, explore, one_pass,
+        first + explore + passes[1] * packs * later + scoring,
+    )  # fmt: skip
+
+
+def _decoded(source: Source) -> tuple[Array, float]:
+    """Return the rows of the first chunk with any, and nanoseconds a row to decode it."""
+    for piece in islice(source.pieces(), 20):
+        chunks = piece.chunks()
+        next(chunks, None)  # opens files, loads libraries
+        start, total = time.perf_counter(), 0
+        for chunk in islice(piece.chunks(), 4):
+            total += chunk.size
+            if len(chunk.rows):
+                rows = np.asarray(chunk.rows[:, : len(source.columns)])
+                return rows, (time.perf_counter() - start) / max(total, 1) * 1e9
+    return np.zeros((1, len(source.columns))), 0.0
+
+
+def _mixtures(rows: Array, grid: Sequence[Cell]) -> list[MixtureParams]:
+    """Return a mixture for every cell: means at rows, spread as all the rows are."""
+    moments = moments_of(rows)
+    spread = PseudoRows.of(moments).spread
+    spread = spread + 1e-6 * np.diag(np.diagonal(spread))
+    rng = np.random.default_rng(0)
+    out = []
+    for k, name in grid:
+        family = family_named(name)
+        means = rows[rng.integers(len(rows), size=k)]
+        matrices = np.tile(spread * k ** (-2.0 / rows.shape[1]), (k, 1, 1))
+        matrices = matrices if family.matrices else np.einsum("kjj->kj", matrices)
+        out.append(MixtureParams.from_matrices(np.full(k, 1.0 / k), means, matrices, family))
+    return out
+
+
+def _costs(rows: Array, candidates: Sequence[MixtureParams]) -> dict[int, float]:
+    """Return nanoseconds a row of the E-step of every candidate, by position; like shapes are measured once."""
+    trial = np.asfortranarray(rows[:TRIAL_ROWS])
+    scaling = Scaling.of_rows(rows)
+    measured: dict[Any, float] = {}
+    out = {}
+    for i, params in enumerate(candidates):
+        kind = (params.features, params.family.shared, _rung(params.n_components))
+        if kind not in measured:
+            measured[kind] = _timed(params, trial, scaling) / params.n_components
+        out[i] = measured[kind] * params.n_components
+    return out
+
+
+def _rung(k: int) -> int:
+    return int(np.log2(k))
+
+
+def _timed(params: MixtureParams, rows: Array, scaling: Scaling) -> float:
+    batch = compile_batch([params], scaling)
+    accumulate(batch, rows)
+    start = time.perf_counter()
+    accumulate(batch, rows)
+    return (time.perf_counter() - start) / len(rows) * 1e9
+
+
+def _exploring(costs: dict[int, float], settings: Settings, sample_rows: int) -> float:
+    """Return seconds of one core for the sample: the race of the restarts, two finalists, and the climb."""
+    starts = len(SEEDINGS) * settings.n_init
+    race = RACE_ROW_STEPS * starts * max(1.0, np.log2(starts / 2.0))
+    steps = min(SAMPLE_STEPS, algorithm_named(settings.algorithm).sample_steps)
+    row_steps = race + 3.0 * steps * sample_rows
+    return float(sum(costs.values()) * row_steps * 1e-9)
+
+
+def _worker_bytes(candidates: Sequence[MixtureParams], d: int, settings: Settings, rows: int) -> int:
+    """Return what the largest task needs: of a pass, or on the sample."""
+    sizes = [sum(statistics_bytes(p.n_components, d, p.family) for p in pack) for pack in packed(candidates)]
+    a_pass = CHUNKS_HELD * 8 * CHUNK_ROWS * d + STATISTICS_HELD * max(sizes, default=0)
+    sample = min(rows, settings.sample_rows)
+    largest = max((p.n_components for p in candidates), default=1)
+    starts = len(SEEDINGS) * settings.n_init
+    on_sample = 8 * sample * (3 * d + 4 * largest) + STATISTICS_HELD * starts * max(
+        (statistics_bytes(p.n_components, d, p.family) for p in candidates), default=0
+    )
+    return BASE_BYTES + max(a_pass, on_sample)

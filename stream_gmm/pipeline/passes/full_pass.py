@@ -1,0 +1,165 @@
+"""Where the executor, the data and the E-step meet: one read of the data serves all candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_gmm.core.estep.accumulate import accumulate, finish, merge_all, moments_of, with_heldout
+from stream_gmm.core.estep.batch import Batch, Stacked, compile_batch
+from stream_gmm.core.estep.kernel_choice import NO_PREFERENCE, WHITENED, Preference
+from stream_gmm.core.model.families import CovarianceFamily
+from stream_gmm.core.model.moments import FULL, Array
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.rows.sampling import Holdout
+from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.stats import SuffStats
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.source.chunks import split
+from stream_gmm.io.source.dataset import Leaf
+from stream_gmm.pipeline.passes.profile import Profile
+from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
+from stream_gmm.pipeline.passes.tasks import Reading
+
+NO_HOLDOUT = Holdout()
+STATISTICS_BYTES = 128 << 20
+"""Largest size of the statistics of all candidates that a task keeps at a time."""
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What every task of a pass needs."""
+
+    batch: Batch
+    with_moments: bool
+    """Also take the moments of the rows."""
+    holdout: Holdout
+
+
+@dataclass(frozen=True)
+class PassStats:
+    """What a pass has gathered: statistics of every group of candidates, and moments of the rows if asked for."""
+
+    groups: tuple[Stacked, ...]
+    moments: SuffStats
+    heldout: tuple[Array, ...]
+    """Log-likelihood of the rows held out, for the candidates of each group."""
+
+    def merge(self, other: PassStats) -> PassStats:
+        """Return what both have gathered."""
+        heldout = tuple(a + b for a, b in zip(self.heldout, other.heldout, strict=True))
+        return PassStats(merge_all(self.groups, other.groups), self.moments.merge(other.moments), heldout)
+
+
+def leaf_stats(leaf: Leaf, shared: _Shared) -> PassStats:
+    """Return the statistics of the rows of one leaf."""
+    batch, no_moments = shared.batch, SuffStats.zero(1, 1, FULL)
+    no_groups = tuple(Stacked.zero(1) for _ in batch.groups)
+    no_sums = tuple(np.zeros(len(g.stack.index)) for g in batch.groups)
+    out = PassStats(no_groups, no_moments, no_sums)
+    for chunk in leaf.chunks():
+        part = split(chunk, shared.holdout)
+        rows, heldout = part.rows, part.heldout
+        groups = accumulate(batch, rows, part.weights) if len(rows) else no_groups
+        moments = moments_of(rows, part.weights) if shared.with_moments else no_moments
+        found = accumulate(batch, heldout, part.heldout_weights) if len(heldout) else ()
+        sums = tuple(s.sums[:, 0] for s in found) or no_sums
+        out = out.merge(PassStats(groups, moments, sums))
+    return out
+
+
+def packed(candidates: Sequence[MixtureParams]) -> list[Sequence[MixtureParams]]:
+    """Return the candidates in order, in packs whose statistics fit a task. A function of the candidates alone."""
+    out: list[list[MixtureParams]] = [[]]
+    size = 0
+    for params in candidates:
+        own = statistics_bytes(params.n_components, params.n_features, params.family)
+        if out[-1] and size + own > STATISTICS_BYTES:
+            out, size = [*out, []], 0
+        out[-1].append(params)
+        size += own
+    return [pack for pack in out if pack]
+
+
+def statistics_bytes(n_components: int, n_features: int, family: CovarianceFamily) -> int:
+    """Return the size of a candidate's statistics."""
+    scatter = int(np.prod(family.moments.shape(n_components, n_features)))
+    return 8 * (n_components * (1 + n_features) + scatter)
+
+
+@dataclass
+class FullPass:
+    """The E-step over a whole data set (:data:`stream_gmm.core.fit.em.EStep`); counts its passes."""
+
+    reading: Reading
+    executor: Executor
+    scaling: Scaling
+    moments: SuffStats | None
+    """Weight, mean and scatter of all rows to fit; None: every pass takes them, where it needs them."""
+    heldout: SuffStats | None = None
+    """Those of the rows held out."""
+    holdout: Holdout = NO_HOLDOUT
+    preference: Preference = NO_PREFERENCE
+    listener: Listener = silent
+    passes: int = 0
+
+    @classmethod
+    def over(
+        cls,
+        reading: Reading,
+        found: Profile,
+        executor: Executor,
+        holdout: Holdout = NO_HOLDOUT,
+        preference: Preference = NO_PREFERENCE,
+        listener: Listener = silent,
+    ) -> FullPass:
+        """Return the E-step over a data set that was profiled."""
+        moments = None if found.partial else found.moments
+        return cls(reading, executor, found.scaling, moments, found.heldout, holdout, preference, listener)
+
+    def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
+        """Read the data once; more often if the statistics of all candidates are too large for one task."""
+        out: list[SuffStats] = []
+        for pack in packed(candidates):
+            self.passes += 1
+            out += self._over(range(len(self.reading.rows)), pack, "fit", self.moments)
+        return out
+
+    def _over(
+        self, index: Sequence[int], candidates: Sequence[MixtureParams], stage: str, moments: SuffStats | None
+    ) -> Sequence[SuffStats]:
+        batch = compile_batch(candidates, self.scaling, self.preference)
+        shared = _Shared(batch, batch.incomplete and moments is None, self.holdout)
+        rows = [self.reading.rows[i] for i in index]
+        meter = Meter(self.listener, stage, rows, number=self.passes, live=len(candidates), note=_note(batch))
+        found = self.executor.map_reduce(
+            leaf_stats, PassStats.merge, [self.reading.items[i] for i in index],
+            shared=shared, label="e-step", on_done=meter,
+        )  # fmt: skip
+        if not found.groups[0].stats.rows:
+            return [SuffStats.zero(p.n_components, p.n_features, p.family.moments) for p in candidates]
+        shift = self.scaling.shift
+        stats = finish(batch, candidates, found.groups, moments or found.moments, shift)
+        if moments is None or self.heldout is None or not self.heldout.rows:
+            return stats
+        return with_heldout(batch, candidates, stats, found.heldout, self.heldout, shift)
+
+    def batches(self, batch_rows: int, rng: np.random.Generator) -> list[list[int]]:
+        """Return mini-batches: leaves in random order, collected up to ``batch_rows`` rows."""
+        out: list[list[int]] = [[]]
+        for index in rng.permutation(len(self.reading.rows)):
+            if sum(self.reading.rows[i] for i in out[-1]) >= batch_rows:
+                out.append([])
+            out[-1].append(int(index))
+        return out
+
+    def on_batch(self, index: Sequence[int], candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
+        """Read one mini-batch."""
+        return self._over(index, candidates, "mini-batch", None)
+
+
+def _note(batch: Batch) -> str:
+    whitened = sum(r == WHITENED for r in batch.routes)
+    return f"{whitened} on the whitened kernel" if whitened else ""

@@ -1,0 +1,234 @@
+"""Which candidate is chosen, and why, in words that a reader of the report can check against the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stream_gmm.core.criteria import CRITERIA, HELDOUT, RULES, form, measure, penalty_per_parameter, signed, title
+from stream_gmm.core.fit.em import Outcome
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.result import FitResult
+from stream_gmm.core.search.evidence import paired
+from stream_gmm.errors import NoAdmissibleModelError, explain
+from stream_gmm.pipeline.passes.profile import Profile
+from stream_gmm.pipeline.sweep.result import ADMISSIBLE, Candidate, SweepResult, compare
+
+ELBOW = 0.01
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What chooses: a criterion or rule, and what more components may still gain for the elbow, nats per row."""
+
+    criterion: str = "bic"
+    elbow: float = ELBOW
+
+
+BY_BIC = Choice()
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The candidates that may be chosen, by their position."""
+
+    results: Mapping[int, FitResult]
+    values: Sequence[Array | None]
+    """What the judging rows say of them, ``(2, n)`` as in :func:`..selection.compare`."""
+    weights: Array
+    choice: Choice
+
+    def ranked(self, criterion: str, among: Sequence[int] | None = None) -> list[int]:
+        """Return positions, best first by a criterion; ties go to the smaller model."""
+        value = CRITERIA[criterion]
+        places = self.results if among is None else among
+        return sorted(places, key=lambda i: (value(self.results[i].criteria), self.results[i].params.n_parameters, i))
+
+    def elbow(self) -> int:
+        """Return the best by BIC of the smallest K that no larger K beats by more than the elbow's nats per row."""
+        ks = sorted({r.n_components for r in self.results.values()})
+        curve = [self.ranked("bic", [i for i, r in self.results.items() if r.n_components == k])[0] for k in ks]
+        logliks = np.array([self.results[i].criteria.loglik / self.results[i].criteria.n_rows for i in curve])
+        later = np.maximum.accumulate(logliks[::-1])[::-1]
+        return curve[int(np.argmax(later - logliks <= self.choice.elbow))]
+
+    def one_se(self) -> int:
+        """Return the smallest model that is less than a standard error worse on the rows held out than the best."""
+        best, *_ = ranked = self.ranked(HELDOUT)
+        top = self.results[best].criteria
+        within = [i for i in ranked if top.heldout - self.results[i].criteria.heldout <= self._error(i, best)]
+        return min(within, key=lambda i: (self.results[i].n_components, self.results[i].params.n_parameters, i))
+
+    def _error(self, i: int, best: int) -> float:
+        a, b = self.values[i], self.values[best]
+        if a is None or b is None:
+            return 0.0
+        return paired(a[0], b[0], self.weights).sd / float(np.sqrt(self.results[best].criteria.heldout_rows))
+
+    def pick(self, criterion: str) -> int:
+        """Return what a criterion or rule chooses."""
+        rules: dict[str, Callable[[], int]] = {"elbow": self.elbow, "one_se": self.one_se}
+        return rules[criterion]() if criterion in rules else self.ranked(criterion)[0]
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    values: Sequence[Array | None],
+    choice: Choice,
+    found: Profile,
+    weights: Array,
+    passes: int = 0,
+) -> SweepResult:
+    """Choose among the admissible candidates; ``values`` are what the judging rows say of each.
+
+    Raises
+    ------
+    NoAdmissibleModelError
+        If there is none.
+    """
+    results = {i: c.result for i, c in enumerate(candidates) if c.admissible and c.result is not None}
+    if not results:
+        reasons = "; ".join(f"{c.name}: {c.reason or c.outcome.value}" for c in candidates[:5])
+        raise NoAdmissibleModelError(
+            explain(
+                f"none of the {len(candidates)} candidates is admissible ({reasons})",
+                remedy="use fewer components, raise reg_covar, or look for repeated values in the columns",
+            )
+        )
+    pool = Pool(results, values, weights, choice)
+    chosen = pool.pick(choice.criterion)
+    out = SweepResult(
+        tuple(candidates), chosen, choice.criterion, found, passes, compare(candidates, chosen, values, weights),
+        {c: candidates[pool.pick(c)].name for c in _usable(found)},
+    )  # fmt: skip
+    return replace(out, why=_why(out), warnings=_warnings(out))
+
+
+def _usable(found: Profile) -> list[str]:
+    names = [*CRITERIA, *RULES]
+    return names if found.heldout.rows else [n for n in names if measure(n) != HELDOUT]
+
+
+def _warnings(result: SweepResult) -> tuple[str, ...]:
+    best, candidates = result.candidates[result.chosen], result.candidates
+    out = list(result.profile.warnings)
+    ks = sorted({c.n_components for c in candidates})
+    if len(ks) > 1 and best.n_components == ks[-1]:
+        out.append(f"the chosen number of components, {ks[-1]}, is the largest tried: {_curve(result)}")
+    if best.outcome is not Outcome.CONVERGED:
+        out.append(f"the chosen model {best.name} {best.outcome.value}.")
+    rejected = [c.name for c in candidates if not c.admissible and c.outcome is not Outcome.PRUNED]
+    if rejected:
+        out.append(f"{len(rejected)} candidates are not admissible: {', '.join(rejected)}.")
+    return tuple(out)
+
+
+def _curve(result: SweepResult) -> str:
+    """Return the gain curve of the chosen structure in words, and what BIC asks of a component."""
+    best = result.candidates[result.chosen]
+    gains = [
+        f"K = {c.n_components} {e.gain.mean:+.4f} ({e.gain.standard_error:.1g})"
+        for c, e in zip(result.candidates, result.evidence, strict=True)
+        if c.family.name == best.family.name and e.gain
+    ]
+    if not gains:
+        return "a larger one may be better."
+    asked = penalty_per_parameter("bic", result.best.criteria.n_rows) * result.best.params.n_parameters
+    return (
+        f"a larger one may be better. Gains in nats per row (standard error): {', '.join(gains[-5:])}. BIC asks no "
+        f"more than {asked / best.n_components:.2g} of a component with so many rows; 'elbow' would choose "
+        f"{result.alternatives['elbow']}, ICL {result.alternatives['icl']}."
+    )
+
+
+def _why(result: SweepResult) -> tuple[str, ...]:
+    found = (_first(result), _rival(result), _gain(result), _others(result), _alternatives(result))
+    return tuple(sentence for sentence in found if sentence)
+
+
+def _first(result: SweepResult) -> str:
+    best, n = result.candidates[result.chosen].name, len(result.candidates)
+    if n == 1:
+        return f"{best} is the only candidate."
+    if result.criterion == "elbow":
+        return f"{best} was chosen: more components than {result.best.n_components} gain too little per row."
+    if result.criterion == "one_se":
+        return f"{best} was chosen: the smallest model within a standard error of the best on the rows held out."
+    what = "gives the rows held out the highest likelihood" if result.criterion == HELDOUT else "has the lowest "
+    name = "" if result.criterion == HELDOUT else title(result.criterion)
+    return f"{best} was chosen: it {what}{name} of {n} candidates."
+
+
+def _rival(result: SweepResult) -> str:
+    """Return how far the next best is behind, and whether that can be told from chance."""
+    deltas = [(result.delta(i)[0], i) for i, c in enumerate(result.candidates) if c.admissible or _pruned(c)]
+    rivals = [(d, i) for d, i in deltas if d is not None and i != result.chosen]
+    if not rivals:
+        return ""
+    delta, index = min(rivals)
+    error = result.delta(index)[1]
+    size = signed(result.criterion).format(delta)
+    plus = f" (standard error {form(result.criterion).format(error)})" if error else ""
+    name = result.candidates[index].name
+    if result.criterion in RULES:
+        return f"By {title(measure(result.criterion))}, the best of the others is {name}, {size}{plus}."
+    text = f"{name} comes next, {size}{plus}"
+    if _pruned(result.candidates[index]):
+        return f"{text} when it was given up: even three times its predicted gain would not have been enough."
+    near = [result.candidates[i].name for i in result.near_ties()]
+    if near:
+        best = result.candidates[result.chosen].name
+        return f"{text}. {', '.join(near)} cannot be told from {best}: other data of the same kind might choose them."
+    return f"{text}{_strength(result, delta)}."
+
+
+def _pruned(candidate: Candidate) -> bool:
+    return candidate.took_part and candidate.outcome is Outcome.PRUNED
+
+
+def _strength(result: SweepResult, lead: float) -> str:
+    if result.criterion != "bic":
+        return ""
+    strength = "weak" if lead < 2 else "positive" if lead < 6 else "strong" if lead < 10 else "very strong"
+    return f": {strength} evidence on the scale of Kass and Raftery (1995)"
+
+
+def _gain(result: SweepResult) -> str:
+    """Return what its last component gains, and what one more would."""
+    best = result.candidates[result.chosen]
+    by_k = {
+        c.n_components: e.gain
+        for c, e in zip(result.candidates, result.evidence, strict=True)
+        if c.family.name == best.family.name and e.gain
+    }
+    own, larger = by_k.get(best.n_components), min((k for k in by_k if k > best.n_components), default=None)
+    parts = []
+    if own:
+        parts.append(f"component {best.n_components} gains {own.mean:.4f} nats per row ({own.standard_error:.1g})")
+    if larger:
+        more = by_k[larger]
+        parts.append(f"K = {larger} would gain {more.mean:.4f} more ({more.standard_error:.1g})")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}; standard errors in brackets." if text else ""
+
+
+def _others(result: SweepResult) -> str:
+    counts = (
+        (sum(not c.took_part for c in result.candidates), "were beaten on the sample"),
+        (sum(_pruned(c) for c in result.candidates), "in the full passes"),
+        (sum(c.outcome not in (*ADMISSIBLE, Outcome.PRUNED) for c in result.candidates), "are not admissible"),
+    )
+    told = [f"{n} {what}" for n, what in counts if n]
+    return f"Of the other candidates {', '.join(told)}; the table says why." if told else ""
+
+
+def _alternatives(result: SweepResult) -> str:
+    best = result.candidates[result.chosen].name
+    others = [f"{title(c)} {name}" for c, name in result.alternatives.items() if name != best]
+    if sum(c.admissible for c in result.candidates) < 2:
+        return ""
+    if not others:
+        return "The other criteria would choose the same among the candidates fitted to the end."
+    return f"Others would choose differently among the candidates fitted to the end: {', '.join(others)}."

@@ -1,0 +1,160 @@
+"""The ledger of a sweep: what is finished is not fitted again, and a killed sweep loses no finished pass.
+
+One file for each combination of data, columns, seed, settings and version, replaced atomically after the profile,
+after the sample's fits, and after every pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stream_gmm.core.fit.accelerate import Cycle, Secants
+from stream_gmm.core.fit.coordinates import Chart
+from stream_gmm.core.fit.em import EMState, Outcome
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.mstep import MStepReport
+from stream_gmm.core.rows.oddities import Order
+from stream_gmm.core.rows.sampling import Sample
+from stream_gmm.core.search.sample_search import SampleFit
+from stream_gmm.core.stats import SuffStats
+from stream_gmm.errors import ModelFileError, explain
+from stream_gmm.io.source.dataset import Source
+from stream_gmm.io.store.codec import decode, encode
+from stream_gmm.io.store.container import pack, read, unpack, write_atomically
+from stream_gmm.pipeline.fit.sample import Cell, Explored
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.passes.profile import Profile
+
+MAGIC = b"STREAM-GMM LEDGER\n"
+FORMAT = 1
+KEPT_FILES = 3
+"""So many ledgers of other data or settings are kept beside each other."""
+_TYPES = (
+    Chart, Cycle, EMState, Explored, MStepReport, MixtureParams, Order, Outcome, Profile, Sample, SampleFit, Secants,
+    SuffStats,
+)  # fmt: skip
+KNOWN = {t.__name__: t for t in _TYPES}
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What a ledger holds.
+
+    ``pruning`` is the criterion that candidates were given up by ("" for none) among the cells of ``grid``: in
+    another sweep they may have a chance. ``reads`` are those of the data that the last sweep has made; it is
+    ``done``, or was killed.
+    """
+
+    profile: Profile | None = None
+    explored: dict[Cell, Explored] = field(default_factory=dict)
+    states: dict[Cell, EMState] = field(default_factory=dict)
+    pruning: str = ""
+    grid: tuple[Cell, ...] = ()
+    reads: int = 0
+    done: bool = True
+
+    def begun(self, pruning: str, grid: Sequence[Cell]) -> Entries:
+        """Return the entries for a sweep over ``grid``; what was given up on grounds that do not hold goes on."""
+        same = pruning == self.pruning and set(self.grid) <= set(grid)
+        states = {c: s if same or s.outcome is not Outcome.PRUNED else _revived(s) for c, s in self.states.items()}
+        # What is left aside and was given up would have to be compared anew.
+        states = {c: s for c, s in states.items() if c in grid or not s.live}
+        explored = {c: e for c, e in self.explored.items() if same or not e.rough}
+        reads = 0 if self.done else self.reads
+        return Entries(self.profile, explored, states, pruning, tuple(grid), reads, done=False)
+
+
+def _revived(state: EMState) -> EMState:
+    return EMState(state.params, events=state.events)
+
+
+class Ledger:
+    """The ledger in a file, or none: then nothing is kept."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, folder: Path, source: Source, settings: Settings, fresh: bool = False) -> Ledger:
+        """Return the ledger of this data and these settings in a folder; with ``fresh``, an empty one.
+
+        Raises
+        ------
+        StorageError
+            If the folder cannot be written.
+        """
+        path = folder / f"{key_of(source, settings)}.gmm"
+        if fresh:
+            path.unlink(missing_ok=True)
+        others = sorted((p for p in folder.glob("*.gmm") if p != path), key=lambda p: -p.stat().st_mtime)
+        for old in others[KEPT_FILES:]:
+            with contextlib.suppress(OSError):
+                old.unlink()
+        return cls(path)
+
+    def read(self) -> Entries:
+        """Return what is kept; nothing if there is no such file.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is damaged; ``--fresh`` starts over.
+        """
+        if self.path is None or not self.path.exists():
+            return Entries()
+        try:
+            return read(self.path, "ledger", lambda content: unpack(content, MAGIC, FORMAT, "ledger", _entries))
+        except ModelFileError as error:
+            raise ModelFileError(explain(str(error).rstrip("."), remedy="start over with --fresh")) from error
+
+    def write(self, entries: Entries) -> None:
+        """Replace what is kept.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        if self.path is None:
+            return
+        arrays: dict[str, Any] = {}
+        header = {
+            "written_by": version("stream-gmm"),
+            "profile": encode(entries.profile, arrays),
+            "explored": [[*cell, encode(e, arrays)] for cell, e in entries.explored.items()],
+            "states": [[*cell, encode(s, arrays)] for cell, s in entries.states.items()],
+            "pruning": entries.pruning,
+            "grid": [list(cell) for cell in entries.grid],
+            "reads": entries.reads,
+            "done": entries.done,
+        }
+        write_atomically(self.path, pack(MAGIC, FORMAT, header, arrays))
+
+
+NO_LEDGER = Ledger()
+
+
+def _entries(header: dict[str, Any], arrays: dict[str, Any]) -> Entries:
+    def cells(name: str) -> dict[Cell, Any]:
+        return {(k, family): decode(tree, arrays, KNOWN) for k, family, tree in header[name]}
+
+    return Entries(
+        decode(header["profile"], arrays, KNOWN), cells("explored"), cells("states"), header["pruning"],
+        tuple((k, family) for k, family in header["grid"]), header["reads"], header["done"],
+    )  # fmt: skip
+
+
+def key_of(source: Source, settings: Settings) -> str:
+    """Return the identity of what decides a cell's fit: data, columns, weights, settings, seed and version."""
+    parts = [
+        source.fingerprint, list(source.columns), source.missing, source.weight, settings.decisive,
+        version("stream-gmm"),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]

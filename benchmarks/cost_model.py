@@ -20,8 +20,8 @@ from stream_gmm.core.estep.accumulate import accumulate
 from stream_gmm.core.estep.batch import compile_batch
 from stream_gmm.core.estep.kernel_choice import QUADRATIC, SPHERED, WHITENED, Preference, choose_route
 from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.scaling import Scaling
 
 SHAPES = ((2, 3), (4, 5), (8, 8), (8, 40), (10, 10), (16, 20), (24, 8), (30, 30), (40, 10), (60, 8), (80, 4))

@@ -29,9 +29,9 @@ from stream_gmm.execute.dask import TASKS_PER_SLOT, ClusterSpec, DaskExecutor, c
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.execute.tree import FAN_IN, levels, subtrees
 from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.steps import first_pass, open_data
 from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.progress import Listener, silent
-from stream_gmm.pipeline.sweep.sweep import first_pass, open_data
 
 VALUES = 131_072
 """Float64 values in a simulated statistic: 1 MiB."""

@@ -24,9 +24,9 @@ from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.steps import profile_of
 from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.tasks import CachePolicy, open_reading
-from stream_gmm.pipeline.sweep.sweep import profile_of
 
 COLUMNS, COMPONENTS, ROUNDS = 8, 8, 3
 HEADS = ("pass", "seconds", "M rows/s", "x scikit-learn", "x Spark ML")

@@ -20,9 +20,9 @@ from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.estep.kernel_choice import DTYPES, Preference, choose_route
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.scaling import Scaling
 
 GRID = ((400_000, 2, 3), (400_000, 4, 5), (400_000, 10, 10), (200_000, 16, 20), (100_000, 50, 20),

@@ -24,9 +24,9 @@ from benchmarks.data import truth
 from benchmarks.harness import in_turn, report
 from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.online import OnlineRule, OnlineState, feed
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.io.store.states import load_state
 

@@ -14,9 +14,9 @@ from benchmarks.harness import in_turn, report
 from benchmarks.pass_speed import TYPES, mixture
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.steps import profile_of
 from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.tasks import CachePolicy, open_reading
-from stream_gmm.pipeline.sweep.sweep import profile_of
 
 COLUMNS, ROWS = 8, 1_000_000
 HEADS = ("cache", "one pass of 40, s", "40 passes of one, s", "share")

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.result import FitResult, draw
+from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError
 from stream_gmm.io.store.models import save_model
 

@@ -16,8 +16,8 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, NotFittedError, did_you_mean
-from stream_gmm.io.source.dataset import Source
 from stream_gmm.io.source.memory import as_source
+from stream_gmm.io.source.protocols import Source
 
 _FITTED = (
     "weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "converged_", "n_iter_",

@@ -12,10 +12,10 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.memory import as_source
+from stream_gmm.pipeline.fit.results import settings_of
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.job.bootstrap_stage import settings_of
+from stream_gmm.pipeline.fit.steps import first_pass, open_data, profile_of
 from stream_gmm.pipeline.passes.progress import Listener, silent
-from stream_gmm.pipeline.sweep.sweep import first_pass, open_data, profile_of
 from stream_gmm.pipeline.uncertainty import bootstrap as _bootstrap
 from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
 from stream_gmm.pipeline.uncertainty.ratio import RatioTest, ratio_test

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 
 import stream_gmm as sg
-from stream_gmm.core.estep.accumulate import moments_of
 from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.estep.kernel_choice import KERNELS, Preference
-from stream_gmm.core.result import draw
+from stream_gmm.core.model.draw import draw
+from stream_gmm.core.rows.moments import moments_of
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import ConfigError, InputDataError
 from tests.strategies import families, random_params, seeds

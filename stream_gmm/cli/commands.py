@@ -228,7 +228,7 @@ def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_row
     from stream_gmm.execute.threads import ThreadsExecutor
     from stream_gmm.io.source.dataset import open_dataset
     from stream_gmm.pipeline.fit.settings import Settings
-    from stream_gmm.pipeline.sweep.sweep import profile_of
+    from stream_gmm.pipeline.fit.steps import profile_of
 
     dataset = open_dataset(list(data), columns.split(",") if columns else None, missing=missing)
     settings = Settings(sample_rows=sample_rows, profile="sample" if sample else "full", cache="none")

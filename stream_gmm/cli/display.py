@@ -20,11 +20,11 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.oddities import atoms
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
-from stream_gmm.pipeline.job.bootstrap_stage import component_figures, in_words
 from stream_gmm.pipeline.job.plan import Plan
 from stream_gmm.pipeline.job.stages import CANDIDATES, MODEL, REPORT, SCORED, TABLE, TRUTH, read_record
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Progress
+from stream_gmm.pipeline.uncertainty.words import component_figures, in_words
 
 LINE_SECONDS = 10.0
 FINISHED_LINE_SECONDS = 1.0

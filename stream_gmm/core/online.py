@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.estep.accumulate import moments_of, score_rows, total_moments
 from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.fit.stepwise import PowerDecay, blend
 from stream_gmm.core.model.density import compile_density
@@ -25,6 +25,7 @@ from stream_gmm.core.model.split_merge import without
 from stream_gmm.core.mstep.mstep import NOTHING, MStepReport, mstep
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.moments import moments_of, total_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import Explorer
 from stream_gmm.core.stats import SuffStats

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
-from stream_gmm.core.estep.accumulate import Scores
+from stream_gmm.core.estep.scores import Scores
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 

@@ -19,8 +19,8 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
-from stream_gmm.pipeline.job.bootstrap_stage import component_figures, in_words
 from stream_gmm.pipeline.job.stages import MODEL, REPORT, SAMPLE, TABLE, TRUTH, read_record
+from stream_gmm.pipeline.uncertainty.words import component_figures, in_words
 from stream_gmm.report import figures as fig
 
 COLUMNS = (

@@ -16,9 +16,9 @@ from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, em_step, run_to_end
 from stream_gmm.core.fit.surrogate import Moments, guaranteed_gain, inner_steps
 from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import Explorer
 from tests.strategies import families, mixtures, random_params, seeds

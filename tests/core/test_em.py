@@ -14,9 +14,9 @@ from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, em_step, predicted_gain, run_to_end
 from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, stepwise_step
 from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import Explorer
 from tests.oracles import rows_of, standardised

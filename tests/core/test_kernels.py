@@ -6,15 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_gmm.core.estep import kernels, whitening
-from stream_gmm.core.estep.accumulate import accumulate, merge_all, score_rows
+from stream_gmm.core.estep.accumulate import accumulate, merge_all
 from stream_gmm.core.estep.batch import compile_batch
 from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.estep.kernel_choice import QUADRATIC, SPHERED, WHITENED, Preference
 from stream_gmm.core.estep.kernels import exp_row
+from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.scaling import Scaling
 from tests.oracles import slow_stats, weighted_log_densities
 from tests.strategies import families, mixtures, random_params

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 import stream_gmm as sg
 from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.matching import bhattacharyya, identify
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import merge, split, without
-from stream_gmm.core.result import draw
 from stream_gmm.errors import ConfigError
 from tests.strategies import mixtures, seeds
 

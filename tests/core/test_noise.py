@@ -11,20 +11,21 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import stream_gmm as sg
-from stream_gmm.core.estep.accumulate import moments_of, score_rows
 from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.estep.kernel_choice import Preference
+from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.accelerate import METHODS
 from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import EMState, Scheme, StopRule, run_to_end
 from stream_gmm.core.fit.surrogate import guaranteed_gain
 from stream_gmm.core.model.covariance import FAMILIES
 from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import merge, split, without
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import PseudoRows
-from stream_gmm.core.result import draw
+from stream_gmm.core.rows.moments import moments_of
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor

@@ -11,13 +11,13 @@ from scipy.optimize import minimize
 from scipy.stats import invgamma, invwishart, multivariate_normal
 
 import stream_gmm as sg
-from stream_gmm.core.estep.accumulate import moments_of
 from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.fit.em import EMState, Scheme, StopRule, run_to_end
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.prior import STRUCTURES, ConjugatePrior
+from stream_gmm.core.rows.moments import moments_of
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import ConfigError
 from tests.oracles import rows_of

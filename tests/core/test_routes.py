@@ -17,11 +17,12 @@ from stream_gmm.core.estep.kernel_choice import (
     choose_route,
     rounding_error,
 )  # fmt: skip
-from stream_gmm.core.estep.kernels import LINEAR, complete_features
+from stream_gmm.core.estep.kernels import complete_features
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.features import LINEAR_ORDER
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import ConfigError
 from tests.strategies import families, random_params, seeds
@@ -42,7 +43,7 @@ def _log_density(params, density, coordinates, rows, k, dtype):
         density.log_norm, coordinates.apply(density.means), coordinates.whitener(density.whitener)
     )
     out = (packed[k].astype(dtype) @ _features(family, coordinates, rows, dtype)).astype(np.longdouble)
-    if family.features.order == LINEAR:
+    if family.features.order == LINEAR_ORDER:
         y = _whiten(density, rows - coordinates.shift.astype(np.longdouble), k)
         out = out - 0.5 * (y * y).sum(1)
     return out

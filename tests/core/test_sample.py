@@ -12,11 +12,11 @@ from scipy.optimize import minimize
 from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_pass, run_to_end
 from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import closest_pair, merge, merge_loss, split, without
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.pruning import prune
 from stream_gmm.core.search.sample_search import Explorer

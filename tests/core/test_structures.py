@@ -14,9 +14,9 @@ from scipy.optimize import minimize
 from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.fit.em import EMState, Scheme, StopRule, run_to_end
 from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.structures import STRUCTURES
 from stream_gmm.core.mstep.penalty import PseudoRows
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.scaling import Scaling
 from tests.oracles import DATA
 from tests.strategies import random_params, seeds

@@ -13,11 +13,12 @@ from scipy.optimize import minimize
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.matching import bhattacharyya, match
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import Ridge
-from stream_gmm.core.result import FitResult, draw
+from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.sampling import Sample, hash_rows
 from stream_gmm.core.search.seeding import kmeans_plusplus
 from stream_gmm.core.stats import SuffStats

@@ -10,8 +10,8 @@ import pytest
 
 import stream_gmm as sg
 from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.result import draw
 from stream_gmm.core.rows.sampling import hash_rows, poisson_weights
 from stream_gmm.errors import ConfigError, InputDataError
 from stream_gmm.execute.serial import SerialExecutor

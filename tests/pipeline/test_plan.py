@@ -12,13 +12,13 @@ from stream_gmm.errors import ConfigError
 from stream_gmm.execute.dask import ClusterSpec, size_of
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.source.memory import as_source
+from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.job.cluster import planned_workers
 from stream_gmm.pipeline.job.config import ClusterConfig
 from stream_gmm.pipeline.job.plan import Workers, make_plan
 from stream_gmm.pipeline.passes import full_pass as passes
 from stream_gmm.pipeline.passes.full_pass import packed, statistics_bytes
-from stream_gmm.pipeline.sweep.sweep import parse_grid
 
 GRID = parse_grid(range(1, 5), ["full", "diag", "tied"])
 TWO = Workers(2, 4 << 30)

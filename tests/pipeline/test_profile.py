@@ -13,7 +13,7 @@ from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.sweep.sweep import profile_of
+from stream_gmm.pipeline.fit.steps import profile_of
 
 
 def _write(folder, columns, group=500, files=4):

@@ -17,9 +17,9 @@ from stream_gmm.core.fit.em import Outcome
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.source.chunks import parquet_chunks
-from stream_gmm.pipeline.fit.sample import judges
 from stream_gmm.pipeline.job.config import validate
 from stream_gmm.pipeline.job.stages import sweep_stage
+from stream_gmm.pipeline.sweep.sample_pruning import judges
 
 
 @pytest.fixture(scope="module")

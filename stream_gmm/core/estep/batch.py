@@ -20,15 +20,14 @@ from stream_gmm.core.estep import kernels, whitening
 from stream_gmm.core.estep.kernel_choice import NO_PREFERENCE, Choice, Preference, choose_route
 from stream_gmm.core.model.density import Density, compile_density
 from stream_gmm.core.model.families import CovarianceFamily
-from stream_gmm.core.model.features import Features
+from stream_gmm.core.model.features import LINEAR_ORDER, Features
 from stream_gmm.core.model.moments import DIAGONAL, FULL, Array, Moments
 from stream_gmm.core.model.params import NO_BACKGROUND, MixtureParams
+from stream_gmm.core.rows.moments import UNWEIGHTED, total_weight
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 
 _SMALL = 1 << 16
-UNWEIGHTED = np.empty(0)
-"""Weights of rows that count once each."""
 
 
 def mutable(values: NDArray[Any]) -> NDArray[Any]:
@@ -45,9 +44,6 @@ def mutable(values: NDArray[Any]) -> NDArray[Any]:
     return np.frombuffer(memory, values.dtype).reshape(values.shape)
 
 
-def total_weight(rows_t: Array, weights: Array) -> float:
-    """Return the sum of the weights of rows ``(D, N)``, their number without weights."""
-    return float(weights.sum()) if len(weights) else float(rows_t.shape[1])
 
 
 @dataclass(frozen=True)
@@ -198,7 +194,7 @@ def _whitened_diagonal(density: Density, rows_t: Array, weights: Array, stack: _
 
 
 def _is_linear(group: Group) -> bool:
-    return isinstance(group, FeatureGroup) and group.features.order == kernels.LINEAR
+    return isinstance(group, FeatureGroup) and group.features.order == LINEAR_ORDER
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate, finish, merge_all, moments_of
-from stream_gmm.core.estep.batch import UNWEIGHTED, compile_batch
+from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate, finish, merge_all
+from stream_gmm.core.estep.batch import compile_batch
 from stream_gmm.core.estep.kernel_choice import NO_PREFERENCE, Preference
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.rows.moments import UNWEIGHTED, moments_of
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_gmm.core.estep import kernels
 from stream_gmm.core.estep.cost import feature_cost, whitened_cost
 from stream_gmm.core.model.density import Density
+from stream_gmm.core.model.features import ISOTROPIC_ORDER
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import one_of
@@ -59,7 +59,7 @@ NO_PREFERENCE = Preference()
 
 def _coordinates(params: MixtureParams, scaling: Scaling) -> Iterator[tuple[str, Scaling]]:
     """Return the coordinates in which the structure's features keep their form."""
-    if params.features.order == kernels.ISOTROPIC:
+    if params.features.order == ISOTROPIC_ORDER:
         yield QUADRATIC, scaling.isotropic
         return
     yield QUADRATIC, scaling.scaled

@@ -15,7 +15,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-LINEAR, ISOTROPIC, DIAGONAL, QUADRATIC = 0, 1, 2, 3
+from stream_gmm.core.model.features import DIAGONAL_ORDER, ISOTROPIC_ORDER, QUADRATIC_ORDER
+
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 # Not "reassoc" for exp: it would simplify ``(t + magic) - magic`` away.
 _EXACT = {"contract", "nsz"}
@@ -203,17 +204,17 @@ def complete_features(d, order, out):  # type: ignore[no-untyped-def]
     """Fill ``out (F, b)``, which holds z in its rows 1 to D, with 1 and ``|z|^2``, squares or products."""
     out[0, :] = 1.0
     f = 1 + d
-    if order == ISOTROPIC:
+    if order == ISOTROPIC_ORDER:
         target = out[f]
         target[:] = 0.0
         for i in range(d):
             a = out[1 + i]
             for j in range(target.shape[0]):
                 target[j] += a[j] * a[j]
-    elif order == DIAGONAL:
+    elif order == DIAGONAL_ORDER:
         for i in range(d):
             _multiply(out[1 + i], out[1 + i], out[f + i])
-    elif order == QUADRATIC:
+    elif order == QUADRATIC_ORDER:
         for i in range(d):
             for k in range(i, d):
                 _multiply(out[1 + i], out[1 + k], out[f])

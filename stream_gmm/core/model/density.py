@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_gmm.core.estep import whitening
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import NO_BACKGROUND, MixtureParams
 
@@ -29,15 +28,6 @@ class Density:
     def noisy(self) -> bool:
         """True if there is a noise component."""
         return self.background > NO_BACKGROUND
-
-    def log_densities(self, rows_t: Array) -> Array:
-        """Return the weighted log-densities ``(K, N)`` of ``rows_t (D, N)``."""
-        out = np.empty((len(self.log_norm), rows_t.shape[1]))
-        if self.whitener.ndim == 2:
-            whitening.diagonal_log_densities(rows_t, self.means, self.whitener, self.log_norm, out)
-        else:
-            whitening.full_log_densities(rows_t, self.means, self.lower, self.log_norm, out)
-        return out
 
     @property
     def lower(self) -> Array:

@@ -11,10 +11,13 @@ from typing import Protocol
 
 import numpy as np
 
-from stream_gmm.core.estep import kernels
 from stream_gmm.core.model.moments import DIAGONAL, FULL, ISOTROPIC, Array, Moments
 
+LINEAR_ORDER, ISOTROPIC_ORDER, DIAGONAL_ORDER, QUADRATIC_ORDER = 0, 1, 2, 3
+"""Which features the compiled loops build (:func:`~stream_gmm.core.estep.kernels.complete_features`)."""
+
 Unpacked = tuple[Array, Array, Array]
+"""Weight ``(K,)``, mean ``(K, D)`` and scatter of components."""
 
 
 class Features(Protocol):
@@ -22,7 +25,7 @@ class Features(Protocol):
 
     @property
     def order(self) -> int:
-        """What the kernel builds (:func:`..kernels.features`)."""
+        """Which of the orders above it is."""
 
     def count(self, n_features: int) -> int:
         """Return F, the number of features of a row of D columns."""
@@ -78,7 +81,7 @@ class LinearFeatures:
     pooled scatter, follow from the second moment of all rows (:func:`..estep.complete`).
     """
 
-    order = kernels.LINEAR
+    order = LINEAR_ORDER
 
     def count(self, n_features: int) -> int:
         return 1 + n_features
@@ -105,7 +108,7 @@ def _full_magnitude(means: Array, covariances: Array, whitener: Array) -> Array:
 class IsotropicFeatures:
     """``[1, z, |z|^2]``, for a variance of each component's own."""
 
-    order = kernels.ISOTROPIC
+    order = ISOTROPIC_ORDER
 
     def count(self, n_features: int) -> int:
         return 2 + n_features
@@ -126,7 +129,7 @@ class IsotropicFeatures:
 class DiagonalFeatures:
     """``[1, z, z^2]``, for variances of each component's own."""
 
-    order = kernels.DIAGONAL
+    order = DIAGONAL_ORDER
 
     def count(self, n_features: int) -> int:
         return 1 + 2 * n_features
@@ -147,7 +150,7 @@ class DiagonalFeatures:
 class QuadraticFeatures:
     """``[1, z, z_i z_j (i <= j)]``, for a matrix of each component's own."""
 
-    order = kernels.QUADRATIC
+    order = QUADRATIC_ORDER
 
     def count(self, n_features: int) -> int:
         return 1 + n_features + n_features * (n_features + 1) // 2

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.batch import UNWEIGHTED
 from stream_gmm.core.model.moments import Array
+from stream_gmm.core.rows.moments import UNWEIGHTED
 
 Hashes = NDArray[np.uint64]
 

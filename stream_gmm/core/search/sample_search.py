@@ -11,8 +11,6 @@ from functools import cached_property
 
 import numpy as np
 
-from stream_gmm.core.estep.accumulate import moments_of
-from stream_gmm.core.estep.batch import UNWEIGHTED
 from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.fit.accelerate import ANDERSON
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_to_end
@@ -22,6 +20,7 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import closest_pair, merge, split, without
 from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows
+from stream_gmm.core.rows.moments import UNWEIGHTED, moments_of
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.seeding import SEEDINGS, Seeding, by_density, by_kmeans, by_splits, seed_stats, start_of
 from stream_gmm.core.stats import SuffStats

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.batch import UNWEIGHTED
+from stream_gmm.core.estep.scores import component_log_densities
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
@@ -20,6 +20,7 @@ from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty
+from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 
@@ -108,7 +109,7 @@ def by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels
     params = _hard_fit(hard_stats(few, np.zeros(len(few), np.int64), 1), family)
     for k in range(2, n_clusters + 1):
         density = compile_density(params)
-        logp = density.log_densities(np.ascontiguousarray(few.T))
+        logp = component_log_densities(density, np.ascontiguousarray(few.T))
         distance = np.maximum(-2.0 * (logp - density.log_norm[:, None]), 0.0).min(axis=0)
         seed = few[_draw(0.5 * distance / max(distance.sum(), 1e-300) + 0.5 / len(few), 1, rng)]
         narrow = np.einsum("k,kij->ij", params.weights, params.covariances)[None] / k
@@ -116,9 +117,9 @@ def by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels
             np.append(params.weights * (1.0 - 1.0 / k), 1.0 / k), np.vstack([params.means, seed]),
             np.concatenate([params.covariances, narrow]), family,
         )  # fmt: skip
-        labels = compile_density(grown).log_densities(np.ascontiguousarray(few.T)).argmax(axis=0)
+        labels = component_log_densities(compile_density(grown), np.ascontiguousarray(few.T)).argmax(axis=0)
         params = _hard_fit(hard_stats(few, labels, k), family)
-    return np.asarray(compile_density(params).log_densities(np.ascontiguousarray(rows.T)).argmax(axis=0))
+    return np.asarray(component_log_densities(compile_density(params), np.ascontiguousarray(rows.T)).argmax(axis=0))
 
 
 SEEDINGS: tuple[Seeding, ...] = (by_kmeans, by_splits, by_density)

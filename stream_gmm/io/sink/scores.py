@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stream_gmm.core.estep.accumulate import Scores, score_rows
+from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.model.density import Density
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.io.sink.publish import REPORTS
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks
-from stream_gmm.io.source.dataset import Dataset, Part
+from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.parts import Part
 
 REASON = "not_scored_reason"
 

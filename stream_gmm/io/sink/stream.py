@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from stream_gmm.core.estep.accumulate import Scores, score_rows
+from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.model.density import Density
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.io.sink.scores import Layout, score_columns, scored_table

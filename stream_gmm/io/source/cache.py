@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.io.source.chunks import Chunk
-from stream_gmm.io.source.dataset import Leaf
+from stream_gmm.io.source.protocols import Leaf
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS
-from stream_gmm.core.estep.batch import UNWEIGHTED
 from stream_gmm.core.model.moments import Array
+from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.files import check_unchanged, is_uri, open_parquet, redact
-
-if TYPE_CHECKING:
-    from stream_gmm.io.source.dataset import Part
+from stream_gmm.io.source.parts import Part
 
 KINDS = ("null", "nan", "infinite")
 

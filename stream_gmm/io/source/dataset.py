@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
 from stream_gmm.io.source.chunks import Chunk, ahead, parquet_chunks
 from stream_gmm.io.source.files import SourceFile, excluded, find_files, is_uri, open_parquet, redact
+from stream_gmm.io.source.parts import Part
 
 # Bytes of float64 in one part (one scored file), and in one task of a pass. They depend on the data
 # alone: were they to depend on the workers, so would the bits of the result.
@@ -25,84 +26,10 @@ LEAVES = 64
 MISSING = ("error", "drop")
 
 
-@dataclass(frozen=True)
-class Part:
-    """A run of row groups of one file: the unit of reading, retrying and scoring."""
-
-    index: int
-    file: SourceFile
-    file_index: int
-    row_groups: tuple[int, ...]
-    group_rows: tuple[int, ...]
-    first_row: int
-    """Row number, in the file, of the first row."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return sum(self.group_rows)
-
-    @property
-    def path(self) -> str:
-        """Path or URI of the file."""
-        return self.file.path
-
-    @property
-    def id(self) -> str:
-        """A stable name: file and row groups."""
-        return f"{self.file.relative}#{self.row_groups[0]}-{self.row_groups[-1]}"
-
-    def groups(self) -> Iterator[Part]:
-        """Return one part for each row group."""
-        first = self.first_row
-        for group, rows in zip(self.row_groups, self.group_rows, strict=True):
-            yield replace(self, row_groups=(group,), group_rows=(rows,), first_row=first)
-            first += rows
 
 
-class Leaf(Protocol):
-    """What one task of a pass reads: picklable, and small when pickled."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Read, one bounded chunk at a time."""
 
 
-class Source(Protocol):
-    """Rows to fit: a Parquet data set, or an array in memory."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the features."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows, before any policy drops some."""
-
-    @property
-    def missing(self) -> str:
-        """Policy for rows with missing values."""
-
-    @property
-    def weight(self) -> str | None:
-        """Name of the rows' weights; None: every row counts once."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the rows."""
-
-    @property
-    def resident(self) -> bool:
-        """True if the rows are in memory anyway."""
-
-    def leaves(self) -> Sequence[Leaf]:
-        """Return the tasks of a pass, in order; a function of the data alone."""
-
-    def pieces(self) -> Sequence[Leaf]:
-        """Return the smallest units of reading (row groups), of which mini-batches are made."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import as_rows
 from stream_gmm.errors import ConfigError
 from stream_gmm.io.source.chunks import Chunk, array_chunks
-from stream_gmm.io.source.dataset import Dataset, Part, Source, leaf_rows, open_dataset
+from stream_gmm.io.source.dataset import Dataset, leaf_rows, open_dataset
+from stream_gmm.io.source.parts import Part
+from stream_gmm.io.source.protocols import Source
 
 PIECE_ROWS = 1024
 

@@ -8,13 +8,15 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.core.search.sample_search import NOISE_START
 from stream_gmm.errors import ConfigError, SingularCovarianceError
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.dataset import Source
+from stream_gmm.io.source.protocols import Source
+from stream_gmm.pipeline.fit.algorithms import OnPass
+from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.fit.results import collapsed, finished, provenance_of
 from stream_gmm.pipeline.fit.sample import explore
-from stream_gmm.pipeline.fit.settings import OnPass, Settings
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.steps import first_pass, fit_states, full_pass, open_data
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, silent
-from stream_gmm.pipeline.sweep.sweep import first_pass, fit_states, full_pass, open_data, parse_grid
 
 
 def fit(

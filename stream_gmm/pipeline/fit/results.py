@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.estep.accumulate import score_rows
 from stream_gmm.core.estep.in_memory import RowsEStep
 from stream_gmm.core.estep.kernel_choice import choose_route
+from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.stats import SuffStats
+from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.dataset import Source
+from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.sample import Explored
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
@@ -121,3 +122,18 @@ def of_the_sample(explored: Explored, stats: SuffStats, found: Profile, provenan
         events=explored.fit.events,
         provenance={**provenance, "rows_used": int(stats.rows)},
     )
+
+
+def settings_of(model: FitResult) -> Settings:
+    """Return the settings with which a model was fitted.
+
+    Raises
+    ------
+    ConfigError
+        If the model does not tell.
+    """
+    known = {f.name for f in fields(Settings)}
+    given = {k: v for k, v in model.provenance.items() if k in known}
+    if "random_state" not in given:
+        raise ConfigError("the model does not tell how it was fitted: it needs one that fit or sweep has returned.")
+    return Settings(**given)

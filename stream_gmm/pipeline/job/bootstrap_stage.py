@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from stream_gmm.core.criteria import title
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table, write_table
-from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.steps import first_pass, open_data
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.stages import CANDIDATES, LEDGER, MODEL, TABLE, read_record, write_record
 from stream_gmm.pipeline.passes.progress import Listener, silent
 from stream_gmm.pipeline.sweep.ledger import Ledger
-from stream_gmm.pipeline.sweep.sweep import first_pass, open_data
 from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult, bootstrap
 from stream_gmm.pipeline.uncertainty.ratio import RatioTest, ratio_test
 
@@ -53,19 +50,6 @@ class Uncertainty:
         }  # fmt: skip
 
 
-def settings_of(model: FitResult) -> Settings:
-    """Return the settings with which a model was fitted.
-
-    Raises
-    ------
-    ConfigError
-        If the model does not tell.
-    """
-    known = {f.name for f in fields(Settings)}
-    given = {k: v for k, v in model.provenance.items() if k in known}
-    if "random_state" not in given:
-        raise ConfigError("the model does not tell how it was fitted: it needs one that fit or sweep has returned.")
-    return Settings(**given)
 
 
 def bootstrap_stage(
@@ -118,29 +102,5 @@ def _rivals(config: RunConfig, count: int) -> list[FitResult]:
 _UNFIT = ("DEGENERATE", "FAILED")
 
 
-def component_figures(model: FitResult, k: int, record: Mapping[str, Any] | None) -> list[str]:
-    """Return weight and means of a component as text, with their standard errors if a bootstrap tells them."""
-    values = [f"{model.weights_[k]:.4f}", *(f"{v:.5g}" for v in model.means_[k])]
-    if record is None:
-        return values
-    errors = (record["weights_se"][k], *record["means_se"][k])
-    return [f"{v} ± {e:.1g}" for v, e in zip(values, errors, strict=True)]
 
 
-def in_words(record: Mapping[str, Any], chosen: str) -> tuple[str, ...]:
-    """Return what a bootstrap of a run says, in sentences."""
-    n = record["replicates"]
-    others = ", ".join(f"{name} in {count}" for name, count in record["chosen"].items() if name != chosen)
-    out = [
-        f"In {n} bootstrap replicates of all rows, {chosen} would be chosen by {title(record['criterion'])} in "
-        f"{record['chosen'].get(chosen, 0)}"
-        f"{', ' + others if others else ''}. The log-likelihood has a standard error of {record['loglik_se']:.4g} "
-        "nats per row."
-    ]
-    for t in record["tests"]:
-        k, p = t["n_components"], t["p_value"]
-        verdict = "more are needed" if p <= 0.05 else "they may be enough"
-        out.append(
-            f"Likelihood-ratio test of {k} against {k + 1} components on {t['rows']:,} rows: p = {p:.3g}, {verdict}."
-        )
-    return tuple(out)

@@ -22,7 +22,8 @@ from stream_gmm.core.estep.kernel_choice import DTYPES, KERNELS
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.errors import ConfigError, did_you_mean
 from stream_gmm.io.source.dataset import Dataset, open_dataset
-from stream_gmm.pipeline.fit.settings import ACCELERATIONS, ALGORITHMS, PROFILES, Settings
+from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
+from stream_gmm.pipeline.fit.settings import ACCELERATIONS, PROFILES, Settings
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 from stream_gmm.pipeline.sweep.choice import Choice
 

@@ -14,19 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate, moments_of
+from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate
 from stream_gmm.core.estep.batch import compile_batch
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows
+from stream_gmm.core.rows.moments import moments_of
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.seeding import SEEDINGS
 from stream_gmm.errors import ConfigError, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.dataset import Source
-from stream_gmm.pipeline.fit.sample import Cell
-from stream_gmm.pipeline.fit.settings import Settings, algorithm_named
+from stream_gmm.io.source.protocols import Source
+from stream_gmm.pipeline.fit.algorithms import algorithm_named
+from stream_gmm.pipeline.fit.grid import Cell
+from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.full_pass import STATISTICS_BYTES, packed, statistics_bytes
 
 BASE_BYTES = 400 << 20

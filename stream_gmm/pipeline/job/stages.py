@@ -20,14 +20,15 @@ from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.io.store.models import load_model, save_model
 from stream_gmm.io.store.tables import write_rows, write_table
-from stream_gmm.pipeline.fit.settings import OnPass
+from stream_gmm.pipeline.fit.algorithms import OnPass
+from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan
 from stream_gmm.pipeline.passes.progress import Listener, silent
 from stream_gmm.pipeline.score import ScoreResult, score
 from stream_gmm.pipeline.sweep.ledger import Ledger
 from stream_gmm.pipeline.sweep.result import SweepResult
-from stream_gmm.pipeline.sweep.sweep import parse_grid, sweep
+from stream_gmm.pipeline.sweep.sweep import sweep
 
 MODEL, TABLE, SAMPLE, RECORD, SCORED, REPORT, TRUTH = (
     "model.gmm", "sweep.parquet", "sample.parquet", "run.json", "scored", "report.html", "truth.gmm",

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_gmm.core.estep.accumulate import accumulate, finish, merge_all, moments_of, with_heldout
+from stream_gmm.core.estep.accumulate import accumulate, finish, merge_all, with_heldout
 from stream_gmm.core.estep.batch import Batch, Stacked, compile_batch
 from stream_gmm.core.estep.kernel_choice import NO_PREFERENCE, WHITENED, Preference
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.rows.moments import moments_of
 from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.chunks import split
-from stream_gmm.io.source.dataset import Leaf
+from stream_gmm.io.source.protocols import Leaf
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
 from stream_gmm.pipeline.passes.tasks import Reading

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.accumulate import moments_of
 from stream_gmm.core.model.moments import Array
+from stream_gmm.core.rows.moments import moments_of
 from stream_gmm.core.rows.oddities import NO_ORDER, Order, about_values
 from stream_gmm.core.rows.sampling import Holdout, Sample, hash_rows
 from stream_gmm.core.rows.scaling import Scaling
@@ -17,7 +17,7 @@ from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.cache import NONE, kind_of
 from stream_gmm.io.source.chunks import KINDS, Chunk, split
-from stream_gmm.io.source.dataset import Leaf, Source
+from stream_gmm.io.source.protocols import Leaf, Source
 from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
 from stream_gmm.pipeline.passes.tasks import Reading
 

@@ -12,7 +12,7 @@ import numpy as np
 from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.cache import DISK, MEMORY, NONE, hold
-from stream_gmm.io.source.dataset import Leaf, Source
+from stream_gmm.io.source.protocols import Leaf, Source
 
 AUTO = "auto"
 CACHES = (AUTO, NONE, MEMORY, DISK)

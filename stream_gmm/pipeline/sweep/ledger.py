@@ -25,10 +25,11 @@ from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.search.sample_search import SampleFit
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ModelFileError, explain
-from stream_gmm.io.source.dataset import Source
+from stream_gmm.io.source.protocols import Source
 from stream_gmm.io.store.codec import decode, encode
 from stream_gmm.io.store.container import pack, read, unpack, write_atomically
-from stream_gmm.pipeline.fit.sample import Cell, Explored
+from stream_gmm.pipeline.fit.grid import Cell
+from stream_gmm.pipeline.fit.sample import Explored
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 

@@ -7,95 +7,29 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from stream_gmm.core.criteria import CHOICES, HELDOUT, measure
 from stream_gmm.core.fit.em import EMState, Outcome, Review
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.core.search.pruning import prune as drop_beaten
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.dataset import Source
+from stream_gmm.io.source.protocols import Source
+from stream_gmm.pipeline.fit.algorithms import OnPass
+from stream_gmm.pipeline.fit.grid import Cell, parse_grid
 from stream_gmm.pipeline.fit.results import collapsed, finished, of_the_sample, on_the_sample, provenance_of
-from stream_gmm.pipeline.fit.sample import Cell, Explored, explore, give_up, judge, judges
-from stream_gmm.pipeline.fit.settings import OnPass, Settings, algorithm_named
-from stream_gmm.pipeline.passes.full_pass import FullPass
-from stream_gmm.pipeline.passes.profile import Profile, profile
+from stream_gmm.pipeline.fit.sample import Explored, explore
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.steps import first_pass, fit_states, full_pass, open_data
+from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, silent
-from stream_gmm.pipeline.passes.tasks import Reading, open_reading, open_some
+from stream_gmm.pipeline.passes.tasks import Reading
 from stream_gmm.pipeline.sweep.choice import BY_BIC, Choice, choose
 from stream_gmm.pipeline.sweep.ledger import NO_LEDGER, Entries, Ledger
 from stream_gmm.pipeline.sweep.result import Candidate, SweepResult
-
-
-def open_data(source: Source, settings: Settings, executor: Executor) -> Reading:
-    """Return what the passes over the data read."""
-    leaves = algorithm_named(settings.algorithm).leaves(source)
-    return open_reading(source, leaves, executor, settings.cache_policy)
-
-
-def first_pass(
-    source: Source, reading: Reading, settings: Settings, executor: Executor, listener: Listener = silent
-) -> Profile:
-    """Read the data for the first time: keep what is to be kept, and profile it."""
-    some = None if settings.profile == "full" else open_some(source, settings.sample_rows, settings.random_state)
-    return profile(
-        source, some or reading, executor,
-        sample_rows=settings.sample_rows, random_state=settings.random_state, holdout=settings.holdout,
-        total_rows=sum(reading.rows), listener=listener,
-    )  # fmt: skip
-
-
-def profile_of(source: Source, settings: Settings, executor: Executor, listener: Listener = silent) -> Profile:
-    """Profile a data set; nothing is kept for later."""
-    return first_pass(source, open_data(source, settings, executor), settings, executor, listener)
-
-
-def full_pass(
-    reading: Reading, found: Profile, settings: Settings, executor: Executor, listener: Listener = silent
-) -> FullPass:
-    """Return the E-step over the full data."""
-    holdout = Holdout(settings.holdout, settings.random_state)
-    return FullPass.over(reading, found, executor, holdout, settings.preference, listener)
-
-
-def fit_states(
-    states: list[EMState],
-    full: FullPass,
-    found: Profile,
-    settings: Settings,
-    on_pass: OnPass = lambda _: None,
-    review: Review = list,
-) -> list[EMState]:
-    """Run candidates over the full data to their end."""
-    run = algorithm_named(settings.algorithm).run
-    return run(states, full, settings.scheme(found), settings, on_pass, review)
-
-
-def parse_grid(n_components: int | Iterable[int], covariance_type: str | Iterable[str]) -> list[Cell]:
-    """Return the cells ``(K, structure)`` of a grid, by structure and then by K, each once.
-
-    Where there are several K, a single component is one of them: it is what any other has to be better than.
-
-    Raises
-    ------
-    ConfigError
-        If a K is not a positive whole number, a structure is unknown, or there is no cell.
-    """
-    ks = [n_components] if isinstance(n_components, int | np.integer) else list(n_components)
-    names = [covariance_type] if isinstance(covariance_type, str) else list(covariance_type)
-    for k in ks:
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ConfigError(f"n_components must be whole numbers of at least 1, not {k!r}.")
-    ks = [1, *ks] if len(set(ks)) > 1 else ks
-    grid = [(int(k), family_named(n).name) for n in names for k in sorted(ks)]
-    if not grid:
-        raise ConfigError("the sweep has no candidate: give n_components and covariance_type.")
-    return list(dict.fromkeys(grid))
+from stream_gmm.pipeline.sweep.sample_pruning import SEARCH, give_up, judge, judges
 
 
 @dataclass(frozen=True)
@@ -143,12 +77,14 @@ class Sweeping:
         def keep(fits: dict[Cell, Explored]) -> None:
             self.ledger.write(replace(entries, explored=fits))
 
+        def prune(explored: list[Explored], search: float = SEARCH) -> list[Explored]:
+            return give_up(self.grid, explored, found, self.choice.criterion, self.executor, search)
+
         explored = explore(
-            self.grid, found, self.settings, self.executor, self.listener, entries.explored, keep, self.pruning
-        )
-        if not self.prune:
-            return [replace(e, beaten="") for e in explored]
-        return give_up(self.grid, explored, found, self.choice.criterion, self.executor)
+            self.grid, found, self.settings, self.executor, self.listener, entries.explored, keep,
+            prune if self.prune else None,
+        )  # fmt: skip
+        return prune(explored, 0.0) if self.prune else [replace(e, beaten="") for e in explored]
 
     def _confirmed(self, entries: Entries, reading: Reading, found: Profile) -> Entries:
         """Fit on the full data what is not finished and worth it."""

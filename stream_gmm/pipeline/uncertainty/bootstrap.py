@@ -15,20 +15,22 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import CRITERIA, HELDOUT, Criteria
-from stream_gmm.core.estep.accumulate import accumulate, finish, merge_all, moments_of
+from stream_gmm.core.estep.accumulate import accumulate, finish, merge_all
 from stream_gmm.core.estep.batch import Batch, Stacked, compile_batch
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, advance
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.moments import moments_of
 from stream_gmm.core.rows.sampling import Holdout, hash_rows, poisson_weights
 from stream_gmm.core.search.pruning import prune
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.chunks import Split, split
-from stream_gmm.io.source.dataset import Leaf
+from stream_gmm.io.source.protocols import Leaf
 from stream_gmm.io.store.tables import table_of
+from stream_gmm.pipeline.fit.algorithms import make_scheme
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
@@ -209,7 +211,7 @@ def bootstrap(
     if replicates < 2:
         raise ConfigError("replicates must be at least 2.")
     criterion = criterion if criterion in CRITERIA and criterion != HELDOUT else "bic"
-    usual = settings.scheme(found)
+    usual = make_scheme(settings, found)
     schemes = (_to_the_end(usual, models[0]), *[usual] * (len(models) - 1))
     states = [[EMState(m.params) for m in models] for _ in range(replicates)]
     passes = 0

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_gmm.core.estep.accumulate import moments_of
 from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.draw import draw
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.result import draw
+from stream_gmm.core.rows.moments import moments_of
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import Explorer, SampleFit
 from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceError, explain

@@ -1,0 +1,72 @@
+"""Scores of rows: one mixture x rows -> log-densities, responsibilities, assignments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import logsumexp
+
+from stream_gmm.core.estep import whitening
+from stream_gmm.core.model.density import Density
+from stream_gmm.core.model.moments import Array
+
+NO_NOISE = np.empty(0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What scoring says of N rows, in the order of the rows."""
+
+    component: np.ndarray[tuple[int], np.dtype[np.int32]]
+    proba: Array
+    """Responsibilities ``(N, K)``."""
+    log_density: Array
+    """Log-density of the mixture ``(N,)``, nats."""
+    mahalanobis_sq: Array
+    """Squared Mahalanobis distance ``(N,)`` to the assigned component; of noise, to the likeliest one."""
+    noise: Array = field(default_factory=lambda: NO_NOISE)
+    """Probability ``(N,)`` of being noise; empty if there is no such component. What is noise has component -1."""
+
+    @property
+    def shares(self) -> Array:
+        """Responsibilities ``(N, K)``; with a last column for the noise, if there is any."""
+        return np.column_stack([self.proba, self.noise]) if len(self.noise) else self.proba
+
+    @property
+    def max_proba(self) -> Array:
+        """Responsibility of the assigned component ``(N,)``."""
+        return np.asarray(self.shares.max(axis=1))
+
+
+def component_log_densities(density: Density, rows_t: Array) -> Array:
+    """Return ``log(weight_k) + log N(x | k)`` as ``(K, N)``, of column-major rows ``(D, N)``."""
+    out = np.empty((len(density.log_norm), rows_t.shape[1]))
+    if density.whitener.ndim == 2:
+        whitening.diagonal_log_densities(rows_t, density.means, density.whitener, density.log_norm, out)
+    else:
+        whitening.full_log_densities(rows_t, density.means, density.lower, density.log_norm, out)
+    return out
+
+
+def weighted_log_densities(density: Density, rows: Array) -> Array:
+    """Return ``log(weight_k) + log N(x | k)`` as ``(N, K)``."""
+    rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
+    return component_log_densities(density, rows_t).T
+
+
+def score_rows(density: Density, rows: Array) -> Scores:
+    """Score ``rows (N, D)`` of finite values by the route that never cancels."""
+    logp = weighted_log_densities(density, rows)
+    if not len(logp):
+        empty = np.empty(0)
+        return Scores(np.empty(0, np.int32), np.empty((0, len(density.log_norm))), empty, empty)
+    log_density = np.asarray(logsumexp(logp, axis=1))
+    component = logp.argmax(axis=1)
+    assigned = logp[np.arange(len(logp)), component]
+    distance = np.maximum(-2.0 * (assigned - density.log_norm[component]), 0.0)
+    if density.noisy:
+        log_density = np.logaddexp(log_density, density.background)
+        component = np.where(density.background > assigned, -1, component)
+    noise = np.exp(density.background - log_density) if density.noisy else NO_NOISE
+    return Scores(component.astype(np.int32), np.exp(logp - log_density[:, None]), log_density, distance, noise)

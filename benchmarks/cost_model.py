@@ -16,11 +16,11 @@ from threadpoolctl import threadpool_limits
 from benchmarks.harness import report
 from benchmarks.pass_speed import mixture
 from stream_gmm.core.estep import cost
-from stream_gmm.core.estep.accumulate import accumulate
+from stream_gmm.core.estep.accumulate import accumulate_stats
 from stream_gmm.core.estep.batch import compile_batch
-from stream_gmm.core.estep.kernel_choice import QUADRATIC, SPHERED, WHITENED, Preference, choose_route
+from stream_gmm.core.estep.kernel_choice import QUADRATIC, SPHERED, WHITENED, KernelPreference, choose_kernel
 from stream_gmm.core.model.density import compile_density
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.scaling import Scaling
 
@@ -30,14 +30,14 @@ NAMES = ("full", "diag", "spherical")
 HEADS = ("kernel", "type", "covariance", "D", "K", "measured, ns/row", "model, ns/row")
 
 
-def seconds(params: MixtureParams, rows: Any, preference: Preference) -> float:
+def seconds(params: MixtureParams, rows: Any, preference: KernelPreference) -> float:
     """Return the median time of a pass over the rows."""
     batch = compile_batch([params], Scaling.of_rows(rows), preference)
-    accumulate(batch, rows)
+    accumulate_stats(batch, rows)
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        accumulate(batch, rows)
+        accumulate_stats(batch, rows)
         times.append(time.perf_counter() - start)
     return float(np.median(times))
 
@@ -46,14 +46,14 @@ def measure(d: int, k: int, name: str, kernel: str, dtype: str) -> tuple[tuple[f
     """Return the terms of the model, nanoseconds a row, and the kernel that was run."""
     rng = np.random.default_rng(0)
     params = mixture(rng, k, d, name)
-    rows = np.asfortranarray(draw(params, ROWS, rng)[0])
-    preference = Preference(kernel, dtype)
-    choice = choose_route(params, compile_density(params), Scaling.of_rows(rows), preference)
-    if choice.route == WHITENED:
+    rows = np.asfortranarray(draw_rows(params, ROWS, rng)[0])
+    preference = KernelPreference(kernel, dtype)
+    choice = choose_kernel(params, compile_density(params), Scaling.of_rows(rows), preference)
+    if choice.kernel == WHITENED:
         terms = cost.whitened_terms(k, d, params.family.matrices)
     else:
-        terms = cost.feature_terms(k, d, params.family.features.count(d), choice.route == SPHERED)
-    return terms, seconds(params, rows, preference) / ROWS * 1e9, choice.route
+        terms = cost.feature_terms(k, d, params.family.features.count(d), choice.kernel == SPHERED)
+    return terms, seconds(params, rows, preference) / ROWS * 1e9, choice.kernel
 
 
 def fit(cells: list[tuple[tuple[float, ...], float]]) -> Any:

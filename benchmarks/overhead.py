@@ -29,9 +29,9 @@ from stream_gmm.execute.dask import TASKS_PER_SLOT, ClusterSpec, DaskExecutor, c
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.execute.tree import FAN_IN, levels, subtrees
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.fit.steps import first_pass, open_data
+from stream_gmm.pipeline.fit.steps import make_profile, open_tasks
 from stream_gmm.pipeline.passes.full_pass import FullPass
-from stream_gmm.pipeline.passes.progress import Listener, silent
+from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 
 VALUES = 131_072
 """Float64 values in a simulated statistic: 1 MiB."""
@@ -85,19 +85,19 @@ def long_pass(listener_for: Callable[[], Listener]) -> list[tuple[Any, ...]]:
 
     def seconds(executor: Any, listener: Listener) -> float:
         settings = Settings(cache="memory", cache_bytes=1 << 40, sample_rows=1000)
-        reading = open_data(data, settings, executor)
-        found = first_pass(data, reading, settings, executor)
-        full = FullPass(reading, executor, found.scaling, found.moments, listener=listener)
+        reading = open_tasks(data, settings, executor)
+        profile = make_profile(data, reading, settings, executor)
+        full = FullPass(reading, executor, profile.scaling, profile.moments, listener=listener)
         full(candidates)
         return timed(lambda: full(candidates), 2)
 
     with connect(ClusterSpec(n_workers=1)) as client:
-        one = seconds(DaskExecutor(client), silent)
+        one = seconds(DaskExecutor(client), ignore_progress)
     with connect(ClusterSpec(n_workers=2)) as client:
         client.wait_for_workers(2, timeout=60)
-        plain = seconds(DaskExecutor(client), silent)
+        plain = seconds(DaskExecutor(client), ignore_progress)
         told = seconds(DaskExecutor(client), listener_for())
-    threads = seconds(ThreadsExecutor(2), silent)
+    threads = seconds(ThreadsExecutor(2), ignore_progress)
     return [
         (f"{len(candidates)} candidates, 5 M rows, two threads of one process", threads, 1.0),
         ("one Dask worker", one, one / threads),

@@ -24,9 +24,9 @@ from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.fit.steps import profile_of
+from stream_gmm.pipeline.fit.steps import profile_source
 from stream_gmm.pipeline.passes.full_pass import FullPass
-from stream_gmm.pipeline.passes.tasks import CachePolicy, open_reading
+from stream_gmm.pipeline.passes.tasks import CachePolicy, plan_tasks
 
 COLUMNS, COMPONENTS, ROUNDS = 8, 8, 3
 HEADS = ("pass", "seconds", "M rows/s", "x scikit-learn", "x Spark ML")
@@ -45,12 +45,12 @@ def timed(run: Callable[[], Any], rounds: int = ROUNDS) -> float:
 def first_and_later(data: Dataset, executor: Executor, cache: str) -> tuple[float, float]:
     """Return the seconds of an E-step that decodes (and keeps, if told to), and of the later ones."""
     params = truth(COLUMNS, COMPONENTS)
-    found = profile_of(data, Settings(cache="none", sample_rows=1000), executor)
+    profile = profile_source(data, Settings(cache="none", sample_rows=1000), executor)
     firsts, laters = [], []
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        reading = open_reading(data, data.leaves(), executor, CachePolicy(cache))
-        full = FullPass(reading, executor, found.scaling, found.moments)
+        reading = plan_tasks(data, data.leaves(), executor, CachePolicy(cache))
+        full = FullPass(reading, executor, profile.scaling, profile.moments)
         full([params])
         firsts.append(time.perf_counter() - start)
         laters.append(timed(lambda full=full: full([params])))  # type: ignore[misc]

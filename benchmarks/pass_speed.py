@@ -16,11 +16,11 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import in_turn, report
-from stream_gmm.core.estep.in_memory import RowsEStep
-from stream_gmm.core.estep.kernel_choice import DTYPES, Preference, choose_route
+from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.estep.kernel_choice import DTYPES, KernelPreference, choose_kernel
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.density import compile_density
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.rows.scaling import Scaling
@@ -66,7 +66,7 @@ def their_iteration(params: MixtureParams, rows: Any) -> Callable[[], None]:
 
 def our_pass(params: MixtureParams, rows: Any, dtype: str) -> Callable[[], None]:
     """Return one E-step and M-step of ours."""
-    estep = RowsEStep(rows, Scaling.of_rows(rows), Preference(dtype=dtype))
+    estep = InMemoryEStep(rows, Scaling.of_rows(rows), KernelPreference(dtype=dtype))
     return lambda: mstep(estep([params])[0], params.family) and None
 
 
@@ -85,16 +85,17 @@ def measure(n: int, d: int, k: int, name: str, best: float) -> tuple[Any, ...]:
     """Return one row of the table."""
     rng = np.random.default_rng(0)
     params = mixture(rng, k, d, name)
-    rows = rng.permutation(draw(params, n, rng)[0])
+    rows = rng.permutation(draw_rows(params, n, rng)[0])
     rivals = {"sklearn": their_iteration(params, rows)} | {t: our_pass(params, rows, t) for t in DTYPES}
     speed = {name: n / t / 1e6 for name, t in in_turn(rivals, rounds=5).items()}
     chosen = [
-        choose_route(params, compile_density(params), Scaling.of_rows(rows), Preference(dtype=t)) for t in DTYPES
+        choose_kernel(params, compile_density(params), Scaling.of_rows(rows), KernelPreference(dtype=t))
+        for t in DTYPES
     ]
     share = 4e6 * params.family.features.count(d) * k * speed["float64"] / best
     return (
         name, n, d, k, speed["sklearn"], speed["float64"], speed["float64"] / speed["sklearn"], share,
-        speed["float32"], speed["float32"] / speed["sklearn"], " / ".join(f"{c.route} {c.dtype}" for c in chosen),
+        speed["float32"], speed["float32"] / speed["sklearn"], " / ".join(f"{c.kernel} {c.dtype}" for c in chosen),
     )  # fmt: skip
 
 

@@ -21,17 +21,17 @@ import numpy as np
 
 from benchmarks.harness import RESULTS, report
 from benchmarks.pass_sets import PassSet, pass_sets
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.accelerate import METHODS, Auto
 from stream_gmm.core.fit.em import EMState, Method, Scheme, StopRule, run_pass
-from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, stepwise_step
+from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, take_stepwise_step
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.sample_search import Explorer
-from stream_gmm.core.search.seeding import seed_stats, start_of
+from stream_gmm.core.search.sample_search import SampleSearch
+from stream_gmm.core.search.seeding import collect_seed_stats, start_from_seed
 
 SEEDS, MOST, LARGE = 3, 60, 5_000_000
 FAMILY = family_named("full")
@@ -55,7 +55,7 @@ class Run:
         return next((i + 1.0 for i, v in enumerate(self.trace) if v >= level), np.inf)
 
 
-def run_method(method: Method, start: MixtureParams, full: RowsEStep, penalty: PseudoRows, most: int) -> Run:
+def run_method(method: Method, start: MixtureParams, full: InMemoryEStep, penalty: PseudoRows, most: int) -> Run:
     """Go on for a fixed number of passes, noting when the stop rule would have ended it."""
     scheme = Scheme(StopRule(0.0, most - 1), penalty, method)
     state, trace = EMState(start), list[float]()
@@ -64,10 +64,10 @@ def run_method(method: Method, start: MixtureParams, full: RowsEStep, penalty: P
     while state.live:
         (state,) = run_pass([state], full, scheme)
         trace.append(state.history[-1])
-        if ended is None and state.remaining[-1] <= tol:
+        if ended is None and state.predicted_gains[-1] <= tol:
             ended = state
     gains = np.diff(state.history)
-    ratios = [p / g for p, g in zip(state.remaining, gains, strict=False) if np.isfinite(p) and g > tol]
+    ratios = [p / g for p, g in zip(state.predicted_gains, gains, strict=False) if np.isfinite(p) and g > tol]
     ended = ended or state
     return Run(trace, ended.passes, len(ended.rejected), ratios)
 
@@ -78,17 +78,17 @@ def epoch_against_passes(
     """Return the log-likelihood after one mini-batch epoch and after five EM passes, from the same cold start."""
     rng = np.random.default_rng([seed, 1])
     order = rng.permutation(len(rows))
-    start = start_of(seed_stats(rows[order[:20_000]], k, scaling, rng), FAMILY, scaling, penalty)
-    full = RowsEStep(rows, scaling)
+    start = start_from_seed(collect_seed_stats(rows[order[:20_000]], k, scaling, rng), FAMILY, scaling, penalty)
+    full = InMemoryEStep(rows, scaling)
     state = EMState(start)
     for _ in range(6):
         (state,) = run_pass([state], full, Scheme(StopRule(0.0, 10), penalty))
     step, schedule = StepwiseState(start), PowerDecay()
     size = int(np.clip(50 * k * (rows.shape[1] + 1), 1_000, 100_000))
     for lo in range(0, len(rows) - size + 1, size):
-        batch = RowsEStep(rows[order[lo : lo + size]], scaling).one(step.params)
-        step = stepwise_step(step, batch, schedule, penalty)
-    return full.one(step.params).mean_loglik, state.history[-1]
+        batch = InMemoryEStep(rows[order[lo : lo + size]], scaling).evaluate(step.params)
+        step = take_stepwise_step(step, batch, schedule, penalty)
+    return full.evaluate(step.params).mean_loglik, state.history[-1]
 
 
 def measure(
@@ -98,10 +98,10 @@ def measure(
     rng, n = np.random.default_rng([seed, 0]), min(len(rows) // 10, 200_000)
     sample = rows[rng.permutation(len(rows))[:n]]
     scaling, penalty = Scaling.of_rows(rows), PseudoRows(np.cov(rows.T, bias=True))
-    fitted = Explorer(sample, scaling, penalty).fit(case.n_components, FAMILY, 10, (seed,))
+    fitted = SampleSearch(sample, scaling, penalty).fit(case.n_components, FAMILY, 10, (seed,))
     assert fitted.params is not None
-    full, most = RowsEStep(rows, scaling), MOST if len(rows) < LARGE else MOST // 2
-    methods = {**METHODS, "auto": Auto(RowsEStep(sample, scaling))}
+    full, most = InMemoryEStep(rows, scaling), MOST if len(rows) < LARGE else MOST // 2
+    methods = {**METHODS, "auto": Auto(InMemoryEStep(sample, scaling))}
     runs = {name: run_method(m, fitted.params, full, penalty, most) for name, m in methods.items()}
     best = max(max(r.trace) for r in runs.values())
     if len(rows) < LARGE:

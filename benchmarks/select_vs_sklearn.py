@@ -98,14 +98,14 @@ def measure(name: str, folder: Path, n: int) -> tuple[Any, ...]:
             ours.append(time.perf_counter() - began)
             print(name, result.candidates[result.chosen].name, result.passes, ours[-1], flush=True)
     some: list[Any] = []
-    for piece in data.pieces():
+    for piece in data.small_leaves():
         some += [c.rows for c in piece.chunks()]
         if sum(map(len, some)) >= TIMED_ROWS:
             break
     coarse, fine, starts = of_sklearn(np.ascontiguousarray(np.concatenate(some)), n)
-    took_part, slowest = sum(c.took_part for c in result.candidates), max(ours)
+    on_full_data, slowest = sum(c.on_full_data for c in result.candidates), max(ours)
     return (
-        name, n, len(result.candidates), took_part, result.candidates[result.chosen].name, result.passes, *ours,
+        name, n, len(result.candidates), on_full_data, result.candidates[result.chosen].name, result.passes, *ours,
         coarse, fine, starts, coarse / slowest, fine / slowest, (coarse + starts) / slowest,
     )  # fmt: skip
 

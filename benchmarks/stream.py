@@ -22,11 +22,11 @@ import pyarrow as pa
 
 from benchmarks.data import truth
 from benchmarks.harness import in_turn, report
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.moments import Array
-from stream_gmm.core.online import OnlineRule, OnlineState, feed
+from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.io.store.states import load_state
 
@@ -36,20 +36,20 @@ COLUMNS, K, BATCH = 8, 8, 10_000
 def speed() -> tuple[float, float]:
     """Return rows a second of the pass kernel, and of a stream that has made its first steps."""
     rng, params = np.random.default_rng(0), truth(COLUMNS, K)
-    rows = rng.permutation(draw(params, 2_000_000, rng)[0])
+    rows = rng.permutation(draw_rows(params, 2_000_000, rng)[0])
     rule = OnlineRule(K, family_named("full"))
     warm = OnlineState.start(COLUMNS)
     for _ in range(5):
-        warm = feed(warm, rows, rule)
+        warm = feed_rows(warm, rows, rule)
     assert warm.params is not None
-    full, fitted = RowsEStep(rows, Scaling.of_rows(rows)), warm.params
+    full, fitted = InMemoryEStep(rows, Scaling.of_rows(rows)), warm.params
 
     def stream() -> None:
         state = warm
         for lo in range(0, len(rows), BATCH):
-            state = feed(state, rows[lo : lo + BATCH], rule)
+            state = feed_rows(state, rows[lo : lo + BATCH], rule)
 
-    times = in_turn({"pass": lambda: full.one(fitted), "stream": stream}, rounds=5)
+    times = in_turn({"pass": lambda: full.evaluate(fitted), "stream": stream}, rounds=5)
     return len(rows) / times["pass"], len(rows) / times["stream"]
 
 
@@ -59,7 +59,7 @@ def batches(rows: int) -> Iterator[pa.RecordBatch]:
     kept = []
     for i in range(min(1000, rows // BATCH)):
         rng = np.random.default_rng(i)
-        values: Array = rng.permutation(draw(params, BATCH, rng)[0])
+        values: Array = rng.permutation(draw_rows(params, BATCH, rng)[0])
         kept.append(pa.RecordBatch.from_arrays([pa.array(c) for c in values.T], names=names))
     for i in range(rows // BATCH):
         yield kept[i % len(kept)]

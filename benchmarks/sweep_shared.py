@@ -14,9 +14,9 @@ from benchmarks.harness import in_turn, report
 from benchmarks.pass_speed import TYPES, mixture
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.fit.steps import profile_of
+from stream_gmm.pipeline.fit.steps import profile_source
 from stream_gmm.pipeline.passes.full_pass import FullPass
-from stream_gmm.pipeline.passes.tasks import CachePolicy, open_reading
+from stream_gmm.pipeline.passes.tasks import CachePolicy, plan_tasks
 
 COLUMNS, ROWS = 8, 1_000_000
 HEADS = ("cache", "one pass of 40, s", "40 passes of one, s", "share")
@@ -28,9 +28,9 @@ def main() -> None:
     candidates = [mixture(np.random.default_rng(k), k, COLUMNS, name) for name in TYPES for k in range(1, 11)]
     executor, table = ThreadsExecutor(2), []
     for cache in ("none", "memory"):
-        found = profile_of(data, Settings(cache="none", sample_rows=1000), executor)
-        reading = open_reading(data, data.leaves(), executor, CachePolicy(cache))
-        full = FullPass(reading, executor, found.scaling, found.moments)
+        profile = profile_source(data, Settings(cache="none", sample_rows=1000), executor)
+        reading = plan_tasks(data, data.leaves(), executor, CachePolicy(cache))
+        full = FullPass(reading, executor, profile.scaling, profile.moments)
 
         def together(full: FullPass = full) -> None:
             full(candidates)

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
-from stream_gmm.core.criteria import form, measure, title
+from stream_gmm.core.criteria import base_criterion, display_name, value_format
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.stages import TABLE
 from stream_gmm.pipeline.sweep.result import SweepResult
@@ -44,7 +44,7 @@ def publish_sweep(result: SweepResult) -> None:
 
 def publish_choice(result: SweepResult) -> None:
     """Publish the chosen model in words."""
-    best, measured = result.best, measure(result.criterion)
+    best, measured = result.best, base_criterion(result.criterion)
     head = "| component | weight | " + " | ".join(best.columns) + " |"
     rule = "|" + " --- |" * (2 + len(best.columns))
     rows = [
@@ -54,7 +54,8 @@ def publish_choice(result: SweepResult) -> None:
     text = (
         f"# {best.covariance_type}, K = {best.n_components}\n\n{best.outcome.value}, {best.n_iter_} steps, "
         f"{result.passes} reads of the data for the sweep. Log-likelihood {best.lower_bound_:.6f} per row, "
-        f"{title(measured)} {form(measured).format(getattr(best.criteria, measured))}.\n\n{' '.join(result.why)}\n\n"
+        f"{display_name(measured)} {value_format(measured).format(getattr(best.criteria, measured))}.\n\n"
+        f"{' '.join(result.why)}\n\n"
     )
     warnings = "".join(f"\n> {w}\n" for w in result.warnings)
     create_markdown_artifact(
@@ -64,7 +65,7 @@ def publish_choice(result: SweepResult) -> None:
 
 def publish_curves(folder: Path) -> None:
     """Publish the criterion curves as an image that needs no hosting."""
-    from stream_gmm.report.figures import criteria_curves, png
+    from stream_gmm.report.figures import draw_criteria, encode_png
 
-    figure = criteria_curves(read_table(folder / TABLE).to_pylist(), names=("bic",))
-    create_image_artifact(key=CURVE_KEY, image_url=png(figure, dpi=70), description="BIC against K")
+    figure = draw_criteria(read_table(folder / TABLE).to_pylist(), names=("bic",))
+    create_image_artifact(key=CURVE_KEY, image_url=encode_png(figure, dpi=70), description="BIC against K")

@@ -17,15 +17,15 @@ from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.plan import Plan
 from stream_gmm.pipeline.job.stages import score_stage, sweep_stage
-from stream_gmm.pipeline.passes.progress import Listener, Progress, silent
+from stream_gmm.pipeline.passes.progress import Listener, Progress, ignore_progress
 
 OnPlan = Callable[[Plan], None]
-_LISTENER: ContextVar[Listener] = ContextVar("listener", default=silent)
+_LISTENER: ContextVar[Listener] = ContextVar("listener", default=ignore_progress)
 _ON_PLAN: ContextVar[OnPlan] = ContextVar("on_plan", default=lambda _: None)
 
 
 @contextmanager
-def listening(listener: Listener, on_plan: OnPlan = lambda _: None) -> Iterator[None]:
+def forward_progress(listener: Listener, on_plan: OnPlan = lambda _: None) -> Iterator[None]:
     """Tell this process, too, what the flows that run inside the block plan, and how they get on."""
     tokens = _LISTENER.set(listener), _ON_PLAN.set(on_plan)
     try:
@@ -35,14 +35,14 @@ def listening(listener: Listener, on_plan: OnPlan = lambda _: None) -> Iterator[
         _ON_PLAN.reset(tokens[1])
 
 
-def _tell_plan(plan: Plan) -> None:
+def _report_plan(plan: Plan) -> None:
     _ON_PLAN.get()(plan)
-    for line in plan.lines():
+    for line in plan.describe():
         get_run_logger().info(line)
 
 
 @contextmanager
-def _telling(stage: str) -> Iterator[Listener]:
+def _report_progress(stage: str) -> Iterator[Listener]:
     """Tell the process's listener, the run's log and its progress artifact."""
     local, remote = _LISTENER.get(), PrefectProgress(stage, get_run_logger())
 
@@ -54,7 +54,7 @@ def _telling(stage: str) -> Iterator[Listener]:
     remote.finish()
 
 
-def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
+def is_worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
     """Return True for failures that may go away: storage, cluster, network; not data or settings."""
     del task, task_run
     try:
@@ -69,7 +69,7 @@ def worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
 RETRIES: dict[str, Any] = {
     "retries": 2,
     "retry_delay_seconds": [5, 30],
-    "retry_condition_fn": worth_retrying,
+    "retry_condition_fn": is_worth_retrying,
     "cache_policy": NO_CACHE,
 }
 
@@ -77,8 +77,8 @@ RETRIES: dict[str, Any] = {
 @task(name="sweep", task_run_name="sweep-{config.name}", **RETRIES)
 def sweep_task(config: RunConfig) -> str:
     """Fit every candidate and choose one; returns its name."""
-    with _telling("sweep") as listener, open_executor(config.cluster) as executor:
-        result = sweep_stage(config, executor, listener, on_plan=_tell_plan)
+    with _report_progress("sweep") as listener, open_executor(config.cluster) as executor:
+        result = sweep_stage(config, executor, listener, on_plan=_report_plan)
     publish_sweep(result)
     publish_choice(result)
     for warning in result.warnings:
@@ -89,7 +89,7 @@ def sweep_task(config: RunConfig) -> str:
 @task(name="score", task_run_name="score-{config.name}", **RETRIES)
 def score_task(config: RunConfig) -> dict[str, Any]:
     """Score every row and publish; returns the manifest without its parts."""
-    with _telling("score") as listener, open_executor(config.cluster) as executor:
+    with _report_progress("score") as listener, open_executor(config.cluster) as executor:
         result = score_stage(config, executor, listener=listener)
     return {k: v for k, v in result.manifest.items() if k != "parts"}
 

@@ -18,9 +18,9 @@ from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline import score as _score
 from stream_gmm.pipeline.fit import fit as _fit
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.passes.progress import Listener, silent
+from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.sweep import sweep as _sweep
-from stream_gmm.pipeline.sweep.choice import ELBOW, Choice
+from stream_gmm.pipeline.sweep.choice import ELBOW, SelectionRule
 from stream_gmm.pipeline.sweep.ledger import NO_LEDGER, Ledger
 from stream_gmm.pipeline.sweep.result import SweepResult
 
@@ -64,7 +64,7 @@ def fit(
     prior: str | None = None,
     noise: bool = False,
     client: Client | Executor | None = None,
-    progress: Listener = silent,
+    progress: Listener = ignore_progress,
 ) -> FitResult:
     """Fit one Gaussian mixture.
 
@@ -183,7 +183,7 @@ def sweep(
     prior: str | None = None,
     noise: bool = False,
     client: Client | Executor | None = None,
-    progress: Listener = silent,
+    progress: Listener = ignore_progress,
 ) -> SweepResult:
     """Fit every combination of K and covariance structure in shared passes, and choose one.
 
@@ -226,7 +226,7 @@ def sweep(
     source = as_source(data, weight=weight)
     return _sweep.sweep(
         source, n_components, covariance_type, settings, executor_for(client),
-        choice=Choice(criterion, elbow), prune=prune,
+        choice=SelectionRule(criterion, elbow), prune=prune,
         ledger=Ledger.open(Path(ledger), source, settings, fresh) if ledger else NO_LEDGER,
         match_to=match_to, listener=progress,
     )  # fmt: skip
@@ -242,7 +242,7 @@ def score(
     proba: str = "columns",
     prefix: str = "",
     missing: str = "error",
-    progress: Listener = silent,
+    progress: Listener = ignore_progress,
 ) -> _score.ScoreResult:
     """Write the scored Parquet: one file for each input part, published in one atomic step.
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError
@@ -29,7 +29,7 @@ def truth(n_features: int = 6, n_components: int = 5, seed: int = 7) -> MixtureP
     means = rng.normal(scale=3.0, size=(n_components, n_features))
     shapes = rng.normal(size=(n_components, n_features, n_features)) / np.sqrt(n_features)
     covariances = shapes @ shapes.transpose(0, 2, 1) + 0.15 * np.eye(n_features)
-    return MixtureParams(weights, means, covariances, family_named("full")).canonical()
+    return MixtureParams(weights, means, covariances, family_named("full")).sort_by_weight()
 
 
 def write(
@@ -71,7 +71,7 @@ def _write_file(
         for start in range(lo, hi, GROUP_ROWS):
             count = min(GROUP_ROWS, hi - start)
             rng = np.random.default_rng([seed, start])
-            rows = rng.permutation(draw(params, count, rng)[0])
+            rows = rng.permutation(draw_rows(params, count, rng)[0])
             ids = np.arange(start, start + count)
             writer.write_table(pa.table([ids, *rows.T], schema=schema))
 

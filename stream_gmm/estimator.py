@@ -241,7 +241,7 @@ class GaussianMixture:
         return criteria.loglik / criteria.n_rows
 
     def _criteria(self, X: Any) -> Criteria:
-        parts = [self._model.criteria_of(b) for b in self._blocks(X)]
+        parts = [self._model.evaluate_criteria(b) for b in self._blocks(X)]
         return Criteria(
             sum(p.loglik for p in parts),
             parts[0].n_parameters,

@@ -12,10 +12,10 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.memory import as_source
-from stream_gmm.pipeline.fit.results import settings_of
+from stream_gmm.pipeline.fit.results import recover_settings
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.fit.steps import first_pass, open_data, profile_of
-from stream_gmm.pipeline.passes.progress import Listener, silent
+from stream_gmm.pipeline.fit.steps import make_profile, open_tasks, profile_source
+from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.uncertainty import bootstrap as _bootstrap
 from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
 from stream_gmm.pipeline.uncertainty.ratio import RatioTest, ratio_test
@@ -33,7 +33,7 @@ def bootstrap(
     weight: Any = None,
     criterion: str = "bic",
     client: Client | Executor | None = None,
-    progress: Listener = silent,
+    progress: Listener = ignore_progress,
 ) -> BootstrapResult:
     """Refit a model in bootstrap replicates of all rows, which share every read of the data.
 
@@ -61,11 +61,11 @@ def bootstrap(
     """
     result = model if isinstance(model, FitResult) else model.result_
     source = as_source(data, result.columns, weight=weight)
-    settings, executor = settings_of(result), executor_for(client)
-    reading = open_data(source, settings, executor)
-    found = first_pass(source, reading, settings, executor, progress)
+    settings, executor = recover_settings(result), executor_for(client)
+    tasks = open_tasks(source, settings, executor)
+    profile = make_profile(source, tasks, settings, executor, progress)
     return _bootstrap.bootstrap(
-        [result, *rivals], reading, found, settings, executor,
+        [result, *rivals], tasks, profile, settings, executor,
         replicates=replicates, criterion=one_of(criterion, CHOICES, "criterion"), listener=progress,
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def likelihood_ratio_test(
     reg_covar: float | None = None,
     random_state: int = 0,
     client: Client | Executor | None = None,
-    progress: Listener = silent,
+    progress: Listener = ignore_progress,
 ) -> RatioTest:
     """Test K against K + 1 components by the bootstrap likelihood-ratio test (McLachlan 1987), on a uniform sample.
 
@@ -106,8 +106,8 @@ def likelihood_ratio_test(
     """
     settings = Settings(n_init=n_init, reg_covar=reg_covar, random_state=random_state, sample_rows=rows)
     source, executor = as_source(data), executor_for(client)
-    found = profile_of(source, settings, executor, progress)
+    profile = profile_source(source, settings, executor, progress)
     return ratio_test(
-        found, n_components, family_named(covariance_type).name, settings, executor,
+        profile, n_components, family_named(covariance_type).name, settings, executor,
         replicates=replicates, rows=rows, listener=progress,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
-from stream_gmm.core.online import OnlineRule, OnlineState, as_result, feed
+from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows, make_online_result
 from stream_gmm.core.result import FitResult, as_rows
 from stream_gmm.errors import InputDataError, NotFittedError
 from stream_gmm.io.sink.stream import arrow_batches, decode_batch
@@ -99,7 +99,7 @@ class OnlineGaussianMixture:
                 self._state = OnlineState.start(rows.shape[1])
             if rows.shape[1] != self._state.n_features:
                 raise InputDataError(f"{rows.shape[1]} columns; the rows before had {self._state.n_features}.")
-            self._state = feed(self._state, rows, self._rule)
+            self._state = feed_rows(self._state, rows, self._rule)
         return self
 
     def fit_stream(self, batches: Iterable[Any]) -> OnlineGaussianMixture:
@@ -163,7 +163,7 @@ class OnlineGaussianMixture:
     @property
     def result_(self) -> FitResult:
         """The model as it is now."""
-        return as_result(self._seen, self._rule, self._columns)
+        return make_online_result(self._seen, self._rule, self._columns)
 
     @property
     def weights_(self) -> Array:
@@ -191,9 +191,9 @@ class OnlineGaussianMixture:
         return self._seen.rows_seen
 
     @property
-    def rows_behind_(self) -> float:
+    def effective_rows_(self) -> float:
         """Effective rows behind the model."""
-        return self._seen.rows_behind
+        return self._seen.effective_rows
 
     @property
     def n_steps_(self) -> int:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import stream_gmm as sg
 from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.model.draw import draw
-from stream_gmm.core.online import OnlineRule, OnlineState, feed
+from stream_gmm.core.model.draw import draw_rows
+from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows
 from stream_gmm.errors import ConfigError, InputDataError, ModelFileError, NotFittedError
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
 from stream_gmm.pipeline.stream import StreamOptions, run_stream
@@ -28,13 +28,13 @@ from tests.strategies import families, random_params, seeds
 def _rows(seed=0, n=6000, k=3, d=2, spread=5.0, family="full"):
     rng = np.random.default_rng(seed)
     params = random_params(rng, k, d, family_named(family), spread=spread)
-    return params, rng.permutation(draw(params, n, rng)[0])
+    return params, rng.permutation(draw_rows(params, n, rng)[0])
 
 
 def _fed(rows, rule, cuts):
     state = OnlineState.start(rows.shape[1])
     for part in np.split(rows, sorted(cuts)):
-        state = feed(state, part, rule)
+        state = feed_rows(state, part, rule)
     return state
 
 
@@ -44,8 +44,8 @@ def _same(a: OnlineState, b: OnlineState) -> None:
     for name in ("weights", "means", "covariances"):
         np.testing.assert_array_equal(getattr(a.params, name), getattr(b.params, name))
     np.testing.assert_array_equal(a.pending_rows, b.pending_rows)
-    assert (a.step, a.rows_seen, a.rows_behind, a.loglik, a.threshold) == (
-        b.step, b.rows_seen, b.rows_behind, b.loglik, b.threshold
+    assert (a.step, a.rows_seen, a.effective_rows, a.loglik, a.threshold) == (
+        b.step, b.rows_seen, b.effective_rows, b.loglik, b.threshold
     )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def test_no_step_leaves_the_valid_parameters(seed, family, half_life):
     state = OnlineState.start(2)
     for _ in range(6):
         rows = rng.normal(size=(300, 2)) * 10.0 ** rng.integers(-2, 3) + 50.0 * rng.normal(size=2)
-        state = feed(state, rows, rule)
+        state = feed_rows(state, rows, rule)
 
     assert state.params is not None
     assert np.isfinite(state.params.precisions_cholesky).all()
@@ -79,11 +79,11 @@ def test_a_saved_state_goes_on_to_the_same_bits(tmp_path, name):
     _, rows = _rows(family=name)
     rule = OnlineRule(3, family_named(name), half_life=5000.0, n_init=1)
     for cut in (0, 500, 1234, 4000):
-        state = feed(OnlineState.start(2), rows[:cut], rule)
+        state = feed_rows(OnlineState.start(2), rows[:cut], rule)
         save_state(SavedStream(state, rule, ("a", "b"), 7), tmp_path / "s.gmm")
         saved = load_state(tmp_path / "s.gmm")
         assert (saved.rule, saved.columns, saved.batches) == (rule, ("a", "b"), 7)
-        _same(feed(saved.state, rows[cut:], saved.rule), feed(state, rows[cut:], rule))
+        _same(feed_rows(saved.state, rows[cut:], saved.rule), feed_rows(state, rows[cut:], rule))
 
 
 def test_a_damaged_state_is_refused(tmp_path):
@@ -125,7 +125,7 @@ def test_with_a_half_life_a_stream_follows_a_shift():
 
     assert follows.score(after) > best - 0.1
     assert follows.score(after) > keeps.score(after) + 0.1
-    assert follows.rows_behind_ < 20_000 < keeps.rows_behind_
+    assert follows.effective_rows_ < 20_000 < keeps.effective_rows_
 
 
 def test_batches_of_every_kind_are_taken():
@@ -177,7 +177,7 @@ def test_every_batch_is_scored_before_it_is_learnt_from(tmp_path):
     assert out["id"].to_pylist() == list(range(6000))
     assert out["not_scored_reason"].to_pylist()[:1000] == ["no model yet"] * 1000
     assert out["component"].null_count == 1000
-    state = feed(OnlineState.start(2), rows[:1000], rule)
+    state = feed_rows(OnlineState.start(2), rows[:1000], rule)
     assert state.params is not None
     gm = sg.OnlineGaussianMixture(3, warmup_rows=1000).partial_fit(rows[:1000])
     np.testing.assert_array_equal(out["log_density"].to_numpy()[1000:1500], gm.score_samples(rows[1000:1500]))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_gmm.pipeline.job.config import ClusterConfig, validate
+from stream_gmm.pipeline.job.config import ClusterConfig, validate_config
 from tests.servers import free_port, wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -109,7 +109,7 @@ def test_the_yaml_snippets():
     whole, cluster = (block for block in blocks("yaml"))
     import yaml
 
-    assert validate(yaml.safe_load(whole), "README").sweep.n_components == list(range(1, 13))
+    assert validate_config(yaml.safe_load(whole), "README").sweep.n_components == list(range(1, 13))
     assert ClusterConfig.model_validate(yaml.safe_load(cluster)["cluster"]).adapt
 
 

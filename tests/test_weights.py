@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 
 import stream_gmm as sg
-from stream_gmm.core.estep.in_memory import RowsEStep
-from stream_gmm.core.estep.kernel_choice import KERNELS, Preference
-from stream_gmm.core.model.draw import draw
-from stream_gmm.core.rows.moments import moments_of
+from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.estep.kernel_choice import KERNELS, KernelPreference
+from stream_gmm.core.model.draw import draw_rows
+from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import ConfigError, InputDataError
 from tests.strategies import families, random_params, seeds
@@ -21,7 +21,7 @@ from tests.strategies import families, random_params, seeds
 def _case(seed, family, n=300):
     rng = np.random.default_rng(seed)
     params = random_params(rng, 3, 2, family)
-    return params, draw(params, n, rng)[0], rng.integers(0, 4, size=n).astype(float)
+    return params, draw_rows(params, n, rng)[0], rng.integers(0, 4, size=n).astype(float)
 
 
 def _close(a, b):
@@ -38,21 +38,21 @@ def _close(a, b):
 def test_whole_weights_are_repeated_rows(kernel, seed, family):
     params, rows, weights = _case(seed, family)
     some = weights > 0
-    scaling, preference = Scaling.of_rows(rows), Preference(kernel)
-    repeated = RowsEStep(np.repeat(rows, weights.astype(int), axis=0), scaling, preference)
-    weighted = RowsEStep(rows[some], scaling, preference, weights[some])
+    scaling, preference = Scaling.of_rows(rows), KernelPreference(kernel)
+    repeated = InMemoryEStep(np.repeat(rows, weights.astype(int), axis=0), scaling, preference)
+    weighted = InMemoryEStep(rows[some], scaling, preference, weights[some])
 
-    _close(weighted.one(params), repeated.one(params))
-    _close(moments_of(rows[some], weights[some]), moments_of(repeated.rows))
+    _close(weighted.evaluate(params), repeated.evaluate(params))
+    _close(collect_moments(rows[some], weights[some]), collect_moments(repeated.rows))
 
 
 @given(seeds, families)
 def test_a_common_factor_scales_the_statistics(seed, family):
     params, rows, _ = _case(seed, family)
-    estep = RowsEStep(rows, Scaling.of_rows(rows))
-    weighted = RowsEStep(rows, Scaling.of_rows(rows), weights=np.full(len(rows), 2.5))
+    estep = InMemoryEStep(rows, Scaling.of_rows(rows))
+    weighted = InMemoryEStep(rows, Scaling.of_rows(rows), weights=np.full(len(rows), 2.5))
 
-    _close(weighted.one(params), estep.one(params).scale(2.5))
+    _close(weighted.evaluate(params), estep.evaluate(params).scale(2.5))
 
 
 @pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical"])

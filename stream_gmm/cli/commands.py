@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from stream_gmm.cli.options import config_options, overrides
+from stream_gmm.cli.options import collect_overrides, config_options
 from stream_gmm.errors import ConfigError, StorageError, StreamGMMError
 from stream_gmm.pipeline.job.config import RunConfig, load_config
 
@@ -46,8 +46,8 @@ def main() -> None:
         sys.exit(StorageError.exit_code)
 
 
-def _config(path: str | None, arguments: dict[str, Any]) -> RunConfig:
-    return load_config(path, overrides(arguments))
+def _load_settings(path: str | None, arguments: dict[str, Any]) -> RunConfig:
+    return load_config(path, collect_overrides(arguments))
 
 
 @cli.command(epilog=EPILOG)
@@ -58,13 +58,13 @@ def run(config: str | None, **arguments: Any) -> None:
 
     With PREFECT_API_URL set the run shows in that server; without, no server need be started.
     """
-    settings = _config(config, arguments)
+    settings = _load_settings(config, arguments)
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    from flows.run import gmm_run, listening
+    from flows.run import forward_progress, gmm_run
     from stream_gmm.cli.display import progress_display, show_plan, show_run
 
-    with progress_display() as listener, listening(listener, show_plan):
+    with progress_display() as listener, forward_progress(listener, show_plan):
         gmm_run(settings)
     show_run(settings.folder)
 
@@ -84,7 +84,7 @@ _PREFECT_DEFAULTS = {
 @config_options
 def sweep(config: str | None, **arguments: Any) -> None:
     """Fit every candidate and choose one; leaves model and table in the output folder."""
-    _sweep(_config(config, arguments))
+    _run_sweep(_load_settings(config, arguments))
 
 
 @cli.command(epilog=EPILOG)
@@ -92,17 +92,17 @@ def sweep(config: str | None, **arguments: Any) -> None:
 @config_options
 def fit(config: str | None, **arguments: Any) -> None:
     """Fit one candidate: as 'sweep', with one K and one covariance structure."""
-    settings = _config(config, arguments)
+    settings = _load_settings(config, arguments)
     cells = len(set(settings.sweep.n_components)) * len(set(settings.sweep.covariance_type))
     if cells != 1:
         raise ConfigError(
             f"fit takes one candidate and the configuration has {cells}: give --n-components and "
             "--covariance-type, or use 'stream-gmm sweep'."
         )
-    _sweep(settings)
+    _run_sweep(settings)
 
 
-def _sweep(settings: RunConfig) -> None:
+def _run_sweep(settings: RunConfig) -> None:
     from stream_gmm.cli.display import progress_display, show_plan, show_run
     from stream_gmm.pipeline.job.cluster import open_executor
     from stream_gmm.pipeline.job.stages import sweep_stage
@@ -124,7 +124,7 @@ def bootstrap(config: str | None, replicates: int, candidates: int, ratio_replic
     from stream_gmm.pipeline.job.bootstrap_stage import bootstrap_stage
     from stream_gmm.pipeline.job.cluster import open_executor
 
-    settings = _config(config, arguments)
+    settings = _load_settings(config, arguments)
     with progress_display() as listener, open_executor(settings.cluster) as executor:
         bootstrap_stage(
             settings, executor,
@@ -142,7 +142,7 @@ def plan(config: str | None, **arguments: Any) -> None:
     from stream_gmm.pipeline.job.cluster import planned_workers
     from stream_gmm.pipeline.job.stages import plan_stage
 
-    settings = _config(config, arguments)
+    settings = _load_settings(config, arguments)
     show_plan(plan_stage(settings, planned_workers(settings.cluster)))
 
 
@@ -157,7 +157,7 @@ def score(config: str | None, model: str | None, **arguments: Any) -> None:
     from stream_gmm.pipeline.job.cluster import open_executor
     from stream_gmm.pipeline.job.stages import MODEL, score_stage
 
-    settings = _config(config, arguments)
+    settings = _load_settings(config, arguments)
     fitted = load_model(model or settings.folder / MODEL)
     with progress_display() as listener, open_executor(settings.cluster) as executor:
         result = score_stage(settings, executor, fitted, listener)
@@ -208,7 +208,7 @@ def serve(config: str | None, cron: str | None, timezone: str, deployment: str, 
 
     Needs a Prefect server: set PREFECT_API_URL. Runs do not overlap. Ends with Ctrl-C or SIGTERM.
     """
-    settings = _config(config, arguments)
+    settings = _load_settings(config, arguments)
     for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
     from flows.deploy import serve_run
@@ -228,14 +228,14 @@ def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_row
     from stream_gmm.execute.threads import ThreadsExecutor
     from stream_gmm.io.source.dataset import open_dataset
     from stream_gmm.pipeline.fit.settings import Settings
-    from stream_gmm.pipeline.fit.steps import profile_of
+    from stream_gmm.pipeline.fit.steps import profile_source
 
     dataset = open_dataset(list(data), columns.split(",") if columns else None, missing=missing)
     settings = Settings(sample_rows=sample_rows, profile="sample" if sample else "full", cache="none")
     executor = ThreadsExecutor()
     with progress_display() as listener:
-        found = profile_of(dataset, settings, executor, listener)
-    show_profile(found, make_console())
+        profile = profile_source(dataset, settings, executor, listener)
+    show_profile(profile, make_console())
 
 
 @cli.command(epilog=EPILOG)

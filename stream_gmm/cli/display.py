@@ -14,17 +14,17 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from stream_gmm.core.criteria import form, measure, signed, title
-from stream_gmm.core.model.matching import match
+from stream_gmm.core.criteria import base_criterion, difference_format, display_name, value_format
+from stream_gmm.core.model.matching import match_components
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.rows.oddities import atoms
+from stream_gmm.core.rows.oddities import find_atoms
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.plan import Plan
 from stream_gmm.pipeline.job.stages import CANDIDATES, MODEL, REPORT, SCORED, TABLE, TRUTH, read_record
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Progress
-from stream_gmm.pipeline.uncertainty.words import component_figures, in_words
+from stream_gmm.pipeline.uncertainty.words import describe_bootstrap, format_component
 
 LINE_SECONDS = 10.0
 FINISHED_LINE_SECONDS = 1.0
@@ -32,25 +32,25 @@ MOST_ROWS = 25
 """Candidates that a terminal shows."""
 
 
-def _quantity(value: float) -> str:
+def _format_quantity(value: float) -> str:
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.1f} {unit}"
     return f"{value:.0f}"
 
 
-def _title(p: Progress) -> str:
+def _describe_stage(p: Progress) -> str:
     return f"{p.stage} {p.number}" if p.stage in ("fit", "mini-batch") else p.stage
 
 
-def _details(p: Progress) -> str:
+def _describe_progress(p: Progress) -> str:
     live = f"{p.live} live · " if p.live else ""
     note = f" · {p.note}" if p.note else ""
     left = "" if p.finished else f" · {p.seconds_left:.0f} s left"
-    return f"{live}{_quantity(p.rows_per_second)} {p.unit}/s{left}{note}"
+    return f"{live}{_format_quantity(p.rows_per_second)} {p.unit}/s{left}{note}"
 
 
-class Lines:
+class LogLines:
     """Plain lines for a log: one at the end of a pass (at most one a second), one every ten within."""
 
     def __init__(self) -> None:
@@ -65,10 +65,13 @@ class Lines:
             return
         self._last, self._stage = now, p.stage
         share = 100.0 * p.done / max(p.total, 1)
-        print(f"{time.strftime('%H:%M:%S')} {_title(p):<14} {share:3.0f} % · {_details(p)}", flush=True)
+        print(
+            f"{time.strftime('%H:%M:%S')} {_describe_stage(p):<14} {share:3.0f} % · {_describe_progress(p)}",
+            flush=True,
+        )
 
 
-class Live:
+class LiveLine:
     """One line that is drawn anew, on a terminal."""
 
     def __init__(self, bar: RichProgress) -> None:
@@ -78,7 +81,11 @@ class Live:
     def __call__(self, p: Progress) -> None:
         """Draw."""
         self._bar.update(
-            self._task, description=_title(p), completed=p.done, total=max(p.total, 1), details=_details(p)
+            self._task,
+            description=_describe_stage(p),
+            completed=p.done,
+            total=max(p.total, 1),
+            details=_describe_progress(p),
         )
 
 
@@ -87,13 +94,13 @@ def progress_display(console: Console | None = None) -> Iterator[Listener]:
     """Return a listener fit for where the output goes."""
     console = console or Console()
     if not console.is_terminal:
-        yield Lines()
+        yield LogLines()
         return
     columns = (
         TextColumn("{task.description:<14}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[details]}"),
     )  # fmt: skip
     with RichProgress(*columns, console=console, transient=True) as bar:
-        yield Live(bar)
+        yield LiveLine(bar)
 
 
 def make_console() -> Console:
@@ -103,7 +110,7 @@ def make_console() -> Console:
 
 def show_plan(plan: Plan) -> None:
     """Print what a run will need."""
-    for line in plan.lines():
+    for line in plan.describe():
         print(line, flush=True)
 
 
@@ -115,7 +122,7 @@ def show_run(folder: Path, console: Console | None = None) -> None:
     console.print(_sweep_table(record, read_table(folder / TABLE).to_pylist()))
     console.print(" ".join(record["why"]), soft_wrap=True)
     show_model(model, console, record.get("scored"), record.get("bootstrap"))
-    for sentence in in_words(record["bootstrap"], record["chosen"]) if "bootstrap" in record else ():
+    for sentence in describe_bootstrap(record["bootstrap"], record["chosen"]) if "bootstrap" in record else ():
         console.print(sentence, soft_wrap=True)
     reused = f"; {record['reused']} candidates were finished before" if record["reused"] else ""
     console.print(f"reads of the data for the whole sweep: {record['passes']}{reused}")
@@ -130,18 +137,26 @@ def show_run(folder: Path, console: Console | None = None) -> None:
 
 
 def _sweep_table(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Table:
-    name = measure(record["criterion"])
-    table = Table(title=f"{record['name']}: sweep over {record['data']['used']:,} rows, best first by {title(name)}")
-    heads = ("candidate", "parameters", "log-lik / row", title(name), "difference", "std. error", "steps", "outcome",
-             "reason")  # fmt: skip
+    name = base_criterion(record["criterion"])
+    table = Table(
+        title=f"{record['name']}: sweep over {record['data']['used']:,} rows, best first by {display_name(name)}"
+    )
+    heads = (
+        "candidate", "parameters", "log-lik / row", display_name(name), "difference", "std. error", "steps",
+        "outcome", "reason",
+    )  # fmt: skip
     for head in heads:
         table.add_column(head, justify="left" if head in ("candidate", "outcome", "reason") else "right")
     shown = sorted((r for r in rows if r["delta"] is not None or r["chosen"]), key=lambda r: r["delta"] or 0.0)
     for row in shown[:MOST_ROWS]:
         cells = (
             row["candidate"] + (" *" if row["chosen"] else ""),
-            _cell(row["n_parameters"], "{}"), _cell(row["mean_loglik"], "{:.5f}"), _cell(row[name], form(name)),
-            _cell(row["delta"], signed(name)), _cell(row["delta_se"], form(name)), _cell(row["n_iter"], "{}"),
+            _format_cell(row["n_parameters"], "{}"),
+            _format_cell(row["mean_loglik"], "{:.5f}"),
+            _format_cell(row[name], value_format(name)),
+            _format_cell(row["delta"], difference_format(name)),
+            _format_cell(row["delta_se"], value_format(name)),
+            _format_cell(row["n_iter"], "{}"),
             row["outcome"], row["reason"],
         )  # fmt: skip
         table.add_row(*cells, style="bold" if row["chosen"] else None)
@@ -150,8 +165,8 @@ def _sweep_table(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Table
     return table
 
 
-def _cell(value: Any, form: str) -> str:
-    return "" if value is None else form.format(value)
+def _format_cell(value: Any, value_format: str) -> str:
+    return "" if value is None else value_format.format(value)
 
 
 def show_model(
@@ -173,7 +188,7 @@ def show_model(
         table.add_column(head, justify="right")
     for k in range(model.n_components):
         size = [f"{scored['component_rows'][k]:,}"] if scored else []
-        weight, *means = component_figures(model, k, bootstrap)
+        weight, *means = format_component(model, k, bootstrap)
         table.add_row(str(k), weight, *size, *means)
     if model.params.noise is not None:
         size = [f"{scored['noise_rows']:,}"] if scored else []
@@ -201,7 +216,7 @@ def _truth_table(model: FitResult, truth: FitResult) -> Table:
     ):
         table.add_column(head, justify="right")
     sd = truth.params.dense_covariances.diagonal(axis1=1, axis2=2) ** 0.5
-    for i, j, distance in match(model.params, truth.params):
+    for i, j, distance in match_components(model.params, truth.params):
         error = float((abs(model.means_[i] - truth.means_[j]) / sd[j]).max())
         table.add_row(
             str(j), str(i), f"{truth.weights_[j]:.4f}", f"{model.weights_[i]:.4f}", f"{error:.4f}", f"{distance:.2e}"
@@ -209,10 +224,10 @@ def _truth_table(model: FitResult, truth: FitResult) -> Table:
     return table
 
 
-def show_profile(found: Profile, console: Console) -> None:
+def show_profile(profile: Profile, console: Console) -> None:
     """Print what a read says of a data set, and what to mind."""
-    read = f" of {found.total_rows:,}" if found.partial else ""
-    table = Table(title=f"{found.rows:,}{read} rows read, {found.used:,} can be used")
+    read = f" of {profile.total_rows:,}" if profile.is_partial else ""
+    table = Table(title=f"{profile.rows:,}{read} rows read, {profile.used:,} can be used")
     heads = (
         "null",
         "NaN",
@@ -228,14 +243,16 @@ def show_profile(found: Profile, console: Console) -> None:
     table.add_column("column")
     for head in heads:
         table.add_column(head, justify="right")
-    alike = found.order.correlations(found.moments)
-    for j, (name, atom) in enumerate(zip(found.columns, atoms(found.sample.rows), strict=True)):
-        values = (found.low[j], found.mean[j], found.variances[j] ** 0.5, found.high[j])
+    alike = profile.row_order.correlations(profile.moments)
+    for j, (name, atom) in enumerate(zip(profile.columns, find_atoms(profile.sample.rows), strict=True)):
+        values = (profile.low[j], profile.mean[j], profile.variances[j] ** 0.5, profile.high[j])
         table.add_row(
-            name, *(f"{c:,}" for c in found.bad[j]), *(f"{v:.5g}" for v in values),
+            name, *(f"{c:,}" for c in profile.bad[j]), *(f"{v:.5g}" for v in values),
             f"{atom.value:.5g}", f"{100 * atom.share:.1f} %", f"{alike[j]:.3f}",
         )  # fmt: skip
     console.print(table)
-    console.print(f"sample: {len(found.sample.rows):,} rows, {'from random leaves' if found.partial else 'uniform'}")
-    for warning in found.warnings:
+    console.print(
+        f"sample: {len(profile.sample.rows):,} rows, {'from random leaves' if profile.is_partial else 'uniform'}"
+    )
+    for warning in profile.warnings:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)

@@ -46,50 +46,50 @@ def config_options(function: F) -> F:
             names.append(f"--{last.replace('_', '-')}")
         function = click.option(
             *names,
-            _variable(dotted),
+            _variable_name(dotted),
             multiple=_is_list(field),
             metavar="VALUE",
             **(_SWITCH if field.annotation is bool else {}),
-            help=_help(field),
+            help=_help_text(field),
         )(function)
     return function
 
 
-def _variable(dotted: str) -> str:
+def _variable_name(dotted: str) -> str:
     return "cfg__" + dotted.replace(".", "__")
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
+def _union_members(annotation: Any) -> tuple[Any, ...]:
     union = get_origin(annotation) in (Union, types.UnionType)
     return get_args(annotation) if union else (annotation,)
 
 
 def _is_list(field: FieldInfo) -> bool:
-    return any(get_origin(m) is list for m in _members(field.annotation))
+    return any(get_origin(m) is list for m in _union_members(field.annotation))
 
 
 def _is_text(field: FieldInfo) -> bool:
-    return any(m is str or isinstance(next(iter(get_args(m)), None), str) for m in _members(field.annotation))
+    return any(m is str or isinstance(next(iter(get_args(m)), None), str) for m in _union_members(field.annotation))
 
 
-def _help(field: FieldInfo) -> str:
+def _help_text(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
     shown = "" if field.is_required() or default in (None, "", [], {}) else f" [default: {default}]"
     return f"{field.description or ''}{shown}"
 
 
-def overrides(arguments: dict[str, Any]) -> dict[str, Any]:
+def collect_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the dotted keys that were given on the command line, with their values."""
     out: dict[str, Any] = {}
     for dotted, field in config_keys().items():
-        given = arguments.get(_variable(dotted))
+        given = arguments.get(_variable_name(dotted))
         if given is None or given == ():
             continue
-        out[dotted] = _listed(dotted, given) if _is_list(field) else _single(dotted, field, given)
+        out[dotted] = _parse_list(dotted, given) if _is_list(field) else _parse_single(dotted, field, given)
     return out
 
 
-def _listed(dotted: str, given: tuple[str, ...]) -> Any:
+def _parse_list(dotted: str, given: tuple[str, ...]) -> Any:
     if dotted in _COMMA_SEPARATED:
         values = [v.strip() for text in given for v in text.split(",")]
     else:
@@ -99,8 +99,8 @@ def _listed(dotted: str, given: tuple[str, ...]) -> Any:
     return [int(v) if v.isdigit() and dotted == "sweep.n_components" else v for v in values]
 
 
-def _single(dotted: str, field: FieldInfo, text: str) -> Any:
-    if text.lower() in ("none", "null") and type(None) in _members(field.annotation):
+def _parse_single(dotted: str, field: FieldInfo, text: str) -> Any:
+    if text.lower() in ("none", "null") and type(None) in _union_members(field.annotation):
         return None
     if _is_text(field):
         return text

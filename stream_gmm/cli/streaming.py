@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.online import OnlineRule, as_result
+from stream_gmm.core.online import OnlineRule, make_online_result
 from stream_gmm.io.sink.stream import StreamWriter
 from stream_gmm.io.store.models import save_model
 from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
@@ -29,7 +29,7 @@ def stream_stdin(
     with closing(StreamWriter(sys.stdout.buffer)) as write:
         report = run_stream(sys.stdin.buffer, state, rule, options, write if scores else None)
     if model:
-        save_model(as_result(report.saved.state, rule, report.saved.columns), model)
+        save_model(make_online_result(report.saved.state, rule, report.saved.columns), model)
     click.echo(_summary(report), err=True)
 
 
@@ -39,6 +39,6 @@ def _summary(report: StreamReport) -> str:
     mean = f"{state.loglik / state.scored_rows:.6f}" if state.scored_rows else "not known yet"
     return (
         f"{report.rows:,} rows taken in ({report.dropped:,} dropped{skipped}); {state.rows_seen:,} in all, "
-        f"{state.rows_behind:,.0f} effective behind the model, {state.step} steps; "
+        f"{state.effective_rows:,.0f} effective behind the model, {state.step} steps; "
         f"mean log-density of rows not learnt from yet: {mean}"
     )

@@ -65,33 +65,33 @@ RULES: Mapping[str, str] = {"elbow": "bic", "one_se": HELDOUT}
 CHOICES = (*CRITERIA, *RULES)
 
 
-def measure(criterion: str) -> str:
+def base_criterion(criterion: str) -> str:
     """Return the criterion whose values a criterion or a rule compares."""
     return RULES.get(criterion, criterion)
 
 
-def title(criterion: str) -> str:
+def display_name(criterion: str) -> str:
     """Return the name of a criterion for people."""
     names = {HELDOUT: "held-out likelihood", "elbow": "the elbow rule", "one_se": "the one-standard-error rule"}
     return names.get(criterion, criterion.upper())
 
 
-def form(criterion: str) -> str:
+def value_format(criterion: str) -> str:
     """Return the format of a criterion's values: nats per row, or of all rows together."""
-    return "{:.5f}" if measure(criterion) == HELDOUT else "{:,.1f}"
+    return "{:.5f}" if base_criterion(criterion) == HELDOUT else "{:,.1f}"
 
 
-def signed(criterion: str) -> str:
+def difference_format(criterion: str) -> str:
     """Return the format of differences of a criterion."""
-    return form(criterion).replace("{:", "{:+")
+    return value_format(criterion).replace("{:", "{:+")
 
 
-def per_row(criterion: str, rows: float, heldout_rows: float) -> tuple[float, float]:
+def nat_value(criterion: str, rows: float, heldout_rows: float) -> tuple[float, float]:
     """Return what a nat per row is worth in a criterion, and how many rows stand behind it."""
-    return (1.0, heldout_rows) if measure(criterion) == HELDOUT else (2.0 * rows, rows)
+    return (1.0, heldout_rows) if base_criterion(criterion) == HELDOUT else (2.0 * rows, rows)
 
 
 def penalty_per_parameter(criterion: str, rows: float) -> float:
     """Return what a parameter has to gain, in nats per row, to be worth having."""
     each = {"bic": np.log(rows), "icl": np.log(rows), "aic": 2.0}
-    return float(each.get(measure(criterion), 0.0)) / (2.0 * rows)
+    return float(each.get(base_criterion(criterion), 0.0)) / (2.0 * rows)

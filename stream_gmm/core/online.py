@@ -13,29 +13,29 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import Outcome
-from stream_gmm.core.fit.stepwise import PowerDecay, blend
+from stream_gmm.core.fit.stepwise import PowerDecay, blend_stats
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.model.split_merge import without
-from stream_gmm.core.mstep.mstep import NOTHING, MStepReport, mstep
+from stream_gmm.core.model.split_merge import remove_component
+from stream_gmm.core.mstep.mstep import NO_REPORT, MStepReport, mstep
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.rows.moments import moments_of, total_moments
+from stream_gmm.core.rows.moments import collect_moments, pool_moments
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.sample_search import Explorer
+from stream_gmm.core.search.sample_search import SampleSearch
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, NotFittedError, SingularCovarianceError
 
 STEP_ROWS = (1_000, 131_072)
 QUANTILE_ROWS = 1_000
-PARTS = 64
+MAX_PENDING = 64
 """Batches that wait before they are put together: a stream may come row by row."""
-LOST = 0.1
+LOST_SHARE = 0.1
 """A component with less than this part of its share of the rows may be better used elsewhere."""
 RELOCATE_EVERY = 8
 DOUBLE_AFTER = 64
@@ -129,7 +129,7 @@ class OnlineRule:
 class OnlineState:
     """All that is needed to go on with a stream.
 
-    ``pending`` rows wait for the next step; ``stats`` and ``moments`` are per row, of ``rows_behind`` effective
+    ``pending`` rows wait for the next step; ``stats`` and ``moments`` are per row, of ``effective_rows`` effective
     rows (Kish). ``loglik`` sums over ``scored_rows`` rows, each scored before it was learnt from.
     """
 
@@ -140,13 +140,13 @@ class OnlineState:
     moments: SuffStats | None = None
     step: int = 0
     rows_seen: int = 0
-    rows_behind: float = 0.0
+    effective_rows: float = 0.0
     loglik: float = 0.0
     scored_rows: float = 0.0
     threshold: float = -np.inf
     relocations: int = 0
     """Components that had lost their rows and were moved to a split of another."""
-    report: MStepReport = NOTHING
+    report: MStepReport = NO_REPORT
 
     @classmethod
     def start(cls, n_features: int) -> OnlineState:
@@ -154,17 +154,17 @@ class OnlineState:
         return cls(n_features)
 
     @property
-    def waiting(self) -> int:
+    def n_pending(self) -> int:
         """Rows that wait for the next step."""
         return sum(len(p) for p in self.pending)
 
     @property
     def pending_rows(self) -> Array:
         """The rows that wait, ``(m, D)``."""
-        return _gathered(self.pending, self.n_features)
+        return _stack_rows(self.pending, self.n_features)
 
 
-def _gathered(parts: Sequence[Array], n_features: int) -> Array:
+def _stack_rows(parts: Sequence[Array], n_features: int) -> Array:
     """Return rows put together, column-major as the kernels like them."""
     out, at = np.empty((n_features, sum(len(p) for p in parts))), 0
     for part in parts:
@@ -173,7 +173,7 @@ def _gathered(parts: Sequence[Array], n_features: int) -> Array:
     return out.T
 
 
-def feed(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
+def feed_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
     """Take in rows ``(n, D)``: make as many steps as they are good for, and keep the rest.
 
     Raises
@@ -184,80 +184,82 @@ def feed(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
     state, start = replace(state, rows_seen=state.rows_seen + len(rows)), 0
     while True:
         first, d = state.params is None, state.n_features
-        need = (rule.warmup(d) if first else rule.rows_of_step(state.step, d)) - state.waiting
+        need = (rule.warmup(d) if first else rule.rows_of_step(state.step, d)) - state.n_pending
         if len(rows) - start < need:
-            return _kept(state, rows[start:])
-        batch = _gathered((*state.pending, rows[start : start + need]), d)
+            return _keep_pending(state, rows[start:])
+        batch = _stack_rows((*state.pending, rows[start : start + need]), d)
         state = replace(state, pending=())
-        state = _begin(state, batch, rule) if first else _step(state, batch, rule)
+        state = _fit_first_rows(state, batch, rule) if first else _take_step(state, batch, rule)
         start += need
 
 
-def _kept(state: OnlineState, rest: Array) -> OnlineState:
+def _keep_pending(state: OnlineState, rest: Array) -> OnlineState:
     if not len(rest):
         return state
     pending = (*state.pending, np.array(rest, dtype=np.float64))
-    if len(pending) > PARTS:
-        pending = (_gathered(pending, state.n_features),)
+    if len(pending) > MAX_PENDING:
+        pending = (_stack_rows(pending, state.n_features),)
     return replace(state, pending=pending)
 
 
-def _begin(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
+def _fit_first_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
     """Fit the first rows to convergence; their statistics stand behind the parameters."""
-    moments, scaling = moments_of(rows), Scaling.of_rows(rows)
-    explorer = Explorer(rows, scaling, rule.penalty(moments))
+    moments, scaling = collect_moments(rows), Scaling.of_rows(rows)
+    explorer = SampleSearch(rows, scaling, rule.penalty(moments))
     fitted = explorer.fit(rule.n_components, rule.family, rule.n_init, (rule.random_state,))
     if fitted.params is None:
         raise SingularCovarianceError(fitted.reason)
-    params = fitted.params.canonical()
-    stats = RowsEStep(rows, scaling).one(params)
+    params = fitted.params.sort_by_weight()
+    stats = InMemoryEStep(rows, scaling).evaluate(params)
     n = float(len(rows))
     return replace(
-        state, params=params, stats=stats.scale(1.0 / n), moments=moments.scale(1.0 / n), step=1, rows_behind=n,
-        threshold=_quantile(params, rows, rule),
+        state, params=params, stats=stats.scale(1.0 / n), moments=moments.scale(1.0 / n), step=1, effective_rows=n,
+        threshold=_estimate_threshold(params, rows, rule),
     )  # fmt: skip
 
 
-def _step(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
+def _take_step(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
     assert state.params is not None
     assert state.stats is not None
     assert state.moments is not None
     n = len(rows)
     eta = rule.step_size(state.step, n)
     scaling = Scaling.from_moments(state.moments.mean[0], state.moments.scatter[0] / state.moments.rows)
-    found = RowsEStep(rows, scaling).one(state.params)
-    stats = blend(state.stats, found, eta)
-    moments = blend(state.moments, total_moments(found, rows), eta)
-    behind = 1.0 / ((1.0 - eta) ** 2 / state.rows_behind + eta**2 / n)
+    gathered = InMemoryEStep(rows, scaling).evaluate(state.params)
+    stats = blend_stats(state.stats, gathered, eta)
+    moments = blend_stats(state.moments, pool_moments(gathered, rows), eta)
+    behind = 1.0 / ((1.0 - eta) ** 2 / state.effective_rows + eta**2 / n)
     # Starving components and priors are in rows: show them the rows that stand behind the statistics.
     penalty = rule.penalty(moments)
     params, report = mstep(stats.scale(behind), rule.family, penalty, state.params)
     state = replace(
-        state, params=params, stats=stats, moments=moments, step=state.step + 1, rows_behind=behind,
-        loglik=state.loglik + found.loglik, scored_rows=state.scored_rows + n, report=report,
-        threshold=(1.0 - eta) * state.threshold + eta * _quantile(state.params, rows, rule),
+        state, params=params, stats=stats, moments=moments, step=state.step + 1, effective_rows=behind,
+        loglik=state.loglik + gathered.loglik, scored_rows=state.scored_rows + n, report=report,
+        threshold=(1.0 - eta) * state.threshold + eta * _estimate_threshold(state.params, rows, rule),
     )  # fmt: skip
-    lost = params.weights.min() < LOST / rule.n_components
+    lost = params.weights.min() < LOST_SHARE / rule.n_components
     if rule.half_life is None or not lost or state.step % RELOCATE_EVERY:
         return state
-    return _relocated(state, params, Explorer(rows, scaling, penalty))
+    return _relocate_lost_component(state, params, SampleSearch(rows, scaling, penalty))
 
 
-def _relocated(state: OnlineState, params: MixtureParams, explorer: Explorer) -> OnlineState:
+def _relocate_lost_component(state: OnlineState, params: MixtureParams, explorer: SampleSearch) -> OnlineState:
     """Move the smallest component to a split of another, if the rows of this step are better off with that.
 
     After a shift, one component can take all rows and leave none to the others; EM alone never gets out of it.
     """
-    estep = RowsEStep(explorer.rows, explorer.scaling)
-    moved = explorer.best_split(without(params, int(params.weights.argmin())))
-    stats = estep.one(moved)
-    if stats.mean_loglik <= explorer.brief(params).history[-1]:
+    estep = InMemoryEStep(explorer.rows, explorer.scaling)
+    moved = explorer.split_best(remove_component(params, int(params.weights.argmin())))
+    stats = estep.evaluate(moved)
+    if stats.mean_loglik <= explorer.run_briefly(params).history[-1]:
         return state
     n = stats.rows
-    return replace(state, params=moved, stats=stats.scale(1.0 / n), rows_behind=n, relocations=state.relocations + 1)
+    return replace(
+        state, params=moved, stats=stats.scale(1.0 / n), effective_rows=n, relocations=state.relocations + 1
+    )
 
 
-def _quantile(params: MixtureParams, rows: Array, rule: OnlineRule) -> float:
+def _estimate_threshold(params: MixtureParams, rows: Array, rule: OnlineRule) -> float:
     """Return the outlier threshold of these parameters, from a thousand rows at most."""
     if rule.outlier_quantile <= 0.0:
         return -np.inf
@@ -266,7 +268,7 @@ def _quantile(params: MixtureParams, rows: Array, rule: OnlineRule) -> float:
     return float(np.quantile(log_densities, rule.outlier_quantile))
 
 
-def as_result(state: OnlineState, rule: OnlineRule, columns: tuple[str, ...] = ()) -> FitResult:
+def make_online_result(state: OnlineState, rule: OnlineRule, columns: tuple[str, ...] = ()) -> FitResult:
     """Return the model as it is now; its criteria are those of the effective rows behind it.
 
     Raises
@@ -277,7 +279,7 @@ def as_result(state: OnlineState, rule: OnlineRule, columns: tuple[str, ...] = (
     if state.params is None or state.stats is None:
         need = rule.warmup(state.n_features)
         raise NotFittedError(f"no model yet: the first fit needs {need} rows, and {state.rows_seen} were seen.")
-    stats = state.stats.scale(state.rows_behind)
+    stats = state.stats.scale(state.effective_rows)
     warnings = (f"{state.report.describe()}.",) if state.report else ()
     return FitResult(
         state.params, Outcome.STREAMED, Criteria.from_stats(stats, state.params.n_parameters), (stats.mean_loglik,),

@@ -14,8 +14,8 @@ from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.density import Density, compile_density
-from stream_gmm.core.model.draw import draw
-from stream_gmm.core.model.matching import identify
+from stream_gmm.core.model.draw import draw_rows
+from stream_gmm.core.model.matching import trace_components
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import ConfigError, InputDataError, explain
@@ -94,7 +94,7 @@ class FitResult:
     events: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def matched_to(self, reference: FitResult) -> FitResult:
+    def match_to(self, reference: FitResult) -> FitResult:
         """Return the same model with its components numbered after those of an earlier one that they are.
 
         What is new, lost, split or merged is told in ``events`` and ``provenance["identity"]``.
@@ -108,11 +108,11 @@ class FitResult:
             raise ConfigError(
                 f"cannot match a model of columns {list(self.columns)} to one of {list(reference.columns)}."
             )
-        found = identify(self.params, reference.params)
+        found = trace_components(self.params, reference.params)
         identity = {"model": reference.digest, **{k: v for k, v in asdict(found).items() if k != "order"}}
         return replace(
             self,
-            params=self.params.take(list(found.order)),
+            params=self.params.reorder(list(found.order)),
             events=(*self.events, *found.describe()),
             provenance={**self.provenance, "identity": identity},
         )
@@ -229,7 +229,7 @@ class FitResult:
         """Return True where the log-density is below the threshold ``(N,)``."""
         return self.score_samples(rows) < self.threshold
 
-    def criteria_of(self, rows: Any) -> Criteria:
+    def evaluate_criteria(self, rows: Any) -> Criteria:
         """Return the criteria of this model on other rows."""
         scores = self.scores(rows)
         proba = scores.shares
@@ -239,20 +239,16 @@ class FitResult:
 
     def bic(self, rows: Any) -> float:
         """Return the BIC on these rows; lower is better."""
-        return self.criteria_of(rows).bic
+        return self.evaluate_criteria(rows).bic
 
     def aic(self, rows: Any) -> float:
         """Return the AIC on these rows; lower is better."""
-        return self.criteria_of(rows).aic
+        return self.evaluate_criteria(rows).aic
 
     def icl(self, rows: Any) -> float:
         """Return the ICL on these rows; lower is better."""
-        return self.criteria_of(rows).icl
+        return self.evaluate_criteria(rows).icl
 
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> tuple[Array, np.ndarray[Any, Any]]:
         """Draw rows ``(n, D)`` and their components ``(n,)``, grouped by component."""
-        return draw(self.params, n_samples, np.random.default_rng(random_state))
-
-
-
-
+        return draw_rows(self.params, n_samples, np.random.default_rng(random_state))

@@ -23,7 +23,7 @@ from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
 from stream_gmm.errors import ClusterError, ConfigError, explain
-from stream_gmm.execute.protocol import I, OnDone, R, S, attempt, machine_memory, require_items
+from stream_gmm.execute.protocol import I, OnDone, R, S, machine_memory, require_items, run_task
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.execute.tree import Folder, fold, levels, subtrees
 
@@ -32,21 +32,21 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOST = (KilledWorker, FutureCancelledError, FuturesCancelledError)
-_ROUNDS = 2
+_ATTEMPTS = 2
 # The scheduler needs 2 to 3 ms for a task: no more of them than keep all workers evenly busy.
 TASKS_PER_SLOT = 16
 
 
-def _hold(value: T) -> T:
+def _keep_on_worker(value: T) -> T:
     """Put a value on a worker as a task's result: unlike scattered data it can be made again."""
     return value
 
 
-def _keep_here(fn: Callable[[I, Any, str], R], item: I, shared: Any) -> R:
+def _keep_on_worker_disk(fn: Callable[[I, Any, str], R], item: I, shared: Any) -> R:
     return fn(item, shared, get_worker().local_directory)
 
 
-def _fold_bunch(fn: Callable[[I, Any], S], merge: Callable[[S, S], S], bunch: Sequence[I], shared: Any) -> S:
+def _fold_subtree(fn: Callable[[I, Any], S], merge: Callable[[S, S], S], bunch: Sequence[I], shared: Any) -> S:
     """Fold a whole subtree in one task."""
     folder = Folder(len(bunch), merge)
     for index, item in enumerate(bunch):
@@ -54,7 +54,7 @@ def _fold_bunch(fn: Callable[[I, Any], S], merge: Callable[[S, S], S], bunch: Se
     return folder.result()
 
 
-def _tell_each(groups: Sequence[range], on_done: OnDone | None) -> OnDone | None:
+def _report_each(groups: Sequence[range], on_done: OnDone | None) -> OnDone | None:
     """Return what reports every item of a group that is done."""
     if on_done is None:
         return None
@@ -92,7 +92,7 @@ class DaskExecutor:
     ) -> Sequence[Any]:
         """See :class:`~stream_gmm.execute.protocol.Executor`."""
         require_items(items)
-        return self._submit(partial(_keep_here, fn), items, shared, label)
+        return self._submit(partial(_keep_on_worker_disk, fn), items, shared, label)
 
     def map(
         self,
@@ -108,11 +108,11 @@ class DaskExecutor:
 
         def once() -> list[R]:
             leaves = self._submit(fn, items, shared, label)
-            _watch(leaves, on_done)
+            _report_done(leaves, on_done)
             out: list[R] = self.client.gather(leaves)
             return out
 
-        return _with_second_try(once)
+        return _retry_lost_work(once)
 
     def map_reduce(
         self,
@@ -128,25 +128,25 @@ class DaskExecutor:
         require_items(items)
         groups = self._groups(items)
         bunches = [[items[i] for i in g] for g in groups]
-        whole = _tell_each(groups, on_done)
+        whole = _report_each(groups, on_done)
 
         def once() -> S:
-            leaves = self._submit(partial(_fold_bunch, fn, merge), bunches, shared, label)
+            leaves = self._submit(partial(_fold_subtree, fn, merge), bunches, shared, label)
             root = self._reduce(merge, leaves)
-            _watch(leaves, whole)
+            _report_done(leaves, whole)
             out: S = root.result()
             return out
 
-        return _with_second_try(once)
+        return _retry_lost_work(once)
 
     def _submit(self, fn: Callable[[I, Any], R], items: Sequence[I], shared: Any, label: str) -> list[Future]:
         """Submit one task for each item, in one message; futures among the items stand for their values."""
-        self._revive(items)
-        n, shared_future = len(items), self.client.submit(_hold, shared, pure=False)
+        self._recompute_lost(items)
+        n, shared_future = len(items), self.client.submit(_keep_on_worker, shared, pure=False)
         prefix = f"{label}-{shared_future.key.rsplit('-', 1)[-1]}"
         # Positional, each: a keyword argument beyond 100 kB would become a task under its bare name.
         out: list[Future] = self.client.map(
-            attempt, [fn] * n, list(items), [shared_future] * n, key=[(prefix, i) for i in range(n)]
+            run_task, [fn] * n, list(items), [shared_future] * n, key=[(prefix, i) for i in range(n)]
         )
         return out
 
@@ -156,7 +156,7 @@ class DaskExecutor:
             return subtrees(len(items), len(items))
         return subtrees(len(items), TASKS_PER_SLOT * self.n_workers)
 
-    def _revive(self, items: Sequence[Any]) -> None:
+    def _recompute_lost(self, items: Sequence[Any]) -> None:
         """Have kept values made again that were given up because workers died."""
         kept = [i for bunch in items for i in (bunch if isinstance(bunch, list) else [bunch])]
         failed = [i for i in kept if isinstance(i, Future) and i.status in ("error", "lost")]
@@ -172,7 +172,7 @@ class DaskExecutor:
         return futures[0]
 
 
-def _watch(futures: Sequence[Future], on_done: OnDone | None) -> None:
+def _report_done(futures: Sequence[Future], on_done: OnDone | None) -> None:
     """Report tasks as they finish; stop waiting at the first that fails."""
     index = {f.key: i for i, f in enumerate(futures)}
     for future in as_completed(futures):
@@ -182,7 +182,7 @@ def _watch(futures: Sequence[Future], on_done: OnDone | None) -> None:
             on_done(index[future.key])
 
 
-def _with_second_try(run: Callable[[], T]) -> T:
+def _retry_lost_work(run: Callable[[], T]) -> T:
     """Repeat once what was lost together with workers.
 
     Raises
@@ -190,7 +190,7 @@ def _with_second_try(run: Callable[[], T]) -> T:
     ClusterError
         If it is lost again: most likely a task needs more memory than a worker has.
     """
-    for left in range(_ROUNDS - 1, -1, -1):
+    for left in range(_ATTEMPTS - 1, -1, -1):
         try:
             return run()
         except _LOST as error:
@@ -222,7 +222,7 @@ class ClusterSpec:
     timeout_seconds: float = 30.0
 
 
-def size_of(spec: ClusterSpec) -> tuple[int, int | None]:
+def plan_slots(spec: ClusterSpec) -> tuple[int, int | None]:
     """Return task slots, and bytes of memory of each (None: not known), of a cluster that is not started yet.
 
     Raises
@@ -244,7 +244,7 @@ def size_of(spec: ClusterSpec) -> tuple[int, int | None]:
         raise ConfigError(f"{given!r} is not a size of memory: write it as '2GiB'.") from error
 
 
-def _embedded(spec: ClusterSpec) -> Any:
+def _start_embedded(spec: ClusterSpec) -> Any:
     options: dict[str, Any] = {"memory_limit": spec.memory_limit} if spec.memory_limit else {}
     # A dashboard or a port on all interfaces lets anyone run code here.
     return LocalCluster(
@@ -256,7 +256,7 @@ def _embedded(spec: ClusterSpec) -> Any:
     )
 
 
-def _by_dotted_path(spec: ClusterSpec) -> Any:
+def _start_by_class(spec: ClusterSpec) -> Any:
     path = spec.cluster_class or ""
     module, _, name = path.rpartition(".")
     try:
@@ -283,7 +283,7 @@ def connect(spec: ClusterSpec) -> Iterator[Client]:
     """
     with ExitStack() as stack:
         try:
-            client = _client(spec, stack)
+            client = _open_client(spec, stack)
             client.wait_for_workers(1, timeout=spec.timeout_seconds)
         except (OSError, TimeoutError, RuntimeError) as error:
             where = spec.address or spec.scheduler_file or spec.cluster_class or "embedded cluster"
@@ -297,7 +297,7 @@ def connect(spec: ClusterSpec) -> Iterator[Client]:
         yield client
 
 
-def _client(spec: ClusterSpec, stack: ExitStack) -> Client:
+def _open_client(spec: ClusterSpec, stack: ExitStack) -> Client:
     timeout = f"{spec.timeout_seconds}s"
     if spec.address:
         return stack.enter_context(Client(spec.address, timeout=timeout))
@@ -305,7 +305,7 @@ def _client(spec: ClusterSpec, stack: ExitStack) -> Client:
         if not os.path.exists(spec.scheduler_file):
             raise ClusterError(f"there is no scheduler file {spec.scheduler_file}.")
         return stack.enter_context(Client(scheduler_file=spec.scheduler_file, timeout=timeout))
-    make = _by_dotted_path if spec.cluster_class else _embedded
+    make = _start_by_class if spec.cluster_class else _start_embedded
     cluster = stack.enter_context(make(spec))
     if spec.scale is not None:
         cluster.scale(spec.scale)

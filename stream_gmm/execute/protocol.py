@@ -112,7 +112,7 @@ class _OneBlasThread:
 one_blas_thread = _OneBlasThread()
 
 
-def attempt(fn: Callable[[I, Any], R], item: I, shared: Any, retries: int = RETRIES) -> R:
+def run_task(fn: Callable[[I, Any], R], item: I, shared: Any, retries: int = RETRIES) -> R:
     """Run one task: BLAS on one thread, and again after an ``OSError``."""
     with one_blas_thread:
         for left in range(retries, -1, -1):
@@ -127,7 +127,7 @@ def attempt(fn: Callable[[I, Any], R], item: I, shared: Any, retries: int = RETR
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-def with_scratch(call: tuple[Callable[[I, Any, str], R], I, str], shared: Any) -> R:
+def call_with_scratch(call: tuple[Callable[[I, Any, str], R], I, str], shared: Any) -> R:
     """Call ``(fn, item, scratch)``: what ``keep`` runs for each item."""
     fn, item, scratch = call
     return fn(item, shared, scratch)

@@ -11,10 +11,10 @@ from stream_gmm.execute.protocol import (
     R,
     S,
     Scratch,
-    attempt,
+    call_with_scratch,
     machine_memory,
     require_items,
-    with_scratch,
+    run_task,
 )
 from stream_gmm.execute.tree import Folder
 
@@ -37,7 +37,7 @@ class SerialExecutor:
     ) -> Sequence[Any]:
         """See :class:`~stream_gmm.execute.protocol.Executor`."""
         scratch = self._scratch.path
-        return self.map(with_scratch, [(fn, item, scratch) for item in items], shared=shared, label=label)
+        return self.map(call_with_scratch, [(fn, item, scratch) for item in items], shared=shared, label=label)
 
     def map(
         self,
@@ -52,7 +52,7 @@ class SerialExecutor:
         require_items(items)
         out = []
         for index, item in enumerate(items):
-            out.append(attempt(fn, item, shared))
+            out.append(run_task(fn, item, shared))
             if on_done:
                 on_done(index)
         return out
@@ -71,7 +71,7 @@ class SerialExecutor:
         require_items(items)
         folder = Folder(len(items), merge)
         for index, item in enumerate(items):
-            folder.put(index, attempt(fn, item, shared))
+            folder.put(index, run_task(fn, item, shared))
             if on_done:
                 on_done(index)
         return folder.result()

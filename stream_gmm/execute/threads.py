@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from stream_gmm.execute.protocol import I, OnDone, R, S, Scratch, attempt, machine_memory, require_items, with_scratch
+from stream_gmm.execute.protocol import (
+    I,
+    OnDone,
+    R,
+    S,
+    Scratch,
+    call_with_scratch,
+    machine_memory,
+    require_items,
+    run_task,
+)
 from stream_gmm.execute.tree import Folder
 
 
@@ -33,7 +43,7 @@ class ThreadsExecutor:
     ) -> Sequence[Any]:
         """See :class:`~stream_gmm.execute.protocol.Executor`."""
         scratch = self._scratch.path
-        return self.map(with_scratch, [(fn, item, scratch) for item in items], shared=shared, label=label)
+        return self.map(call_with_scratch, [(fn, item, scratch) for item in items], shared=shared, label=label)
 
     def map(
         self,
@@ -75,7 +85,7 @@ class ThreadsExecutor:
             while waiting or running:
                 while waiting and len(running) < 2 * self.n_workers:
                     index, item = waiting.pop()
-                    running[pool.submit(attempt, fn, item, shared)] = index
+                    running[pool.submit(run_task, fn, item, shared)] = index
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     index = running.pop(future)

@@ -25,7 +25,7 @@ from stream_gmm.io.sink.scores import (
 )
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri
-from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
+from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
 FORMAT = 1
 
@@ -64,7 +64,7 @@ def score(
     passthrough: str | Sequence[str] = "all",
     proba: str = "columns",
     prefix: str = "",
-    listener: Listener = silent,
+    listener: Listener = ignore_progress,
 ) -> ScoreResult:
     """Write the scores of all rows below ``output``, which is replaced atomically.
 
@@ -90,9 +90,9 @@ def score(
         )
     target = Path(output).absolute()
     dataset = with_model_columns(dataset, model)
-    layout = _layout(dataset, model, passthrough, proba, prefix)
+    layout = _make_layout(dataset, model, passthrough, proba, prefix)
     check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
-    job_key = _job_key(model, dataset, layout)
+    job_key = _compute_job_key(model, dataset, layout)
     previous = read_manifest(target)
     if previous and previous.get("job") == job_key:
         return ScoreResult(target, previous, already_published=True)
@@ -106,8 +106,8 @@ def score(
     reports = executor.map(
         score_part, list(zip(dataset.parts, names, strict=True)), shared=job, label="score", on_done=meter
     )
-    manifest = _manifest(model, dataset, layout, job_key, reports)
-    _account(staging, dataset, reports)
+    manifest = _make_manifest(model, dataset, layout, job_key, reports)
+    _verify_parts(staging, dataset, reports)
     publish(staging, target, manifest)
     return ScoreResult(target, manifest, already_published=False)
 
@@ -132,7 +132,9 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
     return replace(dataset, columns=model.columns)
 
 
-def _layout(dataset: Dataset, model: FitResult, passthrough: str | Sequence[str], proba: str, prefix: str) -> Layout:
+def _make_layout(
+    dataset: Dataset, model: FitResult, passthrough: str | Sequence[str], proba: str, prefix: str
+) -> Layout:
     if proba not in PROBA_STYLES:
         raise ConfigError(
             f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
@@ -147,7 +149,7 @@ def _layout(dataset: Dataset, model: FitResult, passthrough: str | Sequence[str]
     return layout
 
 
-def _job_key(model: FitResult, dataset: Dataset, layout: Layout) -> str:
+def _compute_job_key(model: FitResult, dataset: Dataset, layout: Layout) -> str:
     content = {
         "format": FORMAT,
         "model": model.digest,
@@ -157,7 +159,7 @@ def _job_key(model: FitResult, dataset: Dataset, layout: Layout) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _manifest(
+def _make_manifest(
     model: FitResult, dataset: Dataset, layout: Layout, job_key: str, reports: list[PartReport]
 ) -> dict[str, Any]:
     k = model.n_components
@@ -182,7 +184,7 @@ def _manifest(
     }
 
 
-def _account(staging: Path, dataset: Dataset, reports: list[PartReport]) -> None:
+def _verify_parts(staging: Path, dataset: Dataset, reports: list[PartReport]) -> None:
     """Check, from here, that all that was reported is there.
 
     Raises

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stream_gmm.core.model.density import compile_density
-from stream_gmm.core.online import OnlineRule, OnlineState, feed
+from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows
 from stream_gmm.errors import ConfigError, InputDataError, explain
-from stream_gmm.io.sink.stream import Write, decode_batch, record_batches, scored_batch
+from stream_gmm.io.sink.stream import WriteTable, decode_batch, record_batches, score_batch
 from stream_gmm.io.source.chunks import Chunk
 from stream_gmm.io.source.dataset import numeric_columns
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
@@ -62,7 +62,7 @@ def run_stream(
     state_path: str | os.PathLike[str],
     rule: OnlineRule,
     options: StreamOptions,
-    write: Write | None = None,
+    write: WriteTable | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> StreamReport:
     """Read Arrow IPC record batches to their end; go on from the state file if there is one.
@@ -78,16 +78,16 @@ def run_stream(
     """
     batches = record_batches(source)
     first = next(batches, None)
-    saved = _opened(state_path, rule, options, first)
+    saved = _open_state(state_path, rule, options, first)
     rows = dropped = unsaved = 0
     skip = saved.batches if options.replay else 0
-    for number, batch in enumerate(_again(first, batches)):
+    for number, batch in enumerate(_chain_first(first, batches)):
         if number < skip:
             continue
         chunk = decode_batch(batch, number, saved.columns, options.missing)
         if write is not None:
-            write(_scored(chunk, saved, options))
-        state = feed(saved.state, chunk.rows, saved.rule)
+            write(_score_chunk(chunk, saved, options))
+        state = feed_rows(saved.state, chunk.rows, saved.rule)
         saved = replace(saved, state=state, batches=saved.batches + 1)
         rows, dropped, unsaved = rows + chunk.size, dropped + chunk.size - len(chunk.rows), unsaved + chunk.size
         if unsaved >= options.save_rows:
@@ -98,13 +98,13 @@ def run_stream(
     return StreamReport(saved, rows, dropped, skip)
 
 
-def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+def _chain_first(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     if first is not None:
         yield first
         yield from rest
 
 
-def _opened(path: str | os.PathLike[str], rule: OnlineRule, options: StreamOptions, first: Any) -> SavedStream:
+def _open_state(path: str | os.PathLike[str], rule: OnlineRule, options: StreamOptions, first: Any) -> SavedStream:
     if Path(path).exists():
         saved = load_state(path)
         if saved.rule != rule or options.columns not in (None, saved.columns):
@@ -122,9 +122,9 @@ def _opened(path: str | os.PathLike[str], rule: OnlineRule, options: StreamOptio
     return SavedStream(OnlineState.start(len(columns)), rule, columns)
 
 
-def _scored(chunk: Chunk, saved: SavedStream, options: StreamOptions) -> Any:
+def _score_chunk(chunk: Chunk, saved: SavedStream, options: StreamOptions) -> Any:
     params = saved.state.params
     density = None if params is None else compile_density(params)
-    return scored_batch(
+    return score_batch(
         chunk, density, saved.rule.n_components, saved.state.threshold, options.passthrough, options.proba
     )

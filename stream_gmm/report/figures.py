@@ -36,47 +36,47 @@ _STYLE: Any = {
 }
 
 
-def colour(k: int) -> str:
+def component_colour(k: int) -> str:
     """Return the colour of a component, the same in every picture."""
     return COLOURS[k % len(COLOURS)]
 
 
-def _figure(columns: int, rows: int = 1, width: float = 4.0, height: float = 3.2) -> tuple[Figure, Any]:
+def _make_figure(columns: int, rows: int = 1, width: float = 4.0, height: float = 3.2) -> tuple[Figure, Any]:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(figure)
         return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def png(figure: Figure, dpi: int = 110) -> str:
+def encode_png(figure: Figure, dpi: int = 110) -> str:
     """Return a figure as a ``data:`` URL."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def criteria_curves(table: Sequence[Mapping[str, Any]], names: Sequence[str] = ("bic", "aic", "icl")) -> Figure:
+def draw_criteria(table: Sequence[Mapping[str, Any]], names: Sequence[str] = ("bic", "aic", "icl")) -> Figure:
     """Draw each criterion against K, one line for each covariance structure; lower is better."""
-    figure, axes = _figure(len(names), width=3.8)
+    figure, axes = _make_figure(len(names), width=3.8)
     for axis, name in zip(axes[0], names, strict=True):
-        _criterion_lines(axis, table, name)
+        _draw_criterion(axis, table, name)
     axes[0][0].legend(title="covariance", fontsize=8)
     return figure
 
 
-def _value(row: Mapping[str, Any], name: str) -> float | None:
+def _criterion_value(row: Mapping[str, Any], name: str) -> float | None:
     """Return a criterion of all rows; of a candidate that was beaten on the sample, its estimate."""
     value: float | None = row[name] if row[name] is not None else row.get(f"{name}_estimate")
     return value
 
 
-def _criterion_lines(axis: Axes, table: Sequence[Mapping[str, Any]], name: str) -> None:
+def _draw_criterion(axis: Axes, table: Sequence[Mapping[str, Any]], name: str) -> None:
     families = list(dict.fromkeys(r["covariance_type"] for r in table))
     for i, family in enumerate(families):
         points = [r for r in table if r["covariance_type"] == family]
-        curve = [(r["n_components"], value) for r in points if (value := _value(r, name)) is not None]
+        curve = [(r["n_components"], value) for r in points if (value := _criterion_value(r, name)) is not None]
         marker = MARKERS[i % len(MARKERS)]
-        look: Any = {"color": colour(i), "marker": marker, "ms": 4}
+        look: Any = {"color": component_colour(i), "marker": marker, "ms": 4}
         axis.plot([k for k, _ in curve], [v for _, v in curve], lw=1.2, label=family, mfc="white", **look)
         exact = [r for r in points if r[name] is not None]
         axis.plot([r["n_components"] for r in exact], [r[name] for r in exact], lw=0, **look)
@@ -92,15 +92,15 @@ def _criterion_lines(axis: Axes, table: Sequence[Mapping[str, Any]], name: str) 
     axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
 
 
-def gain_curve(table: Sequence[Mapping[str, Any]]) -> Figure:
+def draw_gains(table: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw what every component gains over one less, nats per row, with two standard errors."""
-    figure, ((axis,),) = _figure(1, width=7.0)
+    figure, ((axis,),) = _make_figure(1, width=7.0)
     families = list(dict.fromkeys(r["covariance_type"] for r in table))
     for i, family in enumerate(families):
         points = [r for r in table if r["covariance_type"] == family and r["gain"] is not None]
         axis.errorbar(
             [r["n_components"] for r in points], [r["gain"] for r in points], [2.0 * r["gain_se"] for r in points],
-            marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.2, capsize=2, color=colour(i), label=family,
+            marker=MARKERS[i % len(MARKERS)], ms=4, lw=1.2, capsize=2, color=component_colour(i), label=family,
         )  # fmt: skip
     axis.axhline(0.0, color="black", lw=0.8)
     axis.set_yscale("symlog", linthresh=1e-3)
@@ -115,7 +115,7 @@ def _whole_numbers(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def best_pairs(model: FitResult, most: int = 6) -> list[tuple[int, int]]:
+def find_best_pairs(model: FitResult, most: int = 6) -> list[tuple[int, int]]:
     """Return the pairs of columns in which the components lie farthest apart."""
     d = model.n_features_in_
     centre = model.weights_ @ model.means_
@@ -128,13 +128,13 @@ def best_pairs(model: FitResult, most: int = 6) -> list[tuple[int, int]]:
     return list(combinations(sorted(int(j) for j in order[: min(size, d)]), 2))
 
 
-def _limits(values: Array) -> tuple[float, float]:
+def _axis_limits(values: Array) -> tuple[float, float]:
     low, high = np.quantile(values, [0.002, 0.998])
     pad = 0.06 * (high - low) or 1.0
     return float(low - pad), float(high + pad)
 
 
-def _ellipses(axis: Axes, model: FitResult, i: int, j: int) -> None:
+def _draw_ellipses(axis: Axes, model: FitResult, i: int, j: int) -> None:
     for k in range(model.n_components):
         covariance = model.params.dense_covariances[k][np.ix_([i, j], [i, j])]
         values, vectors = np.linalg.eigh(covariance)
@@ -148,67 +148,70 @@ def _ellipses(axis: Axes, model: FitResult, i: int, j: int) -> None:
                     height,
                     angle=angle,
                     fill=False,
-                    ec=colour(k),
+                    ec=component_colour(k),
                     lw=1.8 if radius == RADII[0] else 1.0,
                 )
             )
-        axis.plot(*model.means_[k, [i, j]], "+", color=colour(k), ms=8, mew=2)
+        axis.plot(*model.means_[k, [i, j]], "+", color=component_colour(k), ms=8, mew=2)
 
 
-def _name(model: FitResult, j: int) -> str:
+def _column_name(model: FitResult, j: int) -> str:
     return model.columns[j] if model.columns else f"x{j}"
 
 
-def component_ellipses(model: FitResult, rows: Array) -> Figure:
+def draw_ellipses(model: FitResult, rows: Array) -> Figure:
     """Draw the components over the density of sample rows, for pairs of columns."""
     if model.n_features_in_ == 1:
-        return _one_column(model, rows)
-    pairs = best_pairs(model)
+        return _draw_one_column(model, rows)
+    pairs = find_best_pairs(model)
     columns = min(3, len(pairs))
-    figure, axes = _figure(columns, -(-len(pairs) // columns))
+    figure, axes = _make_figure(columns, -(-len(pairs) // columns))
     for axis in axes.flat[len(pairs) :]:
         axis.set_visible(False)
     for axis, (i, j) in zip(axes.flat, pairs, strict=False):
-        extent = (*_limits(rows[:, i]), *_limits(rows[:, j]))
+        extent = (*_axis_limits(rows[:, i]), *_axis_limits(rows[:, j]))
         axis.hexbin(rows[:, i], rows[:, j], gridsize=55, extent=extent, bins="log", cmap="Greys", mincnt=1, lw=0.1)
-        _ellipses(axis, model, i, j)
-        axis.set(xlim=extent[:2], ylim=extent[2:], xlabel=_name(model, i), ylabel=_name(model, j))
+        _draw_ellipses(axis, model, i, j)
+        axis.set(xlim=extent[:2], ylim=extent[2:], xlabel=_column_name(model, i), ylabel=_column_name(model, j))
     return figure
 
 
-def _normal(x: Array, mean: float, variance: float) -> Array:
+def _normal_density(x: Array, mean: float, variance: float) -> Array:
     return np.asarray(np.exp(-0.5 * (x - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance))
 
 
-def _one_column(model: FitResult, rows: Array) -> Figure:
-    figure, ((axis,),) = _figure(1, width=7.0)
-    limits = _limits(rows[:, 0])
+def _draw_one_column(model: FitResult, rows: Array) -> Figure:
+    figure, ((axis,),) = _make_figure(1, width=7.0)
+    limits = _axis_limits(rows[:, 0])
     axis.hist(rows[:, 0], bins=80, range=limits, density=True, color="#d0d0d0")
     grid = np.linspace(*limits, 400)
     total = np.zeros_like(grid)
     for k, weight in enumerate(model.weights_):
         variance = float(model.params.dense_covariances[k, 0, 0])
-        part = weight * _normal(grid, float(model.means_[k, 0]), variance)
+        part = weight * _normal_density(grid, float(model.means_[k, 0]), variance)
         total += part
-        axis.plot(grid, part, color=colour(k), lw=1.5)
+        axis.plot(grid, part, color=component_colour(k), lw=1.5)
     axis.plot(grid, total, color="black", lw=1.2)
-    axis.set(xlabel=_name(model, 0), ylabel="density")
+    axis.set(xlabel=_column_name(model, 0), ylabel="density")
     return figure
 
 
-def assignments(model: FitResult, rows: Array, scores: Scores, most: int = 6000) -> Figure:
+def draw_assignments(model: FitResult, rows: Array, scores: Scores, most: int = 6000) -> Figure:
     """Draw hard assignment beside soft assignment, in the pair of columns that shows most."""
     rows, component = rows[:most], scores.component[:most]
     proba = scores.shares[:most]
-    figure, axes = _figure(2, width=4.8, height=4.0)
+    figure, axes = _make_figure(2, width=4.8, height=4.0)
     if model.n_features_in_ == 1:
         across, up = rows[:, 0], np.linspace(0, 1, len(rows))
-        labels = (_name(model, 0), "row (spread out)")
+        labels = (_column_name(model, 0), "row (spread out)")
     else:
-        i, j = best_pairs(model, most=1)[0]
-        across, up, labels = rows[:, i], rows[:, j], (_name(model, i), _name(model, j))
+        i, j = find_best_pairs(model, most=1)[0]
+        across, up, labels = rows[:, i], rows[:, j], (_column_name(model, i), _column_name(model, j))
     # The last one is that of noise, which is component -1.
-    names = [*(colour(k) for k in range(model.n_components)), *([NOISE_COLOUR] if len(scores.noise) else [])]
+    names = [
+        *(component_colour(k) for k in range(model.n_components)),
+        *([NOISE_COLOUR] if len(scores.noise) else []),
+    ]
     palette = np.array([matplotlib.colors.to_rgb(name) for name in names])
     certainty = (proba.max(axis=1) - 1.0 / proba.shape[1]) / max(1.0 - 1.0 / proba.shape[1], 1e-9)
     blended = proba @ palette
@@ -218,13 +221,13 @@ def assignments(model: FitResult, rows: Array, scores: Scores, most: int = 6000)
         (axes[0][1], np.clip(pale, 0, 1), "soft: colours mix, pale where uncertain"),
     ):
         axis.scatter(across, up, c=colours, s=5, lw=0)
-        axis.set(xlim=_limits(across), ylim=_limits(up), xlabel=labels[0], ylabel=labels[1], title=title)
+        axis.set(xlim=_axis_limits(across), ylim=_axis_limits(up), xlabel=labels[0], ylabel=labels[1], title=title)
     return figure
 
 
-def convergence(histories: Mapping[str, Sequence[float]], chosen: str) -> Figure:
+def draw_convergence(histories: Mapping[str, Sequence[float]], chosen: str) -> Figure:
     """Draw what was still to be gained after every pass, for every candidate."""
-    figure, axes = _figure(2, width=4.8)
+    figure, axes = _make_figure(2, width=4.8)
     for name, history in histories.items():
         mine = name == chosen
         gap = np.maximum(history[-1] - np.array(history[:-1]), 1e-12)
@@ -240,18 +243,20 @@ def convergence(histories: Mapping[str, Sequence[float]], chosen: str) -> Figure
     return figure
 
 
-def mixing_weights(model: FitResult) -> Figure:
+def draw_weights(model: FitResult) -> Figure:
     """Draw the mixing weights."""
-    figure, ((axis,),) = _figure(1, width=max(4.0, 0.55 * model.n_components))
-    bars = axis.bar(range(model.n_components), model.weights_, color=[colour(k) for k in range(model.n_components)])
+    figure, ((axis,),) = _make_figure(1, width=max(4.0, 0.55 * model.n_components))
+    bars = axis.bar(
+        range(model.n_components), model.weights_, color=[component_colour(k) for k in range(model.n_components)]
+    )
     axis.bar_label(bars, fmt="%.3f", fontsize=8)
     axis.set(xlabel="component", ylabel="mixing weight", xticks=range(model.n_components))
     return figure
 
 
-def density_histogram(model: FitResult, scores: Scores) -> Figure:
+def draw_log_densities(model: FitResult, scores: Scores) -> Figure:
     """Draw the log-density of the sample rows, with the outlier threshold."""
-    figure, ((axis,),) = _figure(1, width=5.5)
+    figure, ((axis,),) = _make_figure(1, width=5.5)
     values = scores.log_density
     low = max(values.min(), np.quantile(values, 0.001) - 0.3 * np.ptp(np.quantile(values, [0.01, 1])))
     axis.hist(np.maximum(values, low), bins=90, color="#9ab8d0")

@@ -12,15 +12,15 @@ import numpy as np
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from stream_gmm.core.criteria import form, measure, signed, title
-from stream_gmm.core.model.matching import match
+from stream_gmm.core.criteria import base_criterion, difference_format, display_name, value_format
+from stream_gmm.core.model.matching import match_components
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.stages import MODEL, REPORT, SAMPLE, TABLE, TRUTH, read_record
-from stream_gmm.pipeline.uncertainty.words import component_figures, in_words
+from stream_gmm.pipeline.uncertainty.words import describe_bootstrap, format_component
 from stream_gmm.report import figures as fig
 
 COLUMNS = (
@@ -77,53 +77,53 @@ def render(
     """Return the report as HTML. Names from the data are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(files("stream_gmm.report").joinpath("template.html").read_text())
-    scored, columns = record.get("scored"), _shown(table, record["criterion"])
+    scored, columns = record.get("scored"), _select_columns(table, record["criterion"])
     return template.render(
         name=record["name"],
         chosen=record["chosen"],
-        criterion=title(record["criterion"]),
+        criterion=display_name(record["criterion"]),
         n_components=model.n_components,
         covariance_type=model.covariance_type,
         data=record["data"],
         sample_rows=len(rows),
-        facts=_facts(record, model),
+        facts=_collect_facts(record, model),
         warnings=record["warnings"],
         why=record["why"],
-        sure=in_words(record["bootstrap"], record["chosen"]) if "bootstrap" in record else (),
+        sure=describe_bootstrap(record["bootstrap"], record["chosen"]) if "bootstrap" in record else (),
         columns=[head for head, _, _ in columns],
-        table=[_row(r, columns) for r in table],
-        components=_components(model, scored, record.get("bootstrap")),
+        table=[_format_row(r, columns) for r in table],
+        components=_format_components(model, scored, record.get("bootstrap")),
         sizes=bool(scored),
-        truth=_truth(model, truth),
-        data_rows=_data_rows(record["data"]),
+        truth=_compare_with_truth(model, truth),
+        data_rows=_format_data(record["data"]),
         config=yaml.safe_dump(record["config"], sort_keys=False),
         digest=model.digest[:16],
         version=version("stream-gmm"),
-        figures=_figures(record, model, table, rows),
+        figures=_draw_figures(record, model, table, rows),
     )
 
 
-def _figures(
+def _draw_figures(
     record: Mapping[str, Any], model: FitResult, table: Sequence[Mapping[str, Any]], rows: Array
 ) -> dict[str, str]:
     scores = model.scores(rows)
     drawn = {
-        "criteria": fig.criteria_curves(table),
-        "gains": fig.gain_curve(table),
-        "ellipses": fig.component_ellipses(model, rows),
-        "assignments": fig.assignments(model, rows, scores),
-        "weights": fig.mixing_weights(model),
-        "density": fig.density_histogram(model, scores),
-        "convergence": fig.convergence(record["histories"], record["chosen"]),
+        "criteria": fig.draw_criteria(table),
+        "gains": fig.draw_gains(table),
+        "ellipses": fig.draw_ellipses(model, rows),
+        "assignments": fig.draw_assignments(model, rows, scores),
+        "weights": fig.draw_weights(model),
+        "density": fig.draw_log_densities(model, scores),
+        "convergence": fig.draw_convergence(record["histories"], record["chosen"]),
     }
-    return {name: fig.png(figure) for name, figure in drawn.items()}
+    return {name: fig.encode_png(figure) for name, figure in drawn.items()}
 
 
-def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]:
+def _collect_facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]:
     out = [
         ("rows used", f"{record['data']['used']:,}"),
         ("log-likelihood per row", f"{model.lower_bound_:.4f}"),
-        (title(measure(record["criterion"])), _criterion_value(record, model)),
+        (display_name(base_criterion(record["criterion"])), _criterion_value(record, model)),
         ("converged", "yes" if model.converged_ else "no"),
         ("steps on the full data", str(model.n_iter_)),
         ("reads of the data, whole sweep", str(record["passes"])),
@@ -136,41 +136,41 @@ def _facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]
 
 
 def _criterion_value(record: Mapping[str, Any], model: FitResult) -> str:
-    return form(record["criterion"]).format(getattr(model.criteria, measure(record["criterion"])))
+    return value_format(record["criterion"]).format(getattr(model.criteria, base_criterion(record["criterion"])))
 
 
-def _format(value: Any, form: str) -> str:
-    return "" if value is None else form.format(value)
+def _format(value: Any, value_format: str) -> str:
+    return "" if value is None else value_format.format(value)
 
 
-def _shown(table: Sequence[Mapping[str, Any]], criterion: str) -> list[tuple[str, str, str]]:
+def _select_columns(table: Sequence[Mapping[str, Any]], criterion: str) -> list[tuple[str, str, str]]:
     """Return the columns in which any candidate has a value."""
-    special = {"delta": signed(criterion), "delta_se": form(criterion)}
+    special = {"delta": difference_format(criterion), "delta_se": value_format(criterion)}
     shown = [c for c in COLUMNS if any(row[c[1]] is not None for row in table)]
     return [(head, key, special.get(key, usual)) for head, key, usual in shown]
 
 
-def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
+def _format_cell(row: Mapping[str, Any], key: str, value_format: str) -> str:
     estimate = row.get(f"{key}_estimate")
-    return _format(row[key], form) if estimate is None else f"≈ {estimate:,.0f}"
+    return _format(row[key], value_format) if estimate is None else f"≈ {estimate:,.0f}"
 
 
-def _row(row: Mapping[str, Any], columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+def _format_row(row: Mapping[str, Any], columns: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
     return {
         "chosen": row["chosen"],
         "out": row["outcome"] not in ("CONVERGED", "MAX_PASSES"),
-        "cells": [_cell(row, key, form) for _, key, form in columns],
+        "cells": [_format_cell(row, key, value_format) for _, key, value_format in columns],
     }
 
 
-def _components(
+def _format_components(
     model: FitResult, scored: Mapping[str, Any] | None, bootstrap: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
     out = []
     for k in range(model.n_components):
         size = [f"{scored['component_rows'][k]:,}"] if scored else []
-        weight, *means = component_figures(model, k, bootstrap)
-        out.append({"colour": fig.colour(k), "name": "", "cells": [weight, *size, *means]})
+        weight, *means = format_component(model, k, bootstrap)
+        out.append({"colour": fig.component_colour(k), "name": "", "cells": [weight, *size, *means]})
     if model.params.noise is not None:
         size = [f"{scored['noise_rows']:,}"] if scored else []
         cells = [f"{model.noise_weight_:.4f}", *size, *("" for _ in model.columns)]
@@ -178,16 +178,16 @@ def _components(
     return out
 
 
-def _truth(model: FitResult, truth: FitResult | None) -> list[list[str]]:
+def _compare_with_truth(model: FitResult, truth: FitResult | None) -> list[list[str]]:
     if truth is None:
         return []
     return [
         [str(j), str(i), f"{truth.weights_[j]:.4f}", f"{model.weights_[i]:.4f}", f"{distance:.2e}"]
-        for i, j, distance in match(model.params, truth.params)
+        for i, j, distance in match_components(model.params, truth.params)
     ]
 
 
-def _data_rows(data: Mapping[str, Any]) -> list[list[str]]:
+def _format_data(data: Mapping[str, Any]) -> list[list[str]]:
     return [
         [name, *(f"{data[key][j]:.6g}" for key in ("mean", "sd", "low", "high")),
          *(f"{count:,}" for count in data["bad"][j])]

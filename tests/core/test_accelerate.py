@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.accelerate import METHODS, Auto, Secants
 from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, em_step, run_to_end
-from stream_gmm.core.fit.surrogate import Moments, guaranteed_gain, inner_steps
+from stream_gmm.core.fit.surrogate import MomentsAbout, guaranteed_gain, run_inner_steps
 from stream_gmm.core.model.covariance import FAMILIES, family_named
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.sample_search import Explorer
+from stream_gmm.core.search.sample_search import SampleSearch
 from tests.strategies import families, mixtures, random_params, seeds
 
 NAMES = ("none", "anderson", "squarem", "auto")
@@ -32,14 +32,14 @@ def _spread(rows):
 
 def _method(name, rows):
     if name == "auto":
-        return Auto(RowsEStep(rows[: max(len(rows) // 5, 20)], Scaling.of_rows(rows)))
+        return Auto(InMemoryEStep(rows[: max(len(rows) // 5, 20)], Scaling.of_rows(rows)))
     return METHODS[name]
 
 
 def _case(seed, family, n=400, k=3, d=2):
     rng = np.random.default_rng(seed)
     params = random_params(rng, k, d, family)
-    rows = draw(params, n, rng)[0]
+    rows = draw_rows(params, n, rng)[0]
     return rng, rows, random_params(rng, k, d, family)
 
 
@@ -49,14 +49,14 @@ def test_the_penalised_log_likelihood_of_accepted_points_never_falls(name, seed,
     _, rows, start = _case(seed, family)
     scheme = Scheme(StopRule(0.0, 25), PseudoRows(_spread(rows)), _method(name, rows))
     values, state = [], EMState(start)
-    estep = RowsEStep(rows, Scaling.of_rows(rows))
+    estep = InMemoryEStep(rows, Scaling.of_rows(rows))
     while state.live:
-        state = advance(state, estep.one(state.params), scheme)
-        values.append(scheme.objective(*state.point))
+        state = advance(state, estep.evaluate(state.params), scheme)
+        values.append(scheme.objective(*state.accepted_point))
 
     assert np.all(np.diff(values) >= -1e-10 * np.maximum(1.0, np.abs(values[1:])))
     assert state.passes == len(state.history) + len(state.rejected) <= 26
-    assert estep.one(state.params).mean_loglik == pytest.approx(state.history[-1], abs=1e-10)
+    assert estep.evaluate(state.params).mean_loglik == pytest.approx(state.history[-1], abs=1e-10)
 
 
 @given(mixtures(max_k=4, max_d=4), st.floats(0.1, 1e3))
@@ -100,7 +100,7 @@ def test_near_the_reference_lengths_know_no_units(seed):
 @given(seeds, families)
 def test_where_acceleration_ends_em_ends_too(name, seed, family):
     _, rows, start = _case(seed, family, n=200)
-    estep, penalty = RowsEStep(rows, Scaling.of_rows(rows)), PseudoRows(_spread(rows), 1.0)
+    estep, penalty = InMemoryEStep(rows, Scaling.of_rows(rows)), PseudoRows(_spread(rows), 1.0)
     (state,) = run_to_end([EMState(start)], estep, Scheme(StopRule(1e-10, 300), penalty, _method(name, rows)))
     moved, stats, _ = em_step(state.params, estep, penalty)
     (end,) = run_to_end([EMState(state.params)], estep, Scheme(StopRule(1e-10, 300), penalty))
@@ -115,13 +115,13 @@ def test_where_acceleration_ends_em_ends_too(name, seed, family):
 def test_the_surrogate_of_all_rows_is_em_itself(seed, family):
     """With the sample equal to the data there is nothing to correct."""
     _, rows, start = _case(seed, family)
-    estep, penalty = RowsEStep(rows, Scaling.of_rows(rows)), PseudoRows(_spread(rows))
-    found = inner_steps(start, estep.one(start), estep.one, penalty, 4)
-    direct, ours = start, estep.one(found.params).mean_loglik
+    estep, penalty = InMemoryEStep(rows, Scaling.of_rows(rows)), PseudoRows(_spread(rows))
+    found = run_inner_steps(start, estep.evaluate(start), estep.evaluate, penalty, 4)
+    direct, ours = start, estep.evaluate(found.params).mean_loglik
     apart = []
     for _ in range(found.steps + 1):
         direct, _, _ = em_step(direct, estep, penalty)
-        apart.append(abs(estep.one(direct).mean_loglik - ours))
+        apart.append(abs(estep.evaluate(direct).mean_loglik - ours))
 
     # The last step is left out where it would shrink a variance too far.
     assert min(apart[-2:]) <= 1e-6
@@ -130,22 +130,22 @@ def test_the_surrogate_of_all_rows_is_em_itself(seed, family):
 @given(seeds, families)
 def test_an_em_step_gains_what_is_guaranteed(seed, family):
     _, rows, start = _case(seed, family)
-    estep = RowsEStep(rows, Scaling.of_rows(rows))
-    stats = estep.one(start)
+    estep = InMemoryEStep(rows, Scaling.of_rows(rows))
+    stats = estep.evaluate(start)
     new, _ = mstep(stats, family, Ridge(0.0), start)
     promised = guaranteed_gain(stats, start, new)
 
     assert promised >= -1e-10
-    assert estep.one(new).mean_loglik - stats.mean_loglik >= promised - 1e-9
+    assert estep.evaluate(new).mean_loglik - stats.mean_loglik >= promised - 1e-9
 
 
 @given(seeds, families)
 def test_moments_about_any_origin_say_the_same(seed, family):
     rng, rows, params = _case(seed, family)
-    stats = RowsEStep(rows, Scaling.of_rows(rows)).one(params)
+    stats = InMemoryEStep(rows, Scaling.of_rows(rows)).evaluate(params)
     origins = params.means + rng.normal(size=params.means.shape)
-    back = Moments.of(stats, origins).stats(stats)
-    here, there = (Moments.of(stats, o).expected(params, stats) for o in (origins, params.means))
+    back = MomentsAbout.of(stats, origins).stats(stats)
+    here, there = (MomentsAbout.of(stats, o).expected(params, stats) for o in (origins, params.means))
 
     assert here == pytest.approx(there, rel=1e-9, abs=1e-9)
     if back is not None:
@@ -160,7 +160,7 @@ def test_anderson_solves_a_linear_map_in_as_many_steps_as_it_has_directions(rng)
     for _ in range(7):
         image = goal + matrix @ (x - goal)
         secants = replace(secants, points=(*secants.points, x), images=(*secants.images, image))
-        x = secants.mixed()
+        x = secants.extrapolate()
 
     plain = goal - np.linalg.matrix_power(matrix, 7) @ goal
     assert np.linalg.norm(x - goal) < 0.1 * np.linalg.norm(plain - goal)
@@ -169,13 +169,13 @@ def test_anderson_solves_a_linear_map_in_as_many_steps_as_it_has_directions(rng)
 @pytest.mark.parametrize("name", NAMES)
 def test_going_on_from_a_pickled_state_equals_never_having_stopped(name):
     _, rows, start = _case(7, family_named("full"))
-    estep = RowsEStep(rows, Scaling.of_rows(rows))
+    estep = InMemoryEStep(rows, Scaling.of_rows(rows))
     scheme = Scheme(StopRule(1e-9, 40), PseudoRows(_spread(rows)), _method(name, rows))
     (whole,) = run_to_end([EMState(start)], estep, scheme)
     state = EMState(start)
     while state.live:
         state = advance(
-            pickle.loads(pickle.dumps(state)), estep.one(state.params), pickle.loads(pickle.dumps(scheme))
+            pickle.loads(pickle.dumps(state)), estep.evaluate(state.params), pickle.loads(pickle.dumps(scheme))
         )
 
     assert state.history == whole.history
@@ -185,14 +185,14 @@ def test_going_on_from_a_pickled_state_equals_never_having_stopped(name):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_auto_needs_far_fewer_passes_than_em_from_the_same_start(seed):
     rng = np.random.default_rng(seed)
-    rows = rng.permutation(draw(random_params(rng, 5, 3, family_named("full"), spread=2.0), 60_000, rng)[0])
+    rows = rng.permutation(draw_rows(random_params(rng, 5, 3, family_named("full"), spread=2.0), 60_000, rng)[0])
     scaling, penalty = Scaling.of_rows(rows), PseudoRows(_spread(rows))
-    start = Explorer(rows[:6000], scaling, penalty).fit(5, family_named("full"), n_init=2, seed=(seed,)).params
+    start = SampleSearch(rows[:6000], scaling, penalty).fit(5, family_named("full"), n_init=2, seed=(seed,)).params
     assert start is not None
-    estep = RowsEStep(rows, scaling)
+    estep = InMemoryEStep(rows, scaling)
     ended = {
         name: run_to_end([EMState(start)], estep, Scheme(StopRule(), penalty, method))[0]
-        for name, method in (("none", METHODS["none"]), ("auto", Auto(RowsEStep(rows[:6000], scaling))))
+        for name, method in (("none", METHODS["none"]), ("auto", Auto(InMemoryEStep(rows[:6000], scaling))))
     }
 
     assert ended["auto"].outcome is Outcome.CONVERGED
@@ -206,5 +206,5 @@ def test_every_structure_can_be_accelerated(rng):
         start = random_params(rng, 2, 2, family)
         for name in NAMES:
             scheme = Scheme(StopRule(1e-6, 1000), PseudoRows(_spread(rows)), _method(name, rows))
-            (state,) = run_to_end([EMState(start)], RowsEStep(rows, Scaling.of_rows(rows)), scheme)
+            (state,) = run_to_end([EMState(start)], InMemoryEStep(rows, Scaling.of_rows(rows)), scheme)
             assert state.outcome is Outcome.CONVERGED, (family.name, name)

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.estep.in_memory import RowsEStep
-from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, em_step, predicted_gain, run_to_end
-from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, stepwise_step
+from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, aitken_gain, em_step, run_to_end
+from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, take_stepwise_step
 from stream_gmm.core.model.covariance import FAMILIES, family_named
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.sample_search import Explorer
+from stream_gmm.core.search.sample_search import SampleSearch
 from tests.oracles import rows_of, standardised
 from tests.strategies import families, mixtures, random_params, seeds
 
@@ -46,7 +46,7 @@ def _params(model: GaussianMixture) -> MixtureParams:
 def test_one_step_equals_scikit_learn(data, name):
     rows = standardised(rows_of(data))
     start = _sklearn_start(rows, name, max_iter=2)
-    params, stats, _ = em_step(_params(start), RowsEStep(rows, _scaling(rows)))
+    params, stats, _ = em_step(_params(start), InMemoryEStep(rows, _scaling(rows)))
     loglik, log_r = start._e_step(rows)
     start._m_step(rows, log_r)
 
@@ -71,7 +71,9 @@ def test_a_converged_fit_reaches_the_log_likelihood_of_scikit_learn(data, name):
         "weights_init": start.weights_, "means_init": start.means_, "precisions_init": start.precisions_,
     }  # fmt: skip
     theirs = _sklearn_start(rows, name, k, max_iter=5000, tol=1e-13, **parameters)
-    (ours,) = run_to_end([EMState(_params(start))], RowsEStep(rows, _scaling(rows)), Scheme(StopRule(1e-10, 5000)))
+    (ours,) = run_to_end(
+        [EMState(_params(start))], InMemoryEStep(rows, _scaling(rows)), Scheme(StopRule(1e-10, 5000))
+    )
 
     assert ours.history[-1] == pytest.approx(theirs.score(rows), abs=1e-7)
 
@@ -79,14 +81,14 @@ def test_a_converged_fit_reaches_the_log_likelihood_of_scikit_learn(data, name):
 @given(mixtures(max_k=4, max_d=4), st.integers(50, 400))
 def test_the_penalised_log_likelihood_never_falls(mixture, n):
     params, rng = mixture
-    rows = draw(params, n, rng)[0]
+    rows = draw_rows(params, n, rng)[0]
     start = random_params(rng, params.n_components, params.n_features, params.family)
     penalty, values = PseudoRows(np.atleast_2d(np.cov(rows.T, bias=True))), []
 
     def note(states):
-        values.append(Scheme(penalty=penalty).objective(*states[0].point))
+        values.append(Scheme(penalty=penalty).objective(*states[0].accepted_point))
 
-    run_to_end([EMState(start)], RowsEStep(rows, _scaling(rows)), Scheme(StopRule(0.0, 25), penalty), note)
+    run_to_end([EMState(start)], InMemoryEStep(rows, _scaling(rows)), Scheme(StopRule(0.0, 25), penalty), note)
 
     assert np.all(np.diff(values) >= -1e-10 * np.maximum(1.0, np.abs(values[1:])))
 
@@ -94,8 +96,8 @@ def test_the_penalised_log_likelihood_never_falls(mixture, n):
 @given(mixtures(max_k=3, max_d=3), st.integers(1, 20))
 def test_going_on_from_a_pickled_state_equals_never_having_stopped(mixture, stop):
     params, rng = mixture
-    rows = draw(params, 200, rng)[0]
-    estep, scheme = RowsEStep(rows, _scaling(rows)), Scheme(StopRule(1e-9, 40))
+    rows = draw_rows(params, 200, rng)[0]
+    estep, scheme = InMemoryEStep(rows, _scaling(rows)), Scheme(StopRule(1e-9, 40))
     state = EMState(random_params(rng, params.n_components, params.n_features, params.family))
     (whole,) = run_to_end([state], estep, scheme)
     for _ in range(stop):
@@ -111,11 +113,11 @@ def test_going_on_from_a_pickled_state_equals_never_having_stopped(mixture, stop
 def test_a_rotation_of_components_changes_nothing(seed, family):
     rng = np.random.default_rng(seed)
     params = random_params(rng, 4, 3, family)
-    rows = draw(params, 300, rng)[0]
+    rows = draw_rows(params, 300, rng)[0]
     order = rng.permutation(4)
-    estep = RowsEStep(rows, _scaling(rows))
+    estep = InMemoryEStep(rows, _scaling(rows))
     direct, _, _ = em_step(params, estep)
-    turned, _, _ = em_step(params.take(order), estep)
+    turned, _, _ = em_step(params.reorder(order), estep)
 
     np.testing.assert_allclose(turned.means, direct.means[order], rtol=1e-10, atol=1e-12)
 
@@ -124,7 +126,7 @@ def test_one_component_is_done_after_one_step(rng):
     rows = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + 5.0
     for family in FAMILIES:
         start = random_params(rng, 1, 3, family)
-        (state,) = run_to_end([EMState(start)], RowsEStep(rows, _scaling(rows)), Scheme(penalty=Ridge(0.0)))
+        (state,) = run_to_end([EMState(start)], InMemoryEStep(rows, _scaling(rows)), Scheme(penalty=Ridge(0.0)))
         assert state.outcome is Outcome.CONVERGED
         assert len(state.history) == 2
         np.testing.assert_allclose(state.params.means[0], rows.mean(0), rtol=1e-12)
@@ -133,7 +135,7 @@ def test_one_component_is_done_after_one_step(rng):
 def test_max_passes_ends_honestly_with_an_evaluated_model(rng):
     rows = rng.normal(size=(400, 2))
     start = random_params(rng, 5, 2, family_named("full"))
-    estep = RowsEStep(rows, _scaling(rows))
+    estep = InMemoryEStep(rows, _scaling(rows))
     (state,) = run_to_end([EMState(start)], estep, Scheme(StopRule(1e-12, 3)))
 
     assert state.outcome is Outcome.MAX_PASSES
@@ -144,9 +146,9 @@ def test_max_passes_ends_honestly_with_an_evaluated_model(rng):
 def test_aitken_predicts_a_geometric_tail():
     history = [-1.0 - 0.5**t for t in range(6)]
 
-    assert predicted_gain(history) == pytest.approx(0.5**5, rel=1e-9)
-    assert predicted_gain(history[:2]) == np.inf
-    assert predicted_gain([-2.0, -1.0, -1.0]) == 0.0
+    assert aitken_gain(history) == pytest.approx(0.5**5, rel=1e-9)
+    assert aitken_gain(history[:2]) == np.inf
+    assert aitken_gain([-2.0, -1.0, -1.0]) == 0.0
 
 
 def test_the_default_tolerance_is_a_tenth_of_the_statistical_error():
@@ -156,9 +158,9 @@ def test_the_default_tolerance_is_a_tenth_of_the_statistical_error():
 
 def test_a_collapsed_component_is_degenerate_and_says_so(rng):
     rows = np.vstack([rng.normal(size=(200, 2)), np.zeros((50, 2)) + 7.0])
-    fit = Explorer(rows, _scaling(rows)).fit(2, family_named("full"), n_init=3)
+    fit = SampleSearch(rows, _scaling(rows)).fit(2, family_named("full"), n_init=3)
     assert fit.params is not None
-    (state,) = run_to_end([EMState(fit.params)], RowsEStep(rows, _scaling(rows)), Scheme())
+    (state,) = run_to_end([EMState(fit.params)], InMemoryEStep(rows, _scaling(rows)), Scheme())
 
     assert state.outcome is Outcome.DEGENERATE
     assert "variance floor" in state.reason
@@ -166,7 +168,7 @@ def test_a_collapsed_component_is_degenerate_and_says_so(rng):
 
 def test_a_constant_column_without_regularisation_fails_with_a_remedy(rng):
     rows = np.column_stack([rng.normal(size=100), np.ones(100)])
-    fit = Explorer(rows, _scaling(rows), Ridge(0.0)).fit(2, family_named("full"))
+    fit = SampleSearch(rows, _scaling(rows), Ridge(0.0)).fit(2, family_named("full"))
 
     assert fit.params is None or np.isfinite(fit.params.covariances).all()
 
@@ -174,7 +176,7 @@ def test_a_constant_column_without_regularisation_fails_with_a_remedy(rng):
 def test_bic_aic_and_icl_of_scikit_learn_and_mclust():
     rows = rows_of("faithful")
     theirs = _sklearn_start(rows, "tied", 3, tol=1e-10, max_iter=2000)
-    (stats,) = RowsEStep(rows, _scaling(rows))([_params(theirs)])
+    (stats,) = InMemoryEStep(rows, _scaling(rows))([_params(theirs)])
     criteria = Criteria.from_stats(stats, _params(theirs).n_parameters)
     proba = theirs.predict_proba(rows)
 
@@ -197,9 +199,9 @@ def test_stepwise_statistics_never_leave_the_valid_cone(seed, family):
     params = random_params(rng, 3, 2, family)
     state = StepwiseState(random_params(rng, 3, 2, family))
     for _ in range(8):
-        rows = draw(params, 60, rng)[0] * 10.0 ** rng.integers(-1, 2)
-        (batch,) = RowsEStep(rows, _scaling(rows))([state.params])
-        state = stepwise_step(state, batch, lambda _: float(rng.random()))
+        rows = draw_rows(params, 60, rng)[0] * 10.0 ** rng.integers(-1, 2)
+        (batch,) = InMemoryEStep(rows, _scaling(rows))([state.params])
+        state = take_stepwise_step(state, batch, lambda _: float(rng.random()))
 
     assert state.stats is not None
     assert np.all(family.moments.smallest_variance(state.stats.scatter) >= -1e-9)
@@ -208,13 +210,13 @@ def test_stepwise_statistics_never_leave_the_valid_cone(seed, family):
 
 def test_stepwise_em_with_step_size_one_is_exact_em(rng):
     rows = rows_of("faithful")
-    estep = RowsEStep(rows, _scaling(rows))
+    estep = InMemoryEStep(rows, _scaling(rows))
     start = random_params(rng, 2, 2, family_named("full"), spread=1.0)
     start = MixtureParams(start.weights, rows[:2] + start.means * 0.1, np.stack([np.cov(rows.T)] * 2), start.family)
     exact, state = start, StepwiseState(start)
     for _ in range(5):
         exact, _, _ = em_step(exact, estep)
-        state = stepwise_step(state, estep([state.params])[0], lambda _: 1.0)
+        state = take_stepwise_step(state, estep([state.params])[0], lambda _: 1.0)
 
     np.testing.assert_allclose(state.params.means, exact.means, rtol=1e-12)
     np.testing.assert_allclose(state.params.covariances, exact.covariances, rtol=1e-9)

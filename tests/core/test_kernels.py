@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_gmm.core.estep import kernels, whitening
-from stream_gmm.core.estep.accumulate import accumulate, merge_all
+from stream_gmm.core.estep.accumulate import accumulate_stats, merge_each
 from stream_gmm.core.estep.batch import compile_batch
-from stream_gmm.core.estep.in_memory import RowsEStep
-from stream_gmm.core.estep.kernel_choice import QUADRATIC, SPHERED, WHITENED, Preference
+from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.estep.kernel_choice import QUADRATIC, SPHERED, WHITENED, KernelPreference
 from stream_gmm.core.estep.kernels import exp_row
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.density import compile_density
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.scaling import Scaling
 from tests.oracles import slow_stats, weighted_log_densities
@@ -24,7 +24,7 @@ KERNELS = (QUADRATIC, SPHERED, WHITENED)
 
 
 def _estep(params, rows, kernel="auto", dtype="float64"):
-    (stats,) = RowsEStep(rows, Scaling.of_rows(rows), Preference(kernel, dtype))([params])
+    (stats,) = InMemoryEStep(rows, Scaling.of_rows(rows), KernelPreference(kernel, dtype))([params])
     return stats
 
 
@@ -57,7 +57,7 @@ def test_exp_is_that_of_numpy_to_a_few_units_in_the_last_place(rng):
 @given(mixtures(), st.integers(1, 900))
 def test_statistics_are_those_of_the_slow_loop(kernel, mixture, n):
     params, rng = mixture
-    rows = np.vstack([draw(params, n, rng)[0], rng.normal(scale=4.0, size=(5, params.n_features))])
+    rows = np.vstack([draw_rows(params, n, rng)[0], rng.normal(scale=4.0, size=(5, params.n_features))])
     stats = _estep(params, rows, kernel)
     expected = slow_stats(params.weights, params.means, params.dense_covariances, rows)
 
@@ -75,7 +75,7 @@ def test_statistics_are_those_of_the_slow_loop(kernel, mixture, n):
 @given(mixtures(), st.integers(1, 900))
 def test_float32_statistics_are_those_of_the_slow_loop_to_its_bound(kernel, mixture, n):
     params, rng = mixture
-    rows = draw(params, n, rng)[0]
+    rows = draw_rows(params, n, rng)[0]
     stats = _estep(params, rows, kernel, "float32")
     expected = slow_stats(params.weights, params.means, params.dense_covariances, rows)
 
@@ -93,7 +93,7 @@ def test_the_chosen_kernel_holds_the_bound_far_from_the_origin(mixture, log_offs
     moved = MixtureParams(
         params.weights, (params.means + offset) * scale, np.array(params.covariances) * scale**2, family
     )
-    rows = (draw(params, 300, rng)[0] + offset) * scale
+    rows = (draw_rows(params, 300, rng)[0] + offset) * scale
     near = rows / scale - offset  # exactly what the rows hold, after rounding
     stats = _estep(moved, rows)
     expected = slow_stats(params.weights, params.means, params.dense_covariances, near)
@@ -109,7 +109,7 @@ def test_the_chosen_kernel_holds_the_bound_far_from_the_origin(mixture, log_offs
 def test_large_shapes_and_heavy_tails_against_the_slow_loop(seed, d, k, family):
     rng = np.random.default_rng(seed)
     params = random_params(rng, k, d, family)
-    rows = draw(params, 400, rng)[0]
+    rows = draw_rows(params, 400, rng)[0]
     rows = rows * rng.standard_t(2.0, size=(len(rows), 1)) ** 2
     stats = _estep(params, rows)
     expected = slow_stats(params.weights, params.means, params.dense_covariances, rows)
@@ -126,10 +126,10 @@ def test_many_candidates_in_one_batch_equal_each_alone(rng):
     names = ("full", "diag", "tied", "spherical", "tied_diag", "tied_spherical")
     candidates = [random_params(rng, k, 4, family_named(n)) for n in names for k in (1, 3, 7)]
     candidates.append(MixtureParams([0.5, 0.5], np.zeros((2, 4)), [1e-12, 1.0], family_named("spherical")))
-    together = RowsEStep(rows, scaling)(candidates)
+    together = InMemoryEStep(rows, scaling)(candidates)
 
     for params, stats in zip(candidates, together, strict=True):
-        (alone,) = RowsEStep(rows, scaling)([params])
+        (alone,) = InMemoryEStep(rows, scaling)([params])
         assert stats.loglik == pytest.approx(alone.loglik, rel=1e-12)
         assert stats.entropy == pytest.approx(alone.entropy, rel=1e-9, abs=1e-9)
         assert stats.moments is params.family.moments
@@ -140,12 +140,12 @@ def test_many_candidates_in_one_batch_equal_each_alone(rng):
 def test_chunks_merge_to_the_whole(kernel, rng):
     params = random_params(rng, 4, 3, family_named("full"))
     params = MixtureParams(params.weights, params.means + 1e4, params.covariances, params.family)
-    rows = draw(params, 5000, rng)[0]
-    batch = compile_batch([params], Scaling.of_rows(rows), Preference(kernel))
-    (whole,) = batch.split(accumulate(batch, rows))
-    out = accumulate(batch, rows[:17])
+    rows = draw_rows(params, 5000, rng)[0]
+    batch = compile_batch([params], Scaling.of_rows(rows), KernelPreference(kernel))
+    (whole,) = batch.split(accumulate_stats(batch, rows))
+    out = accumulate_stats(batch, rows[:17])
     for lo, hi in ((17, 18), (18, 1042), (1042, 5000)):
-        out = merge_all(out, accumulate(batch, rows[lo:hi]))
+        out = merge_each(out, accumulate_stats(batch, rows[lo:hi]))
     (merged,) = batch.split(out)
 
     np.testing.assert_allclose(merged.scatter, whole.scatter, rtol=1e-9, atol=1e-9)
@@ -156,7 +156,7 @@ def test_chunks_merge_to_the_whole(kernel, rng):
 @given(mixtures())
 def test_scores_are_those_of_scipy(mixture):
     params, rng = mixture
-    rows = draw(params, 200, rng)[0]
+    rows = draw_rows(params, 200, rng)[0]
     scores = score_rows(compile_density(params), rows)
     logp = weighted_log_densities(params.weights, params.means, params.dense_covariances, rows)
 
@@ -190,16 +190,16 @@ def test_an_empty_block_has_no_scores():
 def test_read_only_arrays_run_the_same_code(kernel, name, rng):
     """Rows that are mapped or came over a network: no other code is compiled for them, so no other bits."""
     params = random_params(rng, 3, 4, family_named(name))
-    rows = np.asfortranarray(draw(params, 20_000, rng)[0])
-    batch = compile_batch([params], Scaling.of_rows(rows), Preference(kernel))
-    (expected,) = accumulate(batch, rows)
+    rows = np.asfortranarray(draw_rows(params, 20_000, rng)[0])
+    batch = compile_batch([params], Scaling.of_rows(rows), KernelPreference(kernel))
+    (expected,) = accumulate_stats(batch, rows)
     known = [len(f.signatures) for f in (kernels.feature_pass, whitening.full_pass, whitening.diagonal_pass)]
     frozen = np.frombuffer(rows.tobytes(order="F"), np.float64).reshape(4, -1).T
     assert not frozen.flags.writeable
     (group,) = batch.groups
     stiff = getattr(group, "weights", np.empty(0))
     stiff.flags.writeable = False
-    (found,) = accumulate(batch, frozen)
+    (found,) = accumulate_stats(batch, frozen)
 
     np.testing.assert_array_equal(found.stats.scatter, expected.stats.scatter)
     assert [len(f.signatures) for f in (kernels.feature_pass, whitening.full_pass, whitening.diagonal_pass)] == known

@@ -11,13 +11,13 @@ from scipy.optimize import minimize
 from scipy.stats import invgamma, invwishart, multivariate_normal
 
 import stream_gmm as sg
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.em import EMState, Scheme, StopRule, run_to_end
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.prior import STRUCTURES, ConjugatePrior
-from stream_gmm.core.rows.moments import moments_of
+from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import ConfigError
 from tests.oracles import rows_of
@@ -28,7 +28,7 @@ def _setting(seed, name, k=3, d=2, n=200):
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(n, d)) * [1.0, 3.0][:d] + rng.integers(k, size=n)[:, None] * 2.0
     family = family_named(name)
-    stats = RowsEStep(rows, Scaling.of_rows(rows)).one(random_params(rng, k, d, family))
+    stats = InMemoryEStep(rows, Scaling.of_rows(rows)).evaluate(random_params(rng, k, d, family))
     return rows, stats, family
 
 
@@ -37,7 +37,7 @@ def test_estimates_are_the_formulas_of_fraley_and_raftery(name):
     """Written out from mclust's documentation, with its default values."""
     rows, stats, family = _setting(1, name)
     n, d, k = len(rows), 2, 3
-    prior = ConjugatePrior.of(moments_of(rows))
+    prior = ConjugatePrior.of(collect_moments(rows))
     params, _ = mstep(stats, family, prior)
     cov, mu, kappa, nu = np.cov(rows.T), rows.mean(0), 0.01, d + 2
     n_k, mean = stats.weight, stats.mean
@@ -73,7 +73,7 @@ def test_the_value_is_the_log_density_of_the_prior(name):
     """Up to a constant: differences between two mixtures, by scipy's laws."""
     rng = np.random.default_rng(4)
     rows = rng.normal(size=(100, 2)) * [1.0, 2.0]
-    prior, family = ConjugatePrior.of(moments_of(rows)), family_named(name)
+    prior, family = ConjugatePrior.of(collect_moments(rows)), family_named(name)
     mixtures = [random_params(rng, 3, 2, family) for _ in range(2)]
     ours, theirs = ([f(p) for p in mixtures] for f in (prior.value, lambda p: _log_prior(p, prior)))
 
@@ -103,7 +103,7 @@ def _log_prior(params, prior):
 def test_a_step_reaches_the_mode(name):
     """No change of means or covariances gives a larger penalised expected log-likelihood."""
     rows, stats, family = _setting(2, name)
-    prior = ConjugatePrior.of(moments_of(rows))
+    prior = ConjugatePrior.of(collect_moments(rows))
     best, _ = mstep(stats, family, prior)
 
     def value(params):
@@ -142,14 +142,14 @@ def replace_means(params, means):
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_em_climbs_and_no_component_collapses(name):
     rows = np.concatenate([rows_of("faithful"), np.tile([[3.0, 60.0]], (20, 1))])  # an atom
-    prior, scaling = ConjugatePrior.of(moments_of(rows)), Scaling.of_rows(rows)
+    prior, scaling = ConjugatePrior.of(collect_moments(rows)), Scaling.of_rows(rows)
     start = MixtureParams.from_matrices(
         np.array([0.4, 0.4, 0.2]), np.array([[2.0, 55.0], [4.3, 80.0], [3.0, 60.0]]),
         np.tile(np.eye(2), (3, 1, 1)) if family_named(name).matrices else np.ones((3, 2)), family_named(name),
     )  # fmt: skip
     scheme, values = Scheme(StopRule(1e-10, 300), prior), []
-    estep = RowsEStep(rows, scaling)
-    run_to_end([EMState(start)], estep, scheme, lambda s: values.append(scheme.objective(*s[0].point)))
+    estep = InMemoryEStep(rows, scaling)
+    run_to_end([EMState(start)], estep, scheme, lambda s: values.append(scheme.objective(*s[0].accepted_point)))
 
     assert np.all(np.diff(values) >= -1e-10)
     fitted = sg.fit(rows, 3, name, prior="mclust")

@@ -12,15 +12,15 @@ from stream_gmm.core.estep.kernel_choice import (
     QUADRATIC,
     SPHERED,
     WHITENED,
-    Preference,
-    _coordinates,
-    choose_route,
-    rounding_error,
+    KernelPreference,
+    _feature_coordinates,
+    bound_rounding_error,
+    choose_kernel,
 )  # fmt: skip
 from stream_gmm.core.estep.kernels import complete_features
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.density import compile_density
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.features import LINEAR_ORDER
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.scaling import Scaling
@@ -39,10 +39,10 @@ def _features(family, coordinates, rows, dtype):
 def _log_density(params, density, coordinates, rows, k, dtype):
     """Log-density of component k by features, as the kernel computes it."""
     family = params.family
-    packed = family.features.pack(
+    pack_candidates = family.features.pack(
         density.log_norm, coordinates.apply(density.means), coordinates.whitener(density.whitener)
     )
-    out = (packed[k].astype(dtype) @ _features(family, coordinates, rows, dtype)).astype(np.longdouble)
+    out = (pack_candidates[k].astype(dtype) @ _features(family, coordinates, rows, dtype)).astype(np.longdouble)
     if family.features.order == LINEAR_ORDER:
         y = _whiten(density, rows - coordinates.shift.astype(np.longdouble), k)
         out = out - 0.5 * (y * y).sum(1)
@@ -78,8 +78,8 @@ def test_the_bound_on_the_rounding_error_holds(dtype, seed, d, family):
     density = compile_density(params)
     factors = np.linalg.cholesky(params.dense_covariances)
     own = [params.means[k] + rng.normal(size=(100, d)) @ factors[k].T for k in range(3)]
-    for _, coordinates in _coordinates(params, Scaling.of_rows(np.vstack(own))):
-        bound = rounding_error(params, density, coordinates, dtype)
+    for _, coordinates in _feature_coordinates(params, Scaling.of_rows(np.vstack(own))):
+        bound = bound_rounding_error(params, density, coordinates, dtype)
         errors = [
             np.abs(_log_density(params, density, coordinates, own[k], k, dtype) - _exact(density, own[k], k)).max()
             for k in range(3)
@@ -97,8 +97,8 @@ def _pair(distance, sd, name="full"):
 def test_the_guard_refuses_features_where_they_would_be_wrong():
     scaling = Scaling.identity(2)
 
-    assert compile_batch([_pair(1.0, 1e-5)], scaling).routes == (WHITENED,)
-    assert compile_batch([_pair(1.0, 1e-1)], scaling).routes == (QUADRATIC,)
+    assert compile_batch([_pair(1.0, 1e-5)], scaling).kernels_used == (WHITENED,)
+    assert compile_batch([_pair(1.0, 1e-1)], scaling).kernels_used == (QUADRATIC,)
 
 
 def test_correlated_columns_are_sphered(rng):
@@ -106,9 +106,9 @@ def test_correlated_columns_are_sphered(rng):
     mixing = np.array([[1.0, 1.0], [0.0, 1e-4]])
     covariance = mixing.T @ mixing
     params = MixtureParams([0.5, 0.5], [[0.0, 0.0], [2.0, 2.0]], [covariance, covariance], family_named("full"))
-    rows = draw(params, 2000, rng)[0]
+    rows = draw_rows(params, 2000, rng)[0]
 
-    assert compile_batch([params], Scaling.of_rows(rows)).routes == (SPHERED,)
+    assert compile_batch([params], Scaling.of_rows(rows)).kernels_used == (SPHERED,)
 
 
 def test_collinear_columns_leave_no_root(rng):
@@ -119,7 +119,7 @@ def test_collinear_columns_leave_no_root(rng):
 
 
 def test_float32_is_taken_where_it_may_be():
-    preference = Preference(dtype="float32")
+    preference = KernelPreference(dtype="float32")
 
     assert compile_batch([_pair(1.0, 0.5)], Scaling.identity(2), preference).choices == ((QUADRATIC, "float32"),)
     assert compile_batch([_pair(1.0, 1e-2)], Scaling.identity(2), preference).choices == ((QUADRATIC, "float64"),)
@@ -128,9 +128,9 @@ def test_float32_is_taken_where_it_may_be():
 @pytest.mark.parametrize("kernel", [QUADRATIC, SPHERED, WHITENED])
 def test_a_kernel_can_be_forced(kernel, rng):
     params = random_params(rng, 3, 2, family_named("full"))
-    rows = draw(params, 100, rng)[0]
+    rows = draw_rows(params, 100, rng)[0]
 
-    assert compile_batch([params], Scaling.of_rows(rows), Preference(kernel)).routes == (kernel,)
+    assert compile_batch([params], Scaling.of_rows(rows), KernelPreference(kernel)).kernels_used == (kernel,)
 
 
 def test_many_columns_and_few_components_are_whitened():
@@ -139,11 +139,11 @@ def test_many_columns_and_few_components_are_whitened():
     params = MixtureParams(np.full(4, 0.25), np.eye(4, d), np.tile(np.eye(d), (4, 1, 1)), family)
     density = compile_density(params)
 
-    assert rounding_error(params, density, Scaling.identity(d), "float64") < ALLOWED["float64"]
-    assert choose_route(params, density, Scaling.identity(d)).route == WHITENED
+    assert bound_rounding_error(params, density, Scaling.identity(d), "float64") < ALLOWED["float64"]
+    assert choose_kernel(params, density, Scaling.identity(d)).kernel == WHITENED
 
 
 @pytest.mark.parametrize("wrong", [{"kernel": "quadradic"}, {"dtype": "float16"}])
 def test_an_unknown_preference_is_refused(wrong):
     with pytest.raises(ConfigError, match="did you mean"):
-        Preference(**wrong)
+        KernelPreference(**wrong)

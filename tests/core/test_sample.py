@@ -9,18 +9,24 @@ import pytest
 from hypothesis import given
 from scipy.optimize import minimize
 
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_pass, run_to_end
 from stream_gmm.core.model.covariance import FAMILIES, family_named
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.model.split_merge import closest_pair, merge, merge_loss, split, without
+from stream_gmm.core.model.split_merge import (
+    bound_merge_loss,
+    find_closest_pair,
+    merge_components,
+    remove_component,
+    split_component,
+)
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.pruning import prune
-from stream_gmm.core.search.sample_search import Explorer
-from stream_gmm.core.search.seeding import SEEDINGS, seed_stats, start_of
+from stream_gmm.core.search.pruning import prune_states
+from stream_gmm.core.search.sample_search import SampleSearch
+from stream_gmm.core.search.seeding import SEEDINGS, collect_seed_stats, start_from_seed
 from tests.strategies import families, mixtures, random_params, random_stats, seeds
 
 
@@ -37,8 +43,8 @@ def test_a_split_and_a_merge_keep_the_moments(mixture):
         params = MixtureParams.from_matrices(
             params.weights, params.means, params.dense_covariances, family_named("full")
         )
-    grown = split(params, params.n_components - 1)
-    for changed in (grown, merge(grown, 0, grown.n_components - 1)):
+    grown = split_component(params, params.n_components - 1)
+    for changed in (grown, merge_components(grown, 0, grown.n_components - 1)):
         for ours, expected in zip(_moments(changed), _moments(params), strict=True):
             np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9)
 
@@ -46,9 +52,11 @@ def test_a_split_and_a_merge_keep_the_moments(mixture):
 @given(mixtures(max_k=4, max_d=3))
 def test_every_structure_splits_merges_and_loses_a_component(mixture):
     params, _ = mixture
-    grown = split(params, 0)
+    grown = split_component(params, 0)
     assert grown.n_components == params.n_components + 1
-    assert merge(grown, 0, 1).n_components == without(grown, 0).n_components == params.n_components
+    assert (
+        merge_components(grown, 0, 1).n_components == remove_component(grown, 0).n_components == params.n_components
+    )
     assert np.isfinite(grown.precisions_cholesky).all()
     assert grown.weights.sum() == pytest.approx(1.0)
 
@@ -56,11 +64,11 @@ def test_every_structure_splits_merges_and_loses_a_component(mixture):
 def test_two_equal_components_are_the_closest_pair(rng):
     params = random_params(rng, 4, 2, family_named("full"))
     twins = _twins(params, 1)
-    loss, i, j = closest_pair(twins)
+    loss, i, j = find_closest_pair(twins)
 
     assert (i, j) == (1, 4)
     assert loss == pytest.approx(0.0, abs=1e-12)
-    assert merge_loss(twins, 0, 1) > 1e-3
+    assert bound_merge_loss(twins, 0, 1) > 1e-3
 
 
 def _twins(params: MixtureParams, component: int) -> MixtureParams:
@@ -71,12 +79,12 @@ def _twins(params: MixtureParams, component: int) -> MixtureParams:
 
 def test_a_duplicate_on_the_sample_is_put_to_better_use(rng):
     truth = MixtureParams([1 / 3] * 3, [[0, 0], [8, 0], [0, 8]], [np.eye(2)] * 3, family_named("full"))
-    rows = rng.permutation(draw(truth, 3000, rng)[0])
-    explorer = Explorer(rows, Scaling.of_rows(rows), PseudoRows(np.cov(rows.T)))
+    rows = rng.permutation(draw_rows(truth, 3000, rng)[0])
+    search = SampleSearch(rows, Scaling.of_rows(rows), PseudoRows(np.cov(rows.T)))
     twins = MixtureParams(
         [0.3, 0.3, 0.4], [[0, 0], [0, 0], [4, 4]], [np.eye(2), np.eye(2), 20 * np.eye(2)], truth.family
     )
-    found = explorer._ended([("twins", twins)])
+    found = search._fit_to_convergence([("twins", twins)])
 
     assert found.params is not None
     assert any("were one" in e for e in found.events)
@@ -90,7 +98,7 @@ def test_every_seeding_gives_a_valid_start(seeding, seed, family):
     rows = np.vstack([rng.normal(size=(60, 2)), np.zeros((20, 2)), 5.0 + rng.normal(size=(40, 2))])
     for k in (1, 2, 7):
         scaling = Scaling.of_rows(rows)
-        params = start_of(seed_stats(rows, k, scaling, rng, seeding), family, scaling, Ridge(1e-6))
+        params = start_from_seed(collect_seed_stats(rows, k, scaling, rng, seeding), family, scaling, Ridge(1e-6))
         assert params.n_components == k
         assert np.isfinite(params.precisions_cholesky).all()
 
@@ -143,7 +151,7 @@ def test_pseudo_rows_know_no_units(seed):
     out = []
     for x, s in ((rows, start), (rows * units, moved)):
         scheme = Scheme(StopRule(1e-9, 20), PseudoRows(np.cov(x.T)))
-        (state,) = run_to_end([EMState(s)], RowsEStep(x, Scaling.of_rows(x)), scheme)
+        (state,) = run_to_end([EMState(s)], InMemoryEStep(x, Scaling.of_rows(x)), scheme)
         out.append(state.params)
 
     np.testing.assert_allclose(out[1].means / units, out[0].means, rtol=1e-4, atol=1e-6)
@@ -151,29 +159,29 @@ def test_pseudo_rows_know_no_units(seed):
 
 def test_a_split_of_one_less_rescues_a_bad_fit(rng):
     truth = MixtureParams([0.4, 0.3, 0.3], [[0, 0], [9, 0], [0, 9]], [np.eye(2)] * 3, family_named("full"))
-    rows = rng.permutation(draw(truth, 4000, rng)[0])
-    explorer = Explorer(rows, Scaling.of_rows(rows), PseudoRows(np.cov(rows.T)))
-    below = explorer.fit(2, truth.family, n_init=2)
+    rows = rng.permutation(draw_rows(truth, 4000, rng)[0])
+    search = SampleSearch(rows, Scaling.of_rows(rows), PseudoRows(np.cov(rows.T)))
+    below = search.fit(2, truth.family, n_init=2)
     means = np.array([[4.0, 4.0], [0.0, 0.0], [0.5, 0.5]])
     covariances = np.array([30 * np.eye(2), np.eye(2), np.eye(2)])
     bad = MixtureParams([0.5, 0.25, 0.25], means, covariances, truth.family)
-    stuck = explorer._ended([("bad", bad)])
-    climbed = explorer.climb(stuck, below, None)
+    stuck = search._fit_to_convergence([("bad", bad)])
+    climbed = search.improve_from_neighbours(stuck, below, None)
 
-    assert climbed.standing >= stuck.standing
+    assert climbed.rank >= stuck.rank
     assert climbed.params is not None
     assert np.sort(climbed.params.weights) == pytest.approx([0.3, 0.3, 0.4], abs=0.03)
 
 
 def test_a_candidate_that_cannot_win_is_pruned_and_the_winner_never(rng):
     truth = MixtureParams([0.5, 0.5], [[0, 0], [6, 0]], [np.eye(2)] * 2, family_named("full"))
-    rows = rng.permutation(draw(truth, 20_000, rng)[0])
+    rows = rng.permutation(draw_rows(truth, 20_000, rng)[0])
     scaling, penalty = Scaling.of_rows(rows), PseudoRows(np.cov(rows.T))
-    explorer, estep = Explorer(rows[:2000], scaling, penalty), RowsEStep(rows, scaling)
-    starts = [explorer.fit(k, f).params for k in (1, 2, 3) for f in FAMILIES]
+    search, estep = SampleSearch(rows[:2000], scaling, penalty), InMemoryEStep(rows, scaling)
+    starts = [search.fit(k, f).params for k in (1, 2, 3) for f in FAMILIES]
     states = [EMState(p) for p in starts if p is not None]
     whole = run_to_end(states, estep, Scheme(penalty=penalty))
-    pruned = run_to_end(states, estep, Scheme(penalty=penalty), review=lambda s: prune(s, "bic"))
+    pruned = run_to_end(states, estep, Scheme(penalty=penalty), review=lambda s: prune_states(s, "bic"))
 
     def bic(s):
         return -2 * s.stats.loglik + s.params.n_parameters * np.log(s.stats.rows)
@@ -185,4 +193,4 @@ def test_a_candidate_that_cannot_win_is_pruned_and_the_winner_never(rng):
     assert all("cannot win" in s.reason for s in pruned if s.outcome is Outcome.PRUNED)
     assert sum(s.passes for s in pruned) < sum(s.passes for s in whole)
     first = run_pass(states, estep, Scheme(penalty=penalty))
-    assert prune(first, "icl") == first
+    assert prune_states(first, "icl") == first

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.optimize import minimize
 
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.em import EMState, Scheme, StopRule, run_to_end
 from stream_gmm.core.model.covariance import FAMILIES, family_named
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.structures import STRUCTURES
 from stream_gmm.core.mstep.penalty import PseudoRows
 from stream_gmm.core.rows.scaling import Scaling
@@ -114,27 +114,27 @@ def test_an_estimate_is_its_own_estimate(family, seed, d, k):
 @given(seeds)
 def test_the_penalised_log_likelihood_never_falls(family, seed):
     rng = np.random.default_rng(seed)
-    rows = draw(random_params(rng, 3, 3, family), 300, rng)[0]
+    rows = draw_rows(random_params(rng, 3, 3, family), 300, rng)[0]
     penalty, values = PseudoRows(np.cov(rows.T)), []
 
     def note(states):
-        values.append(Scheme(penalty=penalty).objective(*states[0].point))
+        values.append(Scheme(penalty=penalty).objective(*states[0].accepted_point))
 
     start = random_params(rng, 3, 3, family)
-    run_to_end([EMState(start)], RowsEStep(rows, Scaling.of_rows(rows)), Scheme(StopRule(0.0, 20), penalty), note)
+    run_to_end([EMState(start)], InMemoryEStep(rows, Scaling.of_rows(rows)), Scheme(StopRule(0.0, 20), penalty), note)
     assert np.all(np.diff(values) >= -1e-8 * np.maximum(1.0, np.abs(values[1:])))
 
 
 def test_parameters_are_counted_as_mclust_does():
     mclust = json.loads((DATA / "mclust.json").read_text())["computed_with_mclust_6"]
-    counted = 0
+    criterion_terms = 0
     for name, d in (("faithful", 2), ("iris", 4)):
         for fit in mclust[name]["converged_fits"]:
             if fit.get("df") is not None and fit["model"] in CODES:
                 k, family = fit["G"], family_named(fit["model"])
                 assert k - 1 + k * d + family.n_parameters(k, d) == fit["df"], (name, fit["model"], k)
-                counted += 1
-    assert counted == 60
+                criterion_terms += 1
+    assert criterion_terms == 60
 
 
 def test_a_component_without_rows_does_no_harm():

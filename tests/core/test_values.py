@@ -13,14 +13,14 @@ from scipy.optimize import minimize
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.covariance import FAMILIES, family_named
-from stream_gmm.core.model.draw import draw
-from stream_gmm.core.model.matching import bhattacharyya, match
+from stream_gmm.core.model.draw import draw_rows
+from stream_gmm.core.model.matching import bhattacharyya_distances, match_components
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import Ridge
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.sampling import Sample, hash_rows
-from stream_gmm.core.search.seeding import kmeans_plusplus
+from stream_gmm.core.search.seeding import draw_kmeans_plusplus
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, InputDataError
 from tests.strategies import mixtures, random_params, random_stats, seeds
@@ -156,31 +156,31 @@ def test_matching_undoes_a_permutation(seed):
     rng = np.random.default_rng(seed)
     params = random_params(rng, 5, 3, family_named("full"))
     order = rng.permutation(5)
-    pairs = match(params.take(order), params)
+    pairs = match_components(params.reorder(order), params)
 
     assert [j for _, j, _ in pairs] == order.tolist()
     assert max(d for _, _, d in pairs) < 1e-9
-    assert np.all(bhattacharyya(params, params) > -1e-12)
+    assert np.all(bhattacharyya_distances(params, params) > -1e-12)
 
 
 def test_canonical_order_is_by_falling_weight(rng):
     for family in FAMILIES:
         params = random_params(rng, 4, 2, family)
-        ordered = params.canonical()
+        ordered = params.sort_by_weight()
         assert np.all(np.diff(ordered.weights) <= 0)
-        np.testing.assert_array_equal(ordered.take(rng.permutation(4)).canonical().means, ordered.means)
+        np.testing.assert_array_equal(ordered.reorder(rng.permutation(4)).sort_by_weight().means, ordered.means)
 
 
 def test_k_means_plus_plus_finds_separated_clusters(rng):
     centres = np.array([[0.0, 0.0], [100.0, 0.0], [0.0, 100.0], [100.0, 100.0]])
     rows = np.repeat(centres, 50, axis=0) + rng.normal(size=(200, 2))
-    seeds_found = kmeans_plusplus(rows, 4, rng)
+    seeds_found = draw_kmeans_plusplus(rows, 4, rng)
 
     assert len({tuple(np.round(s / 100)) for s in seeds_found}) == 4
 
 
 def test_seeding_survives_fewer_distinct_rows_than_clusters(rng):
-    assert kmeans_plusplus(np.ones((10, 2)), 3, rng).shape == (3, 2)
+    assert draw_kmeans_plusplus(np.ones((10, 2)), 3, rng).shape == (3, 2)
 
 
 def _result(params: MixtureParams) -> FitResult:
@@ -191,7 +191,7 @@ def _result(params: MixtureParams) -> FitResult:
 
 def test_samples_have_the_moments_of_the_mixture(rng):
     params = random_params(rng, 3, 2, family_named("full"))
-    rows, labels = draw(params, 200_000, rng)
+    rows, labels = draw_rows(params, 200_000, rng)
 
     np.testing.assert_allclose(np.bincount(labels) / 200_000, params.weights, atol=0.01)
     for k in range(3):

@@ -13,8 +13,8 @@ import pytest
 import stream_gmm as sg
 from stream_gmm import errors
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.source.cache import DISK, MEMORY, NONE, RESERVE, DiskLeaf, MemoryLeaf, hold, kind_of
-from stream_gmm.pipeline.passes.tasks import CachePolicy, open_reading
+from stream_gmm.io.source.cache import DISK, MEMORY, NONE, RESERVE, DiskLeaf, MemoryLeaf, cache_leaf, cache_mode_of
+from stream_gmm.pipeline.passes.tasks import CachePolicy, plan_tasks
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def _same(a, b):
 
 @pytest.mark.parametrize("mode", [NONE, MEMORY, DISK])
 def test_a_kept_leaf_gives_the_same_chunks_again_and_again(leaf, mode, scratch):
-    kept = hold((leaf, mode), None, str(scratch))
+    kept = cache_leaf((leaf, mode), None, str(scratch))
 
-    assert kind_of(kept) == mode
+    assert cache_mode_of(kept) == mode
     assert kept.rows == leaf.rows
     for _ in range(2):
         _same(kept.chunks(), leaf.chunks())
@@ -55,7 +55,7 @@ def test_a_kept_leaf_gives_the_same_chunks_again_and_again(leaf, mode, scratch):
 
 
 def test_a_scratch_file_ends_with_its_leaf(leaf, scratch):
-    kept = hold((leaf, DISK), None, str(scratch))
+    kept = cache_leaf((leaf, DISK), None, str(scratch))
     copy = pickle.loads(pickle.dumps(kept))
     assert len(os.listdir(scratch)) == 1
 
@@ -72,17 +72,17 @@ def test_a_chunk_of_which_every_row_is_dropped_is_kept_too(write_parquet, scratc
     path = write_parquet("none.parquet", {"x": np.full(50, np.nan), "y": np.arange(50.0)})
     (leaf,) = sg.open_dataset(path, missing="drop").leaves()
 
-    _same(hold((leaf, mode), None, str(scratch)).chunks(), leaf.chunks())
+    _same(cache_leaf((leaf, mode), None, str(scratch)).chunks(), leaf.chunks())
 
 
 def test_a_leaf_on_disk_is_small_when_pickled(leaf, scratch):
-    kept = hold((replace(leaf, missing="drop"), DISK), None, str(scratch))
+    kept = cache_leaf((replace(leaf, missing="drop"), DISK), None, str(scratch))
 
     assert len(pickle.dumps(kept)) < 8 * leaf.rows
 
 
 def test_without_its_file_a_leaf_is_decoded_again(leaf, scratch):
-    kept = hold((leaf, DISK), None, str(scratch))
+    kept = cache_leaf((leaf, DISK), None, str(scratch))
     assert isinstance(kept, DiskLeaf)
     os.truncate(kept.path, 4096)
     _same(kept.chunks(), leaf.chunks())
@@ -93,7 +93,7 @@ def test_without_its_file_a_leaf_is_decoded_again(leaf, scratch):
 def test_a_full_disk_is_said_and_does_no_harm(leaf, scratch, monkeypatch, caplog):
     usage = shutil.disk_usage(scratch)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=RESERVE))
-    kept = hold((leaf, DISK), None, str(scratch))
+    kept = cache_leaf((leaf, DISK), None, str(scratch))
 
     assert kept is leaf
     assert os.listdir(scratch) == []
@@ -103,33 +103,33 @@ def test_a_full_disk_is_said_and_does_no_harm(leaf, scratch, monkeypatch, caplog
 def test_an_error_while_decoding_leaves_no_file_behind(leaf, scratch):
     strict = replace(leaf, missing="error")
     with pytest.raises(errors.InputDataError, match="1 nan"):
-        hold((strict, DISK), None, str(scratch))
+        cache_leaf((strict, DISK), None, str(scratch))
 
     assert os.listdir(scratch) == []
 
 
 def test_dask_can_know_the_size_of_what_is_kept(leaf, scratch):
-    kept = hold((leaf, MEMORY), None, str(scratch))
+    kept = cache_leaf((leaf, MEMORY), None, str(scratch))
 
     assert isinstance(kept, MemoryLeaf)
     assert sys.getsizeof(kept) > 8 * 2 * 1990
-    assert all(c.batch is None for c in kept.held)
+    assert all(c.batch is None for c in kept.cached)
 
 
 def test_at_most_so_many_bytes_are_kept(demo_folder):
     data, executor = sg.open_dataset(demo_folder, columns=["x0", "x1"]), ThreadsExecutor(2)
-    pieces = data.pieces()
-    reading = open_reading(data, pieces, executor, CachePolicy(MEMORY, 16 * pieces[0].rows))
+    pieces = data.small_leaves()
+    reading = plan_tasks(data, pieces, executor, CachePolicy(MEMORY, 16 * pieces[0].rows))
 
-    assert [kind_of(i) for i in reading.items] == [MEMORY] + [NONE] * (len(pieces) - 1)
+    assert [cache_mode_of(i) for i in reading.items] == [MEMORY] + [NONE] * (len(pieces) - 1)
 
 
 def test_a_little_data_is_kept_in_memory_and_much_on_disk(demo_folder, monkeypatch):
     data, executor = sg.open_dataset(demo_folder, columns=["x0", "x1"]), ThreadsExecutor(2)
 
-    assert open_reading(data, data.leaves(), executor, CachePolicy()).planned == MEMORY
-    monkeypatch.setattr("stream_gmm.pipeline.passes.tasks.SMALL", 10)
-    assert open_reading(data, data.leaves(), executor, CachePolicy()).planned == DISK
+    assert plan_tasks(data, data.leaves(), executor, CachePolicy()).cache_mode == MEMORY
+    monkeypatch.setattr("stream_gmm.pipeline.passes.tasks.AUTO_MEMORY_BYTES", 10)
+    assert plan_tasks(data, data.leaves(), executor, CachePolicy()).cache_mode == DISK
 
 
 def test_rows_that_found_no_room_are_a_warning_of_the_result(demo_folder):

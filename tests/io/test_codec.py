@@ -27,14 +27,26 @@ def test_a_state_comes_back_bit_for_bit(mixture, seed):
     params, _ = mixture
     stats = random_stats(np.random.default_rng(seed), params.n_components, params.n_features, params.family)
     state = EMState(
-        params, 3, (-1.5, -0.1 - 1e-17), params, stats, Outcome.PRUNED, "why", passes=4, remaining=(np.inf, 1e-300)
+        params,
+        3,
+        (-1.5, -0.1 - 1e-17),
+        params,
+        stats,
+        Outcome.PRUNED,
+        "why",
+        passes=4,
+        predicted_gains=(np.inf, 1e-300),
     )
     back = _there_and_back(state)
 
     assert back.params.family is params.family
     assert isinstance(back.stats, SuffStats)
     assert back.stats.moments is stats.moments
-    assert (back.history, back.remaining, back.outcome) == (state.history, state.remaining, Outcome.PRUNED)
+    assert (back.history, back.predicted_gains, back.outcome) == (
+        state.history,
+        state.predicted_gains,
+        Outcome.PRUNED,
+    )
     for ours, expected in ((back.params.covariances, params.covariances), (back.stats.scatter, stats.scatter)):
         assert ours.tobytes() == expected.tobytes()
 

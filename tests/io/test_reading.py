@@ -168,7 +168,7 @@ class TestPlan:
 
         assert source.columns == ("x0", "x1")
         np.testing.assert_array_equal(_all(source), rows)
-        assert sum(p.rows for p in source.pieces()) == 5000
+        assert sum(p.rows for p in source.small_leaves()) == 5000
 
 
 class TestMissing:

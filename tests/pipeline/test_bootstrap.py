@@ -10,9 +10,9 @@ import pytest
 
 import stream_gmm as sg
 from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.rows.sampling import hash_rows, poisson_weights
+from stream_gmm.core.rows.sampling import draw_poisson_weights, hash_rows
 from stream_gmm.errors import ConfigError, InputDataError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
@@ -27,7 +27,7 @@ TRUTH = MixtureParams(
 
 def _rows(seed, n=8_000):
     rng = np.random.default_rng(seed)
-    return rng.permutation(draw(TRUTH, n, rng)[0])
+    return rng.permutation(draw_rows(TRUTH, n, rng)[0])
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,16 @@ def model():
 
 def test_weights_are_poisson_and_independent():
     hashes = hash_rows(0, 0, np.arange(200_000))
-    a, b = poisson_weights(hashes, 0), poisson_weights(hashes, 1)
+    a, b = draw_poisson_weights(hashes, 0), draw_poisson_weights(hashes, 1)
     counts = np.bincount(a.astype(int), minlength=6)[:6] / len(a)
 
     np.testing.assert_allclose(counts, np.exp(-1.0) / np.array([1, 1, 2, 6, 24, 120]), atol=0.004)
     assert a.var() == pytest.approx(1.0, abs=0.02)
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.01
     assert abs(np.corrcoef(a[1:], a[:-1])[0, 1]) < 0.01
-    np.testing.assert_array_equal(poisson_weights(hashes[1000:2000], 7), poisson_weights(hashes, 7)[1000:2000])
+    np.testing.assert_array_equal(
+        draw_poisson_weights(hashes[1000:2000], 7), draw_poisson_weights(hashes, 7)[1000:2000]
+    )
 
 
 def test_a_single_gaussian_has_the_standard_errors_of_the_text_books():
@@ -62,13 +64,13 @@ def test_a_single_gaussian_has_the_standard_errors_of_the_text_books():
 @pytest.mark.slow
 def test_standard_errors_are_those_of_new_data(model):
     found = sg.bootstrap(model, _rows(0), replicates=100)
-    fits = [sg.fit(_rows(seed), 2, "full").matched_to(model) for seed in range(1, 101)]
+    fits = [sg.fit(_rows(seed), 2, "full").match_to(model) for seed in range(1, 101)]
 
     np.testing.assert_allclose(found.weights_se, np.std([f.weights_ for f in fits], axis=0), rtol=0.3)
     np.testing.assert_allclose(found.means_se, np.std([f.means_ for f in fits], axis=0), rtol=0.35)
     rows = found.table.to_pylist()
     truth = {("weight", k, ""): TRUTH.weights[k] for k in range(2)}
-    order = model.matched_to(sg.fit(_rows(0), 2, "full", init=TRUTH))
+    order = model.match_to(sg.fit(_rows(0), 2, "full", init=TRUTH))
     assert len(rows) == 2 * (1 + 2 + 2)
     assert all(r["low"] <= r["estimate"] <= r["high"] for r in rows)
     assert len(truth) == order.n_components
@@ -77,11 +79,11 @@ def test_standard_errors_are_those_of_new_data(model):
 def test_a_replicate_is_the_fit_of_its_weighted_rows(model):
     rows = _rows(0)
     found = sg.bootstrap(model, rows, replicates=2)
-    weights = poisson_weights(hash_rows(0xB007, 0, np.arange(len(rows))), 1)
+    weights = draw_poisson_weights(hash_rows(0xB007, 0, np.arange(len(rows))), 1)
     alone = sg.fit(rows[weights > 0], 2, "full", weight=weights[weights > 0], init=model, tol=1e-9)
 
     np.testing.assert_allclose(found.replicates[1].means, alone.means_, atol=2e-3)
-    assert found.fits[1][0].point[1].rows == weights.sum()
+    assert found.fits[1][0].accepted_point[1].rows == weights.sum()
 
 
 def test_replicates_share_the_reads_and_executors_the_bits(model):
@@ -119,9 +121,9 @@ def test_weighted_rows_and_rows_held_out(model):
     rows = _rows(0, 3_000)
     weighted = sg.fit(rows, 2, "full", weight=np.full(len(rows), 2.0))
     found = sg.bootstrap(weighted, rows, replicates=5, weight=np.full(len(rows), 2.0))
-    assert found.fits[0][0].point[1].rows == pytest.approx(6_000, rel=0.1)
+    assert found.fits[0][0].accepted_point[1].rows == pytest.approx(6_000, rel=0.1)
     held = sg.fit(rows, 2, "full", holdout=0.5)
-    assert sg.bootstrap(held, rows, replicates=3).fits[0][0].point[1].rows == pytest.approx(1_500, rel=0.2)
+    assert sg.bootstrap(held, rows, replicates=3).fits[0][0].accepted_point[1].rows == pytest.approx(1_500, rel=0.2)
 
 
 def test_wrong_requests_are_named(model):

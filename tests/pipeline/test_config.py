@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stream_gmm.cli.options import config_keys, overrides
+from stream_gmm.cli.options import collect_overrides, config_keys
 from stream_gmm.errors import ConfigError
-from stream_gmm.pipeline.job.config import RunConfig, load_config, validate
+from stream_gmm.pipeline.job.config import RunConfig, load_config, validate_config
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"data": {"paths": "x.parquet"}}
@@ -22,13 +22,13 @@ def test_the_deployment_of_prefect_yaml_is_valid():
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 
     for deployment in content["deployments"]:
-        validate(deployment["parameters"]["config"], "prefect.yaml")
+        validate_config(deployment["parameters"]["config"], "prefect.yaml")
         assert deployment["entrypoint"] == "flows/run.py:gmm_run"
 
 
 def test_all_problems_are_told_at_once_with_the_nearest_key():
     with pytest.raises(ConfigError) as error:
-        validate(
+        validate_config(
             {
                 "data": {"path": "x", "missing": "dorp"},
                 "swep": {},
@@ -54,16 +54,16 @@ def test_all_problems_are_told_at_once_with_the_nearest_key():
     [(5, [5]), ("1:4", [1, 2, 3, 4]), ("1:2,8", [1, 2, 8]), ([1, "3:4"], [1, 3, 4]), (["2", 3], [2, 3])],
 )
 def test_numbers_of_components_can_be_written_as_ranges(given, expected):
-    assert validate(MINIMAL | {"sweep": {"n_components": given}}, "x").sweep.n_components == expected
+    assert validate_config(MINIMAL | {"sweep": {"n_components": given}}, "x").sweep.n_components == expected
 
 
 def test_a_malformed_range():
     with pytest.raises(ConfigError, match="write it as '1:8'"):
-        validate(MINIMAL | {"sweep": {"n_components": "a:b"}}, "x")
+        validate_config(MINIMAL | {"sweep": {"n_components": "a:b"}}, "x")
 
 
 def test_mclust_codes_become_names():
-    assert validate(MINIMAL | {"sweep": {"covariance_type": ["VVV", "EII"]}}, "x").sweep.covariance_type == [
+    assert validate_config(MINIMAL | {"sweep": {"covariance_type": ["VVV", "EII"]}}, "x").sweep.covariance_type == [
         "full",
         "tied_spherical",
     ]
@@ -100,7 +100,7 @@ def test_options_of_the_command_line_are_typed():
         "cfg__name": "123",
     }
 
-    assert overrides(arguments) == {
+    assert collect_overrides(arguments) == {
         "em.tol": 1e-3, "em.n_init": 4, "data.columns": ["a", "b", "c"], "data.paths": ["p,q"],
         "sweep.n_components": ["1:3", 7], "cluster.adapt": {"minimum": 1, "maximum": 4},
         "score.passthrough": "none", "output.truth": None, "name": "123",
@@ -110,4 +110,4 @@ def test_options_of_the_command_line_are_typed():
 @pytest.mark.parametrize(("key", "wrong"), [("kernel", "quadratc"), ("dtype", "float46"), ("cache", "disc")])
 def test_an_unknown_name_comes_with_the_nearest(key, wrong):
     with pytest.raises(ConfigError, match=f"em.{key}: unknown {key} '{wrong}'; did you mean"):
-        validate({"data": {"paths": ["x"]}, "em": {key: wrong}}, "test")
+        validate_config({"data": {"paths": ["x"]}, "em": {key: wrong}}, "test")

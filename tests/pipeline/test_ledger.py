@@ -54,8 +54,8 @@ def _sweep(rows, ledger, ks=(1, 2, 3, 4), die_after=None, **options):
         if passes == die_after:
             raise Killed
 
-    found = Ledger.open(Path(ledger), source, settings) if ledger else Ledger()
-    return sweep(source, ks, NAMES, settings, ThreadsExecutor(2), ledger=found, on_pass=on_pass, **options)
+    profile = Ledger.open(Path(ledger), source, settings) if ledger else Ledger()
+    return sweep(source, ks, NAMES, settings, ThreadsExecutor(2), ledger=profile, on_pass=on_pass, **options)
 
 
 @pytest.mark.parametrize("accel", ["auto", "anderson", "squarem", "none"])
@@ -85,7 +85,7 @@ def test_the_same_sweep_again_reads_nothing_and_says_the_same(rows, tmp_path):
     again = _sweep(rows, tmp_path)
 
     assert again.passes == 0
-    assert again.reused == sum(c.took_part for c in again.candidates)
+    assert again.reused == sum(c.on_full_data for c in again.candidates)
     assert _bytes(again)[0] == _bytes(first)[0]
     assert again.table.equals(first.table)  # the seconds, too: they are those of the fit
 

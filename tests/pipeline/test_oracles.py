@@ -9,7 +9,7 @@ import pytest
 
 import stream_gmm as sg
 from stream_gmm.api import params_from
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_to_end
 from stream_gmm.core.model.covariance import FAMILIES
 from stream_gmm.core.rows.scaling import Scaling
@@ -31,14 +31,14 @@ def swept(request):
 
 def test_every_bic_of_mclust_is_reached(swept):
     """K = 1 to 1e-6, K = 2 within 0.03, more components: no worse than published + 0.03."""
-    name, cells = swept
+    name, specs = swept
     met = 0
     for family in FAMILIES:
         for k in range(1, 5):
             theirs = COMPUTED[name][family.mclust].get(str(k))
             if theirs is None:
                 continue
-            ours = cells[family.name, k]["bic"]
+            ours = specs[family.name, k]["bic"]
             if k == 1:
                 assert ours == pytest.approx(-theirs, abs=1e-6)
             elif k == 2:
@@ -52,12 +52,12 @@ def test_every_bic_of_mclust_is_reached(swept):
 
 def test_the_published_table_of_the_book_is_reached(swept):
     """Printed to one digit, so half a digit on top."""
-    name, cells = swept
+    name, specs = swept
     for family in FAMILIES:
         for k in range(1, 5):
             theirs = PUBLISHED.get(name, {}).get(family.mclust, {}).get(str(k))
             if theirs is not None:
-                assert cells[family.name, k]["bic"] <= -theirs + 0.05 + 0.03, (family.name, k)
+                assert specs[family.name, k]["bic"] <= -theirs + 0.05 + 0.03, (family.name, k)
 
 
 def test_the_best_model_of_the_mclust_vignette():
@@ -71,8 +71,8 @@ def test_the_best_model_of_the_mclust_vignette():
 
 
 def test_the_best_model_of_mclust_on_iris(swept):
-    name, cells = swept
-    best = min(cells.values(), key=lambda c: c["bic"])
+    name, specs = swept
+    best = min(specs.values(), key=lambda c: c["bic"])
 
     expected = {"iris": ("VEV", 2, 561.7285), "faithful": ("tied", 3, 2314.3163)}[name]
     assert (best["covariance_type"], best["n_components"]) == expected[:2]
@@ -158,7 +158,7 @@ def test_repeating_every_row_gives_the_same_model():
     models = []
     for times in (1, 10, 100):
         repeated = np.tile(rows, (times, 1))
-        estep = RowsEStep(repeated, Scaling.identity(1))
+        estep = InMemoryEStep(repeated, Scaling.identity(1))
         models.append(run_to_end([EMState(start)], estep, Scheme(StopRule(1e-12, 5)))[0].params)
 
     for other in models[1:]:

@@ -9,7 +9,7 @@ import stream_gmm as sg
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import ConfigError
-from stream_gmm.execute.dask import ClusterSpec, size_of
+from stream_gmm.execute.dask import ClusterSpec, plan_slots
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline.fit.grid import parse_grid
@@ -18,7 +18,7 @@ from stream_gmm.pipeline.job.cluster import planned_workers
 from stream_gmm.pipeline.job.config import ClusterConfig
 from stream_gmm.pipeline.job.plan import Workers, make_plan
 from stream_gmm.pipeline.passes import full_pass as passes
-from stream_gmm.pipeline.passes.full_pass import packed, statistics_bytes
+from stream_gmm.pipeline.passes.full_pass import count_statistics_bytes, pack_candidates
 
 GRID = parse_grid(range(1, 5), ["full", "diag", "tied"])
 TWO = Workers(2, 4 << 30)
@@ -38,7 +38,7 @@ def test_sizes_are_those_of_the_data_and_of_the_grid(data):
     expected = 8 * (10 * (1 + 3 + 9) + 10 * (1 + 3 + 3) + 10 * (1 + 3) + 4 * 9 + 0)
     assert plan.statistics_bytes == pytest.approx(expected, rel=0.7)
     assert plan.passes[0] <= plan.passes[1] <= plan.passes[2]
-    plan.check()
+    plan.refuse_if_too_large()
 
 
 def test_speeds_are_measured_and_time_is_theirs(data):
@@ -64,12 +64,12 @@ def test_what_cannot_fit_is_refused_with_number_and_remedy():
 
     assert plan.packs > 1
     with pytest.raises(ConfigError, match=r"a worker would need about \d.* GiB and has 1.0 GiB.*300 columns"):
-        plan.check()
-    assert f"in {plan.packs} packs" in " ".join(plan.lines())
+        plan.refuse_if_too_large()
+    assert f"in {plan.packs} packs" in " ".join(plan.describe())
 
 
 def test_lines_tell_everything(data):
-    text = "\n".join(make_plan(data, GRID, Settings(), TWO).lines())
+    text = "\n".join(make_plan(data, GRID, Settings(), TWO).describe())
     for words in ("20,000 rows x 3 columns", "12 with 30 components", "reads:", "workers: 2", "ns a row", "time:"):
         assert words in text
 
@@ -89,10 +89,10 @@ def test_workers_are_those_of_the_configuration():
     found = planned_workers(ClusterConfig(n_workers=2, threads_per_worker=2, memory_limit="2GiB"))
     assert found == Workers(4, 1 << 30)
     spec = ClusterSpec(cluster_class="a.B", cluster_options={"cores": 16, "memory": "64GiB"}, adapt={"maximum": 20})
-    assert size_of(spec) == (320, 4 << 30)
-    assert size_of(ClusterSpec(cluster_class="a.B", scale=3)) == (3, None)
+    assert plan_slots(spec) == (320, 4 << 30)
+    assert plan_slots(ClusterSpec(cluster_class="a.B", scale=3)) == (3, None)
     with pytest.raises(ConfigError, match="not a size of memory"):
-        size_of(ClusterSpec(memory_limit="lots"))
+        plan_slots(ClusterSpec(memory_limit="lots"))
 
 
 def _params(k, d, name):
@@ -105,17 +105,17 @@ def _params(k, d, name):
 
 def test_candidates_are_packed_in_order_by_bytes(monkeypatch):
     candidates = [_params(k, 3, "full") for k in (5, 5, 5, 1, 1)]
-    size = statistics_bytes(5, 3, family_named("full"))
-    assert [len(p) for p in packed(candidates)] == [5]
+    size = count_statistics_bytes(5, 3, family_named("full"))
+    assert [len(p) for p in pack_candidates(candidates)] == [5]
     monkeypatch.setattr(passes, "STATISTICS_BYTES", 2 * size)
-    assert [len(p) for p in packed(candidates)] == [2, 3]
+    assert [len(p) for p in pack_candidates(candidates)] == [2, 3]
     monkeypatch.setattr(passes, "STATISTICS_BYTES", 1)
-    assert [len(p) for p in packed(candidates)] == [1] * 5
+    assert [len(p) for p in pack_candidates(candidates)] == [1] * 5
 
 
 def test_packs_read_more_often_and_say_the_same(data, monkeypatch):
     whole = sg.sweep(data, [1, 2, 3], "full", sample_rows=3_000, prune=False, client=SerialExecutor())
-    monkeypatch.setattr(passes, "STATISTICS_BYTES", statistics_bytes(3, 3, family_named("full")))
+    monkeypatch.setattr(passes, "STATISTICS_BYTES", count_statistics_bytes(3, 3, family_named("full")))
     packs = sg.sweep(data, [1, 2, 3], "full", sample_rows=3_000, prune=False, client=SerialExecutor())
 
     assert packs.passes > whole.passes

@@ -8,12 +8,12 @@ from click.testing import CliRunner
 
 import stream_gmm as sg
 from stream_gmm.cli.commands import cli
-from stream_gmm.core.rows.oddities import atoms, collinear
+from stream_gmm.core.rows.oddities import find_atoms, find_collinear
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.fit.steps import profile_of
+from stream_gmm.pipeline.fit.steps import profile_source
 
 
 def _write(folder, columns, group=500, files=4):
@@ -28,7 +28,7 @@ def _write(folder, columns, group=500, files=4):
 
 def _found(folder, **options):
     data = sg.open_dataset(folder, missing="drop")
-    return profile_of(data, Settings(cache="none", **options), SerialExecutor())
+    return profile_source(data, Settings(cache="none", **options), SerialExecutor())
 
 
 def test_atoms_and_dependent_columns_are_named(tmp_path, rng):
@@ -38,8 +38,8 @@ def test_atoms_and_dependent_columns_are_named(tmp_path, rng):
 
     assert "z = 0 (30 %)" in text
     assert "['a', 'b', 'c'] are collinear" in text
-    assert atoms(np.array([[1.0], [2.0], [2.0]]))[0].value == 2.0
-    assert collinear(("x", "y"), np.eye(2)) == []
+    assert find_atoms(np.array([[1.0], [2.0], [2.0]]))[0].value == 2.0
+    assert find_collinear(("x", "y"), np.eye(2)) == []
 
 
 def test_a_sampled_profile_reads_some_row_groups_and_says_what_they_are_worth(tmp_path, rng):
@@ -48,10 +48,10 @@ def test_a_sampled_profile_reads_some_row_groups_and_says_what_they_are_worth(tm
     in_order = _write(tmp_path / "sorted", {"x": np.sort(rng.normal(size=n)), "y": rng.normal(size=n)})
     for folder, effect in ((mixed, 1.0), (in_order, 50.0)):
         found = _found(folder, profile="sample", sample_rows=1000)
-        assert found.partial
+        assert found.is_partial
         assert 5_000 <= found.rows < 0.2 * n
         assert found.total_rows == n
-        measured = found.order.design_effect(found.moments, 1000)
+        measured = found.row_order.design_effect(found.moments, 1000)
         assert measured == pytest.approx(effect, rel=1.0)
         assert any("design effect" in w for w in found.warnings)
 
@@ -95,7 +95,7 @@ def test_the_same_bits_on_any_executor(tmp_path, rng):
     folder = _write(tmp_path / "d", {"x": rng.normal(size=9000), "y": rng.normal(size=9000)})
     data = sg.open_dataset(folder)
     one, other = (
-        profile_of(data, Settings(profile="sample", sample_rows=300), e)
+        profile_source(data, Settings(profile="sample", sample_rows=300), e)
         for e in (SerialExecutor(), ThreadsExecutor(3))
     )
     np.testing.assert_array_equal(one.sample.rows, other.sample.rows)

@@ -137,14 +137,14 @@ def test_a_reader_sees_the_old_or_the_new_result_and_nothing_else(model, data, t
     sg.score(model, data, tmp_path / "scored")
     other = sg.fit(data, 2, "diag")
     seen = []
-    swap = publishing._swap
+    swap = publishing._swap_folders
 
     def watched(staging, target):
         seen.append(ds.dataset(target).to_table().num_columns)
         swap(staging, target)
         seen.append(ds.dataset(target).to_table().num_columns)
 
-    monkeypatch.setattr(publishing, "_swap", watched)
+    monkeypatch.setattr(publishing, "_swap_folders", watched)
     sg.score(other, data, tmp_path / "scored")
 
     assert seen == [14, 13]

@@ -17,9 +17,9 @@ from stream_gmm.core.fit.em import Outcome
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.source.chunks import parquet_chunks
-from stream_gmm.pipeline.job.config import validate
+from stream_gmm.pipeline.job.config import validate_config
 from stream_gmm.pipeline.job.stages import sweep_stage
-from stream_gmm.pipeline.sweep.sample_pruning import judges
+from stream_gmm.pipeline.sweep.sample_pruning import select_validation_rows
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_one_standard_error_chooses_no_larger_a_model_than_the_best(rows):
 
 
 def test_standard_errors_are_those_of_paired_differences(swept):
-    rows = judges(swept.profile).rows
+    rows = select_validation_rows(swept.profile).rows
     chosen = swept.best.score_samples(rows)
     for i, c in enumerate(swept.candidates):
         difference = chosen - c.result.score_samples(rows)
@@ -84,12 +84,12 @@ def test_the_judging_rows_are_none_of_the_sample(rows):
     for holdout in (0.0, 0.1):
         found = sg.sweep(rows, 1, "full", sample_rows=5_000, holdout=holdout).profile
         assert len(found.sample.rows) == 5_000
-        assert len(found.check.rows) == 2_500
-        assert not set(map(tuple, found.sample.rows)) & set(map(tuple, found.check.rows))
+        assert len(found.validation.rows) == 2_500
+        assert not set(map(tuple, found.sample.rows)) & set(map(tuple, found.validation.rows))
 
 
 def test_gains_add_up(swept):
-    rows, table = judges(swept.profile).rows, _by_name(swept)
+    rows, table = select_validation_rows(swept.profile).rows, _by_name(swept)
     full = {c.n_components: c.result.score(rows) for c in swept.candidates if c.family.name == "full"}
 
     assert table["full-1"]["gain"] is None
@@ -117,10 +117,10 @@ def test_a_single_component_is_always_a_candidate(rows):
 
 def test_the_beaten_stay_in_the_table_with_reason_and_parameters(rows):
     result = sg.sweep(rows, range(1, 7), ["full", "spherical", "tied"], sample_rows=5_000)
-    beaten = [c for c in result.candidates if not c.took_part]
+    pruned_reason = [c for c in result.candidates if not c.on_full_data]
 
-    assert beaten
-    for c in beaten:
+    assert pruned_reason
+    for c in pruned_reason:
         assert c.result is not None
         row = _by_name(result)[c.name]
         assert c.outcome is Outcome.PRUNED
@@ -134,7 +134,7 @@ def test_the_beaten_stay_in_the_table_with_reason_and_parameters(rows):
         for name in ("bic", "aic", "icl"):
             assert row[f"{name}_estimate"] == pytest.approx(getattr(exact, name), abs=5.0 * error + 100.0)
         assert c.result.weights_.sum() == pytest.approx(1.0)
-    assert all(c.took_part for c in result.candidates if c.n_components == 1)
+    assert all(c.on_full_data for c in result.candidates if c.n_components == 1)
 
 
 @pytest.mark.parametrize("criterion", CHOICES)
@@ -188,13 +188,13 @@ def test_every_candidate_is_left_in_the_run_folder(demo_folder, tmp_path):
         "sweep": {"n_components": "1:4", "covariance_type": ["full", "tied"]},
         "em": {"sample_rows": 3_000}, "output": {"folder": str(tmp_path / "run")},
     }  # fmt: skip
-    result = sweep_stage(validate(content, "test"), SerialExecutor())
+    result = sweep_stage(validate_config(content, "test"), SerialExecutor())
     for c in result.candidates:
         model = sg.load_model(tmp_path / "run" / "candidates" / f"{c.name}.gmm")
         assert c.result is not None
         np.testing.assert_array_equal(model.means_, c.result.means_)
     content["sweep"]["n_components"] = "1:2"
-    sweep_stage(validate(content, "test"), SerialExecutor())
+    sweep_stage(validate_config(content, "test"), SerialExecutor())
     assert not (tmp_path / "run" / "candidates" / "full-4.gmm").exists()
 
 
@@ -204,10 +204,10 @@ def test_tonight_is_numbered_after_last_night(demo_folder, tmp_path):
         "sweep": {"n_components": 3, "covariance_type": "full", "match_to": "previous"},
         "output": {"folder": str(tmp_path / "run")},
     }  # fmt: skip
-    first = sweep_stage(validate(content, "test"), SerialExecutor()).best  # on the first night there is none
+    first = sweep_stage(validate_config(content, "test"), SerialExecutor()).best  # on the first night there is none
     turned = sg.load_model(tmp_path / "run" / "model.gmm")
     sg.save_model(_turned(turned, [2, 0, 1]), tmp_path / "run" / "model.gmm")
-    second = sweep_stage(validate(content, "test"), SerialExecutor())
+    second = sweep_stage(validate_config(content, "test"), SerialExecutor())
 
     np.testing.assert_array_equal(second.best.means_, first.means_[[2, 0, 1]])
     assert second.reused == 1

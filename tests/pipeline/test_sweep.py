@@ -9,10 +9,10 @@ from stream_gmm.core.model.covariance import FAMILIES
 from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.errors import ConfigError, InputDataError, NoAdmissibleModelError, SingularCovarianceError
 from stream_gmm.execute.serial import SerialExecutor
-from stream_gmm.io.source.chunks import split
-from stream_gmm.pipeline.passes.profile import profile
+from stream_gmm.io.source.chunks import split_holdout
+from stream_gmm.pipeline.passes.profile import profile_rows
 from stream_gmm.pipeline.passes.progress import Progress
-from stream_gmm.pipeline.passes.tasks import CachePolicy, open_reading
+from stream_gmm.pipeline.passes.tasks import CachePolicy, plan_tasks
 from tests.oracles import rows_of
 
 
@@ -114,7 +114,7 @@ def test_a_warning_when_the_largest_k_is_chosen(data):
 
 def test_init_sets_the_start_and_the_order(data, demo_folder):
     truth = sg.load_model(demo_folder / "truth.gmm")
-    turned = truth.params.take([2, 0, 1])
+    turned = truth.params.reorder([2, 0, 1])
     model = sg.fit(data, 3, "full", init=turned)
 
     np.testing.assert_allclose(model.means_, turned.means, atol=0.1)
@@ -141,18 +141,18 @@ def test_minibatch_sweeps_all_structures(data):
 
 
 def _reading(data):
-    return open_reading(data, data.leaves(), SerialExecutor(), CachePolicy())
+    return plan_tasks(data, data.leaves(), SerialExecutor(), CachePolicy())
 
 
 def test_the_profile_is_exact(data, rng):
-    found = profile(data, _reading(data), SerialExecutor(), sample_rows=1000)
+    found = profile_rows(data, _reading(data), SerialExecutor(), sample_rows=1000)
     rows = np.concatenate([c.rows for leaf in data.leaves() for c in leaf.chunks()])
 
     np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.variances, rows.var(0), rtol=1e-12)
     np.testing.assert_array_equal(found.low, rows.min(0))
     assert found.sample.rows.shape == (1000, 3)
-    assert not found.complete
+    assert not found.sample_is_whole
 
 
 def test_the_threshold_cuts_off_the_asked_share(swept, data):
@@ -181,7 +181,7 @@ class TestHoldout:
         names = ["full", "diag", "spherical", "tied", "tied_diag", "tied_spherical"]
         result = sg.sweep(data, [1, 3], names, holdout=0.2, kernel=kernel, max_passes=3)
         holdout = Holdout(0.2)
-        parts = [split(c, holdout) for leaf in data.leaves() for c in leaf.chunks()]
+        parts = [split_holdout(c, holdout) for leaf in data.leaves() for c in leaf.chunks()]
         kept, out = np.concatenate([p.rows for p in parts]), np.concatenate([p.heldout for p in parts])
 
         assert len(out) == pytest.approx(0.2 * data.num_rows, rel=0.05)

@@ -9,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate, finish, merge_all
+from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate_stats, complete_stats, merge_each
 from stream_gmm.core.estep.batch import compile_batch
-from stream_gmm.core.estep.kernel_choice import NO_PREFERENCE, Preference
+from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, KernelPreference
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.rows.moments import UNWEIGHTED, moments_of
+from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 
 
 @dataclass(frozen=True, eq=False)
-class RowsEStep:
+class InMemoryEStep:
     """The E-step over rows ``(N, D)`` (:data:`stream_gmm.core.fit.em.EStep`); ``weights (N,)``, or none."""
 
     rows: Array
     scaling: Scaling
-    preference: Preference = NO_PREFERENCE
+    preference: KernelPreference = ANY_KERNEL
     weights: Array = field(default_factory=lambda: UNWEIGHTED)
 
     @cached_property
@@ -36,8 +36,8 @@ class RowsEStep:
         return [(np.asfortranarray(self.rows[p]), self.weights[p]) for p in places]
 
     @cached_property
-    def _moments(self) -> SuffStats:
-        return moments_of(self.rows, self.weights)
+    def _row_moments(self) -> SuffStats:
+        return collect_moments(self.rows, self.weights)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("rows", "scaling", "preference", "weights")}
@@ -45,10 +45,10 @@ class RowsEStep:
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Return the statistics of each candidate."""
         batch = compile_batch(candidates, self.scaling, self.preference)
-        out = reduce(merge_all, (accumulate(batch, *chunk) for chunk in self._chunks))
-        everything = self._moments if batch.incomplete else SuffStats.zero(1, 1, FULL)
-        return finish(batch, candidates, out, everything, self.scaling.shift)
+        out = reduce(merge_each, (accumulate_stats(batch, *chunk) for chunk in self._chunks))
+        row_moments = self._row_moments if batch.needs_row_moments else SuffStats.zero(1, 1, FULL)
+        return complete_stats(batch, candidates, out, row_moments, self.scaling.shift)
 
-    def one(self, params: MixtureParams) -> SuffStats:
+    def evaluate(self, params: MixtureParams) -> SuffStats:
         """Return the statistics of one mixture."""
         return self([params])[0]

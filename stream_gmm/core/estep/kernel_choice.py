@@ -33,17 +33,17 @@ ERROR_RATIO = 6.0
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """A kernel for one candidate: its name, the type it computes in, and the coordinates."""
 
-    route: str
+    kernel: str
     dtype: str
     coordinates: Scaling | None
     cost: float
 
 
 @dataclass(frozen=True)
-class Preference:
+class KernelPreference:
     """What the user wants of the kernels: ``"auto"`` or one by name; float64, or float32 where it may be."""
 
     kernel: str = AUTO
@@ -54,10 +54,10 @@ class Preference:
         one_of(self.dtype, DTYPES, "dtype")
 
 
-NO_PREFERENCE = Preference()
+ANY_KERNEL = KernelPreference()
 
 
-def _coordinates(params: MixtureParams, scaling: Scaling) -> Iterator[tuple[str, Scaling]]:
+def _feature_coordinates(params: MixtureParams, scaling: Scaling) -> Iterator[tuple[str, Scaling]]:
     """Return the coordinates in which the structure's features keep their form."""
     if params.features.order == ISOTROPIC_ORDER:
         yield QUADRATIC, scaling.isotropic
@@ -67,7 +67,7 @@ def _coordinates(params: MixtureParams, scaling: Scaling) -> Iterator[tuple[str,
         yield SPHERED, scaling
 
 
-def rounding_error(params: MixtureParams, density: Density, coordinates: Scaling, dtype: str) -> float:
+def bound_rounding_error(params: MixtureParams, density: Density, coordinates: Scaling, dtype: str) -> float:
     """Bound the rounding error of the log-densities by features, in nats."""
     family, (k, d) = params.family, params.means.shape
     means = coordinates.apply(density.means)
@@ -77,18 +77,18 @@ def rounding_error(params: MixtureParams, density: Density, coordinates: Scaling
     return float(ERROR_RATIO * np.max(terms) * np.finfo(dtype).eps)
 
 
-def choose_route(
-    params: MixtureParams, density: Density, scaling: Scaling, preference: Preference = NO_PREFERENCE
-) -> Choice:
+def choose_kernel(
+    params: MixtureParams, density: Density, scaling: Scaling, preference: KernelPreference = ANY_KERNEL
+) -> KernelChoice:
     """Return the cheapest kernel among those that hold the contract, or the one that is forced."""
     k, d = params.means.shape
     n_features = params.features.count(d)
-    choices = [Choice(WHITENED, "float64", None, whitened_cost(k, d, params.family.matrices))]
-    for route, coordinates in _coordinates(params, scaling):
+    choices = [KernelChoice(WHITENED, "float64", None, whitened_cost(k, d, params.family.matrices))]
+    for kernel, coordinates in _feature_coordinates(params, scaling):
         for dtype in dict.fromkeys(("float64", preference.dtype)):
             cost = feature_cost(k, d, n_features, coordinates.root is not None, dtype)
-            forced = preference.kernel == route and dtype == preference.dtype
-            if forced or rounding_error(params, density, coordinates, dtype) <= ALLOWED[dtype]:
-                choices.append(Choice(route, dtype, coordinates, cost))
-    wanted = [c for c in choices if c.route == preference.kernel]
+            forced = preference.kernel == kernel and dtype == preference.dtype
+            if forced or bound_rounding_error(params, density, coordinates, dtype) <= ALLOWED[dtype]:
+                choices.append(KernelChoice(kernel, dtype, coordinates, cost))
+    wanted = [c for c in choices if c.kernel == preference.kernel]
     return min(wanted or choices, key=lambda c: c.cost)

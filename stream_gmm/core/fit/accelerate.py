@@ -13,23 +13,23 @@ from typing import ClassVar
 
 import numpy as np
 
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.coordinates import Chart
-from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Move, Scheme
-from stream_gmm.core.fit.surrogate import inner_steps
+from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Proposal, Scheme
+from stream_gmm.core.fit.surrogate import run_inner_steps
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.stats import SuffStats
 
 MEMORY = 8
-_RIDGE = 1e-7
+_MIXING_RIDGE = 1e-7
 """Of the least squares of Anderson's mixing, relative to the largest singular value squared."""
 INNER_STEPS = 10
 """Steps on the sample between two passes."""
 
 
-def em_image(params: MixtureParams, stats: SuffStats, scheme: Scheme) -> MixtureParams:
+def take_em_step(params: MixtureParams, stats: SuffStats, scheme: Scheme) -> MixtureParams:
     """Return the plain EM step."""
     return mstep(stats, params.family, scheme.penalty, params)[0]
 
@@ -42,12 +42,12 @@ class Secants:
     points: tuple[Array, ...] = ()
     images: tuple[Array, ...] = ()
 
-    def push(self, point: MixtureParams, image: MixtureParams) -> Secants:
+    def append(self, point: MixtureParams, image: MixtureParams) -> Secants:
         """Return the secants with one more pair; the oldest is forgotten."""
         points = (*self.points, self.chart.vector(point))[-MEMORY - 1 :]
         return replace(self, points=points, images=(*self.images, self.chart.vector(image))[-MEMORY - 1 :])
 
-    def mixed(self) -> Array:
+    def extrapolate(self) -> Array:
         """Return Anderson's next point: the images, so weighted that the steps cancel as far as they can."""
         g = np.array(self.images)
         f = g - np.array(self.points)
@@ -55,11 +55,11 @@ class Secants:
             return np.asarray(g[-1])
         df, dg = np.diff(f, axis=0), np.diff(g, axis=0)
         u, s, vt = np.linalg.svd(df.T, full_matrices=False)
-        gamma = vt.T @ (s / (s**2 + _RIDGE * s[0] ** 2 + 1e-300) * (u.T @ f[-1]))
+        gamma = vt.T @ (s / (s**2 + _MIXING_RIDGE * s[0] ** 2 + 1e-300) * (u.T @ f[-1]))
         return np.asarray(g[-1] - gamma @ dg)
 
 
-def _remaining(step: Array, to_optimum: Array) -> float:
+def _predict_gain(step: Array, to_optimum: Array) -> float:
     """Return the gain of going all the way, if the log-likelihood is quadratic.
 
     In coordinates where the complete data's information is the identity, EM's step is the gradient. What a few
@@ -72,26 +72,28 @@ def _remaining(step: Array, to_optimum: Array) -> float:
 class Anderson:
     """Anderson acceleration of EM."""
 
-    heavy: ClassVar[bool] = False
+    costly: ClassVar[bool] = False
 
-    def accepted(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Move:
-        at, _ = state.point
+    def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
+        at, _ = state.accepted_point
         secants = state.memory or Secants(Chart(at))
-        secants = secants.push(at, em)
-        target = secants.mixed()
-        remaining = np.inf
+        secants = secants.append(at, em)
+        target = secants.extrapolate()
+        predicted_gain = np.inf
         if len(secants.points) > 1:
             step = secants.images[-1] - secants.points[-1]
-            remaining = _remaining(step, target - secants.points[-1])
-        return Move(secants.chart.params(target), remaining, plain=len(secants.points) == 1, memory=secants)
+            predicted_gain = _predict_gain(step, target - secants.points[-1])
+        return Proposal(
+            secants.chart.params(target), predicted_gain, is_plain_step=len(secants.points) == 1, memory=secants
+        )
 
-    def rejected(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Move:
-        secants = state.memory.push(state.params, em_image(state.params, stats, scheme))
-        return Move(em_image(*state.point, scheme), plain=True, memory=secants)
+    def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:
+        secants = state.memory.append(state.params, take_em_step(state.params, stats, scheme))
+        return Proposal(take_em_step(*state.accepted_point, scheme), is_plain_step=True, memory=secants)
 
 
 @dataclass(frozen=True)
-class Cycle:
+class SquaremCycle:
     """Where a SQUAREM cycle stands: after ``stage`` steps from the chart's reference."""
 
     stage: int = 0
@@ -106,26 +108,28 @@ class Cycle:
 class Squarem:
     """Squared extrapolation: two EM steps, one jump, and the EM step from there."""
 
-    heavy: ClassVar[bool] = False
+    costly: ClassVar[bool] = False
 
-    def accepted(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Move:
-        at, _ = state.point
-        cycle = state.memory or Cycle()
+    def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
+        at, _ = state.accepted_point
+        cycle = state.memory or SquaremCycle()
         if cycle.stage != 1 or cycle.chart is None:
-            return Move(em, plain=True, memory=Cycle(1, Chart(at), cap=cycle.cap))
+            return Proposal(em, is_plain_step=True, memory=SquaremCycle(1, Chart(at), cap=cycle.cap))
         r, second = cycle.chart.vector(at), cycle.chart.vector(em)
         v = second - 2.0 * r
         longest = float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-300)
         length = min(max(longest, 1.0), cycle.cap)
         target = 2.0 * length * r + length**2 * v
-        remaining = _remaining(second - r, target - r)
+        predicted_gain = _predict_gain(second - r, target - r)
         if length == 1.0:
-            return Move(em, remaining, plain=True, memory=Cycle(cap=cycle.cap))
+            return Proposal(em, predicted_gain, is_plain_step=True, memory=SquaremCycle(cap=cycle.cap))
         cap = 4.0 * cycle.cap if length == cycle.cap else cycle.cap
-        return Move(cycle.chart.params(target), remaining, memory=Cycle(2, second=em, cap=cap))
+        return Proposal(cycle.chart.params(target), predicted_gain, memory=SquaremCycle(2, second=em, cap=cap))
 
-    def rejected(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Move:
-        return Move(state.memory.second, plain=True, memory=Cycle(cap=max(4.0, state.memory.cap / 16.0)))
+    def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:
+        return Proposal(
+            state.memory.second, is_plain_step=True, memory=SquaremCycle(cap=max(4.0, state.memory.cap / 16.0))
+        )
 
 
 @dataclass(frozen=True)
@@ -136,10 +140,10 @@ class Auto:
     cycle that it is in.
     """
 
-    sample: RowsEStep
-    heavy: ClassVar[bool] = True
+    sample: InMemoryEStep
+    costly: ClassVar[bool] = True
 
-    def depth(self, rows: float) -> int:
+    def inner_step_count(self, rows: float) -> int:
         """Return the number of inner steps on data of so many rows.
 
         They are to cost about the arithmetic of a pass, and no more. It is the same for all moves of a fit, or
@@ -148,23 +152,25 @@ class Auto:
         n = len(self.sample.rows)
         return INNER_STEPS if n >= rows else int(np.clip(rows // n, 3, INNER_STEPS))
 
-    def accepted(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Move:
-        at, stats = state.point
+    def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
+        at, stats = state.accepted_point
         memory = state.memory
-        if isinstance(memory, Cycle) and memory.stage == 1:
-            return SQUAREM.accepted(state, em, scheme)
+        if isinstance(memory, SquaremCycle) and memory.stage == 1:
+            return SQUAREM.propose_after_acceptance(state, em, scheme)
         secants = memory if isinstance(memory, Secants) else Secants(Chart(at))
         tol = 0.01 * scheme.tolerance(state)
-        image = inner_steps(at, stats, self.sample.one, scheme.penalty, self.depth(stats.rows), tol)
-        secants = secants.push(at, image.params)
-        params = secants.chart.params(secants.mixed()) if len(secants.points) > 1 else image.params
-        return Move(params, image.remaining, memory=secants)
+        image = run_inner_steps(
+            at, stats, self.sample.evaluate, scheme.penalty, self.inner_step_count(stats.rows), tol
+        )
+        secants = secants.append(at, image.params)
+        params = secants.chart.params(secants.extrapolate()) if len(secants.points) > 1 else image.params
+        return Proposal(params, image.predicted_gain, memory=secants)
 
-    def rejected(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Move:
-        if isinstance(state.memory, Cycle):
-            return SQUAREM.rejected(state, stats, scheme)
-        at, before = state.point
-        return Move(em_image(at, before, scheme), plain=True, memory=Cycle(1, Chart(at)))
+    def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:
+        if isinstance(state.memory, SquaremCycle):
+            return SQUAREM.propose_after_rejection(state, stats, scheme)
+        at, before = state.accepted_point
+        return Proposal(take_em_step(at, before, scheme), is_plain_step=True, memory=SquaremCycle(1, Chart(at)))
 
 
 ANDERSON = Anderson()

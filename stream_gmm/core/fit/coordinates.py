@@ -27,7 +27,7 @@ _LARGEST_STEP = 3.0
 _HALVINGS = 60
 
 
-def _spreads(params: MixtureParams) -> Array:
+def _scale_factors(params: MixtureParams) -> Array:
     """Return Cholesky factors ``(K, D, D)`` or standard deviations ``(K, D)``; one for all where shared."""
     family, (k, d) = params.family, params.means.shape
     values = np.array(family.expand(params.covariances, k, d))
@@ -35,7 +35,7 @@ def _spreads(params: MixtureParams) -> Array:
     return np.asarray(np.linalg.cholesky(values) if family.matrices else np.sqrt(values))
 
 
-def _shares(params: MixtureParams) -> Array:
+def _weights_and_noise(params: MixtureParams) -> Array:
     """Return the mixing weights ``(K,)``, and after them that of the noise, if there is one."""
     return params.weights if params.noise is None else np.append(params.weights, params.noise_weight)
 
@@ -47,38 +47,42 @@ class Chart:
     reference: MixtureParams
 
     @cached_property
-    def _spread(self) -> Array:
-        return _spreads(self.reference)
+    def _reference_factors(self) -> Array:
+        return _scale_factors(self.reference)
 
     @cached_property
-    def _inverse(self) -> Array:
+    def _inverse_factors(self) -> Array:
         matrices = self.reference.family.matrices
-        return np.asarray(np.linalg.inv(self._spread) if matrices else 1.0 / self._spread, np.float64)
+        return np.asarray(
+            np.linalg.inv(self._reference_factors) if matrices else 1.0 / self._reference_factors, np.float64
+        )
 
     @cached_property
-    def _scales(self) -> tuple[Array, Array]:
+    def _root_weights(self) -> tuple[Array, Array]:
         """Square roots of the weights, of the components ``(K, 1)`` and of the covariances."""
         a = np.sqrt(np.maximum(self.reference.weights, 1e-8))[:, None]
         return a, np.ones((1, 1)) if self.reference.family.shared else a
 
     @property
-    def _lower(self) -> tuple[Any, Any]:
+    def _lower_indices(self) -> tuple[Any, Any]:
         return np.tril_indices(self.reference.n_features, -1)
 
     def vector(self, params: MixtureParams) -> Array:
         """Return the coordinates of a mixture of the same shape."""
-        a, b = self._scales
-        own, shares = _shares(params), _shares(self.reference)
+        a, b = self._root_weights
+        own, shares = _weights_and_noise(params), _weights_and_noise(self.reference)
         log_weights = np.log(np.maximum(own, _SMALLEST)) - np.log(np.maximum(shares, _SMALLEST))
         log_weights = np.sqrt(np.maximum(shares, 1e-8)) * log_weights
-        delta, spread = params.means - self.reference.means, _spreads(params)
+        delta, spread = params.means - self.reference.means, _scale_factors(params)
         if not self.reference.family.matrices:
-            parts = [delta * self._inverse, np.sqrt(2.0) * np.log(spread * self._inverse)]
+            parts = [delta * self._inverse_factors, np.sqrt(2.0) * np.log(spread * self._inverse_factors)]
             return np.concatenate([log_weights, (a * parts[0]).ravel(), (b * parts[1]).ravel()])
-        change = self._inverse @ spread
+        change = self._inverse_factors @ spread
         diagonal = np.sqrt(2.0) * np.log(np.einsum("kjj->kj", change))
-        moved = np.einsum("kij,kj->ki", np.broadcast_to(self._inverse, (len(delta), *change.shape[1:])), delta)
-        lower = change[:, self._lower[0], self._lower[1]]
+        moved = np.einsum(
+            "kij,kj->ki", np.broadcast_to(self._inverse_factors, (len(delta), *change.shape[1:])), delta
+        )
+        lower = change[:, self._lower_indices[0], self._lower_indices[1]]
         return np.concatenate([log_weights, (a * moved).ravel(), (b * diagonal).ravel(), (b * lower).ravel()])
 
     def params(self, vector: Array) -> MixtureParams:
@@ -87,7 +91,7 @@ class Chart:
         Standard deviations change by a factor of ``exp(3)`` at most.
         """
         for _ in range(_HALVINGS):
-            params = self._params(vector)
+            params = self._unpack(vector)
             try:
                 _ = params.precisions_cholesky
                 return params
@@ -95,11 +99,11 @@ class Chart:
                 vector = 0.5 * vector
         return self.reference
 
-    def _params(self, vector: Array) -> MixtureParams:
-        ref, (a, b) = self.reference, self._scales
+    def _unpack(self, vector: Array) -> MixtureParams:
+        ref, (a, b) = self.reference, self._root_weights
         k, d = ref.means.shape
-        blocks = len(self._spread)
-        shares = _shares(ref)
+        blocks = len(self._reference_factors)
+        shares = _weights_and_noise(ref)
         logs, moved, diagonal, lower = np.split(vector, np.cumsum([len(shares), k * d, blocks * d]))
         logits = np.log(np.maximum(shares, _SMALLEST)) + logs / np.sqrt(np.maximum(shares, 1e-8))
         weights = np.exp(logits - logits.max())
@@ -107,12 +111,12 @@ class Chart:
         stretch = np.exp(np.clip(diagonal.reshape(blocks, d) / b / np.sqrt(2.0), -_LARGEST_STEP, _LARGEST_STEP))
         moved = moved.reshape(k, d) / a
         if not ref.family.matrices:
-            means, covariances = ref.means + moved * self._spread, (self._spread * stretch) ** 2
+            means, covariances = ref.means + moved * self._reference_factors, (self._reference_factors * stretch) ** 2
         else:
             change = stretch[:, :, None] * np.eye(d)
-            change[:, self._lower[0], self._lower[1]] = lower.reshape(blocks, -1) / b
-            spread = self._spread @ change
+            change[:, self._lower_indices[0], self._lower_indices[1]] = lower.reshape(blocks, -1) / b
+            spread = self._reference_factors @ change
             covariances = spread @ np.swapaxes(spread, 1, 2)
-            means = ref.means + np.einsum("kij,kj->ki", np.broadcast_to(self._spread, (k, d, d)), moved)
+            means = ref.means + np.einsum("kij,kj->ki", np.broadcast_to(self._reference_factors, (k, d, d)), moved)
         everyone = np.broadcast_to(covariances, (k, *covariances.shape[1:]))
         return MixtureParams.from_matrices(weights, means, everyone, ref.family, ref.noise)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.mstep.mstep import NOTHING, RIDGE, MStepReport, mstep
+from stream_gmm.core.mstep.mstep import NO_REPORT, RIDGE, MStepReport, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
@@ -67,24 +67,24 @@ class StopRule:
 class EMState:
     """Everything that is needed to go on with one candidate, or to report on it.
 
-    ``params`` is the point that the next pass evaluates, and ``at`` the last one accepted; ``stats`` and the
+    ``params`` is the point that the next pass evaluates, and ``accepted`` the last one accepted; ``stats`` and the
     last value of ``history``, its mean log-likelihood, were taken there. At the end the two are the same.
     """
 
     params: MixtureParams
     n_iter: int = 0
     history: tuple[float, ...] = ()
-    at: MixtureParams | None = None
+    accepted: MixtureParams | None = None
     stats: SuffStats | None = None
     outcome: Outcome | None = None
     reason: str = ""
-    report: MStepReport = NOTHING
+    report: MStepReport = NO_REPORT
     passes: int = 0
     rejected: tuple[int, ...] = ()
     """Passes whose point was not accepted, counted from 1."""
-    plain: bool = True
+    is_plain_step: bool = True
     """Whether ``params`` is a start or a plain EM step."""
-    remaining: tuple[float, ...] = ()
+    predicted_gains: tuple[float, ...] = ()
     """The gain predicted after each accepted point."""
     memory: Any = None
     """What the method of acceleration remembers."""
@@ -97,21 +97,21 @@ class EMState:
         return self.outcome is None
 
     @property
-    def point(self) -> tuple[MixtureParams, SuffStats]:
+    def accepted_point(self) -> tuple[MixtureParams, SuffStats]:
         """The last point accepted, and its statistics."""
-        assert self.at is not None
+        assert self.accepted is not None
         assert self.stats is not None
-        return self.at, self.stats
+        return self.accepted, self.stats
 
 
 @dataclass(frozen=True)
-class Move:
+class Proposal:
     """What a method wants evaluated next."""
 
     params: MixtureParams
-    remaining: float = np.inf
+    predicted_gain: float = np.inf
     """The gain of the log-likelihood it predicts from the accepted point on, nats per row."""
-    plain: bool = False
+    is_plain_step: bool = False
     memory: Any = None
 
 
@@ -119,13 +119,13 @@ class Method(Protocol):
     """How the next point follows from those evaluated: EM itself, or an acceleration of it."""
 
     @property
-    def heavy(self) -> bool:
+    def costly(self) -> bool:
         """True if a move costs enough to be worth a task of its own."""
 
-    def accepted(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Move:
-        """Return the move from the accepted ``state.at``, whose plain EM step is ``em``."""
+    def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
+        """Return the move from the accepted ``state.accepted``, whose plain EM step is ``em``."""
 
-    def rejected(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Move:
+    def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:
         """Return the move after ``state.params``, with its ``stats``, was not accepted."""
 
 
@@ -133,12 +133,12 @@ class Method(Protocol):
 class PlainEM:
     """EM, with Aitken's prediction of what remains."""
 
-    heavy: ClassVar[bool] = False
+    costly: ClassVar[bool] = False
 
-    def accepted(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Move:
-        return Move(em, aitken(state.history), plain=True)
+    def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
+        return Proposal(em, cautious_aitken_gain(state.history), is_plain_step=True)
 
-    def rejected(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Move:
+    def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:
         raise AssertionError("a plain EM step is always accepted")  # pragma: no cover
 
 
@@ -163,7 +163,7 @@ class Scheme:
         return self.rule.tolerance(state.params.n_parameters, rows)
 
 
-def predicted_gain(history: Sequence[float]) -> float:
+def aitken_gain(history: Sequence[float]) -> float:
     """Return the log-likelihood still to be gained, by Aitken's rule; inf if unknown.
 
     A geometric tail with ratio a = d_t / d_{t-1} has ``d_t a / (1 - a)`` left to go
@@ -178,12 +178,12 @@ def predicted_gain(history: Sequence[float]) -> float:
     return last * ratio / (1.0 - ratio) if ratio < 1.0 else np.inf
 
 
-def aitken(history: Sequence[float]) -> float:
-    """Return :func:`predicted_gain`, but at least a tenth of the last gain: a ratio can be near zero by chance."""
-    return max(predicted_gain(history), 0.1 * (history[-1] - history[-2]) if len(history) > 1 else np.inf)
+def cautious_aitken_gain(history: Sequence[float]) -> float:
+    """Return :func:`aitken_gain`, but at least a tenth of the last gain: a ratio can be near zero by chance."""
+    return max(aitken_gain(history), 0.1 * (history[-1] - history[-2]) if len(history) > 1 else np.inf)
 
 
-def _same_point(a: MixtureParams, b: MixtureParams) -> bool:
+def _is_fixed_point(a: MixtureParams, b: MixtureParams) -> bool:
     """Tell whether EM does not move any more, beyond rounding."""
     sd = np.sqrt(np.einsum("kjj->kj", b.dense_covariances))
     return bool(
@@ -196,11 +196,11 @@ def _same_point(a: MixtureParams, b: MixtureParams) -> bool:
 def advance(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
     """Take in the statistics at ``state.params``: accept the point or not, and stop or move on."""
     state = replace(state, passes=state.passes + 1)
-    if not _acceptable(state, stats, scheme):
-        return _reject(state, stats, scheme)
+    if not _is_accepted(state, stats, scheme):
+        return _reject_point(state, stats, scheme)
     state = replace(
-        state, at=state.params, stats=stats, history=(*state.history, stats.mean_loglik),
-        n_iter=state.n_iter + (state.at is not None),
+        state, accepted=state.params, stats=stats, history=(*state.history, stats.mean_loglik),
+        n_iter=state.n_iter + (state.accepted is not None),
     )  # fmt: skip
     if not np.isfinite(stats.loglik):
         return replace(state, outcome=Outcome.FAILED, reason="the log-likelihood is not finite")
@@ -208,38 +208,38 @@ def advance(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
         em, report = mstep(stats, state.params.family, scheme.penalty, state.params)
     except SingularCovarianceError as error:
         return replace(state, outcome=Outcome.FAILED, reason=str(error))
-    move = scheme.method.accepted(state, em, scheme)
+    proposal = scheme.method.propose_after_acceptance(state, em, scheme)
     if report and report != state.report:
         state = replace(state, events=(*state.events, f"pass {state.passes}: {report.describe()}"))
-    state = replace(state, report=report, remaining=(*state.remaining, move.remaining))
-    if move.remaining <= scheme.tolerance(state) or _same_point(em, state.params):
-        return _finish(state, Outcome.CONVERGED)
-    return _go_on(state, move, scheme)
+    state = replace(state, report=report, predicted_gains=(*state.predicted_gains, proposal.predicted_gain))
+    if proposal.predicted_gain <= scheme.tolerance(state) or _is_fixed_point(em, state.params):
+        return _end_state(state, Outcome.CONVERGED)
+    return _continue_from(state, proposal, scheme)
 
 
-def _acceptable(state: EMState, stats: SuffStats, scheme: Scheme) -> bool:
-    if state.plain or state.at is None or state.stats is None:
+def _is_accepted(state: EMState, stats: SuffStats, scheme: Scheme) -> bool:
+    if state.is_plain_step or state.accepted is None or state.stats is None:
         return True
     if not np.isfinite(stats.loglik):
         return False
-    return scheme.objective(state.params, stats) >= scheme.objective(state.at, state.stats)
+    return scheme.objective(state.params, stats) >= scheme.objective(state.accepted, state.stats)
 
 
-def _reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
-    move = scheme.method.rejected(state, stats, scheme)
+def _reject_point(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
+    proposal = scheme.method.propose_after_rejection(state, stats, scheme)
     event = f"pass {state.passes}: the point proposed was not accepted"
     state = replace(state, rejected=(*state.rejected, state.passes), events=(*state.events, event))
-    return _go_on(state, move, scheme)
+    return _continue_from(state, proposal, scheme)
 
 
-def _go_on(state: EMState, move: Move, scheme: Scheme) -> EMState:
+def _continue_from(state: EMState, proposal: Proposal, scheme: Scheme) -> EMState:
     if state.passes > scheme.rule.max_passes:
-        return _finish(state, Outcome.MAX_PASSES)
-    return replace(state, params=move.params, plain=move.plain, memory=move.memory)
+        return _end_state(state, Outcome.MAX_PASSES)
+    return replace(state, params=proposal.params, is_plain_step=proposal.is_plain_step, memory=proposal.memory)
 
 
-def _finish(state: EMState, outcome: Outcome) -> EMState:
-    state = replace(state, params=state.point[0], memory=None)
+def _end_state(state: EMState, outcome: Outcome) -> EMState:
+    state = replace(state, params=state.accepted_point[0], memory=None)
     if state.report:
         return replace(state, outcome=Outcome.DEGENERATE, reason=state.report.describe())
     return replace(state, outcome=outcome)
@@ -264,13 +264,13 @@ def advance_all(pairs: Sequence[tuple[EMState, SuffStats]], scheme: Scheme) -> l
 
 
 def run_pass(
-    states: Sequence[EMState], estep: EStep, scheme: Scheme, together: AdvanceAll = advance_all
+    states: Sequence[EMState], estep: EStep, scheme: Scheme, advance_states: AdvanceAll = advance_all
 ) -> list[EMState]:
     """Advance every live candidate by one shared pass; the others are returned as they are."""
     live = [i for i, s in enumerate(states) if s.live]
     out = list(states)
-    found = estep([states[i].params for i in live])
-    moved = together([(states[i], s) for i, s in zip(live, found, strict=True)], scheme)
+    gathered = estep([states[i].params for i in live])
+    moved = advance_states([(states[i], s) for i, s in zip(live, gathered, strict=True)], scheme)
     for i, state in zip(live, moved, strict=True):
         out[i] = state
     return out
@@ -281,7 +281,7 @@ def run_to_end(
     estep: EStep,
     scheme: Scheme = Scheme(),
     on_pass: Callable[[Sequence[EMState]], None] = lambda _: None,
-    together: AdvanceAll = advance_all,
+    advance_states: AdvanceAll = advance_all,
     review: Review = list,
 ) -> list[EMState]:
     """Advance all candidates until none is live.
@@ -290,6 +290,6 @@ def run_to_end(
     """
     states = list(states)
     while any(s.live for s in states):
-        states = review(run_pass(states, estep, scheme, together))
+        states = review(run_pass(states, estep, scheme, advance_states))
         on_pass(states)
     return states

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.mstep.mstep import NOTHING, RIDGE, MStepReport, mstep
+from stream_gmm.core.mstep.mstep import NO_REPORT, RIDGE, MStepReport, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.stats import SuffStats
 
@@ -37,15 +37,15 @@ class StepwiseState:
     stats: SuffStats | None = None
     step: int = 0
     rows_seen: float = 0.0
-    report: MStepReport = NOTHING
+    report: MStepReport = NO_REPORT
 
 
-def blend(old: SuffStats, batch: SuffStats, eta: float) -> SuffStats:
+def blend_stats(old: SuffStats, batch: SuffStats, eta: float) -> SuffStats:
     """Return ``(1 - eta) old + eta batch / rows``: the statistics per row with a batch blended in."""
     return old.scale(1.0 - eta).merge(batch.scale(eta / batch.rows))
 
 
-def stepwise_step(
+def take_stepwise_step(
     state: StepwiseState, batch: SuffStats, schedule: Schedule, penalty: Penalty = RIDGE
 ) -> StepwiseState:
     """Blend in the statistics of one batch, taken at ``state.params``, and make an M-step.
@@ -53,7 +53,7 @@ def stepwise_step(
     The first batch is taken whole, since no statistics stand behind the starting parameters.
     """
     old = state.stats
-    stats = batch.scale(1.0 / batch.rows) if old is None else blend(old, batch, schedule(state.step))
+    stats = batch.scale(1.0 / batch.rows) if old is None else blend_stats(old, batch, schedule(state.step))
     rows_seen = state.rows_seen + batch.rows
     # The M-step's notion of a starving component is in rows, so show it the rows seen.
     params, report = mstep(stats.scale(rows_seen), state.params.family, penalty, state.params)

@@ -18,16 +18,16 @@ from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
-from stream_gmm.core.mstep.penalty import Penalty, precision_of
+from stream_gmm.core.mstep.penalty import Penalty, compute_precisions
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
 
-_SHRUNK = 0.1
+_SMALLEST_RATIO = 0.1
 """A corrected variance below this part of the anchor's is more likely noise than truth."""
 
 
 @dataclass(frozen=True)
-class Moments:
+class MomentsAbout:
     """Statistics per row about fixed origins: unlike centred ones, they can be added and subtracted."""
 
     origins: Array
@@ -36,15 +36,15 @@ class Moments:
     second: Array
 
     @classmethod
-    def of(cls, stats: SuffStats, origins: Array) -> Moments:
+    def of(cls, stats: SuffStats, origins: Array) -> MomentsAbout:
         """Return the statistics about origins ``(K, D)``."""
         weight, delta = stats.weight / stats.rows, stats.mean - origins
         second = stats.scatter / stats.rows + _pooled(stats.moments.outer(weight, delta), stats.scatter)
         return cls(origins, weight, weight[:, None] * delta, second)
 
-    def plus(self, other: Moments, sign: float = 1.0) -> Moments:
+    def add(self, other: MomentsAbout, sign: float = 1.0) -> MomentsAbout:
         """Return the sum with (or the difference to) statistics about the same origins."""
-        return Moments(
+        return MomentsAbout(
             self.origins, self.weight + sign * other.weight,
             self.first + sign * other.first, self.second + sign * other.second,
         )  # fmt: skip
@@ -65,7 +65,7 @@ class Moments:
         # first delta' + delta first', by polarisation.
         mixed = outer(one, self.first + delta) - outer(one, self.first) - outer(one, delta)
         second = self.second + _pooled(outer(self.weight, delta) - mixed, self.second)
-        precision = precision_of(density.whitener)
+        precision = compute_precisions(density.whitener)
         if len(second) < len(precision):
             precision = precision[:1]
         # Per row: what the components leave of it is noise.
@@ -79,42 +79,42 @@ def _pooled(values: Array, like: Array) -> Array:
 
 def guaranteed_gain(stats: SuffStats, params: MixtureParams, new: MixtureParams) -> float:
     """Return what an EM step to ``new`` gains at least, nats per row (Dempster, Laird & Rubin 1977)."""
-    s = Moments.of(stats, params.means)
+    s = MomentsAbout.of(stats, params.means)
     return s.expected(new, stats) - s.expected(params, stats)
 
 
 @dataclass(frozen=True)
-class Inner:
+class SurrogatePoint:
     """Where the inner steps lead, and the log-likelihood (nats per row) predicted to be gained in all."""
 
     params: MixtureParams
     steps: int
-    remaining: float
+    predicted_gain: float
 
 
-def inner_steps(
+def run_inner_steps(
     anchor: MixtureParams,
     stats: SuffStats,
     estep: Callable[[MixtureParams], SuffStats],
     penalty: Penalty,
     most: int,
     tol: float = 0.0,
-) -> Inner:
+) -> SurrogatePoint:
     """Return the point after the EM step from ``anchor`` and up to ``most`` corrected steps on the sample.
 
     ``stats`` are the full data's at ``anchor``; ``estep`` gives the sample's. It ends early when a step
     gains less than ``tol``, or the correction outweighs what the sample has.
     """
-    full, at_anchor = Moments.of(stats, anchor.means), estep(anchor)
-    correction = full.plus(Moments.of(at_anchor, anchor.means), -1.0)
+    full, at_anchor = MomentsAbout.of(stats, anchor.means), estep(anchor)
+    correction = full.add(MomentsAbout.of(at_anchor, anchor.means), -1.0)
 
     def value(params: MixtureParams, own: SuffStats) -> float:
-        per_row = own.mean_loglik + penalty.value(params) / stats.rows
-        return per_row + correction.expected(params, stats)
+        mean_value = own.mean_loglik + penalty.value(params) / stats.rows
+        return mean_value + correction.expected(params, stats)
 
     def step(own: SuffStats) -> MixtureParams | None:
-        corrected = Moments.of(own, anchor.means).plus(correction).stats(stats)
-        if corrected is None or not _sound(corrected, stats):
+        corrected = MomentsAbout.of(own, anchor.means).add(correction).stats(stats)
+        if corrected is None or not _keeps_variances(corrected, stats):
             return None
         try:
             return mstep(corrected, anchor.family, penalty, anchor)[0]
@@ -130,23 +130,23 @@ def inner_steps(
         if new is None or values[-1] - values[-2] <= tol:
             break
         params = new
-    return Inner(params, len(values) - 1, _total_gain(values))
+    return SurrogatePoint(params, len(values) - 1, _predict_total_gain(values))
 
 
-def _sound(corrected: SuffStats, stats: SuffStats) -> bool:
+def _keeps_variances(corrected: SuffStats, stats: SuffStats) -> bool:
     """Tell whether no component has lost most of a variance by the correction alone."""
     kind = corrected.moments
-    new = kind.diagonal(corrected.scatter) / _counts(corrected)
-    old = kind.diagonal(stats.scatter) / _counts(stats)
-    return bool(np.all(new > _SHRUNK * old))
+    new = kind.diagonal(corrected.scatter) / _rows_per_scatter(corrected)
+    old = kind.diagonal(stats.scatter) / _rows_per_scatter(stats)
+    return bool(np.all(new > _SMALLEST_RATIO * old))
 
 
-def _counts(stats: SuffStats) -> Array:
+def _rows_per_scatter(stats: SuffStats) -> Array:
     pooled = len(stats.scatter) < len(stats.weight)
     return np.array([[stats.rows]]) if pooled else np.maximum(stats.weight, 1e-300)[:, None]
 
 
-def _total_gain(values: list[float]) -> float:
+def _predict_total_gain(values: list[float]) -> float:
     """Return the gain so far, and what a geometric tail of the last steps adds."""
     so_far = values[-1] - values[0]
     if len(values) < 3:

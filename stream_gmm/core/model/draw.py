@@ -11,12 +11,12 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import InputDataError
 
 
-def draw(params: MixtureParams, n_samples: int, rng: np.random.Generator) -> tuple[Array, np.ndarray[Any, Any]]:
+def draw_rows(params: MixtureParams, n_samples: int, rng: np.random.Generator) -> tuple[Array, np.ndarray[Any, Any]]:
     """Draw from a mixture: rows ``(n, D)`` and components ``(n,)``, grouped by component; noise (-1) comes last."""
     if n_samples < 1:
         raise InputDataError(f"n_samples must be at least 1, not {n_samples}.")
     if params.noise is not None:
-        return _draw_with_noise(params, n_samples, rng)
+        return _draw_rows_with_noise(params, n_samples, rng)
     counts = rng.multinomial(n_samples, params.weights / params.weights.sum())
     factors = np.linalg.cholesky(params.dense_covariances)
     noise = rng.standard_normal((n_samples, params.n_features))
@@ -25,12 +25,14 @@ def draw(params: MixtureParams, n_samples: int, rng: np.random.Generator) -> tup
     return rows, labels
 
 
-def _draw_with_noise(params: MixtureParams, n: int, rng: np.random.Generator) -> tuple[Array, np.ndarray[Any, Any]]:
+def _draw_rows_with_noise(
+    params: MixtureParams, n: int, rng: np.random.Generator
+) -> tuple[Array, np.ndarray[Any, Any]]:
     low, high = np.array(params.noise)
     stray = int(rng.binomial(n, params.noise_weight))
     uniform = rng.uniform(low, high, size=(stray, params.n_features)), np.full(stray, -1)
     if stray == n:
         return uniform
     bare = MixtureParams(params.weights / params.weights.sum(), params.means, params.covariances, params.family)
-    rows, labels = draw(bare, n - stray, rng)
+    rows, labels = draw_rows(bare, n - stray, rng)
     return np.concatenate([rows, uniform[0]]), np.concatenate([labels, uniform[1]])

@@ -79,7 +79,7 @@ def _upper_factors(covariances: Array) -> Array:
     return np.triu(np.swapaxes(np.linalg.solve(lower, identity), -1, -2))
 
 
-def _inverse_root(variances: Array) -> Array:
+def _inverse_deviations(variances: Array) -> Array:
     if not np.all(variances > 0.0):
         raise SingularCovarianceError(
             explain(
@@ -128,13 +128,13 @@ class VarianceFactors:
         return values
 
     def precisions_cholesky(self, covariances: Array) -> Array:
-        return _inverse_root(covariances)
+        return _inverse_deviations(covariances)
 
     def precisions(self, precisions_cholesky: Array) -> Array:
         return np.asarray(precisions_cholesky**2)
 
     def from_precisions(self, precisions: Array) -> Array:
-        return np.asarray(_inverse_root(np.asarray(precisions, dtype=np.float64)) ** 2)
+        return np.asarray(_inverse_deviations(np.asarray(precisions, dtype=np.float64)) ** 2)
 
     def ridge(self, covariances: Array, amount: Array) -> Array:
         return np.asarray(covariances + amount)

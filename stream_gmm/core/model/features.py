@@ -44,24 +44,24 @@ class Features(Protocol):
         """
 
 
-def _precision(whitener: Array) -> Array:
+def _precisions(whitener: Array) -> Array:
     return np.asarray(whitener @ np.swapaxes(whitener, -1, -2))
 
 
-def _precision_times(whitener: Array, vectors: Array) -> Array:
+def _apply_precisions(whitener: Array, vectors: Array) -> Array:
     return np.asarray(np.einsum("kij,kj->ki", whitener, np.einsum("klj,kl->kj", whitener, vectors)))
 
 
-def _absolute(means: Array, covariances: Array, whitener: Array) -> tuple[Array, Array]:
+def _typical_sizes(means: Array, covariances: Array, whitener: Array) -> tuple[Array, Array]:
     """Return ``|z|`` of a typical row ``(K, D)`` and ``|precision| |mean| (K, D)``, with no cancellation."""
     size = np.abs(whitener)
     if whitener.ndim == 2:
         return np.sqrt(means**2 + covariances), size**2 * np.abs(means)
     diagonal = np.einsum("kjj->kj", covariances)
-    return np.sqrt(means**2 + diagonal), _precision_times(size, np.abs(means))
+    return np.sqrt(means**2 + diagonal), _apply_precisions(size, np.abs(means))
 
 
-def _safe(weight: Array) -> Array:
+def _nonzero(weight: Array) -> Array:
     """Weights fit to divide by: an empty component has mean zero and scatter zero."""
     return np.where(weight > 0.0, weight, 1.0)
 
@@ -70,7 +70,7 @@ def _linear_weights(log_norm: Array, means: Array, whitener: Array) -> tuple[Arr
     if whitener.ndim == 2:
         linear = whitener**2 * means
     else:
-        linear = _precision_times(whitener, means)
+        linear = _apply_precisions(whitener, means)
     return log_norm - 0.5 * np.einsum("kj,kj->k", linear, means), linear
 
 
@@ -92,16 +92,16 @@ class LinearFeatures:
 
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
         weight = totals[:, 0]
-        return weight, totals[:, 1:] / _safe(weight)[:, None], np.empty((0, 1))
+        return weight, totals[:, 1:] / _nonzero(weight)[:, None], np.empty((0, 1))
 
     def magnitude(self, means: Array, covariances: Array, whitener: Array) -> Array:
-        z, linear = _absolute(means, covariances, whitener)
+        z, linear = _typical_sizes(means, covariances, whitener)
         return np.asarray(np.einsum("kj,kj->k", linear, z + 0.5 * np.abs(means)))
 
 
 def _full_magnitude(means: Array, covariances: Array, whitener: Array) -> Array:
-    z, linear = _absolute(means, covariances, whitener)
-    _, quadratic = _absolute(z, covariances, whitener)
+    z, linear = _typical_sizes(means, covariances, whitener)
+    _, quadratic = _typical_sizes(z, covariances, whitener)
     return np.asarray(np.einsum("kj,kj->k", linear, z + 0.5 * np.abs(means)) + 0.5 * np.sum(quadratic * z, axis=1))
 
 
@@ -119,7 +119,7 @@ class IsotropicFeatures:
 
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
         weight = totals[:, 0]
-        mean = totals[:, 1:-1] / _safe(weight)[:, None]
+        mean = totals[:, 1:-1] / _nonzero(weight)[:, None]
         return weight, mean, totals[:, -1:] / n_features - ISOTROPIC.outer(weight, mean)
 
     def magnitude(self, means: Array, covariances: Array, whitener: Array) -> Array:
@@ -140,7 +140,7 @@ class DiagonalFeatures:
 
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
         weight = totals[:, 0]
-        mean = totals[:, 1 : 1 + n_features] / _safe(weight)[:, None]
+        mean = totals[:, 1 : 1 + n_features] / _nonzero(weight)[:, None]
         return weight, mean, totals[:, 1 + n_features :] - DIAGONAL.outer(weight, mean)
 
     def magnitude(self, means: Array, covariances: Array, whitener: Array) -> Array:
@@ -158,12 +158,12 @@ class QuadraticFeatures:
     def pack(self, log_norm: Array, means: Array, whitener: Array) -> Array:
         constant, linear = _linear_weights(log_norm, means, whitener)
         i, j = np.triu_indices(means.shape[1])
-        quadratic = _precision(whitener)[:, i, j] * np.where(i == j, -0.5, -1.0)
+        quadratic = _precisions(whitener)[:, i, j] * np.where(i == j, -0.5, -1.0)
         return np.column_stack([constant, linear, quadratic])
 
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
         weight = totals[:, 0]
-        mean = totals[:, 1 : 1 + n_features] / _safe(weight)[:, None]
+        mean = totals[:, 1 : 1 + n_features] / _nonzero(weight)[:, None]
         i, j = np.triu_indices(n_features)
         second = np.empty(FULL.shape(len(weight), n_features))
         second[:, i, j] = totals[:, 1 + n_features :]

@@ -11,15 +11,15 @@ from scipy.optimize import linear_sum_assignment
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.model.split_merge import merge
+from stream_gmm.core.model.split_merge import merge_components
 
-SAME = 0.5
+MAX_DISTANCE = 0.5
 """Components at a larger Bhattacharyya distance are not the same: their densities overlap by less than exp(-0.5)."""
 
 Pair = tuple[int, int, float]
 
 
-def bhattacharyya(a: MixtureParams, b: MixtureParams) -> Array:
+def bhattacharyya_distances(a: MixtureParams, b: MixtureParams) -> Array:
     """Return the distances ``(K_a, K_b)`` between components, as Gaussians (Bhattacharyya 1943)."""
     ca, cb = a.dense_covariances[:, None], b.dense_covariances[None]
     mid = 0.5 * (ca + cb)
@@ -30,15 +30,15 @@ def bhattacharyya(a: MixtureParams, b: MixtureParams) -> Array:
     return np.asarray(0.125 * np.einsum("abj,abj->ab", delta, solved) + 0.5 * spread)
 
 
-def match(new: MixtureParams, reference: MixtureParams) -> list[Pair]:
+def match_components(new: MixtureParams, reference: MixtureParams) -> list[Pair]:
     """Return pairs ``(component of new, component of reference, distance)`` of least total distance."""
-    distance = bhattacharyya(new, reference)
+    distance = bhattacharyya_distances(new, reference)
     rows, columns = linear_sum_assignment(distance)
     return [(int(i), int(j), float(distance[i, j])) for i, j in zip(rows, columns, strict=True)]
 
 
 @dataclass(frozen=True)
-class Identity:
+class ComponentHistory:
     """What became of the components of an earlier mixture.
 
     Attributes
@@ -71,39 +71,40 @@ class Identity:
         return (*out, *(f"component {j} of the earlier model is lost" for j in self.lost))
 
 
-def identify(new: MixtureParams, reference: MixtureParams) -> Identity:
+def trace_components(new: MixtureParams, reference: MixtureParams) -> ComponentHistory:
     """Return which components of ``new`` are which of ``reference``.
 
-    Pairs of least total Bhattacharyya distance; those farther apart than ``SAME`` are not the same component. A
-    number that the new mixture is too small for goes to a free place, as does a component that was not there.
+    Pairs of least total Bhattacharyya distance; those farther apart than ``MAX_DISTANCE`` are not the same
+    component. A number that the new mixture is too small for goes to a free place, as does a component that was
+    not there.
     """
-    pairs = [(i, j, d) for i, j, d in match(new, reference) if d <= SAME]
-    numbers = _numbered(pairs, new.n_components)
+    pairs = [(i, j, d) for i, j, d in match_components(new, reference) if d <= MAX_DISTANCE]
+    numbers = _assign_numbers(pairs, new.n_components)
     order = tuple(int(i) for i in np.argsort(numbers))
     kept = tuple(sorted((numbers[i], j, d) for i, j, d in pairs))
-    turned = new.take(list(order))
+    turned = new.reorder(list(order))
     fresh = [n for n in range(new.n_components) if n not in {i for i, _, _ in kept}]
     gone = [j for j in range(reference.n_components) if j not in {j for _, j, _ in kept}]
-    splits = _unions(turned, fresh, reference, {j: (i, d) for i, j, d in kept}, gone)
-    merges = _unions(reference, gone, turned, {i: (j, d) for i, j, d in kept}, fresh)
+    splits = _find_unions(turned, fresh, reference, {j: (i, d) for i, j, d in kept}, gone)
+    merges = _find_unions(reference, gone, turned, {i: (j, d) for i, j, d in kept}, fresh)
     split_up = {i for _, parts, _ in splits for i in parts}
     merged = {j for _, parts, _ in merges for j in parts}
     whole, parts = {j for j, _, _ in splits}, {i for i, _, _ in merges}
-    return Identity(
+    return ComponentHistory(
         order, tuple(p for p in kept if p[1] not in whole and p[0] not in parts),
         tuple(i for i in fresh if i not in split_up | parts), tuple(j for j in gone if j not in merged | whole),
         splits, merges,
     )  # fmt: skip
 
 
-def _numbered(pairs: Sequence[Pair], k: int) -> list[int]:
+def _assign_numbers(pairs: Sequence[Pair], k: int) -> list[int]:
     """Return the number of every new component: that of its pair, or a free one, in order."""
     numbers = {i: j for i, j, _ in pairs if j < k}
     free = iter(sorted(set(range(k)) - set(numbers.values())))
     return [numbers[i] if i in numbers else next(free) for i in range(k)]
 
 
-def _unions(
+def _find_unions(
     parts: MixtureParams, single: Sequence[int], whole: MixtureParams,
     partners: dict[int, tuple[int, float]], alone: Sequence[int],
 ) -> tuple[tuple[int, tuple[int, int], float], ...]:  # fmt: skip
@@ -114,10 +115,10 @@ def _unions(
     found: dict[int, tuple[tuple[int, int], float]] = {}
     for a in single:
         rivals = [(j, b, d) for j, (b, d) in partners.items()]
-        rivals += [(j, b, SAME) for j in alone for b in single if b > a]
+        rivals += [(j, b, MAX_DISTANCE) for j in alone for b in single if b > a]
         for j, b, d in rivals:
             distance = _union_distance(parts, a, b, whole, j)
-            if distance <= SAME and distance < d and distance < found.get(j, ((0, 0), np.inf))[1]:
+            if distance <= MAX_DISTANCE and distance < d and distance < found.get(j, ((0, 0), np.inf))[1]:
                 found[j] = ((min(a, b), max(a, b)), distance)
     return tuple((j, pair, d) for j, (pair, d) in sorted(found.items()))
 
@@ -127,4 +128,4 @@ def _union_distance(parts: MixtureParams, a: int, b: int, whole: MixtureParams, 
     weights = parts.weights[[a, b]] / parts.weights[[a, b]].sum()
     both = MixtureParams(weights, parts.means[[a, b]], parts.dense_covariances[[a, b]], full)
     one = MixtureParams([1.0], whole.means[[j]], whole.dense_covariances[[j]], full)
-    return float(bhattacharyya(merge(both, 0, 1), one)[0, 0])
+    return float(bhattacharyya_distances(merge_components(both, 0, 1), one)[0, 0])

@@ -20,14 +20,14 @@ _NO_WEIGHT = 1e-300
 NO_BACKGROUND = -1e300
 
 
-def frozen(values: Any) -> Array:
+def freeze_array(values: Any) -> Array:
     """Return a read-only float64 copy in C order."""
     out = np.array(values, dtype=np.float64, order="C")
     out.flags.writeable = False
     return out
 
 
-def _check(condition: bool, message: str) -> None:
+def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(f"these are not the parameters of a mixture: {message}.")
 
@@ -60,8 +60,12 @@ class MixtureParams:
         family: CovarianceFamily,
         noise: ArrayLike | None = None,
     ) -> None:
-        given = {"weights": frozen(weights), "means": frozen(means), "covariances": frozen(covariances)}
-        box = None if noise is None else frozen(noise)
+        given = {
+            "weights": freeze_array(weights),
+            "means": freeze_array(means),
+            "covariances": freeze_array(covariances),
+        }
+        box = None if noise is None else freeze_array(noise)
         for name, value in (given | {"family": family, "noise": box}).items():
             object.__setattr__(self, name, value)
         self._validate()
@@ -81,27 +85,27 @@ class MixtureParams:
         return cls(weights, means, family.estimate(counts, np.array(pooled)), family, noise)
 
     def _validate(self) -> None:
-        _check(self.means.ndim == 2, f"means must have shape (K, D), not {self.means.shape}")
+        _require(self.means.ndim == 2, f"means must have shape (K, D), not {self.means.shape}")
         k, d = self.means.shape
-        _check(self.weights.shape == (k,), f"{self.weights.shape} weights for {k} means")
+        _require(self.weights.shape == (k,), f"{self.weights.shape} weights for {k} means")
         expected = self.family.shape(k, d)
-        _check(
+        _require(
             self.covariances.shape == expected,
             f"{self.family.name} covariances must have shape {expected}, not {self.covariances.shape}",
         )
         finite = all(np.isfinite(v).all() for v in (self.weights, self.means, self.covariances))
-        _check(finite, "a value is NaN or infinite")
-        _check(bool(np.all(self.weights >= 0.0)), "a weight is negative")
+        _require(finite, "a value is NaN or infinite")
+        _require(bool(np.all(self.weights >= 0.0)), "a weight is negative")
         total = float(self.weights.sum())
         if self.noise is None:
-            _check(abs(total - 1.0) <= _WEIGHT_SUM_SLACK, f"the weights sum to {total:.6g}, not 1")
+            _require(abs(total - 1.0) <= _WEIGHT_SUM_SLACK, f"the weights sum to {total:.6g}, not 1")
             return
-        _check(total <= 1.0 + _WEIGHT_SUM_SLACK, f"the weights sum to {total:.6g}, and leave nothing for the noise")
+        _require(total <= 1.0 + _WEIGHT_SUM_SLACK, f"the weights sum to {total:.6g}, and leave nothing for the noise")
         box = self.noise
-        _check(box.shape == (2, d) and bool(np.all(box[1] > box[0])), "the box of the noise has no volume")
+        _require(box.shape == (2, d) and bool(np.all(box[1] > box[0])), "the box of the noise has no volume")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.weights, self.means, self.covariances, self.family.name, self.noise)
+        return _rebuild_params, (self.weights, self.means, self.covariances, self.family.name, self.noise)
 
     @property
     def n_components(self) -> int:
@@ -147,24 +151,26 @@ class MixtureParams:
     @cached_property
     def precisions_cholesky(self) -> Array:
         """Upper factors U, precision = U U', in scikit-learn's shape."""
-        return frozen(self.family.precisions_cholesky(self.covariances))
+        return freeze_array(self.family.precisions_cholesky(self.covariances))
 
     @cached_property
     def dense_covariances(self) -> Array:
         """Covariance matrices ``(K, D, D)`` whatever the structure."""
         moments = self.family.moments
-        return frozen(moments.dense(self.family.expand(self.covariances, self.n_components, self.n_features)))
+        return freeze_array(moments.dense(self.family.expand(self.covariances, self.n_components, self.n_features)))
 
-    def take(self, order: Any) -> MixtureParams:
+    def reorder(self, order: Any) -> MixtureParams:
         """Return the same mixture with its components in another order."""
         covariances = self.covariances if self.family.shared else self.covariances[order]
         return MixtureParams(self.weights[order], self.means[order], covariances, self.family, self.noise)
 
-    def canonical(self) -> MixtureParams:
+    def sort_by_weight(self) -> MixtureParams:
         """Return the components by falling weight (ties by their means)."""
         keys = (*self.means.T[::-1], -self.weights)
-        return self.take(np.lexsort(keys))
+        return self.reorder(np.lexsort(keys))
 
 
-def _rebuild(weights: Array, means: Array, covariances: Array, family: str, noise: Array | None) -> MixtureParams:
+def _rebuild_params(
+    weights: Array, means: Array, covariances: Array, family: str, noise: Array | None
+) -> MixtureParams:
     return MixtureParams(weights, means, covariances, family_named(family), noise)

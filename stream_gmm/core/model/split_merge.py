@@ -7,15 +7,15 @@ import numpy as np
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 
-_APART = 0.7
+_SPLIT_DISTANCE = 0.7
 """How far apart the halves of a split are, in standard deviations to each side."""
 
 
-def split(params: MixtureParams, component: int) -> MixtureParams:
+def split_component(params: MixtureParams, component: int) -> MixtureParams:
     """Return the mixture with one component halved along its longest axis; its moments stay."""
     matrices = params.dense_covariances
     values, vectors = np.linalg.eigh(matrices[component])
-    step = _APART * np.sqrt(values[-1]) * vectors[:, -1]
+    step = _SPLIT_DISTANCE * np.sqrt(values[-1]) * vectors[:, -1]
     narrower = matrices[component] - np.outer(step, step)
     order = [*range(params.n_components), component]
     weights, means, covariances = params.weights[order], params.means[order], np.array(matrices[order])
@@ -26,9 +26,9 @@ def split(params: MixtureParams, component: int) -> MixtureParams:
     return MixtureParams.from_matrices(weights, means, covariances, params.family, params.noise)
 
 
-def merge(params: MixtureParams, i: int, j: int) -> MixtureParams:
+def merge_components(params: MixtureParams, i: int, j: int) -> MixtureParams:
     """Return the mixture with two components made one of the same moments."""
-    weight, mean, covariance = _merged(params, i, j)
+    weight, mean, covariance = _merge_moments(params, i, j)
     rest = [k for k in range(params.n_components) if k not in (i, j)]
     return MixtureParams.from_matrices(
         np.append(params.weights[rest], weight), np.vstack([params.means[rest], mean]),
@@ -36,7 +36,7 @@ def merge(params: MixtureParams, i: int, j: int) -> MixtureParams:
     )  # fmt: skip
 
 
-def without(params: MixtureParams, component: int) -> MixtureParams:
+def remove_component(params: MixtureParams, component: int) -> MixtureParams:
     """Return the mixture without one of its components."""
     rest = np.delete(np.arange(params.n_components), component)
     covariances = params.covariances if params.family.shared else params.covariances[rest]
@@ -45,7 +45,7 @@ def without(params: MixtureParams, component: int) -> MixtureParams:
     return MixtureParams(weights, params.means[rest], covariances, params.family, params.noise)
 
 
-def _merged(params: MixtureParams, i: int, j: int) -> tuple[float, Array, Array]:
+def _merge_moments(params: MixtureParams, i: int, j: int) -> tuple[float, Array, Array]:
     pair = [i, j]
     weight = float(params.weights[pair].sum())
     share = params.weights[pair] / weight if weight > 0.0 else np.array([0.5, 0.5])
@@ -55,14 +55,14 @@ def _merged(params: MixtureParams, i: int, j: int) -> tuple[float, Array, Array]
     return weight, mean, covariance
 
 
-def merge_loss(params: MixtureParams, i: int, j: int) -> float:
+def bound_merge_loss(params: MixtureParams, i: int, j: int) -> float:
     """Return a bound on the Kullback-Leibler divergence of merging two components (Runnalls 2007), nats per row."""
-    weight, _, covariance = _merged(params, i, j)
+    weight, _, covariance = _merge_moments(params, i, j)
     log_dets = np.linalg.slogdet(np.stack([covariance, *params.dense_covariances[[i, j]]]))[1]
     return 0.5 * float(weight * log_dets[0] - params.weights[[i, j]] @ log_dets[1:])
 
 
-def closest_pair(params: MixtureParams) -> tuple[float, int, int]:
+def find_closest_pair(params: MixtureParams) -> tuple[float, int, int]:
     """Return the least loss of a merge, and the two components."""
     k = params.n_components
-    return min((merge_loss(params, i, j), i, j) for i in range(k) for j in range(i + 1, k))
+    return min((bound_merge_loss(params, i, j), i, j) for i in range(k) for j in range(i + 1, k))

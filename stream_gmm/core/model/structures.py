@@ -24,16 +24,16 @@ _PRECISION = 1e-12
 _FLOOR = 1e-13
 
 
-def _root_of_product(values: Array) -> Array:
+def _geometric_means(values: Array) -> Array:
     """Return the geometric means along the last axis: ``|A|^(1/D)`` of diagonals."""
     return np.asarray(np.exp(np.log(values).mean(axis=-1, keepdims=True)))
 
 
-def _root_of_determinant(matrices: Array) -> Array:
+def _determinant_roots(matrices: Array) -> Array:
     return np.asarray(np.exp(np.linalg.slogdet(matrices)[1] / matrices.shape[-1]))[..., None, None]
 
 
-def _lifted(weight: Array, scatter: Array) -> Array:
+def _lift_diagonals(weight: Array, scatter: Array) -> Array:
     """Return the scatter with a trace of the pooled variances on its diagonals."""
     pooled = scatter.sum(axis=0) / weight.sum()
     variances = pooled if pooled.ndim == 1 else np.diagonal(pooled)
@@ -42,15 +42,15 @@ def _lifted(weight: Array, scatter: Array) -> Array:
     return np.asarray(scatter + (lift if pooled.ndim == 1 else lift[:, :, None] * np.eye(len(variances))))
 
 
-def _volumes_and_shape(weight: Array, diagonals: Array) -> tuple[Array, Array]:
+def _fit_volumes_and_shape(weight: Array, diagonals: Array) -> tuple[Array, Array]:
     """Return ``lambda_k (K, 1)`` and the common shape ``A (D,)`` that maximise the likelihood of diagonals."""
     d = diagonals.shape[1]
     shape = diagonals.sum(axis=0)
-    shape = shape / _root_of_product(shape)
+    shape = shape / _geometric_means(shape)
     for _ in range(_STEPS):
         volumes = (diagonals / shape).sum(axis=1, keepdims=True) / (d * weight[:, None])
         new = (diagonals / volumes).sum(axis=0)
-        new = new / _root_of_product(new)
+        new = new / _geometric_means(new)
         settled = np.all(np.abs(new - shape) <= _PRECISION * shape)
         shape = new
         if settled:
@@ -67,7 +67,7 @@ class VEI(VarianceFactors):
         return n_components + n_features - 1
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        volumes, shape = _volumes_and_shape(weight, _lifted(weight, scatter))
+        volumes, shape = _fit_volumes_and_shape(weight, _lift_diagonals(weight, scatter))
         return np.asarray(volumes * shape)
 
 
@@ -80,7 +80,7 @@ class EVI(VarianceFactors):
         return 1 + n_components * (n_features - 1)
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        return _equal_volumes(weight, _lifted(weight, scatter))
+        return _equalise_volumes(weight, _lift_diagonals(weight, scatter))
 
 
 class VEE(MatrixFactors):
@@ -92,13 +92,13 @@ class VEE(MatrixFactors):
         return n_components - 1 + n_features * (n_features + 1) // 2
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        scatter, d = _lifted(weight, scatter), scatter.shape[-1]
+        scatter, d = _lift_diagonals(weight, scatter), scatter.shape[-1]
         form = scatter.sum(axis=0)
-        form = form / _root_of_determinant(form)
+        form = form / _determinant_roots(form)
         for _ in range(_STEPS):
             volumes = self._volumes(weight, scatter, form, d)
             new = (scatter / volumes).sum(axis=0)
-            new = new / _root_of_determinant(new)
+            new = new / _determinant_roots(new)
             settled = np.abs(new - form).max() <= _PRECISION * np.abs(form).max()
             form = new
             if settled:
@@ -120,12 +120,12 @@ class EVV(MatrixFactors):
         return 1 - n_components + n_components * n_features * (n_features + 1) // 2
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        scatter = _lifted(weight, scatter)
-        roots = _root_of_determinant(scatter)
+        scatter = _lift_diagonals(weight, scatter)
+        roots = _determinant_roots(scatter)
         return np.asarray(scatter / roots * roots.sum() / weight.sum())
 
 
-def _with_axes(vectors: Array, values: Array) -> Array:
+def _rebuild_matrices(vectors: Array, values: Array) -> Array:
     """Return ``D diag(values) D'``."""
     return np.asarray((vectors * values[..., None, :]) @ np.swapaxes(vectors, -1, -2))
 
@@ -139,8 +139,8 @@ class EEV(MatrixFactors):
         return n_features + n_components * n_features * (n_features - 1) // 2
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        values, vectors = np.linalg.eigh(_lifted(weight, scatter))
-        return _with_axes(vectors, np.broadcast_to(values.sum(axis=0) / weight.sum(), values.shape))
+        values, vectors = np.linalg.eigh(_lift_diagonals(weight, scatter))
+        return _rebuild_matrices(vectors, np.broadcast_to(values.sum(axis=0) / weight.sum(), values.shape))
 
 
 class VEV(MatrixFactors):
@@ -152,12 +152,12 @@ class VEV(MatrixFactors):
         return n_components + n_features - 1 + n_components * n_features * (n_features - 1) // 2
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        values, vectors = np.linalg.eigh(_lifted(weight, scatter))
-        volumes, shape = _volumes_and_shape(weight, np.maximum(values, _FLOOR * values.max()))
-        return _with_axes(vectors, volumes * shape)
+        values, vectors = np.linalg.eigh(_lift_diagonals(weight, scatter))
+        volumes, shape = _fit_volumes_and_shape(weight, np.maximum(values, _FLOOR * values.max()))
+        return _rebuild_matrices(vectors, volumes * shape)
 
 
-def _turned(axes: Array, scatter: Array, precisions: Array) -> Array:
+def _rotate_pairs(axes: Array, scatter: Array, precisions: Array) -> Array:
     """Turn each pair of common axes to the optimum of ``sum_k tr(D' W_k D A_k^-1)``; ``precisions (K, D)``."""
     d = len(axes)
     for p in range(d):
@@ -178,36 +178,36 @@ Shapes = Callable[[Array, Array], Array]
 """From weights and the sums of squares along common axes ``(K, D)``: the variances along them."""
 
 
-def _common_axes(weight: Array, scatter: Array, shapes: Shapes) -> Array:
+def _fit_common_axes(weight: Array, scatter: Array, shapes: Shapes) -> Array:
     """Return the best matrices ``(K, D, D)`` with one orientation for all components."""
-    scatter = _lifted(weight, scatter)
+    scatter = _lift_diagonals(weight, scatter)
     # More than one start: which axes are common is not known, and every component has a guess.
-    guesses = [scatter.sum(axis=0), (scatter / _root_of_determinant(scatter)).sum(axis=0), *scatter[:3]]
-    tried = [_turn(np.linalg.eigh(g)[1], weight, scatter, shapes, _FIRST_SWEEPS) for g in guesses]
-    _, axes = _turn(min(tried, key=lambda t: t[0])[1], weight, scatter, shapes, _SWEEPS)
-    return _with_axes(axes[None], _along(axes, weight, scatter, shapes))
+    guesses = [scatter.sum(axis=0), (scatter / _determinant_roots(scatter)).sum(axis=0), *scatter[:3]]
+    tried = [_rotate_axes(np.linalg.eigh(g)[1], weight, scatter, shapes, _FIRST_SWEEPS) for g in guesses]
+    _, axes = _rotate_axes(min(tried, key=lambda t: t[0])[1], weight, scatter, shapes, _SWEEPS)
+    return _rebuild_matrices(axes[None], _variances_along(axes, weight, scatter, shapes))
 
 
-def _turn(axes: Array, weight: Array, scatter: Array, shapes: Shapes, sweeps: int) -> tuple[float, Array]:
+def _rotate_axes(axes: Array, weight: Array, scatter: Array, shapes: Shapes, sweeps: int) -> tuple[float, Array]:
     """Return ``-2 Q`` (up to a constant) and the axes after so many sweeps over all pairs of them."""
     axes, last = np.array(axes), np.inf
     for _ in range(sweeps):
-        values = _along(axes, weight, scatter, shapes)
+        values = _variances_along(axes, weight, scatter, shapes)
         loss = float((weight[:, None] * np.log(values)).sum())
         if last - loss <= _PRECISION * max(abs(loss), 1.0):
             break
         last = loss
-        axes = _turned(axes, scatter, 1.0 / values)
+        axes = _rotate_pairs(axes, scatter, 1.0 / values)
     return last, axes
 
 
-def _along(axes: Array, weight: Array, scatter: Array, shapes: Shapes) -> Array:
+def _variances_along(axes: Array, weight: Array, scatter: Array, shapes: Shapes) -> Array:
     along = np.einsum("ip,kij,jp->kp", axes, scatter, axes)
     return shapes(weight, np.maximum(along, _FLOOR * along.max()))
 
 
-def _equal_volumes(weight: Array, along: Array) -> Array:
-    roots = _root_of_product(along)
+def _equalise_volumes(weight: Array, along: Array) -> Array:
+    roots = _geometric_means(along)
     return np.asarray(along / roots * roots.sum() / weight.sum())
 
 
@@ -220,7 +220,7 @@ class EVE(MatrixFactors):
         return 1 + n_components * (n_features - 1) + n_features * (n_features - 1) // 2
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        return _common_axes(weight, scatter, _equal_volumes)
+        return _fit_common_axes(weight, scatter, _equalise_volumes)
 
 
 class VVE(MatrixFactors):
@@ -232,7 +232,7 @@ class VVE(MatrixFactors):
         return n_components * n_features + n_features * (n_features - 1) // 2
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        return _common_axes(weight, scatter, lambda n, along: np.asarray(along / n[:, None]))
+        return _fit_common_axes(weight, scatter, lambda n, along: np.asarray(along / n[:, None]))
 
 
 STRUCTURES = (VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV())

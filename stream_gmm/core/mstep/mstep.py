@@ -41,7 +41,7 @@ class MStepReport:
         return "; ".join(parts)
 
 
-NOTHING = MStepReport()
+NO_REPORT = MStepReport()
 RIDGE = Ridge()
 
 
@@ -62,7 +62,7 @@ def mstep(
         If no ridge helps: a column is constant and ``reg_covar`` is 0.
     """
     starving = stats.weight <= STARVING_ROWS
-    stats = penalty.prepare(_without(stats, starving))
+    stats = penalty.prepare(_clear_scatter(stats, starving))
     weight = np.maximum(stats.weight, STARVING_ROWS)
     covariances, floored = penalty.estimate(family, weight, stats.scatter)
     if starving.any() and previous is not None and not family.shared:
@@ -75,15 +75,15 @@ def mstep(
     # What the components' weights leave of the rows is noise.
     total = weight.sum() if noise is None else max(stats.rows, weight.sum())
     params = MixtureParams(weight / total, means, covariances, family, noise)
-    params, mended = _positive_definite(params, stats)
-    return params, MStepReport(_index(starving), _index((floored | mended) & ~starving))
+    params, mended = _mend_singular(params, stats)
+    return params, MStepReport(_component_numbers(starving), _component_numbers((floored | mended) & ~starving))
 
 
-def _index(mask: NDArray[np.bool_]) -> tuple[int, ...]:
+def _component_numbers(mask: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.flatnonzero(mask))
 
 
-def _without(stats: SuffStats, starving: NDArray[np.bool_]) -> SuffStats:
+def _clear_scatter(stats: SuffStats, starving: NDArray[np.bool_]) -> SuffStats:
     """Drop what rounding left of a starving component's scatter."""
     if not starving.any() or len(stats.scatter) != len(starving):
         return stats
@@ -92,7 +92,7 @@ def _without(stats: SuffStats, starving: NDArray[np.bool_]) -> SuffStats:
     return replace(stats, scatter=scatter)
 
 
-def _positive_definite(params: MixtureParams, stats: SuffStats) -> tuple[MixtureParams, bool]:
+def _mend_singular(params: MixtureParams, stats: SuffStats) -> tuple[MixtureParams, bool]:
     try:
         _ = params.precisions_cholesky
     except SingularCovarianceError:

@@ -79,28 +79,30 @@ class PseudoRows:
     def prepare(self, stats: SuffStats) -> SuffStats:
         return stats
 
-    def _scatter(self, family: CovarianceFamily, n_components: int) -> Array:
+    def _prior_scatter(self, family: CovarianceFamily, n_components: int) -> Array:
         d = len(self.spread)
         matrices = self.spread if family.matrices else np.diag(np.diagonal(self.spread))
         return family.moments.condense(matrices[None] * n_components ** (-2.0 / d))
 
     def estimate(self, family: CovarianceFamily, weight: Array, scatter: Array) -> Estimate:
         k = len(weight)
-        own, each = self._scatter(family, k), self.rows / (k if family.shared else 1)
+        own, each = self._prior_scatter(family, k), self.rows / (k if family.shared else 1)
         covariances = family.estimate(weight + each, scatter + self.rows * own)
         pooled = scatter if len(scatter) == k or family.shared else scatter.sum(axis=0, keepdims=True)
-        relative = family.moments.smallest_variance(_relative(pooled, own[0]))
+        relative = family.moments.smallest_variance(_in_units_of(pooled, own[0]))
         return covariances, np.broadcast_to(relative < self.rows, (k,))
 
     def value(self, params: MixtureParams) -> float:
         family = params.family
-        own = self._scatter(family, params.n_components)
+        own = self._prior_scatter(family, params.n_components)
         whitener = compile_density(params).whitener
         whitener = whitener[:1] if family.shared else whitener
-        return self.rows * float(np.sum(log_determinants(whitener)) - 0.5 * np.sum(precision_of(whitener) * own))
+        return self.rows * float(
+            np.sum(half_log_determinants(whitener)) - 0.5 * np.sum(compute_precisions(whitener) * own)
+        )
 
 
-def _relative(scatter: Array, own: Array) -> Array:
+def _in_units_of(scatter: Array, own: Array) -> Array:
     """Return scatter in units in which ``own`` is the identity."""
     if own.ndim == 1:
         return np.asarray(scatter / own)
@@ -111,12 +113,12 @@ def _relative(scatter: Array, own: Array) -> Array:
     return np.asarray(inverse @ scatter @ inverse.T)
 
 
-def log_determinants(whitener: Array) -> Array:
+def half_log_determinants(whitener: Array) -> Array:
     """Return half the log-determinant ``(K,)`` of the precisions of whiteners ``(K, D, D)`` or ``(K, D)``."""
     diagonal = whitener if whitener.ndim == 2 else np.einsum("kjj->kj", whitener)
     return np.asarray(np.log(diagonal).sum(axis=1))
 
 
-def precision_of(whitener: Array) -> Array:
+def compute_precisions(whitener: Array) -> Array:
     """Return precisions ``(K, D, D)`` or ``(K, D)``; their product with a scatter sums to the trace."""
     return np.asarray(whitener**2 if whitener.ndim == 2 else whitener @ np.swapaxes(whitener, 1, 2))

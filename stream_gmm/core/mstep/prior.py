@@ -15,7 +15,7 @@ from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import FULL, ISOTROPIC, Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.mstep.penalty import Estimate, log_determinants, precision_of
+from stream_gmm.core.mstep.penalty import Estimate, compute_precisions, half_log_determinants
 from stream_gmm.core.stats import SuffStats
 
 SHRINKAGE = 0.01
@@ -80,9 +80,9 @@ class ConjugatePrior:
         own = whitener[:1] if family.shared else whitener
         scale = self._scale(family, params.n_components)
         scale = np.full(len(self.mean), scale[0]) if family.moments is ISOTROPIC else scale
-        of_covariances = self._exponent(family) * log_determinants(own).sum()
-        of_covariances -= 0.5 * np.sum(precision_of(own) * scale)
+        of_covariances = self._exponent(family) * half_log_determinants(own).sum()
+        of_covariances -= 0.5 * np.sum(compute_precisions(own) * scale)
         delta = params.means - self.mean
         white = delta * whitener if whitener.ndim == 2 else np.einsum("kj,kji->ki", delta, whitener)
-        of_means = log_determinants(whitener).sum() - 0.5 * self.shrinkage * np.sum(white**2)
+        of_means = half_log_determinants(whitener).sum() - 0.5 * self.shrinkage * np.sum(white**2)
         return float(of_covariances + of_means)

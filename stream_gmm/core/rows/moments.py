@@ -16,13 +16,13 @@ def total_weight(rows_t: Array, weights: Array) -> float:
     return float(weights.sum()) if len(weights) else float(rows_t.shape[1])
 
 
-def moments_of(rows: Array, weights: Array = UNWEIGHTED) -> SuffStats:
+def collect_moments(rows: Array, weights: Array = UNWEIGHTED) -> SuffStats:
     """Return weight, mean and scatter of rows ``(N, D)``, as of one component."""
     n, d = rows.shape
     if not n:
         return SuffStats.zero(1, d, FULL)
     if len(weights):
-        return _weighted_moments(rows, weights)
+        return _collect_weighted_moments(rows, weights)
     mean = rows.mean(axis=0)
     centred = rows - mean
     # The mean of a column far from zero is rounded; what is left over is put right here.
@@ -31,7 +31,7 @@ def moments_of(rows: Array, weights: Array = UNWEIGHTED) -> SuffStats:
     return SuffStats(float(n), 0.0, 0.0, 0.0, np.array([float(n)]), (mean + rest)[None], scatter[None], FULL)
 
 
-def _weighted_moments(rows: Array, weights: Array) -> SuffStats:
+def _collect_weighted_moments(rows: Array, weights: Array) -> SuffStats:
     total = weights.sum()
     mean = weights @ rows / total
     centred = rows - mean
@@ -40,10 +40,10 @@ def _weighted_moments(rows: Array, weights: Array) -> SuffStats:
     return SuffStats(float(total), 0.0, 0.0, 0.0, np.array([total]), (mean + rest)[None], scatter[None], FULL)
 
 
-def total_moments(stats: SuffStats, rows: Array) -> SuffStats:
-    """Return :func:`moments_of` the rows; from their statistics, where those say as much."""
+def pool_moments(stats: SuffStats, rows: Array) -> SuffStats:
+    """Return :func:`collect_moments` the rows; from their statistics, where those say as much."""
     if stats.moments is not FULL or len(stats.scatter) != len(stats.weight) or not len(rows):
-        return moments_of(rows)
+        return collect_moments(rows)
     total = stats.weight.sum()
     mean = stats.weight @ stats.mean / total
     delta = stats.mean - mean

@@ -16,7 +16,7 @@ ATOM_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Order:
+class RowOrder:
     """How alike the rows of one leaf are: ``within (D,)`` sums the leaves' own sums of squares."""
 
     leaves: int = 0
@@ -24,13 +24,15 @@ class Order:
     within: Array | float = 0.0
 
     @classmethod
-    def of(cls, moments: SuffStats) -> Order:
+    def of(cls, moments: SuffStats) -> RowOrder:
         """Return what one leaf says."""
         return cls(1, moments.rows**2, np.diagonal(moments.scatter[0])) if moments.rows else cls()
 
-    def merge(self, other: Order) -> Order:
+    def merge(self, other: RowOrder) -> RowOrder:
         """Return what both say."""
-        return Order(self.leaves + other.leaves, self.rows_squared + other.rows_squared, self.within + other.within)
+        return RowOrder(
+            self.leaves + other.leaves, self.rows_squared + other.rows_squared, self.within + other.within
+        )
 
     def correlations(self, moments: SuffStats) -> Array:
         """Return the intra-class correlation ``(D,)`` of rows of one leaf, by analysis of variance."""
@@ -50,7 +52,7 @@ class Order:
         return 1.0 + max(sample_rows / max(self.leaves, 1) - 1.0, 0.0) * float(self.correlations(moments).max())
 
 
-NO_ORDER = Order()
+NO_ROW_ORDER = RowOrder()
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Atom:
     share: float
 
 
-def atoms(rows: Array) -> list[Atom]:
+def find_atoms(rows: Array) -> list[Atom]:
     """Return the most frequent value of each column of a sample ``(n, D)``, and the share of rows that have it."""
     out = []
     for column in rows.T:
@@ -70,11 +72,11 @@ def atoms(rows: Array) -> list[Atom]:
     return out
 
 
-def about_values(columns: tuple[str, ...], sample: Array, spread: Array, constant: list[str]) -> list[str]:
+def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, constant: list[str]) -> list[str]:
     """Return what to say of columns with an atom, and of columns that others determine."""
     named = [
         f"{name} = {atom.value:g} ({100 * atom.share:.0f} %)"
-        for name, atom in zip(columns, atoms(sample), strict=True)
+        for name, atom in zip(columns, find_atoms(sample), strict=True)
         if atom.share >= ATOM_SHARE and len(sample) >= 100 and name not in constant
     ]
     out = []
@@ -82,13 +84,13 @@ def about_values(columns: tuple[str, ...], sample: Array, spread: Array, constan
         out.append(
             f"many rows share one value: {', '.join(named)}; a component that collapses onto it is degenerate."
         )
-    dependent = collinear(columns, spread)
+    dependent = find_collinear(columns, spread)
     if dependent:
         out.append(f"columns {dependent} are collinear: one follows from the others; leave one out.")
     return out
 
 
-def collinear(columns: tuple[str, ...], spread: Array) -> list[str]:
+def find_collinear(columns: tuple[str, ...], spread: Array) -> list[str]:
     """Return the columns that take part in a linear relation, judged by their correlations."""
     scale = np.sqrt(np.diagonal(spread))
     values, vectors = np.linalg.eigh(spread / np.outer(scale, scale))

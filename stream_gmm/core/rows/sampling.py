@@ -37,7 +37,7 @@ def hash_rows(seed: int, file: int, rows: NDArray[np.int64]) -> Hashes:
         return _mix(key + (rows.astype(np.uint64) + np.uint64(1)) * golden)
 
 
-def poisson_weights(hashes: Hashes, replicate: int) -> Array:
+def draw_poisson_weights(hashes: Hashes, replicate: int) -> Array:
     """Return Poisson(1) weights ``(n,)`` of rows for a bootstrap replicate, from the hashes of the rows.
 
     Drawing every row so many times is the bootstrap of a stream (Oza & Russell 2001; Chamandy et al. 2012): no
@@ -90,7 +90,7 @@ class Sample:
         weights = weights[order] if len(weights) else weights
         return cls(np.ascontiguousarray(rows[order]), hashes[order], capacity, weights)
 
-    def parted(self, capacity: int) -> tuple[Sample, Sample]:
+    def split_off(self, capacity: int) -> tuple[Sample, Sample]:
         """Return the sample of ``capacity`` rows, and the other rows, which are a sample, too."""
         first, rest = slice(None, capacity), slice(capacity, None)
         return (

@@ -84,12 +84,12 @@ class Scaling:
         inverse = self.inverse_root
         return np.asarray(inverse @ scaled @ inverse.T)
 
-    def mean_back(self, mean: Array) -> Array:
+    def restore_mean(self, mean: Array) -> Array:
         """Return means ``(K, D)`` of these coordinates in those of the rows."""
         unrooted = mean if self.root is None else mean @ self.root.T
         return np.asarray(self.shift + unrooted * self.scale)
 
-    def scatter_back(self, scatter: Array) -> Array:
+    def restore_scatter(self, scatter: Array) -> Array:
         """Return scatter of these coordinates in those of the rows, in whatever shape it has."""
         if scatter.ndim == 2:
             # One value for all columns (an isotropic scatter) comes with one scale for all columns.

@@ -19,12 +19,12 @@ CAUTION = 3.0
 """How many times its expected gain from the sample's optimum to that of all rows a candidate is granted."""
 RISK = 0.01
 """Chance that any comparison of a sweep is decided wrongly (Bonferroni)."""
-KEPT = 3
+ALWAYS_KEPT = 3
 """So many candidates go on in any case: the best of the sample may turn out degenerate."""
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedDifference:
     """A mean difference per row, the standard deviation of a row's, and how many rows it was taken over."""
 
     mean: float
@@ -37,17 +37,17 @@ class Paired:
         return self.sd / float(np.sqrt(self.rows))
 
 
-def paired(a: Array, b: Array, weights: Array) -> Paired:
+def compare_paired(a: Array, b: Array, weights: Array) -> PairedDifference:
     """Return ``a - b`` of values ``(n,)`` of the same rows, with weights ``(n,)`` or none."""
     difference = a - b
     w = weights if len(weights) else np.ones(len(difference))
     mean = float(np.average(difference, weights=w))
     sd = float(np.sqrt(np.average((difference - mean) ** 2, weights=w)))
-    return Paired(mean, sd, float(w.sum() ** 2 / np.sum(w**2)))
+    return PairedDifference(mean, sd, float(w.sum() ** 2 / np.sum(w**2)))
 
 
 @dataclass(frozen=True)
-class Tried:
+class SampleCandidate:
     """A candidate as it stands after the sample."""
 
     name: str
@@ -57,12 +57,12 @@ class Tried:
     """Mean log-likelihood on the sample, where it was fitted; NaN if that is not what counts."""
     values: Array
     """What every judging row adds to the criterion ``(n,)``, nats."""
-    sound: bool = True
+    is_sound: bool = True
     """False for a degenerate fit: it may lose, but beats nobody."""
 
 
 @dataclass(frozen=True)
-class Trial:
+class SamplePruning:
     """How candidates are judged after the sample.
 
     ``rows`` are those of the full data, ``sample_rows`` those of the fits, ``weights`` those of the judging rows.
@@ -73,10 +73,10 @@ class Trial:
     sample_rows: int
     heldout_rows: float
     weights: Array
-    search: float = 0.0
+    allowance: float = 0.0
     """What a candidate is granted on top for a fit that is not run to its end yet, nats per row."""
 
-    def beaten(self, tried: Sequence[Tried]) -> list[str]:
+    def find_reasons(self, candidates: Sequence[SampleCandidate]) -> list[str]:
         """Return for every candidate why it can be given up, or nothing.
 
         The upper bound of what B may gain over the best, A, is the larger of two: the paired difference on rows
@@ -84,35 +84,41 @@ class Trial:
         all rows; and the difference of their optima on the sample; both with z standard errors on top. B is
         given up if that is less than its penalty asks for. A single component always goes on.
         """
-        out = [""] * len(tried)
-        for group in self._groups(tried):
-            standing = sorted(group, key=lambda i: -self._predicted(tried[i]))
-            best = next((i for i in standing if tried[i].sound), None)
+        out = [""] * len(candidates)
+        for group in self._competing_groups(candidates):
+            ranked = sorted(group, key=lambda i: -self._predict_value(candidates[i]))
+            best = next((i for i in ranked if candidates[i].is_sound), None)
             if best is None:
                 continue
-            kept = 1 if self.criterion == "elbow" else KEPT
-            for i in standing[kept:]:
-                if i != best and tried[i].n_components > 1:
-                    out[i] = self._reason(tried[i], tried[best], len(tried))
+            kept = 1 if self.criterion == "elbow" else ALWAYS_KEPT
+            for i in ranked[kept:]:
+                if i != best and candidates[i].n_components > 1:
+                    out[i] = self._explain_pruning(candidates[i], candidates[best], len(candidates))
         return out
 
-    def _groups(self, tried: Sequence[Tried]) -> list[list[int]]:
+    def _competing_groups(self, candidates: Sequence[SampleCandidate]) -> list[list[int]]:
         """Return who competes with whom: for the elbow only candidates of one K do."""
         if self.criterion != "elbow":
-            return [list(range(len(tried)))]
-        ks = sorted({t.n_components for t in tried})
-        return [[i for i, t in enumerate(tried) if t.n_components == k] for k in ks]
+            return [list(range(len(candidates)))]
+        ks = sorted({candidate.n_components for candidate in candidates})
+        return [[i for i, candidate in enumerate(candidates) if candidate.n_components == k] for k in ks]
 
-    def _predicted(self, t: Tried) -> float:
-        mean = float(np.average(t.values, weights=self.weights if len(self.weights) else None))
-        return mean + t.n_parameters * (0.5 / self.sample_rows - penalty_per_parameter(self.criterion, self.rows))
+    def _predict_value(self, candidate: SampleCandidate) -> float:
+        mean = float(np.average(candidate.values, weights=self.weights if len(self.weights) else None))
+        return mean + candidate.n_parameters * (
+            0.5 / self.sample_rows - penalty_per_parameter(self.criterion, self.rows)
+        )
 
-    def _reason(self, t: Tried, best: Tried, candidates: int) -> str:
-        difference = paired(t.values, best.values, self.weights)
+    def _explain_pruning(self, candidate: SampleCandidate, best: SampleCandidate, candidates: int) -> str:
+        difference = compare_paired(candidate.values, best.values, self.weights)
         z = -float(ndtri(RISK / max(candidates, 2)))
-        ahead = difference.mean + CAUTION * 0.5 * t.n_parameters / self.sample_rows
-        ahead = float(np.fmax(ahead, t.in_sample - best.in_sample)) + z * difference.standard_error + self.search
-        asked = (t.n_parameters - best.n_parameters) * penalty_per_parameter(self.criterion, self.rows)
+        ahead = difference.mean + CAUTION * 0.5 * candidate.n_parameters / self.sample_rows
+        ahead = (
+            float(np.fmax(ahead, candidate.in_sample - best.in_sample))
+            + z * difference.standard_error
+            + self.allowance
+        )
+        asked = (candidate.n_parameters - best.n_parameters) * penalty_per_parameter(self.criterion, self.rows)
         if self.criterion == "one_se":
             asked = -difference.sd / float(np.sqrt(max(self.heldout_rows, 1.0)))
         if ahead >= asked:

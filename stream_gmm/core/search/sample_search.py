@@ -11,24 +11,32 @@ from functools import cached_property
 
 import numpy as np
 
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.accelerate import ANDERSON
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_to_end
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.model.split_merge import closest_pair, merge, split, without
+from stream_gmm.core.model.split_merge import find_closest_pair, merge_components, remove_component, split_component
 from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows
-from stream_gmm.core.rows.moments import UNWEIGHTED, moments_of
+from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.seeding import SEEDINGS, Seeding, by_density, by_kmeans, by_splits, seed_stats, start_of
+from stream_gmm.core.search.seeding import (
+    SEEDINGS,
+    Seeding,
+    collect_seed_stats,
+    seed_by_density,
+    seed_by_kmeans,
+    seed_by_splits,
+    start_from_seed,
+)
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
 
-RUNG_STEPS = 15
-RUNG_ROWS = 4_000
-RUNG_TOL = 1e-5
+RACE_STEPS = 15
+RACE_ROWS = 4_000
+RACE_TOL = 1e-5
 SPLIT_STEPS = 5
 FINALISTS = 2
 SAMPLE_PRECISION = 100.0
@@ -37,8 +45,8 @@ NOISE_START = 0.05
 """Weight of the noise at the start."""
 PLENTY = 20
 """Rows a parameter from which on a degenerate fit is no accident of a small sample."""
-Standing = tuple[bool, bool, float]
-_NAMES: dict[Seeding, str] = {by_kmeans: "k-means++", by_splits: "splits", by_density: "density"}
+Rank = tuple[bool, bool, float]
+_NAMES: dict[Seeding, str] = {seed_by_kmeans: "k-means++", seed_by_splits: "splits", seed_by_density: "density"}
 DUPLICATE = 1e-6
 """Two components are one if a merge loses less than this, nats per row."""
 
@@ -52,7 +60,7 @@ class SampleFit:
     reason: str = ""
     events: tuple[str, ...] = ()
     """What was done to components that were empty, or two of a kind."""
-    standing: Standing = (False, False, -np.inf)
+    rank: Rank = (False, False, -np.inf)
     """How it compares with other fits of the same candidate."""
     origin: str = ""
     """The start it came from."""
@@ -60,9 +68,9 @@ class SampleFit:
     """After the race alone: what would be run to convergence."""
 
     @property
-    def sound(self) -> bool:
+    def is_sound(self) -> bool:
         """False if a component has collapsed, with rows enough to tell."""
-        return self.standing[1]
+        return self.rank[1]
 
 
 Start = tuple[str, MixtureParams]
@@ -72,7 +80,7 @@ Seed = tuple[str, SuffStats]
 
 
 @dataclass(frozen=True, eq=False)
-class Explorer:
+class SampleSearch:
     """Fits candidates on a sample ``rows (n, D)`` in random order.
 
     Parameters
@@ -97,16 +105,16 @@ class Explorer:
     def fit(
         self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
     ) -> SampleFit:
-        """Fit one candidate: :meth:`seeds`, :meth:`race`, and :meth:`finish`.
+        """Fit one candidate: :meth:`draw_seeds`, :meth:`race_restarts`, and :meth:`fit_finalists`.
 
         Raises
         ------
         InputDataError
             If there are fewer rows than components.
         """
-        return self.finish(self.race(family, self.seeds(n_components, n_init, seed)))
+        return self.fit_finalists(self.race_restarts(family, self.draw_seeds(n_components, n_init, seed)))
 
-    def seeds(self, n_components: int, n_init: int = 1, seed: Sequence[int] = (0,)) -> tuple[Seed, ...]:
+    def draw_seeds(self, n_components: int, n_init: int = 1, seed: Sequence[int] = (0,)) -> tuple[Seed, ...]:
         """Seed ``n_init`` restarts with every kind of seeding, for all structures.
 
         Raises
@@ -124,111 +132,113 @@ class Explorer:
         several = n_components > 1
         places = [(i, j) for i in range(n_init if several else 1) for j in range(len(SEEDINGS) if several else 1)]
         return tuple(
-            (f"restart {i + 1}, {_NAMES[SEEDINGS[j]]}", self._seed(n_components, *seed, i, j)) for i, j in places
+            (f"restart {i + 1}, {_NAMES[SEEDINGS[j]]}", self._draw_seed(n_components, *seed, i, j)) for i, j in places
         )
 
-    def _seed(self, n_components: int, *seed: int) -> SuffStats:
+    def _draw_seed(self, n_components: int, *seed: int) -> SuffStats:
         rng = np.random.default_rng(seed)
-        return seed_stats(self.rows, n_components, self.scaling, rng, SEEDINGS[seed[-1]], self.weights)
+        return collect_seed_stats(self.rows, n_components, self.scaling, rng, SEEDINGS[seed[-1]], self.weights)
 
-    def race(self, family: CovarianceFamily, seeds: Sequence[Seed]) -> SampleFit:
+    def race_restarts(self, family: CovarianceFamily, draw_seeds: Sequence[Seed]) -> SampleFit:
         """Return the best of the restarts as it stands before it is run to convergence, and the finalists.
 
         The restarts race by successive halving: some EM steps each on a few rows, the better half goes on with
         more rows, until two are left.
         """
         try:
-            starts = [(name, self._start(stats, family)) for name, stats in seeds]
+            starts = [(name, self._make_start(stats, family)) for name, stats in draw_seeds]
         except SingularCovarianceError as error:
             return SampleFit(None, reason=str(error))
-        return self._race(starts)
+        return self._race_starts(starts)
 
-    def _start(self, stats: SuffStats, family: CovarianceFamily) -> MixtureParams:
-        params = start_of(stats, family, self.scaling, self.penalty)
+    def _make_start(self, stats: SuffStats, family: CovarianceFamily) -> MixtureParams:
+        params = start_from_seed(stats, family, self.scaling, self.penalty)
         return params if self.noise is None else params.with_noise(self.noise, NOISE_START)
 
-    def finish(self, raced: SampleFit) -> SampleFit:
+    def fit_finalists(self, raced: SampleFit) -> SampleFit:
         """Run the finalists of a race to convergence on all rows; the best is the fit."""
-        return raced if raced.params is None else self._ended(raced.finalists)
+        return raced if raced.params is None else self._fit_to_convergence(raced.finalists)
 
-    def climb(self, own: SampleFit, below: SampleFit | None, above: SampleFit | None) -> SampleFit:
+    def improve_from_neighbours(self, own: SampleFit, below: SampleFit | None, above: SampleFit | None) -> SampleFit:
         """Return a fit, or a better one from a split of that with K - 1 or a merge of that with K + 1 components."""
         if own.params is None:
             return own
         rivals: list[Start] = []
         if below is not None and below.params is not None:
-            rivals.append(("split of K - 1", self.best_split(below.params)))
+            rivals.append(("split of K - 1", self.split_best(below.params)))
         if above is not None and above.params is not None:
-            rivals.append(("merge of K + 1", merge(above.params, *closest_pair(above.params)[1:])))
+            rivals.append(("merge of K + 1", merge_components(above.params, *find_closest_pair(above.params)[1:])))
         # On a few rows first: most rivals lose there.
-        raced = self._run([own.params, *(p for _, p in rivals)], min(2 * RUNG_ROWS, len(self.rows)), 2 * RUNG_STEPS)
+        raced = self._run_em(
+            [own.params, *(p for _, p in rivals)], min(2 * RACE_ROWS, len(self.rows)), 2 * RACE_STEPS
+        )
         ahead = [
             (name, s.params)
             for (name, _), s in zip(rivals, raced[1:], strict=True)
-            if self._rank(s) > self._rank(raced[0])
+            if self._rank_state(s) > self._rank_state(raced[0])
         ]
         if not ahead:
             return own
-        climbed = self._ended(ahead)
-        return climbed if climbed.standing > own.standing else own
+        climbed = self._fit_to_convergence(ahead)
+        return climbed if climbed.rank > own.rank else own
 
-    def best_split(self, params: MixtureParams) -> MixtureParams:
+    def split_best(self, params: MixtureParams) -> MixtureParams:
         """Return the mixture with one more component, split where that promises most."""
-        splits = [split(params, k) for k in range(params.n_components)]
-        tried = self._run(splits, min(RUNG_ROWS, len(self.rows)), SPLIT_STEPS)
-        return max(tried, key=self._rank).params
+        splits = [split_component(params, k) for k in range(params.n_components)]
+        tried = self._run_em(splits, min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)
+        return max(tried, key=self._rank_state).params
 
-    def brief(self, params: MixtureParams) -> EMState:
-        """Return a mixture after as many steps as :meth:`best_split` makes, to be compared with it."""
-        return self._run([params], min(RUNG_ROWS, len(self.rows)), SPLIT_STEPS)[0]
+    def run_briefly(self, params: MixtureParams) -> EMState:
+        """Return a mixture after as many steps as :meth:`split_best` makes, to be compared with it."""
+        return self._run_em([params], min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)[0]
 
-    def _run(self, starts: Sequence[MixtureParams], size: int, steps: int) -> list[EMState]:
-        scheme = Scheme(StopRule(RUNG_TOL, steps), self.penalty)
-        estep = RowsEStep(self.rows[:size], self.scaling, weights=self.weights[:size])
+    def _run_em(self, starts: Sequence[MixtureParams], size: int, steps: int) -> list[EMState]:
+        scheme = Scheme(StopRule(RACE_TOL, steps), self.penalty)
+        estep = InMemoryEStep(self.rows[:size], self.scaling, weights=self.weights[:size])
         return run_to_end([EMState(p) for p in starts], estep, scheme)
 
-    def _race(self, starts: Sequence[Start]) -> SampleFit:
+    def _race_starts(self, starts: Sequence[Start]) -> SampleFit:
         """Race restarts, all in one batch, until at most two are left."""
-        size, starts = min(RUNG_ROWS, len(self.rows)), list(starts)
+        size, starts = min(RACE_ROWS, len(self.rows)), list(starts)
         best: EMState | None = None
         while len(starts) > FINALISTS:
             # On all the rows a rung is run until the order is nearly settled; on a few it need not be.
-            steps = RUNG_STEPS if size < len(self.rows) else 8 * RUNG_STEPS
-            ended = zip(starts, self._run([p for _, p in starts], size, steps), strict=True)
-            ranked = sorted(ended, key=lambda pair: self._rank(pair[1]), reverse=True)
+            steps = RACE_STEPS if size < len(self.rows) else 8 * RACE_STEPS
+            ended = zip(starts, self._run_em([p for _, p in starts], size, steps), strict=True)
+            ranked = sorted(ended, key=lambda pair: self._rank_state(pair[1]), reverse=True)
             starts = [(name, s.params) for (name, _), s in ranked[: max(FINALISTS, len(ranked) // 2)]]
             best = ranked[0][1]
             size = min(2 * size, len(self.rows))
-        standing, history = (self._rank(best), best.history) if best else ((True, True, -np.inf), ())
-        return SampleFit(starts[0][1], history, standing=standing, origin=starts[0][0], finalists=tuple(starts))
+        rank, history = (self._rank_state(best), best.history) if best else ((True, True, -np.inf), ())
+        return SampleFit(starts[0][1], history, rank=rank, origin=starts[0][0], finalists=tuple(starts))
 
-    def _ended(self, starts: Sequence[Start]) -> SampleFit:
+    def _fit_to_convergence(self, starts: Sequence[Start]) -> SampleFit:
         """Run to convergence on all rows; the best is repaired if that is needed and helps."""
-        origin, best = self._best(starts)
+        origin, best = self._run_to_best(starts)
         events: tuple[str, ...] = ()
         for _ in range(REPAIRS):
-            found = None if best.outcome is Outcome.FAILED else _superfluous(best)
+            found = None if best.outcome is Outcome.FAILED else _reduce_superfluous(best)
             if found is None:
                 break
             reduced, event = found
-            _, repaired = self._best([("", self.best_split(reduced))])
-            if self._rank(repaired) <= self._rank(best):
+            _, repaired = self._run_to_best([("", self.split_best(reduced))])
+            if self._rank_state(repaired) <= self._rank_state(best):
                 break
             best, events = repaired, (*events, event)
         if best.outcome is Outcome.FAILED:
             return SampleFit(None, reason=best.reason)
-        return SampleFit(best.params, best.history, events=events, standing=self._rank(best), origin=origin)
+        return SampleFit(best.params, best.history, events=events, rank=self._rank_state(best), origin=origin)
 
-    def _best(self, starts: Sequence[Start]) -> tuple[str, EMState]:
+    def _run_to_best(self, starts: Sequence[Start]) -> tuple[str, EMState]:
         tol = self.tol
         if tol is None:  # far below the sample's own error: what is left here costs full passes
             tol = StopRule().tolerance(starts[0][1].n_parameters, SAMPLE_PRECISION * len(self.rows))
         scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, ANDERSON)
         ended = run_to_end([EMState(p) for _, p in starts], self._estep, scheme)
         names = [name for name, _ in starts]
-        return max(zip(names, ended, strict=True), key=lambda pair: self._rank(pair[1]))
+        return max(zip(names, ended, strict=True), key=lambda pair: self._rank_state(pair[1]))
 
-    def _rank(self, state: EMState) -> Standing:
+    def _rank_state(self, state: EMState) -> Rank:
         """Return how good a fit is; of two, the one with the larger value is kept.
 
         A degenerate one comes last if there are rows enough to tell. With few rows nearly every fit has a
@@ -241,28 +251,28 @@ class Explorer:
         if len(self.rows) >= PLENTY * state.params.n_parameters:
             return (True, False, state.history[-1])
         blurred, _ = mstep(state.stats, state.params.family, self._pseudo_row, state.params)
-        return (True, True, self._estep.one(blurred).mean_loglik)
+        return (True, True, self._estep.evaluate(blurred).mean_loglik)
 
     @cached_property
-    def _estep(self) -> RowsEStep:
-        return RowsEStep(self.rows, self.scaling, weights=self.weights)
+    def _estep(self) -> InMemoryEStep:
+        return InMemoryEStep(self.rows, self.scaling, weights=self.weights)
 
     @cached_property
     def _pseudo_row(self) -> PseudoRows:
-        return PseudoRows.of(moments_of(self.rows, self.weights), 1.0)
+        return PseudoRows.of(collect_moments(self.rows, self.weights), 1.0)
 
 
-def _superfluous(state: EMState) -> tuple[MixtureParams, str] | None:
+def _reduce_superfluous(state: EMState) -> tuple[MixtureParams, str] | None:
     """Return the mixture without an empty component or with two equal ones merged, and what was done."""
     params = state.params
     if params.n_components < 2:
         return None
-    loss, i, j = closest_pair(params)
+    loss, i, j = find_closest_pair(params)
     if state.report.starving:
         empty = state.report.starving[0]
         what = f"on the sample, component {empty} had no rows left: it was moved to a split of another"
-        return without(params, empty), what
+        return remove_component(params, empty), what
     if loss < DUPLICATE:
         what = f"on the sample, components {i} and {j} were one (merging them loses {loss:.1g} nats per row)"
-        return merge(params, i, j), f"{what}: one was moved to a split of another"
+        return merge_components(params, i, j), f"{what}: one was moved to a split of another"
     return None

@@ -38,13 +38,13 @@ def squared_distances(rows: Array, centre: Array) -> Array:
     return np.asarray(np.einsum("nj,nj->n", delta, delta))
 
 
-def kmeans_plusplus(rows: Array, n_clusters: int, rng: np.random.Generator) -> Array:
+def draw_kmeans_plusplus(rows: Array, n_clusters: int, rng: np.random.Generator) -> Array:
     """Return seeds ``(K, D)`` by greedy k-means++ (Arthur & Vassilvitskii 2007)."""
     trials = 2 + int(np.log(n_clusters))
     centres = [rows[rng.integers(len(rows))]]
     closest = squared_distances(rows, centres[0])
     for _ in range(1, n_clusters):
-        candidates = _draw(closest, trials, rng)
+        candidates = _draw_by_cost(closest, trials, rng)
         reduced = [np.minimum(closest, squared_distances(rows, rows[c])) for c in candidates]
         best = int(np.argmin([r.sum() for r in reduced]))
         closest = reduced[best]
@@ -52,38 +52,38 @@ def kmeans_plusplus(rows: Array, n_clusters: int, rng: np.random.Generator) -> A
     return np.array(centres)
 
 
-def _draw(cost: Array, trials: int, rng: np.random.Generator) -> Labels:
+def _draw_by_cost(cost: Array, trials: int, rng: np.random.Generator) -> Labels:
     total = cost.sum()
     if total <= 0.0:  # fewer distinct rows than clusters
         return rng.integers(len(cost), size=trials)
     return rng.choice(len(cost), size=trials, p=cost / total)
 
 
-def _assign(rows: Array, centres: Array) -> Labels:
+def _assign_to_nearest(rows: Array, centres: Array) -> Labels:
     # |x - c|^2 less |x|^2, which is the same for every centre.
     return np.asarray((np.einsum("kj,kj->k", centres, centres) - 2.0 * (rows @ centres.T)).argmin(axis=1))
 
 
-def lloyd(rows: Array, centres: Array, steps: int = LLOYD_STEPS) -> Labels:
+def run_lloyd(rows: Array, centres: Array, steps: int = LLOYD_STEPS) -> Labels:
     """Return the labels ``(N,)`` after a few k-means steps; an empty cluster keeps its centre."""
-    labels = _assign(rows, centres)
+    labels = _assign_to_nearest(rows, centres)
     for _ in range(steps):
         counts = np.bincount(labels, minlength=len(centres))
         sums = np.stack([np.bincount(labels, c, len(centres)) for c in rows.T], axis=1)
         centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
-        new = _assign(rows, centres)
+        new = _assign_to_nearest(rows, centres)
         if np.array_equal(new, labels):
             break
         labels = new
     return labels
 
 
-def by_kmeans(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
+def seed_by_kmeans(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
     """Return the clusters of greedy k-means++ and a few k-means steps."""
-    return lloyd(rows, kmeans_plusplus(rows, n_clusters, rng))
+    return run_lloyd(rows, draw_kmeans_plusplus(rows, n_clusters, rng))
 
 
-def by_splits(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
+def seed_by_splits(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
     """Return the clusters of splitting, again and again, the one with most scatter along its longest axis."""
     half = rows[rng.random(len(rows)) < 0.5] if len(rows) > 100 * n_clusters else rows
     parts = [half]
@@ -97,35 +97,35 @@ def by_splits(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
             parts += [widest] * (n_clusters - len(parts))
         else:
             parts += [widest[above], widest[~above]]
-    return lloyd(rows, np.array([p.mean(axis=0) for p in parts]))
+    return run_lloyd(rows, np.array([p.mean(axis=0) for p in parts]))
 
 
-def by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
+def seed_by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
     """Return the clusters of adding components where the mixture so far fits worst (Bloemer & Bujna 2016).
 
     Elongated components are followed, where k-means would cut them.
     """
     family, few = family_named("full"), rows[:ADAPTIVE_ROWS]
-    params = _hard_fit(hard_stats(few, np.zeros(len(few), np.int64), 1), family)
+    params = _fit_hard_assignment(collect_hard_stats(few, np.zeros(len(few), np.int64), 1), family)
     for k in range(2, n_clusters + 1):
         density = compile_density(params)
         logp = component_log_densities(density, np.ascontiguousarray(few.T))
         distance = np.maximum(-2.0 * (logp - density.log_norm[:, None]), 0.0).min(axis=0)
-        seed = few[_draw(0.5 * distance / max(distance.sum(), 1e-300) + 0.5 / len(few), 1, rng)]
+        seed = few[_draw_by_cost(0.5 * distance / max(distance.sum(), 1e-300) + 0.5 / len(few), 1, rng)]
         narrow = np.einsum("k,kij->ij", params.weights, params.covariances)[None] / k
         grown = MixtureParams(
             np.append(params.weights * (1.0 - 1.0 / k), 1.0 / k), np.vstack([params.means, seed]),
             np.concatenate([params.covariances, narrow]), family,
         )  # fmt: skip
         labels = component_log_densities(compile_density(grown), np.ascontiguousarray(few.T)).argmax(axis=0)
-        params = _hard_fit(hard_stats(few, labels, k), family)
+        params = _fit_hard_assignment(collect_hard_stats(few, labels, k), family)
     return np.asarray(component_log_densities(compile_density(params), np.ascontiguousarray(rows.T)).argmax(axis=0))
 
 
-SEEDINGS: tuple[Seeding, ...] = (by_kmeans, by_splits, by_density)
+SEEDINGS: tuple[Seeding, ...] = (seed_by_kmeans, seed_by_splits, seed_by_density)
 
 
-def hard_stats(rows: Array, labels: Labels, n_components: int, weights: Array = UNWEIGHTED) -> SuffStats:
+def collect_hard_stats(rows: Array, labels: Labels, n_components: int, weights: Array = UNWEIGHTED) -> SuffStats:
     """Return the statistics of a hard assignment, with scatter matrices."""
     w = weights if len(weights) else np.ones(len(rows))
     weight = np.asarray(np.bincount(labels, w, n_components), np.float64)
@@ -138,7 +138,7 @@ def hard_stats(rows: Array, labels: Labels, n_components: int, weights: Array = 
     return SuffStats(float(w.sum()), 0.0, 0.0, 0.0, weight, mean, scatter, FULL)
 
 
-def _hard_fit(
+def _fit_hard_assignment(
     stats: SuffStats, family: CovarianceFamily, spread: Array | float = 1.0, penalty: Penalty = RIDGE
 ) -> MixtureParams:
     """Make the M-step of a hard assignment; a cluster of few rows is lent a tenth of a row of the whole data's."""
@@ -147,20 +147,22 @@ def _hard_fit(
     return mstep(replace(stats, scatter=own + 0.1 * lent, moments=family.moments), family, penalty)[0]
 
 
-def seed_stats(
+def collect_seed_stats(
     rows: Array,
     n_components: int,
     scaling: Scaling,
     rng: np.random.Generator,
-    seeding: Seeding = by_kmeans,
+    seeding: Seeding = seed_by_kmeans,
     weights: Array = UNWEIGHTED,
 ) -> SuffStats:
     """Return the statistics of a seeding on standardised rows: the same for every structure."""
     rows, weights = rows[:SEEDING_ROWS], weights[:SEEDING_ROWS]
-    return hard_stats(rows, seeding(scaling.scaled.apply(rows), n_components, rng), n_components, weights)
+    return collect_hard_stats(rows, seeding(scaling.scaled.apply(rows), n_components, rng), n_components, weights)
 
 
-def start_of(stats: SuffStats, family: CovarianceFamily, scaling: Scaling, penalty: Penalty = RIDGE) -> MixtureParams:
+def start_from_seed(
+    stats: SuffStats, family: CovarianceFamily, scaling: Scaling, penalty: Penalty = RIDGE
+) -> MixtureParams:
     """Return where a fit starts that was seeded so: after one M-step.
 
     Raises
@@ -168,4 +170,4 @@ def start_of(stats: SuffStats, family: CovarianceFamily, scaling: Scaling, penal
     SingularCovarianceError
         If a covariance cannot be estimated.
     """
-    return _hard_fit(stats, family, scaling.scale**2, penalty)
+    return _fit_hard_assignment(stats, family, scaling.scale**2, penalty)

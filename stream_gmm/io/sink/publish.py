@@ -100,9 +100,9 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     shutil.rmtree(staging / REPORTS, ignore_errors=True)
     write_atomically(staging / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
     try:
-        _sync(staging)
-        _swap(staging, target)
-        _sync(target.parent)
+        _sync_folder(staging)
+        _swap_folders(staging, target)
+        _sync_folder(target.parent)
     except OSError as error:
         raise StorageError(
             explain(
@@ -113,7 +113,7 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _sync(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -129,7 +129,7 @@ def _rename_at2(source: Path, target: Path, flags: int) -> None:
         raise OSError(number, os.strerror(number), str(target))
 
 
-def _swap(staging: Path, target: Path) -> None:
+def _swap_folders(staging: Path, target: Path) -> None:
     if not target.exists():
         os.rename(staging, target)
         return

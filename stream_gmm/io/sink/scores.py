@@ -146,8 +146,8 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
     """
     part, name = item
     staging = Path(job.staging)
-    note = staging / REPORTS / f"{part.index:08d}.json"
-    done = _finished(note, staging / name)
+    note_path = staging / REPORTS / f"{part.index:08d}.json"
+    done = _read_finished(note_path, staging / name)
     if done is not None:
         return done
     target = staging / name
@@ -155,7 +155,7 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            totals = _write(aside, part, job)
+            totals = _write_scores(aside, part, job)
             if totals["rows_out"] != part.rows:
                 raise StorageError(f"{part.id}: {part.rows} rows were expected and {totals['rows_out']} written.")
             report = PartReport(
@@ -169,7 +169,7 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 **totals,
             )
             os.replace(aside, target)
-            _note(note, report)
+            _write_note(note_path, report)
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
@@ -185,9 +185,9 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
     return report
 
 
-def _finished(note: Path, target: Path) -> PartReport | None:
+def _read_finished(note_path: Path, target: Path) -> PartReport | None:
     with contextlib.suppress(OSError, ValueError, TypeError):
-        values = json.loads(note.read_text())
+        values = json.loads(note_path.read_text())
         values["row_groups"] = tuple(values["row_groups"])
         values["component_rows"] = tuple(values["component_rows"])
         report = PartReport(**values)
@@ -196,10 +196,10 @@ def _finished(note: Path, target: Path) -> PartReport | None:
     return None
 
 
-def _note(note: Path, report: PartReport) -> None:
-    aside = note.with_suffix(f".{uuid.uuid4().hex}.tmp")
+def _write_note(note_path: Path, report: PartReport) -> None:
+    aside = note_path.with_suffix(f".{uuid.uuid4().hex}.tmp")
     aside.write_text(json.dumps(asdict(report)))
-    os.replace(aside, note)
+    os.replace(aside, note_path)
 
 
 def _sha256(path: Path) -> str:
@@ -207,7 +207,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
+def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     k = len(job.density.log_norm)
     columns = score_columns(k, job.layout, job.density.noisy)
     counts = np.zeros(k, np.int64)
@@ -218,9 +218,9 @@ def _write(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     try:
         for chunk in parquet_chunks(part, job.columns, job.missing, extra):
             scores = score_rows(job.density, chunk.rows)
-            table = scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata))
+            table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata))
             if writer is None:
-                writer = _writer(path, table.schema)
+                writer = _open_writer(path, table.schema)
             writer.write_table(table)
             rows_out += table.num_rows
             rows_scored += len(scores.component)
@@ -228,7 +228,7 @@ def _write(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
             counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
             loglik += float(scores.log_density.sum())
         if writer is None:
-            _writer(path, _empty_schema(part, columns, job)).close()
+            _open_writer(path, _empty_schema(part, columns, job)).close()
     finally:
         if writer is not None:
             writer.close()
@@ -241,7 +241,7 @@ def _write(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     }
 
 
-def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def _open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     # A dictionary of full-precision floats makes files larger and reading slower.
     plain = (pa.types.is_floating, pa.types.is_fixed_size_list, pa.types.is_list)
     coded = [f.name for f in schema if not any(test(f.type) for test in plain)]
@@ -258,7 +258,7 @@ def _empty_schema(part: Part, columns: Columns, job: ScoreJob) -> pa.Schema:
     return pa.schema(fields, metadata=dict(job.metadata))
 
 
-def scored_table(
+def make_scored_table(
     chunk: Chunk, scores: Scores, columns: Columns, layout: Layout, threshold: float, metadata: dict[str, str]
 ) -> pa.Table:
     """Return the rows of a chunk with its pass-through columns and the scores of those that have any."""
@@ -266,7 +266,7 @@ def scored_table(
     arrays = [chunk.batch.column(c) for c in layout.passthrough]
     fields = [chunk.batch.schema.field(c) for c in layout.passthrough]
     for name, kind, content in columns:
-        arrays.append(_spread(content(scores, threshold), kind, chunk))
+        arrays.append(_place_rows(content(scores, threshold), kind, chunk))
         fields.append(pa.field(name, kind))
     reasons = [None] * chunk.size if chunk.reasons is None else chunk.reasons
     arrays.append(pa.array(reasons, pa.string()))
@@ -274,7 +274,7 @@ def scored_table(
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
 
 
-def _spread(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
+def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
     """Put the values of the usable rows in their places; the others are null."""
     values = np.asarray(values)
     mask = None

@@ -11,8 +11,8 @@ import pyarrow as pa
 from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.model.density import Density
 from stream_gmm.errors import ConfigError, InputDataError, explain
-from stream_gmm.io.sink.scores import Layout, score_columns, scored_table
-from stream_gmm.io.source.chunks import Chunk, decode
+from stream_gmm.io.sink.scores import Layout, make_scored_table, score_columns
+from stream_gmm.io.source.chunks import Chunk, decode_rows
 
 NO_MODEL = "no model yet"
 
@@ -58,10 +58,10 @@ def decode_batch(batch: pa.RecordBatch, number: int, columns: tuple[str, ...], m
         raise InputDataError(
             explain(f"record batch {number} lacks the columns {absent}", why=f"the model has {list(columns)}")
         )
-    return decode(batch, lambda row: f"record batch {number}, row {row}", 0, columns, missing)
+    return decode_rows(batch, lambda row: f"record batch {number}, row {row}", 0, columns, missing)
 
 
-def scored_batch(
+def score_batch(
     chunk: Chunk, density: Density | None, k: int, threshold: float, passthrough: bool, proba: str
 ) -> Any:
     """Return a batch with its scores as a table; without a model (None) every score is null, and says why.
@@ -78,13 +78,13 @@ def scored_batch(
     if clash:
         raise ConfigError(f"the stream already has columns named {clash}: do not pass its columns through.")
     if density is not None:
-        return scored_table(chunk, score_rows(density, chunk.rows), columns, layout, threshold, {})
+        return make_scored_table(chunk, score_rows(density, chunk.rows), columns, layout, threshold, {})
     nobody, reasons = np.zeros(chunk.size, dtype=bool), np.full(chunk.size, NO_MODEL, dtype=object)
     unscored = Chunk(
         chunk.rows[:0], chunk.size, chunk.file_index, chunk.first_row, nobody, chunk.bad, chunk.batch, reasons
     )
     nothing = Scores(np.empty(0, np.int32), np.empty((0, k)), np.empty(0), np.empty(0))
-    return scored_table(unscored, nothing, columns, layout, threshold, {})
+    return make_scored_table(unscored, nothing, columns, layout, threshold, {})
 
 
 class StreamWriter:
@@ -106,4 +106,4 @@ class StreamWriter:
             self._writer.close()
 
 
-Write = Callable[[Any], None]
+WriteTable = Callable[[Any], None]

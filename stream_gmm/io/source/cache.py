@@ -34,16 +34,16 @@ _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 class MemoryLeaf:
     """Decoded chunks."""
 
-    held: tuple[Chunk, ...]
+    cached: tuple[Chunk, ...]
     rows: int
     kind: str = MEMORY
 
     def chunks(self) -> Iterator[Chunk]:
         """Return the chunks."""
-        return iter(self.held)
+        return iter(self.cached)
 
     def __sizeof__(self) -> int:
-        return 512 + sum(c.rows.nbytes + (0 if c.keep is None else c.keep.nbytes) for c in self.held)
+        return 512 + sum(c.rows.nbytes + (0 if c.keep is None else c.keep.nbytes) for c in self.cached)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class DiskLeaf:
 
     path: str
     size: int
-    frames: tuple[Chunk, ...]
+    headers: tuple[Chunk, ...]
     """The chunks, without their rows: ``rows`` is ``(0, D)``."""
     counts: tuple[int, ...]
     """Rows of each chunk in the file."""
@@ -70,49 +70,49 @@ class DiskLeaf:
             usable = os.stat(self.path).st_size == self.size
         except OSError:
             usable = False
-        return self._mapped() if usable else self.source.chunks()
+        return self._map_chunks() if usable else self.source.chunks()
 
-    def _mapped(self) -> Iterator[Chunk]:
+    def _map_chunks(self) -> Iterator[Chunk]:
         start = 0
         with open(self.path, "rb") as file:
-            for frame, n in zip(self.frames, self.counts, strict=True):
-                d = frame.rows.shape[1]
-                size = _aligned(8 * n * d)
+            for header, n in zip(self.headers, self.counts, strict=True):
+                d = header.rows.shape[1]
+                size = _align_size(8 * n * d)
                 if not size:
-                    yield frame
+                    yield header
                     continue
                 block = mmap.mmap(
                     file.fileno(), size, flags=mmap.MAP_SHARED | _POPULATE, prot=mmap.PROT_READ, offset=start
                 )
                 start += size
                 # No reference to the array is kept here: the map ends with the caller's.
-                yield replace(frame, rows=np.frombuffer(block, np.float64, n * d).reshape(d, n).T)
+                yield replace(header, rows=np.frombuffer(block, np.float64, n * d).reshape(d, n).T)
 
 
-def _aligned(size: int) -> int:
+def _align_size(size: int) -> int:
     return -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
-def hold(item: tuple[Leaf, str], shared: Any, scratch: str) -> Leaf:
+def cache_leaf(item: tuple[Leaf, str], shared: Any, scratch: str) -> Leaf:
     """Decode a leaf and keep it as told: ``"memory"``, ``"disk"`` (below ``scratch``) or ``"none"``."""
     del shared
     leaf, mode = item
-    return _HOLD[mode](leaf, scratch)
+    return _CACHERS[mode](leaf, scratch)
 
 
-def _in_memory(leaf: Leaf, scratch: str) -> Leaf:
+def _cache_in_memory(leaf: Leaf, scratch: str) -> Leaf:
     del scratch
     # Undecoded columns are of no use to a pass.
     chunks = tuple(replace(c, batch=None) for c in leaf.chunks())
     return MemoryLeaf(chunks, leaf.rows)
 
 
-def _on_disk(leaf: Leaf, scratch: str) -> Leaf:
+def _cache_on_disk(leaf: Leaf, scratch: str) -> Leaf:
     path = ""
     try:
         handle, path = tempfile.mkstemp(prefix="stream-gmm-", suffix=".rows", dir=scratch)
         with open(handle, "wb") as file:
-            put = [_put(c, file, scratch) for c in leaf.chunks()]
+            put = [_write_block(c, file, scratch) for c in leaf.chunks()]
             size = file.tell()
     except _NoSpace as error:
         log.warning("the scratch folder %s has no room, rows will be decoded in every pass: %s", scratch, error)
@@ -124,7 +124,7 @@ def _on_disk(leaf: Leaf, scratch: str) -> Leaf:
             os.unlink(path)
         raise
     kept = DiskLeaf(path, size, tuple(f for f, _ in put), tuple(n for _, n in put), leaf)
-    weakref.finalize(kept, _remove, path, os.getpid())
+    weakref.finalize(kept, _remove_file, path, os.getpid())
     return kept
 
 
@@ -132,32 +132,32 @@ class _NoSpace(Exception):
     """The scratch folder is full, or cannot be written."""
 
 
-def _put(chunk: Chunk, file: Any, scratch: str) -> tuple[Chunk, int]:
+def _write_block(chunk: Chunk, file: Any, scratch: str) -> tuple[Chunk, int]:
     values = np.ascontiguousarray(chunk.rows.T)
     try:
         if shutil.disk_usage(scratch).free < values.nbytes + RESERVE:
             raise OSError(f"less than {RESERVE >> 20} MiB would be left free")
         file.write(values.data)
-        file.write(bytes(_aligned(values.nbytes) - values.nbytes))
+        file.write(bytes(_align_size(values.nbytes) - values.nbytes))
     except OSError as error:
         raise _NoSpace(str(error)) from error
     return replace(chunk, rows=np.empty((0, chunk.rows.shape[1])), batch=None), len(chunk.rows)
 
 
-def _remove(path: str, owner: int) -> None:
+def _remove_file(path: str, owner: int) -> None:
     if os.getpid() == owner:
         with contextlib.suppress(OSError):
             os.unlink(path)
 
 
-def _as_it_is(leaf: Leaf, scratch: str) -> Leaf:
+def _keep_uncached(leaf: Leaf, scratch: str) -> Leaf:
     del scratch
     return leaf
 
 
-_HOLD = {MEMORY: _in_memory, DISK: _on_disk, NONE: _as_it_is}
+_CACHERS = {MEMORY: _cache_in_memory, DISK: _cache_on_disk, NONE: _keep_uncached}
 
 
-def kind_of(leaf: Leaf) -> str:
+def cache_mode_of(leaf: Leaf) -> str:
     """Return how a leaf is kept."""
     return str(getattr(leaf, "kind", NONE))

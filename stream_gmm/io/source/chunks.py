@@ -57,7 +57,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Split:
+class HoldoutSplit:
     """The rows of a chunk to fit and those held out, column-major, with their weights (or none)."""
 
     rows: Array
@@ -69,19 +69,24 @@ class Split:
     heldout_numbers: NDArray[np.int64]
 
 
-def split(chunk: Chunk, holdout: Holdout) -> Split:
+def split_holdout(chunk: Chunk, holdout: Holdout) -> HoldoutSplit:
     """Return the rows to fit and the rows held out. A row of weight zero is neither."""
     numbers, values = chunk.row_numbers, chunk.rows.T
     if chunk.weighted and not np.all(values[-1] > 0.0):
         numbers, values = numbers[values[-1] > 0.0], values[:, values[-1] > 0.0]
     if not holdout.share:
-        return Split(*_peeled(values, chunk.weighted), numbers, *_peeled(values[:, :0], chunk.weighted), numbers[:0])
+        return HoldoutSplit(
+            *_split_weights(values, chunk.weighted),
+            numbers,
+            *_split_weights(values[:, :0], chunk.weighted),
+            numbers[:0],
+        )
     out = holdout.mask(chunk.file_index, numbers)
-    fit, heldout = _peeled(values[:, ~out], chunk.weighted), _peeled(values[:, out], chunk.weighted)
-    return Split(*fit, numbers[~out], *heldout, numbers[out])
+    fit, heldout = _split_weights(values[:, ~out], chunk.weighted), _split_weights(values[:, out], chunk.weighted)
+    return HoldoutSplit(*fit, numbers[~out], *heldout, numbers[out])
 
 
-def _peeled(values: Array, weighted: bool) -> tuple[Array, Array]:
+def _split_weights(values: Array, weighted: bool) -> tuple[Array, Array]:
     """Return rows and weights of column-major values ``(D, n)`` or ``(D + 1, n)``."""
     return (values[:-1].T, values[-1]) if weighted else (values.T, UNWEIGHTED)
 
@@ -110,14 +115,14 @@ def parquet_chunks(part: Part, columns: Sequence[str], missing: str, extra: Sequ
     wanted = list(dict.fromkeys([*columns, *extra]))
     row = part.first_row
     with open_parquet(part.path) as parquet:
-        for batch in _batches(parquet, part, wanted):
-            where = partial(_where, part)
-            chunk = decode(batch, where, row, columns, missing, file_index=part.file_index, attach=bool(extra))
+        for batch in _read_batches(parquet, part, wanted):
+            locate = partial(_locate_row, part)
+            chunk = decode_rows(batch, locate, row, columns, missing, file_index=part.file_index, attach=bool(extra))
             row += chunk.size
             yield chunk
 
 
-def ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+def read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     """Return the same chunks; the next one is read by a thread while the caller uses this one."""
     with ThreadPoolExecutor(1, thread_name_prefix="stream-gmm-read") as reader:
         coming = reader.submit(next, chunks, None)
@@ -126,23 +131,23 @@ def ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             yield chunk
 
 
-def _where(part: Part, row: int) -> str:
+def _locate_row(part: Part, row: int) -> str:
     """Return file and row group of a row number of the file, in words."""
     ends = part.first_row + np.cumsum(part.group_rows)
     group = part.row_groups[int(np.searchsorted(ends, row, side="right"))]
     return f"{redact(part.path)}, row group {group}"
 
 
-def _batches(parquet: pq.ParquetFile, part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _read_batches(parquet: pq.ParquetFile, part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
     groups = list(part.row_groups)
     try:
-        for run in _runs(part):
+        for run in _group_small_row_groups(part):
             yield from parquet.iter_batches(CHUNK_ROWS, row_groups=run, columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         if is_uri(part.path) and isinstance(error, OSError):
             # May be the network: the executor tries again.
             raise OSError(f"{redact(part.path)}, row groups {groups[0]} to {groups[-1]}: {error}") from error
-        group, name = _culprit(part, columns)
+        group, name = _find_damage(part, columns)
         raise InputDataError(
             explain(
                 f"{part.path}, row group {group}, column '{name}' is damaged",
@@ -152,7 +157,7 @@ def _batches(parquet: pq.ParquetFile, part: Part, columns: list[str]) -> Iterato
         ) from error
 
 
-def _runs(part: Part) -> Iterator[list[int]]:
+def _group_small_row_groups(part: Part) -> Iterator[list[int]]:
     """Return row groups to be read together: as many small ones as make a chunk; memory grows with a run."""
     run, rows = [part.row_groups[0]], part.group_rows[0]
     for group, size in zip(part.row_groups[1:], part.group_rows[1:], strict=True):
@@ -163,7 +168,7 @@ def _runs(part: Part) -> Iterator[list[int]]:
     yield run
 
 
-def _culprit(part: Part, columns: list[str]) -> tuple[int | str, str]:
+def _find_damage(part: Part, columns: list[str]) -> tuple[int | str, str]:
     """Return the first row group and column that cannot be decoded."""
     for group in part.row_groups:
         for name in columns:
@@ -176,11 +181,11 @@ def _culprit(part: Part, columns: list[str]) -> tuple[int | str, str]:
     return "unknown", "unknown"
 
 
-Where = Callable[[int], str]
+Locate = Callable[[int], str]
 """What says in words where a row number is."""
 
 
-def _to_float(column: pa.Array, where: Where, first_row: int, name: str) -> NDArray[Any]:
+def _to_float(column: pa.Array, locate: Locate, first_row: int, name: str) -> NDArray[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
@@ -190,7 +195,7 @@ def _to_float(column: pa.Array, where: Where, first_row: int, name: str) -> NDAr
         except pa.ArrowInvalid as error:
             raise InputDataError(
                 explain(
-                    f"{where(first_row + _first_misfit(column))}, column '{name}': a value does not fit a "
+                    f"{locate(first_row + _find_misfit(column))}, column '{name}': a value does not fit a "
                     "float64 exactly",
                     why=str(error),
                     remedy="leave the column out (is it an identifier?) or convert it to double",
@@ -200,7 +205,7 @@ def _to_float(column: pa.Array, where: Where, first_row: int, name: str) -> NDAr
     return values
 
 
-def _first_misfit(column: pa.Array) -> int:
+def _find_misfit(column: pa.Array) -> int:
     """Return the position of the first value that cannot be cast, by bisection."""
     low, high = 0, len(column)
     while high - low > 1:
@@ -213,9 +218,9 @@ def _first_misfit(column: pa.Array) -> int:
     return low
 
 
-def decode(
+def decode_rows(
     batch: pa.RecordBatch,
-    where: Where,
+    locate: Locate,
     first_row: int,
     columns: Sequence[str],
     missing: str,
@@ -233,7 +238,7 @@ def decode(
     n, d = batch.num_rows, len(columns)
     values, clean = np.empty((d, n)), True
     for j, name in enumerate(columns):
-        values[j] = _to_float(batch.column(name), where, first_row, name)
+        values[j] = _to_float(batch.column(name), locate, first_row, name)
         # Any NaN or infinity makes the sum one; and the column is in the cache now.
         clean = clean and bool(np.isfinite(values[j].sum()))
     bad = np.zeros((d, len(KINDS)), np.int64)
@@ -247,27 +252,27 @@ def decode(
         nulls = batch.column(name).null_count
         bad[j] = nulls, np.isnan(values[j]).sum() - nulls, np.isinf(values[j]).sum()
     if missing == "error":
-        raise InputDataError(_missing_message(where, columns, finite, bad, first_row))
+        raise InputDataError(_describe_missing(locate, columns, finite, bad, first_row))
     keep = np.asarray(finite.all(axis=0))
-    reasons = _reasons(batch, columns, values) if attach else None
+    reasons = _explain_missing(batch, columns, values) if attach else None
     kept = np.ascontiguousarray(values[:, keep])
     return Chunk(kept.T, n, file_index, first_row, keep, bad, attached, reasons)
 
 
-def _missing_message(
-    where: Where, columns: Sequence[str], finite: NDArray[np.bool_], bad: NDArray[np.int64], first_row: int
+def _describe_missing(
+    locate: Locate, columns: Sequence[str], finite: NDArray[np.bool_], bad: NDArray[np.int64], first_row: int
 ) -> str:
     j = int(np.flatnonzero(bad.sum(axis=1))[0])
     row = first_row + int(np.flatnonzero(~finite[j])[0])
     counts = ", ".join(f"{c} {kind}" for kind, c in zip(KINDS, bad[j], strict=True) if c)
     return explain(
-        f"{where(row)}, column '{columns[j]}': {counts} among these rows, the first at row {row} of the input",
+        f"{locate(row)}, column '{columns[j]}': {counts} among these rows, the first at row {row} of the input",
         why="a Gaussian has no density there",
         remedy="use missing: drop (data.missing, or open_dataset(missing='drop')), or fill the values",
     )
 
 
-def _reasons(batch: pa.RecordBatch, columns: Sequence[str], values: Array) -> NDArray[Any]:
+def _explain_missing(batch: pa.RecordBatch, columns: Sequence[str], values: Array) -> NDArray[Any]:
     """Say for each row why it cannot be used (the first column that is to blame); None if it can."""
     out = np.full(values.shape[1], None, dtype=object)
     for j in range(len(columns) - 1, -1, -1):

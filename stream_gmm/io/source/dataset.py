@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
-from stream_gmm.io.source.chunks import Chunk, ahead, parquet_chunks
-from stream_gmm.io.source.files import SourceFile, excluded, find_files, is_uri, open_parquet, redact
+from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
+from stream_gmm.io.source.files import SourceFile, drop_excluded, find_files, is_uri, open_parquet, redact
 from stream_gmm.io.source.parts import Part
 
 # Bytes of float64 in one part (one scored file), and in one task of a pass. They depend on the data
@@ -24,12 +24,6 @@ PART_BYTES = 64 << 20
 LEAF_BYTES = (4 << 20, 64 << 20)
 LEAVES = 64
 MISSING = ("error", "drop")
-
-
-
-
-
-
 
 
 @dataclass(frozen=True)
@@ -49,11 +43,11 @@ class ParquetLeaf:
     def chunks(self) -> Iterator[Chunk]:
         """Read, one bounded chunk at a time."""
         for part in self.parts:
-            read = self._weighted(part) if self.weight else parquet_chunks(part, self.columns, self.missing)
+            read = self._weighted_chunks(part) if self.weight else parquet_chunks(part, self.columns, self.missing)
             # The network makes a reader wait, the disk hardly: there the next chunk comes while this one is used.
-            yield from ahead(read) if is_uri(part.path) else read
+            yield from read_ahead(read) if is_uri(part.path) else read
 
-    def _weighted(self, part: Part) -> Iterator[Chunk]:
+    def _weighted_chunks(self, part: Part) -> Iterator[Chunk]:
         assert self.weight is not None
         for chunk in parquet_chunks(part, (*self.columns, self.weight), self.missing):
             if np.any(chunk.rows[:, -1] < 0.0):
@@ -64,7 +58,7 @@ class ParquetLeaf:
             yield replace(chunk, weighted=True, bad=chunk.bad[:-1])
 
 
-def leaf_rows(n_rows: int, n_columns: int) -> int:
+def rows_per_leaf(n_rows: int, n_columns: int) -> int:
     """Return the rows of one task of a pass; a function of the data alone."""
     row_bytes = 8 * n_columns
     low, high = LEAF_BYTES
@@ -103,7 +97,7 @@ class Dataset:
 
     def leaves(self) -> list[ParquetLeaf]:
         """Return the tasks of a pass: row groups, collected in order up to a size in bytes."""
-        target = leaf_rows(self.num_rows, len(self.columns))
+        target = rows_per_leaf(self.num_rows, len(self.columns))
         runs: list[list[Part]] = [[]]
         rows = 0
         for piece in (g for p in self.parts for g in p.groups()):
@@ -112,18 +106,18 @@ class Dataset:
                 rows = 0
             runs[-1].append(piece)
             rows += piece.rows
-        return [ParquetLeaf(_joined(r), self.columns, self.missing, self.weight) for r in runs]
+        return [ParquetLeaf(_join_neighbours(r), self.columns, self.missing, self.weight) for r in runs]
 
-    def pieces(self) -> list[ParquetLeaf]:
+    def small_leaves(self) -> list[ParquetLeaf]:
         """Return one leaf for each row group."""
         groups = (g for p in self.parts for g in p.groups())
         return [ParquetLeaf((g,), self.columns, self.missing, self.weight) for g in groups]
 
 
-def _joined(pieces: list[Part]) -> tuple[Part, ...]:
+def _join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
     """Put neighbouring row groups of one file back into one part: the file is opened once."""
     out: list[Part] = []
-    for piece in pieces:
+    for piece in small_leaves:
         last = out[-1] if out else None
         if last and last.file_index == piece.file_index and last.row_groups[-1] + 1 == piece.row_groups[0]:
             out[-1] = replace(
@@ -171,22 +165,22 @@ def open_dataset(
     if missing not in MISSING:
         raise ConfigError(f"missing must be one of {MISSING}, not {missing!r}{did_you_mean(missing, MISSING)}")
     chosen = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files = excluded(find_files(os.fspath(p) for p in chosen), exclude)
+    files = drop_excluded(find_files(os.fspath(p) for p in chosen), exclude)
     if not files:
         raise InputDataError("every file is excluded by data.exclude.")
     with ThreadPoolExecutor(8) as pool:
-        footers = list(pool.map(_footer, files))
+        footers = list(pool.map(_read_footer, files))
     schema = footers[0][1]
     names = tuple(columns) if columns else tuple(c for c in numeric_columns(schema) if c != weight)
     if len(set(names)) != len(names):
         raise ConfigError(f"a column is named twice: {list(names)}.")
     for file, (_, own) in zip(files, footers, strict=True):
         _check_columns(file, own, names if weight is None else (*names, weight))
-    parts = _parts(files, [f[0] for f in footers], len(names))
+    parts = _cut_parts(files, [f[0] for f in footers], len(names))
     return Dataset(tuple(files), parts, names, missing, schema, weight)
 
 
-def _footer(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:
+def _read_footer(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:
     with open_parquet(file.path) as parquet:
         return parquet.metadata, parquet.schema_arrow
 
@@ -237,18 +231,18 @@ def _check_columns(file: SourceFile, schema: pa.Schema, columns: Sequence[str]) 
             )
 
 
-def _parts(files: list[SourceFile], footers: list[pq.FileMetaData], n_columns: int) -> tuple[Part, ...]:
+def _cut_parts(files: list[SourceFile], footers: list[pq.FileMetaData], n_columns: int) -> tuple[Part, ...]:
     limit = max(1, PART_BYTES // (8 * n_columns))
     out: list[Part] = []
     for file_index, (file, footer) in enumerate(zip(files, footers, strict=True)):
         sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
-        for run in _runs(sizes, limit):
+        for run in _cut_runs(sizes, limit):
             first = sum(sizes[: run.start])
             out.append(Part(len(out), file, file_index, tuple(run), tuple(sizes[g] for g in run), first))
     return tuple(out)
 
 
-def _runs(sizes: list[int], limit: int) -> list[range]:
+def _cut_runs(sizes: list[int], limit: int) -> list[range]:
     """Cut row groups into runs of at most ``limit`` rows (a larger row group is a run of its own)."""
     cuts, rows = [0], 0
     for group, size in enumerate(sizes):

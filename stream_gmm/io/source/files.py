@@ -44,7 +44,7 @@ def is_uri(path: str) -> bool:
 
 
 @functools.lru_cache(maxsize=32)
-def _filesystem(scheme: str, netloc: str, query: str) -> pafs.FileSystem:
+def _open_filesystem(scheme: str, netloc: str, query: str) -> pafs.FileSystem:
     if scheme not in _SCHEMES:
         raise InputDataError(
             explain(
@@ -57,19 +57,19 @@ def _filesystem(scheme: str, netloc: str, query: str) -> pafs.FileSystem:
     return fs
 
 
-def _split(uri: str) -> tuple[pafs.FileSystem, str, str]:
+def _split_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
     """Return the file system, the path in it, and the query to put behind other paths."""
     parts = urlsplit(uri)
-    fs = _filesystem(parts.scheme, parts.netloc, parts.query)
+    fs = _open_filesystem(parts.scheme, parts.netloc, parts.query)
     bucket = parts.netloc.rsplit("@", 1)[-1]
     return fs, f"{bucket}{parts.path}", parts.query
 
 
-def _visible(relative: str) -> bool:
+def _is_visible(relative: str) -> bool:
     return not any(piece.startswith(("_", ".")) for piece in PurePosixPath(relative).parts)
 
 
-def _walk(root: str) -> Iterable[str]:
+def _walk_folder(root: str) -> Iterable[str]:
     # Folder links are not followed: a link to itself would repeat every row.
     for folder, folders, names in os.walk(root, followlinks=False):
         folders.sort()
@@ -78,12 +78,12 @@ def _walk(root: str) -> Iterable[str]:
 
 def _fixed_root(pattern: str) -> str:
     """Return the folder in front of the first wild card."""
-    pieces = Path(pattern).parts
-    fixed = next(i for i, p in enumerate(pieces) if _MAGIC.search(p))
-    return str(Path(*pieces[:fixed])) if fixed else "."
+    small_leaves = Path(pattern).parts
+    fixed = next(i for i, p in enumerate(small_leaves) if _MAGIC.search(p))
+    return str(Path(*small_leaves[:fixed])) if fixed else "."
 
 
-def _glob(pattern: str, names: Iterable[str]) -> list[str]:
+def _match_pattern(pattern: str, names: Iterable[str]) -> list[str]:
     """Select names by a pattern in which ``**`` crosses folders and ``*`` does not."""
     regex = re.escape(pattern)
     regex = regex.replace(r"\*\*/", "(?:.*/)?").replace(r"\*\*", ".*")
@@ -93,26 +93,26 @@ def _glob(pattern: str, names: Iterable[str]) -> list[str]:
     return [n for n in names if compiled.fullmatch(n)]
 
 
-def _local(path: str) -> list[tuple[str, str]]:
+def _find_local(path: str) -> list[tuple[str, str]]:
     """Return (path, relative path) of the files that one local path or pattern stands for."""
     path = os.path.normpath(os.path.expanduser(path))
     if os.path.isfile(path):
         return [(path, os.path.basename(path))]
     if os.path.isdir(path):
-        root, found = path, list(_walk(path))
+        root, found = path, list(_walk_folder(path))
     elif _MAGIC.search(path):
         root = _fixed_root(path)
         candidates = (os.path.join(f, n) for f, _, ns in os.walk(root) for n in ns)
-        found = _glob(path, (os.path.normpath(c) for c in candidates))
+        found = _match_pattern(path, (os.path.normpath(c) for c in candidates))
     else:
         raise InputDataError(explain(f"there is no file or folder {path}", remedy="check data.paths"))
     pairs = [(f, os.path.relpath(f, root)) for f in found]
-    return sorted(p for p in pairs if _visible(p[1]))
+    return sorted(p for p in pairs if _is_visible(p[1]))
 
 
-def _remote(uri: str) -> list[tuple[str, str, int, str]]:
+def _find_remote(uri: str) -> list[tuple[str, str, int, str]]:
     """Return (URI, relative path, size, version) of the files below an object-store URI."""
-    fs, path, query = _split(uri)
+    fs, path, query = _split_uri(uri)
     scheme, suffix = urlsplit(uri).scheme, f"?{query}" if query else ""
     try:
         info = fs.get_file_info(path)
@@ -126,12 +126,12 @@ def _remote(uri: str) -> list[tuple[str, str, int, str]]:
             explain(f"cannot list {redact(uri)}", why=str(error), remedy="check the address and credentials")
         ) from error
     files = {i.path: i for i in infos if i.type == pafs.FileType.File}
-    names = _glob(path, files) if _MAGIC.search(path) else [n for n in files if n.endswith(".parquet")]
+    names = _match_pattern(path, files) if _MAGIC.search(path) else [n for n in files if n.endswith(".parquet")]
     credentials = urlsplit(uri).netloc.rsplit("@", 1)[0] + "@" if "@" in urlsplit(uri).netloc else ""
     out = []
     for name in sorted(names):
         relative = os.path.relpath(name, root)
-        if _visible(relative):
+        if _is_visible(relative):
             full = f"{scheme}://{credentials}{name}{suffix}"
             out.append((full, relative, files[name].size, str(files[name].mtime_ns)))
     return out
@@ -156,7 +156,7 @@ def find_files(paths: Iterable[str]) -> list[SourceFile]:
     out: list[SourceFile] = []
     seen: set[Any] = set()
     for path in paths:
-        for file, identity in _found(path):
+        for file, identity in _find_each(path):
             if identity not in seen:
                 seen.add(identity)
                 out.append(file)
@@ -167,21 +167,21 @@ def find_files(paths: Iterable[str]) -> list[SourceFile]:
                 remedy="check data.paths; '**' crosses folders, '*' does not",
             )
         )
-    return _distinct(out)
+    return _make_distinct(out)
 
 
-def _found(path: str) -> Iterable[tuple[SourceFile, Any]]:
+def _find_each(path: str) -> Iterable[tuple[SourceFile, Any]]:
     if is_uri(path):
-        for uri, relative, size, version in _remote(path):
+        for uri, relative, size, version in _find_remote(path):
             yield SourceFile(uri, size, version, relative), uri
     else:
-        for name, relative in _local(path):
+        for name, relative in _find_local(path):
             stat = os.stat(name)
             file = SourceFile(os.path.abspath(name), stat.st_size, str(stat.st_mtime_ns), relative)
             yield file, (stat.st_dev, stat.st_ino)
 
 
-def _distinct(files: list[SourceFile]) -> list[SourceFile]:
+def _make_distinct(files: list[SourceFile]) -> list[SourceFile]:
     """Give files from different roots different relative paths."""
     if len({f.relative for f in files}) == len(files):
         return files
@@ -228,7 +228,7 @@ def open_parquet(path: str) -> pq.ParquetFile:
     options: dict[str, Any] = {"pre_buffer": False, "page_checksum_verification": True}
     try:
         if is_uri(path):
-            fs, name, _ = _split(path)
+            fs, name, _ = _split_uri(path)
             return pq.ParquetFile(fs.open_input_file(name), buffer_size=REMOTE_BUFFER, **options)
         return pq.ParquetFile(path, buffer_size=LOCAL_BUFFER, memory_map=False, **options)
     except (OSError, ValueError) as error:
@@ -243,7 +243,7 @@ def open_parquet(path: str) -> pq.ParquetFile:
         ) from error
 
 
-def excluded(files: list[SourceFile], patterns: Iterable[str]) -> list[SourceFile]:
+def drop_excluded(files: list[SourceFile], patterns: Iterable[str]) -> list[SourceFile]:
     """Return the files whose relative path matches none of the shell patterns."""
     patterns = list(patterns)
     return [f for f in files if not any(fnmatch.fnmatch(f.relative, p) for p in patterns)]

@@ -15,11 +15,11 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import as_rows
 from stream_gmm.errors import ConfigError
 from stream_gmm.io.source.chunks import Chunk, array_chunks
-from stream_gmm.io.source.dataset import Dataset, leaf_rows, open_dataset
+from stream_gmm.io.source.dataset import Dataset, open_dataset, rows_per_leaf
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.protocols import Source
 
-PIECE_ROWS = 1024
+SMALL_LEAF_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class ArrayDataset:
 
     def leaves(self) -> list[ArrayLeaf]:
         """Return the tasks of a pass."""
-        return self._cut(leaf_rows(self.num_rows, len(self.columns)))
+        return self._cut_leaves(rows_per_leaf(self.num_rows, len(self.columns)))
 
-    def pieces(self) -> list[ArrayLeaf]:
+    def small_leaves(self) -> list[ArrayLeaf]:
         """Return leaves of about a thousand rows."""
-        return self._cut(PIECE_ROWS)
+        return self._cut_leaves(SMALL_LEAF_ROWS)
 
-    def _cut(self, step: int) -> list[ArrayLeaf]:
+    def _cut_leaves(self, step: int) -> list[ArrayLeaf]:
         starts = range(0, max(self.num_rows, 1), step)
         return [ArrayLeaf(self._values[lo : lo + step], lo, self.weights is not None) for lo in starts]
 
@@ -108,10 +108,10 @@ def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", 
         columns = tuple(str(c) for c in data.columns)
     rows = as_rows(data, columns)
     names = columns or tuple(f"x{j}" for j in range(rows.shape[1]))
-    return ArrayDataset(rows, names, weights=None if weight is None else _weights(weight, len(rows)))
+    return ArrayDataset(rows, names, weights=None if weight is None else _check_weights(weight, len(rows)))
 
 
-def _weights(weight: Any, n: int) -> Array:
+def _check_weights(weight: Any, n: int) -> Array:
     if isinstance(weight, str):
         raise ConfigError("rows in memory take their weights as an array, not by the name of a column.")
     weights = np.asarray(weight, dtype=np.float64)

@@ -49,5 +49,5 @@ class Source(Protocol):
     def leaves(self) -> Sequence[Leaf]:
         """Return the tasks of a pass, in order; a function of the data alone."""
 
-    def pieces(self) -> Sequence[Leaf]:
+    def small_leaves(self) -> Sequence[Leaf]:
         """Return the smallest units of reading (row groups), of which mini-batches are made."""

@@ -33,7 +33,7 @@ def encode(value: Any, arrays: Arrays) -> Any:
     if isinstance(value, float):
         return {"float": float(value).hex()}  # JSON keeps no infinities
     if isinstance(value, np.ndarray):
-        return _array(value, arrays)
+        return _encode_array(value, arrays)
     if isinstance(value, tuple | list):
         return [encode(v, arrays) for v in value]
     if isinstance(value, enum.Enum):
@@ -48,12 +48,12 @@ def encode(value: Any, arrays: Arrays) -> Any:
     raise TypeError(f"cannot keep a {type(value).__name__}")
 
 
-def _array(value: np.ndarray[Any, Any], arrays: Arrays) -> dict[str, Any]:
+def _encode_array(value: np.ndarray[Any, Any], arrays: Arrays) -> dict[str, Any]:
     # The order of the axes in memory decides what a matrix product rounds to.
-    turned = value.flags.f_contiguous and not value.flags.c_contiguous
+    transposed = value.flags.f_contiguous and not value.flags.c_contiguous
     name = f"a{len(arrays)}"
-    arrays[name] = np.ascontiguousarray(value.T if turned else value)
-    return {"array": name, "turned": bool(turned), "shape": list(value.shape)}
+    arrays[name] = np.ascontiguousarray(value.T if transposed else value)
+    return {"array": name, "turned": bool(transposed), "shape": list(value.shape)}
 
 
 def decode(tree: Any, arrays: Mapping[str, Any], known: Mapping[str, Any]) -> Any:

@@ -35,7 +35,7 @@ def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
 def to_bytes(result: FitResult) -> bytes:
     """Return the content of the model file."""
     arrays = {**params_to_arrays(result.params), "history": np.array(result.history, dtype=np.float64)}
-    return pack(MAGIC, FORMAT, _header(result), arrays)
+    return pack(MAGIC, FORMAT, _make_header(result), arrays)
 
 
 def params_to_arrays(params: MixtureParams) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def params_from_arrays(arrays: dict[str, Any], covariance_type: str) -> MixtureP
     return params
 
 
-def _header(result: FitResult) -> dict[str, Any]:
+def _make_header(result: FitResult) -> dict[str, Any]:
     c = result.criteria
     return {
         "written_by": version("stream-gmm"),
@@ -94,10 +94,10 @@ def load_model(path: str | os.PathLike[str]) -> FitResult:
 
 def from_bytes(content: bytes) -> FitResult:
     """Return the model in the content of a model file."""
-    return unpack(content, MAGIC, FORMAT, "model", _result)
+    return unpack(content, MAGIC, FORMAT, "model", _build_result)
 
 
-def _result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
+def _build_result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
     params = params_from_arrays(arrays, header["covariance_type"])
     if header["columns"] and len(header["columns"]) != params.n_features:
         raise ModelFileError(f"{len(header['columns'])} column names for {params.n_features} features.")

@@ -56,7 +56,9 @@ def save_state(saved: SavedStream, path: str | os.PathLike[str]) -> Path:
     if state.params is not None:
         assert state.stats is not None
         assert state.moments is not None
-        arrays |= params_to_arrays(state.params) | _stats_out("stats", state.stats) | _stats_out("all", state.moments)
+        arrays |= (
+            params_to_arrays(state.params) | _encode_stats("stats", state.stats) | _encode_stats("all", state.moments)
+        )
     return write_atomically(Path(path), pack(MAGIC, FORMAT, header, arrays))
 
 
@@ -73,22 +75,22 @@ def load_state(path: str | os.PathLike[str]) -> SavedStream:
     ModelFileError
         If it is missing, damaged, not a state file, or from a newer version.
     """
-    return read(path, "state", lambda content: unpack(content, MAGIC, FORMAT, "state", _built))
+    return read(path, "state", lambda content: unpack(content, MAGIC, FORMAT, "state", _build_state))
 
 
-def _stats_out(name: str, stats: SuffStats) -> dict[str, Any]:
+def _encode_stats(name: str, stats: SuffStats) -> dict[str, Any]:
     scalars = np.array([getattr(stats, s) for s in _SCALARS])
     parts = {"scalars": scalars, "weight": stats.weight, "mean": stats.mean, "scatter": stats.scatter}
     return {f"{name}.{k}": v for k, v in parts.items()}
 
 
-def _stats_in(name: str, arrays: dict[str, Any], moments: Moments) -> SuffStats:
+def _decode_stats(name: str, arrays: dict[str, Any], moments: Moments) -> SuffStats:
     rows, loglik, entropy, log_max = (float(v) for v in arrays[f"{name}.scalars"])
     weight, mean, scatter = (arrays[f"{name}.{k}"] for k in ("weight", "mean", "scatter"))
     return SuffStats(rows, loglik, entropy, log_max, weight, mean, scatter, moments)
 
 
-def _built(header: dict[str, Any], arrays: dict[str, Any]) -> SavedStream:
+def _build_state(header: dict[str, Any], arrays: dict[str, Any]) -> SavedStream:
     family = family_named(header["rule"]["family"])
     rule = OnlineRule(**{**header["rule"], "family": family})
     numbers: dict[str, Any] = {name: float.fromhex(value) for name, value in header["numbers"].items()}
@@ -97,8 +99,8 @@ def _built(header: dict[str, Any], arrays: dict[str, Any]) -> SavedStream:
     if "weights" in arrays:
         fitted = {
             "params": params_from_arrays(arrays, family.name),
-            "stats": _stats_in("stats", arrays, family.moments),
-            "moments": _stats_in("all", arrays, FULL),
+            "stats": _decode_stats("stats", arrays, family.moments),
+            "moments": _decode_stats("all", arrays, FULL),
         }
     pending = arrays["pending"]
     kept = (pending,) if len(pending) else ()

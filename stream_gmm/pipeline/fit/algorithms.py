@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stream_gmm.core.estep.in_memory import RowsEStep
+from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.accelerate import METHODS, Auto
 from stream_gmm.core.fit.em import PLAIN_EM, EMState, Outcome, Review, Scheme, advance, advance_all, run_to_end
-from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, stepwise_step
+from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, take_stepwise_step
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import one_of
 from stream_gmm.io.source.protocols import Leaf, Source
@@ -26,12 +26,12 @@ BATCH_ROWS = (1_000, 100_000)
 MINIBATCH_TOL = 1e-3
 
 
-def _leaves(source: Source) -> Sequence[Leaf]:
+def _get_leaves(source: Source) -> Sequence[Leaf]:
     return source.leaves()
 
 
-def _pieces(source: Source) -> Sequence[Leaf]:
-    return source.pieces()
+def _get_small_leaves(source: Source) -> Sequence[Leaf]:
+    return source.small_leaves()
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run_exact(
     def on_workers(pairs: Sequence[tuple[EMState, SuffStats]], scheme: Scheme) -> list[EMState]:
         return full.executor.map(_advance_one, pairs, shared=scheme, label="accelerate")
 
-    return run_to_end(states, full, scheme, on_pass, on_workers if scheme.method.heavy else advance_all, review)
+    return run_to_end(states, full, scheme, on_pass, on_workers if scheme.method.costly else advance_all, review)
 
 
 def run_minibatch(
@@ -71,45 +71,48 @@ def run_minibatch(
     batch_rows = int(np.clip(50 * largest, *BATCH_ROWS))
     averages: list[list[float]] = [[] for _ in states]
     epochs = 0
-    while epochs < settings.max_passes and not _settled(averages, tol):
+    while epochs < settings.max_passes and not _have_settled(averages, tol):
         rng = np.random.default_rng([settings.random_state, 1, epochs])
         full.passes += 1
         sums = np.zeros((len(steps), 2))
         for leaves in full.batches(batch_rows, rng):
-            stats = full.on_batch(leaves, [s.params for s in steps])
+            stats = full.read_batch(leaves, [s.params for s in steps])
             if stats[0].rows:
-                steps = [stepwise_step(s, b, schedule, scheme.penalty) for s, b in zip(steps, stats, strict=True)]
+                steps = [
+                    take_stepwise_step(s, b, schedule, scheme.penalty) for s, b in zip(steps, stats, strict=True)
+                ]
                 sums += [[b.loglik, b.rows] for b in stats]
         epochs += 1
         for history, (loglik, rows) in zip(averages, sums, strict=True):
             history.append(loglik / rows)
         on_pass([EMState(s.params, history=tuple(h)) for s, h in zip(steps, averages, strict=True)])
-    ended = _evaluate([replace(s, params=t.params) for s, t in zip(states, steps, strict=True)], full, scheme)
-    return [_verdict(s, h, tol, epochs) for s, h in zip(ended, averages, strict=True)]
+    ended = _evaluate_exactly([replace(s, params=t.params) for s, t in zip(states, steps, strict=True)], full, scheme)
+    return [_conclude(s, h, tol, epochs) for s, h in zip(ended, averages, strict=True)]
 
 
-def _settled(averages: list[list[float]], tol: float) -> bool:
+def _have_settled(averages: list[list[float]], tol: float) -> bool:
     return all(len(h) > 1 and h[-1] - h[-2] <= tol for h in averages)
 
 
-def _evaluate(states: list[EMState], full: FullPass, scheme: Scheme) -> list[EMState]:
+def _evaluate_exactly(states: list[EMState], full: FullPass, scheme: Scheme) -> list[EMState]:
     """Read once more, for the exact log-likelihood of the parameters as they are."""
     stats = full([s.params for s in states])
     last = replace(scheme, rule=replace(scheme.rule, max_passes=0), method=PLAIN_EM)
     return [advance(s, b, last) for s, b in zip(states, stats, strict=True)]
 
 
-def _verdict(state: EMState, averages: list[float], tol: float, epochs: int) -> EMState:
+def _conclude(state: EMState, averages: list[float], tol: float, epochs: int) -> EMState:
     history = (*averages, state.history[-1])
     outcome = state.outcome
-    if outcome is Outcome.MAX_PASSES and _settled([averages], tol):
+    if outcome is Outcome.MAX_PASSES and _have_settled([averages], tol):
         outcome = Outcome.CONVERGED
     return replace(state, history=history, n_iter=epochs, outcome=outcome, passes=epochs + 1)
 
+
 ALGORITHMS = {
-    AUTO: Algorithm(1000, _leaves, run_exact),
-    "em": Algorithm(1000, _leaves, run_exact),
-    "minibatch": Algorithm(5, _pieces, run_minibatch),
+    AUTO: Algorithm(1000, _get_leaves, run_exact),
+    "em": Algorithm(1000, _get_leaves, run_exact),
+    "minibatch": Algorithm(5, _get_small_leaves, run_minibatch),
 }
 
 
@@ -124,12 +127,12 @@ def algorithm_named(name: str) -> Algorithm:
     return ALGORITHMS[one_of(name, ALGORITHMS, "algorithm")]
 
 
-def make_scheme(settings: Settings, found: Profile) -> Scheme:
+def make_scheme(settings: Settings, profile: Profile) -> Scheme:
     """Return how candidates are brought to their end on the full data."""
     name = settings.accel or DEFAULT_ACCEL[settings.algorithm]
     method = (
-        Auto(RowsEStep(found.sample.rows, found.scaling, weights=found.sample.weights))
+        Auto(InMemoryEStep(profile.sample.rows, profile.scaling, weights=profile.sample.weights))
         if name == AUTO
         else METHODS[name or "none"]
     )
-    return Scheme(settings.rule, settings.penalty_of(found.moments), method)
+    return Scheme(settings.rule, settings.penalty_of(profile.moments), method)

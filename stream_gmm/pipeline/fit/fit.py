@@ -11,12 +11,12 @@ from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
-from stream_gmm.pipeline.fit.results import collapsed, finished, provenance_of
-from stream_gmm.pipeline.fit.sample import explore
+from stream_gmm.pipeline.fit.results import describe_provenance, explain_collapse, make_result
+from stream_gmm.pipeline.fit.sample import fit_on_sample
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.fit.steps import first_pass, fit_states, full_pass, open_data
+from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks, run_states
 from stream_gmm.pipeline.passes.profile import Profile
-from stream_gmm.pipeline.passes.progress import Listener, silent
+from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 
 
 def fit(
@@ -27,7 +27,7 @@ def fit(
     executor: Executor,
     *,
     init: MixtureParams | None = None,
-    listener: Listener = silent,
+    listener: Listener = ignore_progress,
     on_pass: OnPass = lambda _: None,
 ) -> FitResult:
     """Fit one mixture. Components keep the order of ``init``; else they go by falling weight.
@@ -42,24 +42,28 @@ def fit(
     ((k, name),) = parse_grid(n_components, covariance_type)
     settings.check_structures([name])
     _check_init(init, k, name, source)
-    reading = open_data(source, settings, executor)
-    found = first_pass(source, reading, settings, executor, listener)
+    tasks = open_tasks(source, settings, executor)
+    profile = make_profile(source, tasks, settings, executor, listener)
     if init is not None and settings.noise and init.noise is None:
-        init = init.with_noise(found.box, NOISE_START)
-    start = EMState(init) if init else _start(k, name, found, settings, executor, listener)
-    full = full_pass(reading, found, settings, executor, listener)
-    (state,) = fit_states([start], full, found, settings, on_pass)
+        init = init.with_noise(profile.bounding_box, NOISE_START)
+    start = EMState(init) if init else _start_on_sample(k, name, profile, settings, executor, listener)
+    full = make_full_pass(tasks, profile, settings, executor, listener)
+    (state,) = run_states([start], full, profile, settings, on_pass)
     if state.outcome is Outcome.FAILED:
         raise SingularCovarianceError(state.reason)
-    return finished(collapsed(state, found), found, settings, provenance_of(source, found, settings))
+    return make_result(
+        explain_collapse(state, profile), profile, settings, describe_provenance(source, profile, settings)
+    )
 
 
-def _start(k: int, name: str, found: Profile, settings: Settings, executor: Executor, listener: Listener) -> EMState:
-    (explored,) = explore([(k, name)], found, settings, executor, listener)
-    start = explored.fit
+def _start_on_sample(
+    k: int, name: str, profile: Profile, settings: Settings, executor: Executor, listener: Listener
+) -> EMState:
+    (sample_outcome,) = fit_on_sample([(k, name)], profile, settings, executor, listener)
+    start = sample_outcome.fit
     if start.params is None:
         raise SingularCovarianceError(start.reason)
-    return EMState(start.params.canonical(), events=start.events)
+    return EMState(start.params.sort_by_weight(), events=start.events)
 
 
 def _check_init(init: MixtureParams | None, k: int, name: str, source: Source) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.errors import ConfigError
 
-Cell = tuple[int, str]
+CandidateSpec = tuple[int, str]
 """K and the name of the covariance structure."""
 
 
-def parse_grid(n_components: int | Iterable[int], covariance_type: str | Iterable[str]) -> list[Cell]:
+def parse_grid(n_components: int | Iterable[int], covariance_type: str | Iterable[str]) -> list[CandidateSpec]:
     """Return the cells ``(K, structure)`` of a grid, by structure and then by K, each once.
 
     Where there are several K, a single component is one of them: it is what any other has to be better than.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.estep.in_memory import RowsEStep
-from stream_gmm.core.estep.kernel_choice import choose_route
+from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.estep.kernel_choice import choose_kernel
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.density import compile_density
@@ -22,11 +22,11 @@ from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
-from stream_gmm.pipeline.fit.sample import Explored
+from stream_gmm.pipeline.fit.sample import SampleOutcome
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 
-FLAT = 1e-3
+COLLAPSED_SHARE = 1e-3
 """A component with less than this part of a column's variance has collapsed in that column."""
 
 
@@ -40,25 +40,27 @@ def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) ->
     return float(np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf"))
 
 
-def collapsed(state: EMState, found: Profile) -> EMState:
+def explain_collapse(state: EMState, profile: Profile) -> EMState:
     """Return the state with the columns and values in its reason on which components have collapsed."""
     if state.outcome is not Outcome.DEGENERATE or not state.report.floored:
         return state
-    variances = np.einsum("kjj->kj", state.params.dense_covariances) / np.diagonal(found.spread)
+    variances = np.einsum("kjj->kj", state.params.dense_covariances) / np.diagonal(profile.covariance)
     places: dict[str, None] = {}
     for k in state.report.floored:
         j = int(variances[k].argmin())
-        flat = variances[k, j] < FLAT
-        places[f"{found.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = None
+        flat = variances[k, j] < COLLAPSED_SHARE
+        places[f"{profile.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = (
+            None
+        )
     return replace(state, reason=f"{state.reason}: on {', '.join(places)}")
 
 
-def finished(state: EMState, found: Profile, settings: Settings, provenance: Mapping[str, Any]) -> FitResult:
+def make_result(state: EMState, profile: Profile, settings: Settings, provenance: Mapping[str, Any]) -> FitResult:
     """Turn the last state of a candidate into its result."""
     assert state.stats is not None
     assert state.outcome is not None
-    warnings = list(found.warnings)
-    choice = choose_route(state.params, compile_density(state.params), found.scaling, settings.preference)
+    warnings = list(profile.warnings)
+    choice = choose_kernel(state.params, compile_density(state.params), profile.scaling, settings.preference)
     if state.outcome not in (Outcome.CONVERGED, Outcome.PRUNED):
         warnings.append(f"{state.params.family.name}-{state.params.n_components}: {state.outcome.value}.")
     return FitResult(
@@ -69,62 +71,64 @@ def finished(state: EMState, found: Profile, settings: Settings, provenance: Map
         n_iter=state.n_iter,
         passes=state.passes,
         rejected=state.rejected,
-        columns=found.columns,
+        columns=profile.columns,
         reason=state.reason,
-        threshold=outlier_threshold(state.params, found.sample, settings.outlier_quantile),
+        threshold=outlier_threshold(state.params, profile.sample, settings.outlier_quantile),
         outlier_quantile=settings.outlier_quantile,
         warnings=tuple(warnings),
         events=state.events,
         provenance={
             **provenance,
             "rows_used": int(state.stats.rows),
-            "kernel_used": f"{choice.route} {choice.dtype}",
+            "kernel_used": f"{choice.kernel} {choice.dtype}",
         },
     )
 
 
-def provenance_of(source: Source, found: Profile, settings: Settings) -> dict[str, Any]:
+def describe_provenance(source: Source, profile: Profile, settings: Settings) -> dict[str, Any]:
     """Return what a result was made from; JSON values only."""
     return {
         "data_fingerprint": source.fingerprint,
-        "rows": found.total_rows,
+        "rows": profile.total_rows,
         "missing": source.missing,
         "weight": source.weight,
         **settings.decisive,
-        "sample_rows": len(found.sample.rows),
+        "sample_rows": len(profile.sample.rows),
         "version": version("stream-gmm"),
     }
 
 
-def on_the_sample(mixtures: Sequence[MixtureParams], found: Profile, executor: Executor) -> list[SuffStats]:
+def collect_sample_stats(mixtures: Sequence[MixtureParams], profile: Profile, executor: Executor) -> list[SuffStats]:
     """Return the sample's statistics at each of the mixtures."""
-    estep = RowsEStep(found.sample.rows, found.scaling, weights=found.sample.weights)
-    return executor.map(_stats_at, mixtures, shared=estep, label="sample") if mixtures else []
+    estep = InMemoryEStep(profile.sample.rows, profile.scaling, weights=profile.sample.weights)
+    return executor.map(_evaluate_params, mixtures, shared=estep, label="sample") if mixtures else []
 
 
-def _stats_at(params: MixtureParams, estep: RowsEStep) -> SuffStats:
-    return estep.one(params)
+def _evaluate_params(params: MixtureParams, estep: InMemoryEStep) -> SuffStats:
+    return estep.evaluate(params)
 
 
-def of_the_sample(explored: Explored, stats: SuffStats, found: Profile, provenance: dict[str, Any]) -> FitResult:
+def make_sample_result(
+    sample_outcome: SampleOutcome, stats: SuffStats, profile: Profile, provenance: dict[str, Any]
+) -> FitResult:
     """Return the result of a candidate that took part in no pass: of the sample, and called so."""
-    params = explored.fit.params
+    params = sample_outcome.fit.params
     assert params is not None
     return FitResult(
-        params=params.canonical(),
+        params=params.sort_by_weight(),
         outcome=Outcome.PRUNED,
         criteria=Criteria.from_stats(stats, params.n_parameters),
         history=(stats.mean_loglik,),
         n_iter=0,
-        columns=found.columns,
-        reason=explored.beaten,
+        columns=profile.columns,
+        reason=sample_outcome.pruned_reason,
         warnings=("fitted on the sample alone.",),
-        events=explored.fit.events,
+        events=sample_outcome.fit.events,
         provenance={**provenance, "rows_used": int(stats.rows)},
     )
 
 
-def settings_of(model: FitResult) -> Settings:
+def recover_settings(model: FitResult) -> Settings:
     """Return the settings with which a model was fitted.
 
     Raises

@@ -8,109 +8,111 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.search.sample_search import Explorer, SampleFit, Seed
+from stream_gmm.core.search.sample_search import SampleFit, SampleSearch, Seed
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
-from stream_gmm.pipeline.fit.grid import Cell
+from stream_gmm.pipeline.fit.grid import CandidateSpec
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
-from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
+from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
 
 @dataclass(frozen=True)
-class Explored:
+class SampleOutcome:
     """A cell as fitted on the sample, the seconds that took, and why it need not go on (or nothing)."""
 
     fit: SampleFit
     seconds: float = 0.0
-    beaten: str = ""
+    pruned_reason: str = ""
 
     @property
-    def rough(self) -> bool:
+    def is_unfinished(self) -> bool:
         """True if it was given up after the race of its restarts, and is not run to convergence."""
         return bool(self.fit.finalists)
 
 
 @dataclass(frozen=True)
 class _SampleTask:
-    explorer: Explorer
+    search: SampleSearch
     n_init: int
     seed: int
 
 
-Key = TypeVar("Key", int, Cell)
+Key = TypeVar("Key", int, CandidateSpec)
 R = TypeVar("R")
-Rungs = tuple[SampleFit, SampleFit | None, SampleFit | None]
+Neighbours = tuple[SampleFit, SampleFit | None, SampleFit | None]
 """The fit of a cell, and those with one component less and more."""
 
 
-def _seed_on_sample(k: int, task: _SampleTask) -> tuple[Seed, ...]:
-    return task.explorer.seeds(k, task.n_init, (task.seed, k))
+def _draw_seeds(k: int, task: _SampleTask) -> tuple[Seed, ...]:
+    return task.search.draw_seeds(k, task.n_init, (task.seed, k))
 
 
-def _race_on_sample(entrant: tuple[str, Sequence[Seed]], task: _SampleTask) -> Explored:
+def _race_restarts(entrant: tuple[str, Sequence[Seed]], task: _SampleTask) -> SampleOutcome:
     start = time.perf_counter()
-    found = task.explorer.race(family_named(entrant[0]), entrant[1])
-    return Explored(found, time.perf_counter() - start)
+    fitted = task.search.race_restarts(family_named(entrant[0]), entrant[1])
+    return SampleOutcome(fitted, time.perf_counter() - start)
 
 
-def _finish_on_sample(raced: SampleFit, task: _SampleTask) -> Explored:
+def _fit_finalists(raced: SampleFit, task: _SampleTask) -> SampleOutcome:
     start = time.perf_counter()
-    found = task.explorer.finish(raced)
-    return Explored(found, time.perf_counter() - start)
+    fitted = task.search.fit_finalists(raced)
+    return SampleOutcome(fitted, time.perf_counter() - start)
 
 
-def _climb_on_sample(rungs: Rungs, task: _SampleTask) -> Explored:
+def _improve_from_neighbours(neighbours: Neighbours, task: _SampleTask) -> SampleOutcome:
     start = time.perf_counter()
-    found = task.explorer.climb(*rungs)
-    return Explored(found, time.perf_counter() - start)
+    fitted = task.search.improve_from_neighbours(*neighbours)
+    return SampleOutcome(fitted, time.perf_counter() - start)
 
 
-def explore(
-    grid: Sequence[Cell],
-    found: Profile,
+def fit_on_sample(
+    grid: Sequence[CandidateSpec],
+    fitted: Profile,
     settings: Settings,
     executor: Executor,
-    listener: Listener = silent,
-    known: Mapping[Cell, Explored] | None = None,
-    keep: Callable[[dict[Cell, Explored]], None] = lambda _: None,
-    give_up: Callable[[list[Explored]], list[Explored]] | None = None,
-) -> list[Explored]:
+    listener: Listener = ignore_progress,
+    known: Mapping[CandidateSpec, SampleOutcome] | None = None,
+    keep: Callable[[dict[CandidateSpec, SampleOutcome]], None] = lambda _: None,
+    prune_on_sample: Callable[[list[SampleOutcome]], list[SampleOutcome]] | None = None,
+) -> list[SampleOutcome]:
     """Fit every cell of the grid on the sample, but those ``known``; no pass over the data.
 
-    First the restarts of every cell race; ``give_up`` marks cells that are hopeless by then. The
+    First the restarts of every cell race; ``prune_on_sample`` marks cells that are hopeless by then. The
     others run to convergence, and then each is tried from its neighbours: a split of K - 1, a merge of K + 1.
     ``keep`` gets what is fitted when it is.
     """
-    _check_rows(grid, found)
-    fits: dict[Cell, Explored] = dict(known or {})
+    _check_enough_rows(grid, fitted)
+    fits: dict[CandidateSpec, SampleOutcome] = dict(known or {})
     # The largest first: they take longest, and should not be left for the end.
-    new = sorted((cell for cell in grid if cell not in fits), key=lambda cell: -cell[0])
-    task = _SampleTask(explorer_for(found, settings), settings.n_init, settings.random_state)
-    stage = _Stage(task, executor, listener)
-    seeds = stage.run(_seed_on_sample, {k: k for k in dict.fromkeys(k for k, _ in new)}, "seed")
-    fits |= stage.run(_race_on_sample, {(k, name): (name, seeds[k]) for k, name in new}, "race")
-    if give_up and new:
-        after = give_up([fits[c] for c in grid])
-        fits |= {c: e for c, e in zip(grid, after, strict=True) if e.rough}
-    order = [cell for cell in new if not fits[cell].beaten]
-    fits |= _longer(fits, stage.run(_finish_on_sample, {c: fits[c].fit for c in order}))
-    rungs = {cell: _rungs(cell, fits) for cell in order}
-    between = {cell: found for cell, found in rungs.items() if found[1:] != (None, None)}
-    fits |= _longer(fits, stage.run(_climb_on_sample, between))
+    new = sorted((spec for spec in grid if spec not in fits), key=lambda spec: -spec[0])
+    task = _SampleTask(make_sample_search(fitted, settings), settings.n_init, settings.random_state)
+    stage = _SampleStage(task, executor, listener)
+    seeds = stage.run(_draw_seeds, {k: k for k in dict.fromkeys(k for k, _ in new)}, "seed")
+    fits |= stage.run(_race_restarts, {(k, name): (name, seeds[k]) for k, name in new}, "race")
+    if prune_on_sample and new:
+        after = prune_on_sample([fits[c] for c in grid])
+        fits |= {c: e for c, e in zip(grid, after, strict=True) if e.is_unfinished}
+    order = [spec for spec in new if not fits[spec].pruned_reason]
+    fits |= _add_seconds(fits, stage.run(_fit_finalists, {c: fits[c].fit for c in order}))
+    neighbours = {spec: _find_neighbours(spec, fits) for spec in order}
+    between = {spec: fitted for spec, fitted in neighbours.items() if fitted[1:] != (None, None)}
+    fits |= _add_seconds(fits, stage.run(_improve_from_neighbours, between))
     if new:
         keep(fits)
-    return [fits[cell] for cell in grid]
+    return [fits[spec] for spec in grid]
 
 
-def _longer(before: Mapping[Cell, Explored], after: Mapping[Cell, Explored]) -> dict[Cell, Explored]:
+def _add_seconds(
+    before: Mapping[CandidateSpec, SampleOutcome], after: Mapping[CandidateSpec, SampleOutcome]
+) -> dict[CandidateSpec, SampleOutcome]:
     """Return what came after, with the seconds of both."""
-    return {c: Explored(e.fit, before[c].seconds + e.seconds) for c, e in after.items()}
+    return {c: SampleOutcome(e.fit, before[c].seconds + e.seconds) for c, e in after.items()}
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _SampleStage:
     task: _SampleTask
     executor: Executor
     listener: Listener
@@ -127,42 +129,30 @@ class _Stage:
         return dict(zip(items, done, strict=True))
 
 
-def _check_rows(grid: Sequence[Cell], found: Profile) -> None:
+def _check_enough_rows(grid: Sequence[CandidateSpec], fitted: Profile) -> None:
     largest = max(k for k, _ in grid)
-    if largest > len(found.sample.rows):
+    if largest > len(fitted.sample.rows):
         raise InputDataError(
             explain(
-                f"{largest} components need at least as many rows, and there are {len(found.sample.rows)}",
+                f"{largest} components need at least as many rows, and there are {len(fitted.sample.rows)}",
                 remedy="use fewer components or more data",
             )
         )
 
 
-def explorer_for(found: Profile, settings: Settings) -> Explorer:
+def make_sample_search(fitted: Profile, settings: Settings) -> SampleSearch:
     """Return what fits candidates on the sample."""
     # With every row in the sample, going all the way there saves passes and costs none.
-    tol = 1e-9 if found.complete and settings.tol is None else settings.tol
+    tol = 1e-9 if fitted.sample_is_whole and settings.tol is None else settings.tol
     steps = algorithm_named(settings.algorithm).sample_steps
-    sample = found.sample
-    noise = found.box if settings.noise else None
-    return Explorer(sample.rows, found.scaling, settings.penalty_of(found.moments), tol, steps, sample.weights, noise)
+    sample = fitted.sample
+    noise = fitted.bounding_box if settings.noise else None
+    return SampleSearch(
+        sample.rows, fitted.scaling, settings.penalty_of(fitted.moments), tol, steps, sample.weights, noise
+    )
 
 
-def _rungs(cell: Cell, fits: Mapping[Cell, Explored]) -> Rungs:
-    k, name = cell
+def _find_neighbours(spec: CandidateSpec, fits: Mapping[CandidateSpec, SampleOutcome]) -> Neighbours:
+    k, name = spec
     below, above = fits.get((k - 1, name)), fits.get((k + 1, name))
-    return fits[cell].fit, below.fit if below else None, above.fit if above else None
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+    return fits[spec].fit, below.fit if below else None, above.fit if above else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from stream_gmm.core.estep.kernel_choice import Preference
+from stream_gmm.core.estep.kernel_choice import KernelPreference
 from stream_gmm.core.fit.accelerate import METHODS
 from stream_gmm.core.fit.em import (
     StopRule,
@@ -144,33 +144,11 @@ class Settings:
             )
 
     @property
-    def preference(self) -> Preference:
+    def preference(self) -> KernelPreference:
         """What is wanted of the kernels."""
-        return Preference(self.kernel, self.dtype)
+        return KernelPreference(self.kernel, self.dtype)
 
     @property
     def cache_policy(self) -> CachePolicy:
         """Where decoded rows stay."""
         return CachePolicy(self.cache, self.cache_bytes)
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

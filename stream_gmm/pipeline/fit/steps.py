@@ -9,50 +9,52 @@ from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass, algorithm_named, make_scheme
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.full_pass import FullPass
-from stream_gmm.pipeline.passes.profile import Profile, profile
-from stream_gmm.pipeline.passes.progress import Listener, silent
-from stream_gmm.pipeline.passes.tasks import Reading, open_reading, open_some
+from stream_gmm.pipeline.passes.profile import Profile, profile_rows
+from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
+from stream_gmm.pipeline.passes.tasks import PassTasks, draw_tasks, plan_tasks
 
 
-def open_data(source: Source, settings: Settings, executor: Executor) -> Reading:
+def open_tasks(source: Source, settings: Settings, executor: Executor) -> PassTasks:
     """Return what the passes over the data read."""
     leaves = algorithm_named(settings.algorithm).leaves(source)
-    return open_reading(source, leaves, executor, settings.cache_policy)
+    return plan_tasks(source, leaves, executor, settings.cache_policy)
 
 
-def first_pass(
-    source: Source, reading: Reading, settings: Settings, executor: Executor, listener: Listener = silent
+def make_profile(
+    source: Source, tasks: PassTasks, settings: Settings, executor: Executor, listener: Listener = ignore_progress
 ) -> Profile:
     """Read the data for the first time: keep what is to be kept, and profile it."""
-    some = None if settings.profile == "full" else open_some(source, settings.sample_rows, settings.random_state)
-    return profile(
-        source, some or reading, executor,
+    some = None if settings.profile == "full" else draw_tasks(source, settings.sample_rows, settings.random_state)
+    return profile_rows(
+        source, some or tasks, executor,
         sample_rows=settings.sample_rows, random_state=settings.random_state, holdout=settings.holdout,
-        total_rows=sum(reading.rows), listener=listener,
+        total_rows=sum(tasks.rows), listener=listener,
     )  # fmt: skip
 
 
-def profile_of(source: Source, settings: Settings, executor: Executor, listener: Listener = silent) -> Profile:
+def profile_source(
+    source: Source, settings: Settings, executor: Executor, listener: Listener = ignore_progress
+) -> Profile:
     """Profile a data set; nothing is kept for later."""
-    return first_pass(source, open_data(source, settings, executor), settings, executor, listener)
+    return make_profile(source, open_tasks(source, settings, executor), settings, executor, listener)
 
 
-def full_pass(
-    reading: Reading, found: Profile, settings: Settings, executor: Executor, listener: Listener = silent
+def make_full_pass(
+    tasks: PassTasks, profile: Profile, settings: Settings, executor: Executor, listener: Listener = ignore_progress
 ) -> FullPass:
     """Return the E-step over the full data."""
     holdout = Holdout(settings.holdout, settings.random_state)
-    return FullPass.over(reading, found, executor, holdout, settings.preference, listener)
+    return FullPass.for_profile(tasks, profile, executor, holdout, settings.preference, listener)
 
 
-def fit_states(
+def run_states(
     states: list[EMState],
     full: FullPass,
-    found: Profile,
+    profile: Profile,
     settings: Settings,
     on_pass: OnPass = lambda _: None,
     review: Review = list,
 ) -> list[EMState]:
     """Run candidates over the full data to their end."""
     run = algorithm_named(settings.algorithm).run
-    return run(states, full, make_scheme(settings, found), settings, on_pass, review)
+    return run(states, full, make_scheme(settings, profile), settings, on_pass, review)

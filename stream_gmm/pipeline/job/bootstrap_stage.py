@@ -10,10 +10,10 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table, write_table
-from stream_gmm.pipeline.fit.steps import first_pass, open_data
+from stream_gmm.pipeline.fit.steps import make_profile, open_tasks
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.stages import CANDIDATES, LEDGER, MODEL, TABLE, read_record, write_record
-from stream_gmm.pipeline.passes.progress import Listener, silent
+from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.sweep.ledger import Ledger
 from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult, bootstrap
 from stream_gmm.pipeline.uncertainty.ratio import RatioTest, ratio_test
@@ -50,8 +50,6 @@ class Uncertainty:
         }  # fmt: skip
 
 
-
-
 def bootstrap_stage(
     config: RunConfig,
     executor: Executor,
@@ -59,7 +57,7 @@ def bootstrap_stage(
     replicates: int = 100,
     candidates: int = 5,
     ratio_replicates: int = 99,
-    listener: Listener = silent,
+    listener: Listener = ignore_progress,
 ) -> Uncertainty:
     """Bootstrap the model of a run folder and its nearest rivals; leaves ``bootstrap.parquet`` and adds to run.json.
 
@@ -70,18 +68,18 @@ def bootstrap_stage(
     """
     folder, source, settings = config.folder, config.open(), config.settings()
     record = read_record(folder)
-    models = [load_model(folder / MODEL), *_rivals(config, candidates - 1)]
-    reading = open_data(source, settings, executor)
-    found = Ledger.open(folder / LEDGER, source, settings).read().profile
-    if found is None:
-        found = first_pass(source, reading, settings, executor, listener)
+    models = [load_model(folder / MODEL), *_load_runners_up(config, candidates - 1)]
+    tasks = open_tasks(source, settings, executor)
+    profile = Ledger.open(folder / LEDGER, source, settings).read().profile
+    if profile is None:
+        profile = make_profile(source, tasks, settings, executor, listener)
     out = bootstrap(
-        models, reading, found, settings, executor,
+        models, tasks, profile, settings, executor,
         replicates=replicates, criterion=record["criterion"], listener=listener,
     )  # fmt: skip
     k, name = models[0].n_components, models[0].covariance_type
     tests = tuple(
-        ratio_test(found, n, name, settings, executor, replicates=ratio_replicates, listener=listener)
+        ratio_test(profile, n, name, settings, executor, replicates=ratio_replicates, listener=listener)
         for n in ((k - 1, k) if ratio_replicates and not settings.noise else ())
         if n >= 1
     )
@@ -91,16 +89,12 @@ def bootstrap_stage(
     return result
 
 
-def _rivals(config: RunConfig, count: int) -> list[FitResult]:
+def _load_runners_up(config: RunConfig, count: int) -> list[FitResult]:
     """Return the candidates that came nearest to the chosen one."""
     rows: list[Mapping[str, Any]] = read_table(config.folder / TABLE).to_pylist()
-    usable = [r for r in rows if r["delta"] is not None and not r["chosen"] and r["outcome"] not in _UNFIT]
+    usable = [r for r in rows if r["delta"] is not None and not r["chosen"] and r["outcome"] not in _INADMISSIBLE]
     nearest = sorted(usable, key=lambda r: r["delta"])[: max(count, 0)]
     return [load_model(config.folder / CANDIDATES / f"{r['candidate']}.gmm") for r in nearest]
 
 
-_UNFIT = ("DEGENERATE", "FAILED")
-
-
-
-
+_INADMISSIBLE = ("DEGENERATE", "FAILED")

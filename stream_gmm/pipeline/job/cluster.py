@@ -36,7 +36,7 @@ def running_cluster(config: ClusterConfig) -> Iterator[ClusterConfig]:
         return
     from stream_gmm.execute.dask import connect
 
-    with connect(_spec(config)) as client:
+    with connect(_make_spec(config)) as client:
         yield ClusterConfig(address=client.scheduler.address, timeout_seconds=config.timeout_seconds)
 
 
@@ -49,40 +49,40 @@ def planned_workers(config: ClusterConfig) -> Workers:
         If it cannot be reached.
     """
     if config.executor == "dask" and not (config.address or config.scheduler_file):
-        from stream_gmm.execute.dask import size_of
+        from stream_gmm.execute.dask import plan_slots
 
-        return Workers(*size_of(_spec(config)))
+        return Workers(*plan_slots(_make_spec(config)))
     with open_executor(config) as executor:
         return Workers.of(executor)
 
 
 @contextmanager
-def _serial(config: ClusterConfig) -> Iterator[Executor]:
+def _open_serial(config: ClusterConfig) -> Iterator[Executor]:
     del config
     yield SerialExecutor()
 
 
 @contextmanager
-def _threads(config: ClusterConfig) -> Iterator[Executor]:
+def _open_threads(config: ClusterConfig) -> Iterator[Executor]:
     yield ThreadsExecutor(config.n_workers)
 
 
 @contextmanager
-def _dask(config: ClusterConfig) -> Iterator[Executor]:
+def _open_dask(config: ClusterConfig) -> Iterator[Executor]:
     from stream_gmm.execute.dask import DaskExecutor, connect
 
-    with connect(_spec(config)) as client:
+    with connect(_make_spec(config)) as client:
         yield DaskExecutor(client)
 
 
-def _spec(config: ClusterConfig):  # type: ignore[no-untyped-def]
+def _make_spec(config: ClusterConfig):  # type: ignore[no-untyped-def]
     from stream_gmm.execute.dask import ClusterSpec
 
     return ClusterSpec(**config.model_dump(exclude={"executor"}))
 
 
 _OPENERS: dict[str, Callable[[ClusterConfig], AbstractContextManager[Executor]]] = {
-    "serial": _serial,
-    "threads": _threads,
-    "dask": _dask,
+    "serial": _open_serial,
+    "threads": _open_threads,
+    "dask": _open_dask,
 }

@@ -25,14 +25,14 @@ from stream_gmm.io.source.dataset import Dataset, open_dataset
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
 from stream_gmm.pipeline.fit.settings import ACCELERATIONS, PROFILES, Settings
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
-from stream_gmm.pipeline.sweep.choice import Choice
+from stream_gmm.pipeline.sweep.choice import SelectionRule
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def _known(value: str, known: Any, what: str) -> str:
+def _require_known(value: str, known: Any, what: str) -> str:
     if value not in known:
         raise ValueError(f"unknown {what} '{value}'{did_you_mean(value, known)} Known: {', '.join(known)}")
     return value
@@ -53,7 +53,7 @@ class DataConfig(_Section):
 
     @field_validator("paths", "columns", "exclude", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
+    def _wrap_single_value(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
 
@@ -78,39 +78,39 @@ class SweepConfig(_Section):
 
     @field_validator("n_components", mode="before")
     @classmethod
-    def _ranges(cls, value: Any) -> Any:
+    def _expand_ranges(cls, value: Any) -> Any:
         if isinstance(value, int):
             return [value]
         values = value.split(",") if isinstance(value, str) else value
         if not isinstance(values, list):
             return value
-        return [k for v in values for k in _expand(v)]
+        return [k for v in values for k in _expand_range(v)]
 
     @field_validator("n_components")
     @classmethod
-    def _positive(cls, value: list[int]) -> list[int]:
+    def _require_positive(cls, value: list[int]) -> list[int]:
         if any(k < 1 for k in value):
             raise ValueError("must be at least 1")
         return value
 
     @field_validator("covariance_type", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
+    def _wrap_single_value(cls, value: Any) -> Any:
         return value.split(",") if isinstance(value, str) else value
 
     @field_validator("covariance_type")
     @classmethod
-    def _families(cls, value: list[str]) -> list[str]:
+    def _canonical_names(cls, value: list[str]) -> list[str]:
         known = [n for f in FAMILIES for n in (f.name, f.mclust)]
-        return [family_named(_known(v, known, "covariance_type")).name for v in value]
+        return [family_named(_require_known(v, known, "covariance_type")).name for v in value]
 
     @field_validator("criterion")
     @classmethod
-    def _criterion(cls, value: str) -> str:
-        return _known(value, CHOICES, "criterion")
+    def _require_criterion(cls, value: str) -> str:
+        return _require_known(value, CHOICES, "criterion")
 
 
-def _expand(value: Any) -> list[Any]:
+def _expand_range(value: Any) -> list[Any]:
     if isinstance(value, str) and ":" in value:
         low, _, high = value.partition(":")
         try:
@@ -160,9 +160,9 @@ class EMConfig(_Section):
 
     @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile")
     @classmethod
-    def _by_name(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _require_choice(cls, value: str | None, info: ValidationInfo) -> str | None:
         name = str(info.field_name)
-        return value if value is None else _known(value, _NAMES[name], name)
+        return value if value is None else _require_known(value, _NAMES[name], name)
 
 
 class ScoreConfig(_Section):
@@ -199,7 +199,7 @@ class ClusterConfig(_Section):
         return self.executor != "dask" or not (self.address or self.scheduler_file or self.cluster_class)
 
     @model_validator(mode="after")
-    def _one_way(self) -> ClusterConfig:
+    def _require_one_cluster(self) -> ClusterConfig:
         ways = [n for n in ("address", "scheduler_file", "cluster_class") if getattr(self, n)]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} exclude each other")
@@ -232,9 +232,9 @@ class RunConfig(_Section):
         """Return the options of the fit."""
         return Settings(**self.em.model_dump(), outlier_quantile=self.score.outlier_quantile)
 
-    def choice(self) -> Choice:
+    def choice(self) -> SelectionRule:
         """Return what chooses."""
-        return Choice(self.sweep.criterion, self.sweep.elbow)
+        return SelectionRule(self.sweep.criterion, self.sweep.elbow)
 
     def open(self) -> Dataset:
         """Open the data set."""
@@ -255,10 +255,10 @@ def load_config(path: str | Path | None, overrides: Mapping[str, Any] | None = N
     ConfigError
         If the file cannot be read, or anything in it is wrong; lists all problems at once.
     """
-    return validate(merged(_read(path), overrides or {}), str(path or "the command line"))
+    return validate_config(apply_overrides(_read_yaml(path), overrides or {}), str(path or "the command line"))
 
 
-def _read(path: str | Path | None) -> dict[str, Any]:
+def _read_yaml(path: str | Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
@@ -272,7 +272,7 @@ def _read(path: str | Path | None) -> dict[str, Any]:
     return content
 
 
-def merged(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def apply_overrides(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content with dotted keys set on top."""
     out: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in content.items()}
     for dotted, value in overrides.items():
@@ -284,7 +284,7 @@ def merged(content: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     return out
 
 
-def validate(content: Mapping[str, Any], where: str) -> RunConfig:
+def validate_config(content: Mapping[str, Any], where: str) -> RunConfig:
     """Validate a configuration.
 
     Raises
@@ -295,24 +295,24 @@ def validate(content: Mapping[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        problems = [_problem(e) for e in error.errors()]
+        problems = [_describe_problem(e) for e in error.errors()]
         lines = "\n".join(f"  - {p}" for p in problems)
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
         raise ConfigError(f"{where}: {count} in the configuration:\n{lines}") from error
 
 
-def _problem(error: Any) -> str:
+def _describe_problem(error: Any) -> str:
     location = [str(p) for p in error["loc"] if not str(p).startswith(("list[", "function"))]
     dotted = ".".join(location)
     if error["type"] == "extra_forbidden":
-        return f"{dotted}: unknown key{did_you_mean(location[-1], _keys(location[:-1]))}"
+        return f"{dotted}: unknown key{did_you_mean(location[-1], _known_keys(location[:-1]))}"
     if error["type"] == "missing":
         return f"{dotted}: is required"
     message = error["msg"].removeprefix("Value error, ")
     return f"{dotted}: {message} (found {error['input']!r})"
 
 
-def _keys(location: list[str]) -> list[str]:
+def _known_keys(location: list[str]) -> list[str]:
     model: Any = RunConfig
     for name in location:
         model = model.model_fields[name].annotation

@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate
+from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate_stats
 from stream_gmm.core.estep.batch import compile_batch
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows
-from stream_gmm.core.rows.moments import moments_of
+from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.seeding import SEEDINGS
 from stream_gmm.errors import ConfigError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
-from stream_gmm.pipeline.fit.grid import Cell
+from stream_gmm.pipeline.fit.grid import CandidateSpec
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.passes.full_pass import STATISTICS_BYTES, packed, statistics_bytes
+from stream_gmm.pipeline.passes.full_pass import STATISTICS_BYTES, count_statistics_bytes, pack_candidates
 
 BASE_BYTES = 400 << 20
 """A worker with the libraries loaded, before it has read a row."""
@@ -110,7 +110,7 @@ class Plan:
     pass_seconds: float
     seconds: float
 
-    def check(self) -> None:
+    def refuse_if_too_large(self) -> None:
         """Refuse what cannot fit.
 
         Raises
@@ -122,46 +122,49 @@ class Plan:
         if memory is not None and self.worker_bytes > memory:
             raise ConfigError(
                 explain(
-                    f"a worker would need about {_size(self.worker_bytes)} and has {_size(memory)}",
+                    f"a worker would need about {_format_bytes(self.worker_bytes)} and has {_format_bytes(memory)}",
                     why=f"statistics of {self.candidates} candidates with {self.columns} columns take "
-                    f"{_size(min(self.statistics_bytes, STATISTICS_BYTES * STATISTICS_HELD))} in every task, chunks "
-                    f"of rows {_size(CHUNKS_HELD * 8 * CHUNK_ROWS * self.columns)}",
+                    f"{_format_bytes(min(self.statistics_bytes, STATISTICS_BYTES * STATISTICS_HELD))} in every task, "
+                    "chunks "
+                    f"of rows {_format_bytes(CHUNKS_HELD * 8 * CHUNK_ROWS * self.columns)}",
                     remedy="use fewer workers with more memory each (cluster.memory_limit), fewer columns or "
                     "components, or structures without matrices (diag)",
                 )
             )
 
-    def lines(self) -> tuple[str, ...]:
+    def describe(self) -> tuple[str, ...]:
         """Return the plan in words."""
         low, usual, high = self.passes
-        memory = f" of {_size(self.workers.memory)}" if self.workers.memory else ""
+        memory = f" of {_format_bytes(self.workers.memory)}" if self.workers.memory else ""
         packs = f", in {self.packs} packs, each with reads of its own" if self.packs > 1 else ""
         return (
-            f"data: {self.rows:,} rows x {self.columns} columns, {_size(self.data_bytes)} decoded",
+            f"data: {self.rows:,} rows x {self.columns} columns, {_format_bytes(self.data_bytes)} decoded",
             f"candidates: {self.candidates} with {self.components} components together; statistics "
-            f"{_size(self.statistics_bytes)} a task{packs}",
+            f"{_format_bytes(self.statistics_bytes)} a task{packs}",
             f"reads: {usual} expected ({low} to {high}), profile and scoring included; {self.tasks} tasks each",
-            f"workers: {self.workers.count}; about {_size(self.worker_bytes)}{memory} of memory each",
+            f"workers: {self.workers.count}; about {_format_bytes(self.worker_bytes)}{memory} of memory each",
             f"measured here: {self.decode_ns:,.0f} ns a row to decode, {self.estep_ns:,.0f} for all candidates",
-            f"time: {_duration(self.seconds)} in all, {_duration(self.explore_seconds)} of it on the sample; a pass "
-            f"with all candidates would take {_duration(self.pass_seconds)}",
+            f"time: {_format_seconds(self.seconds)} in all, {_format_seconds(self.explore_seconds)} of it on the "
+            f"sample; a pass with all candidates would take {_format_seconds(self.pass_seconds)}",
         )
 
 
-def _size(size: float) -> str:
+def _format_bytes(size: float) -> str:
     for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size:.0f} bytes"
 
 
-def _duration(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     if seconds < 90.0:
         return f"{max(seconds, 1.0):.0f} s"
     return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.1f} h"
 
 
-def make_plan(source: Source, grid: Sequence[Cell], settings: Settings, workers: Workers, prune: bool = True) -> Plan:
+def make_plan(
+    source: Source, grid: Sequence[CandidateSpec], settings: Settings, workers: Workers, prune: bool = True
+) -> Plan:
     """Measure on one chunk of the data, and return what the run will need.
 
     Raises
@@ -170,17 +173,17 @@ def make_plan(source: Source, grid: Sequence[Cell], settings: Settings, workers:
         If the data cannot be read.
     """
     rows, d = source.num_rows, len(source.columns)
-    chunk, decode_ns = _decoded(source)
-    candidates = _mixtures(chunk, grid)
-    costs = _costs(chunk, candidates)
+    chunk, decode_ns = _time_decoding(source)
+    candidates = _make_mixtures(chunk, grid)
+    costs = _measure_costs(chunk, candidates)
     estep_ns = float(sum(costs.values()))
-    size = sum(statistics_bytes(p.n_components, d, p.family) for p in candidates)
-    packs = len(packed(candidates))
+    size = sum(count_statistics_bytes(p.n_components, d, p.family) for p in candidates)
+    packs = len(pack_candidates(candidates))
     passes = PASSES[settings.algorithm if settings.accel != "none" else "em"]
     power = workers.power
     one_pass = rows * (decode_ns + estep_ns) * 1e-9 / power
     later = rows * (decode_ns * 0.3 + estep_ns * (SURVIVORS if prune else 0.7)) * 1e-9 / power
-    explore = _exploring(costs, settings, min(rows, settings.sample_rows)) / power
+    fit_on_sample = _estimate_sample_seconds(costs, settings, min(rows, settings.sample_rows)) / power
     first = rows * decode_ns * 1e-9 / power
     best = max(costs.values(), default=0.0)
     scoring = rows * (decode_ns + 3.0 * best + 600.0) * 1e-9 / power
@@ -188,14 +191,14 @@ def make_plan(source: Source, grid: Sequence[Cell], settings: Settings, workers:
         rows, d, 8 * rows * d, len(grid), sum(k for k, _ in grid), size, packs,
         len(algorithm_named(settings.algorithm).leaves(source)),
         (packs * passes[0] + 2, packs * passes[1] + 2, packs * min(passes[2], settings.max_passes + 1) + 2),
-        workers, _worker_bytes(candidates, d, settings, rows), decode_ns, estep_ns, explore, one_pass,
-        first + explore + passes[1] * packs * later + scoring,
+        workers, _estimate_worker_bytes(candidates, d, settings, rows), decode_ns, estep_ns, fit_on_sample, one_pass,
+        first + fit_on_sample + passes[1] * packs * later + scoring,
     )  # fmt: skip
 
 
-def _decoded(source: Source) -> tuple[Array, float]:
+def _time_decoding(source: Source) -> tuple[Array, float]:
     """Return the rows of the first chunk with any, and nanoseconds a row to decode it."""
-    for piece in islice(source.pieces(), 20):
+    for piece in islice(source.small_leaves(), 20):
         chunks = piece.chunks()
         next(chunks, None)  # opens files, loads libraries
         start, total = time.perf_counter(), 0
@@ -207,9 +210,9 @@ def _decoded(source: Source) -> tuple[Array, float]:
     return np.zeros((1, len(source.columns))), 0.0
 
 
-def _mixtures(rows: Array, grid: Sequence[Cell]) -> list[MixtureParams]:
+def _make_mixtures(rows: Array, grid: Sequence[CandidateSpec]) -> list[MixtureParams]:
     """Return a mixture for every cell: means at rows, spread as all the rows are."""
-    moments = moments_of(rows)
+    moments = collect_moments(rows)
     spread = PseudoRows.of(moments).spread
     spread = spread + 1e-6 * np.diag(np.diagonal(spread))
     rng = np.random.default_rng(0)
@@ -223,33 +226,33 @@ def _mixtures(rows: Array, grid: Sequence[Cell]) -> list[MixtureParams]:
     return out
 
 
-def _costs(rows: Array, candidates: Sequence[MixtureParams]) -> dict[int, float]:
+def _measure_costs(rows: Array, candidates: Sequence[MixtureParams]) -> dict[int, float]:
     """Return nanoseconds a row of the E-step of every candidate, by position; like shapes are measured once."""
     trial = np.asfortranarray(rows[:TRIAL_ROWS])
     scaling = Scaling.of_rows(rows)
     measured: dict[Any, float] = {}
     out = {}
     for i, params in enumerate(candidates):
-        kind = (params.features, params.family.shared, _rung(params.n_components))
+        kind = (params.features, params.family.shared, _size_class(params.n_components))
         if kind not in measured:
-            measured[kind] = _timed(params, trial, scaling) / params.n_components
+            measured[kind] = _time_estep(params, trial, scaling) / params.n_components
         out[i] = measured[kind] * params.n_components
     return out
 
 
-def _rung(k: int) -> int:
+def _size_class(k: int) -> int:
     return int(np.log2(k))
 
 
-def _timed(params: MixtureParams, rows: Array, scaling: Scaling) -> float:
+def _time_estep(params: MixtureParams, rows: Array, scaling: Scaling) -> float:
     batch = compile_batch([params], scaling)
-    accumulate(batch, rows)
+    accumulate_stats(batch, rows)
     start = time.perf_counter()
-    accumulate(batch, rows)
+    accumulate_stats(batch, rows)
     return (time.perf_counter() - start) / len(rows) * 1e9
 
 
-def _exploring(costs: dict[int, float], settings: Settings, sample_rows: int) -> float:
+def _estimate_sample_seconds(costs: dict[int, float], settings: Settings, sample_rows: int) -> float:
     """Return seconds of one core for the sample: the race of the restarts, two finalists, and the climb."""
     starts = len(SEEDINGS) * settings.n_init
     race = RACE_ROW_STEPS * starts * max(1.0, np.log2(starts / 2.0))
@@ -258,14 +261,16 @@ def _exploring(costs: dict[int, float], settings: Settings, sample_rows: int) ->
     return float(sum(costs.values()) * row_steps * 1e-9)
 
 
-def _worker_bytes(candidates: Sequence[MixtureParams], d: int, settings: Settings, rows: int) -> int:
+def _estimate_worker_bytes(candidates: Sequence[MixtureParams], d: int, settings: Settings, rows: int) -> int:
     """Return what the largest task needs: of a pass, or on the sample."""
-    sizes = [sum(statistics_bytes(p.n_components, d, p.family) for p in pack) for pack in packed(candidates)]
+    sizes = [
+        sum(count_statistics_bytes(p.n_components, d, p.family) for p in pack) for pack in pack_candidates(candidates)
+    ]
     a_pass = CHUNKS_HELD * 8 * CHUNK_ROWS * d + STATISTICS_HELD * max(sizes, default=0)
     sample = min(rows, settings.sample_rows)
     largest = max((p.n_components for p in candidates), default=1)
     starts = len(SEEDINGS) * settings.n_init
     on_sample = 8 * sample * (3 * d + 4 * largest) + STATISTICS_HELD * starts * max(
-        (statistics_bytes(p.n_components, d, p.family) for p in candidates), default=0
+        (count_statistics_bytes(p.n_components, d, p.family) for p in candidates), default=0
     )
     return BASE_BYTES + max(a_pass, on_sample)

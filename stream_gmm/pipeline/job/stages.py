@@ -24,7 +24,7 @@ from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan
-from stream_gmm.pipeline.passes.progress import Listener, silent
+from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.score import ScoreResult, score
 from stream_gmm.pipeline.sweep.ledger import Ledger
 from stream_gmm.pipeline.sweep.result import SweepResult
@@ -51,14 +51,14 @@ def plan_stage(config: RunConfig, workers: Workers) -> Plan:
     if config.cluster.local:
         workers = replace(workers, cores=available_cores())
     plan = make_plan(config.open(), grid, config.settings(), workers, config.sweep.prune)
-    plan.check()
+    plan.refuse_if_too_large()
     return plan
 
 
 def sweep_stage(
     config: RunConfig,
     executor: Executor,
-    listener: Listener = silent,
+    listener: Listener = ignore_progress,
     on_pass: OnPass = lambda _: None,
     on_plan: Callable[[Plan], None] = lambda _: None,
 ) -> SweepResult:
@@ -78,13 +78,13 @@ def sweep_stage(
         source, config.sweep.n_components, config.sweep.covariance_type, settings, executor,
         choice=config.choice(), prune=config.sweep.prune,
         ledger=Ledger.open(config.folder / LEDGER, source, settings, config.sweep.fresh),
-        match_to=_earlier(config), listener=listener, on_pass=on_pass,
+        match_to=_load_earlier_model(config), listener=listener, on_pass=on_pass,
     )  # fmt: skip
-    _leave(result, config, truth, time.perf_counter() - started)
+    _write_results(result, config, truth, time.perf_counter() - started)
     return result
 
 
-def _earlier(config: RunConfig) -> FitResult | None:
+def _load_earlier_model(config: RunConfig) -> FitResult | None:
     """Return the model whose numbers components are to keep; on the first night there is no previous one."""
     given = config.sweep.match_to
     if given == PREVIOUS:
@@ -93,19 +93,19 @@ def _earlier(config: RunConfig) -> FitResult | None:
     return load_model(given) if given else None
 
 
-def _leave(result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float) -> None:
+def _write_results(result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float) -> None:
     folder = config.folder
     rows = result.profile.sample.rows[: config.output.report_rows]
     write_table(result.table, folder / TABLE)
     write_rows(rows, result.profile.columns, folder / SAMPLE)
     if truth is not None:
         save_model(truth, folder / TRUTH)
-    write_record(folder, _record(result, config, seconds))
-    _leave_candidates(result, folder / CANDIDATES)
+    write_record(folder, _make_record(result, config, seconds))
+    _write_candidates(result, folder / CANDIDATES)
     save_model(result.best, folder / MODEL)
 
 
-def _leave_candidates(result: SweepResult, folder: Path) -> None:
+def _write_candidates(result: SweepResult, folder: Path) -> None:
     """Leave the model of every candidate, and none of an earlier sweep."""
     names = {f"{c.name}.gmm": c.result for c in result.candidates if c.result is not None}
     for name, model in names.items():
@@ -115,7 +115,7 @@ def _leave_candidates(result: SweepResult, folder: Path) -> None:
             old.unlink()
 
 
-def _record(result: SweepResult, config: RunConfig, seconds: float) -> dict[str, Any]:
+def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict[str, Any]:
     found = result.profile
     return {
         "name": config.name,
@@ -131,7 +131,7 @@ def _record(result: SweepResult, config: RunConfig, seconds: float) -> dict[str,
         "histories": {c.name: list(c.result.history) for c in result.candidates if c.result is not None},
         "data": {
             "rows": found.rows,
-            "used": result.best.provenance["rows_used"] if found.partial else found.used,
+            "used": result.best.provenance["rows_used"] if found.is_partial else found.used,
             "sample_rows": len(found.sample.rows),
             "columns": list(found.columns),
             "mean": found.mean.tolist(),
@@ -170,7 +170,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def score_stage(
-    config: RunConfig, executor: Executor, model: FitResult | None = None, listener: Listener = silent
+    config: RunConfig, executor: Executor, model: FitResult | None = None, listener: Listener = ignore_progress
 ) -> ScoreResult:
     """Score every row with the run's model (or another one) and publish.
 

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stream_gmm.core.estep.accumulate import accumulate, finish, merge_all, with_heldout
-from stream_gmm.core.estep.batch import Batch, Stacked, compile_batch
-from stream_gmm.core.estep.kernel_choice import NO_PREFERENCE, WHITENED, Preference
+from stream_gmm.core.estep.accumulate import accumulate_stats, add_heldout, complete_stats, merge_each
+from stream_gmm.core.estep.batch import Batch, StackedStats, compile_batch
+from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, WHITENED, KernelPreference
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.rows.moments import moments_of
+from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.chunks import split
+from stream_gmm.io.source.chunks import split_holdout
 from stream_gmm.io.source.protocols import Leaf
 from stream_gmm.pipeline.passes.profile import Profile
-from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
-from stream_gmm.pipeline.passes.tasks import Reading
+from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
+from stream_gmm.pipeline.passes.tasks import PassTasks
 
 NO_HOLDOUT = Holdout()
 STATISTICS_BYTES = 128 << 20
@@ -30,7 +30,7 @@ STATISTICS_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
-class _Shared:
+class _PassShared:
     """What every task of a pass needs."""
 
     batch: Batch
@@ -43,7 +43,7 @@ class _Shared:
 class PassStats:
     """What a pass has gathered: statistics of every group of candidates, and moments of the rows if asked for."""
 
-    groups: tuple[Stacked, ...]
+    groups: tuple[StackedStats, ...]
     moments: SuffStats
     heldout: tuple[Array, ...]
     """Log-likelihood of the rows held out, for the candidates of each group."""
@@ -51,32 +51,32 @@ class PassStats:
     def merge(self, other: PassStats) -> PassStats:
         """Return what both have gathered."""
         heldout = tuple(a + b for a, b in zip(self.heldout, other.heldout, strict=True))
-        return PassStats(merge_all(self.groups, other.groups), self.moments.merge(other.moments), heldout)
+        return PassStats(merge_each(self.groups, other.groups), self.moments.merge(other.moments), heldout)
 
 
-def leaf_stats(leaf: Leaf, shared: _Shared) -> PassStats:
+def collect_leaf_stats(leaf: Leaf, shared: _PassShared) -> PassStats:
     """Return the statistics of the rows of one leaf."""
     batch, no_moments = shared.batch, SuffStats.zero(1, 1, FULL)
-    no_groups = tuple(Stacked.zero(1) for _ in batch.groups)
-    no_sums = tuple(np.zeros(len(g.stack.index)) for g in batch.groups)
+    no_groups = tuple(StackedStats.zero(1) for _ in batch.groups)
+    no_sums = tuple(np.zeros(len(g.layout.index)) for g in batch.groups)
     out = PassStats(no_groups, no_moments, no_sums)
     for chunk in leaf.chunks():
-        part = split(chunk, shared.holdout)
+        part = split_holdout(chunk, shared.holdout)
         rows, heldout = part.rows, part.heldout
-        groups = accumulate(batch, rows, part.weights) if len(rows) else no_groups
-        moments = moments_of(rows, part.weights) if shared.with_moments else no_moments
-        found = accumulate(batch, heldout, part.heldout_weights) if len(heldout) else ()
+        groups = accumulate_stats(batch, rows, part.weights) if len(rows) else no_groups
+        moments = collect_moments(rows, part.weights) if shared.with_moments else no_moments
+        found = accumulate_stats(batch, heldout, part.heldout_weights) if len(heldout) else ()
         sums = tuple(s.sums[:, 0] for s in found) or no_sums
         out = out.merge(PassStats(groups, moments, sums))
     return out
 
 
-def packed(candidates: Sequence[MixtureParams]) -> list[Sequence[MixtureParams]]:
+def pack_candidates(candidates: Sequence[MixtureParams]) -> list[Sequence[MixtureParams]]:
     """Return the candidates in order, in packs whose statistics fit a task. A function of the candidates alone."""
     out: list[list[MixtureParams]] = [[]]
     size = 0
     for params in candidates:
-        own = statistics_bytes(params.n_components, params.n_features, params.family)
+        own = count_statistics_bytes(params.n_components, params.n_features, params.family)
         if out[-1] and size + own > STATISTICS_BYTES:
             out, size = [*out, []], 0
         out[-1].append(params)
@@ -84,7 +84,7 @@ def packed(candidates: Sequence[MixtureParams]) -> list[Sequence[MixtureParams]]
     return [pack for pack in out if pack]
 
 
-def statistics_bytes(n_components: int, n_features: int, family: CovarianceFamily) -> int:
+def count_statistics_bytes(n_components: int, n_features: int, family: CovarianceFamily) -> int:
     """Return the size of a candidate's statistics."""
     scatter = int(np.prod(family.moments.shape(n_components, n_features)))
     return 8 * (n_components * (1 + n_features) + scatter)
@@ -94,7 +94,7 @@ def statistics_bytes(n_components: int, n_features: int, family: CovarianceFamil
 class FullPass:
     """The E-step over a whole data set (:data:`stream_gmm.core.fit.em.EStep`); counts its passes."""
 
-    reading: Reading
+    tasks: PassTasks
     executor: Executor
     scaling: Scaling
     moments: SuffStats | None
@@ -102,65 +102,67 @@ class FullPass:
     heldout: SuffStats | None = None
     """Those of the rows held out."""
     holdout: Holdout = NO_HOLDOUT
-    preference: Preference = NO_PREFERENCE
-    listener: Listener = silent
+    preference: KernelPreference = ANY_KERNEL
+    listener: Listener = ignore_progress
     passes: int = 0
 
     @classmethod
-    def over(
+    def for_profile(
         cls,
-        reading: Reading,
-        found: Profile,
+        tasks: PassTasks,
+        profile: Profile,
         executor: Executor,
         holdout: Holdout = NO_HOLDOUT,
-        preference: Preference = NO_PREFERENCE,
-        listener: Listener = silent,
+        preference: KernelPreference = ANY_KERNEL,
+        listener: Listener = ignore_progress,
     ) -> FullPass:
         """Return the E-step over a data set that was profiled."""
-        moments = None if found.partial else found.moments
-        return cls(reading, executor, found.scaling, moments, found.heldout, holdout, preference, listener)
+        moments = None if profile.is_partial else profile.moments
+        return cls(tasks, executor, profile.scaling, moments, profile.heldout, holdout, preference, listener)
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Read the data once; more often if the statistics of all candidates are too large for one task."""
         out: list[SuffStats] = []
-        for pack in packed(candidates):
+        for pack in pack_candidates(candidates):
             self.passes += 1
-            out += self._over(range(len(self.reading.rows)), pack, "fit", self.moments)
+            out += self._read(range(len(self.tasks.rows)), pack, "fit", self.moments)
         return out
 
-    def _over(
+    def _read(
         self, index: Sequence[int], candidates: Sequence[MixtureParams], stage: str, moments: SuffStats | None
     ) -> Sequence[SuffStats]:
         batch = compile_batch(candidates, self.scaling, self.preference)
-        shared = _Shared(batch, batch.incomplete and moments is None, self.holdout)
-        rows = [self.reading.rows[i] for i in index]
-        meter = Meter(self.listener, stage, rows, number=self.passes, live=len(candidates), note=_note(batch))
+        shared = _PassShared(batch, batch.needs_row_moments and moments is None, self.holdout)
+        rows = [self.tasks.rows[i] for i in index]
+        meter = Meter(
+            self.listener, stage, rows, number=self.passes, live=len(candidates), note=_note_whitened(batch)
+        )
         found = self.executor.map_reduce(
-            leaf_stats, PassStats.merge, [self.reading.items[i] for i in index],
+            collect_leaf_stats, PassStats.merge, [self.tasks.items[i] for i in index],
             shared=shared, label="e-step", on_done=meter,
         )  # fmt: skip
         if not found.groups[0].stats.rows:
             return [SuffStats.zero(p.n_components, p.n_features, p.family.moments) for p in candidates]
         shift = self.scaling.shift
-        stats = finish(batch, candidates, found.groups, moments or found.moments, shift)
+        stats = complete_stats(batch, candidates, found.groups, moments or found.moments, shift)
         if moments is None or self.heldout is None or not self.heldout.rows:
             return stats
-        return with_heldout(batch, candidates, stats, found.heldout, self.heldout, shift)
+        return add_heldout(batch, candidates, stats, found.heldout, self.heldout, shift)
 
     def batches(self, batch_rows: int, rng: np.random.Generator) -> list[list[int]]:
         """Return mini-batches: leaves in random order, collected up to ``batch_rows`` rows."""
         out: list[list[int]] = [[]]
-        for index in rng.permutation(len(self.reading.rows)):
-            if sum(self.reading.rows[i] for i in out[-1]) >= batch_rows:
+        for index in rng.permutation(len(self.tasks.rows)):
+            if sum(self.tasks.rows[i] for i in out[-1]) >= batch_rows:
                 out.append([])
             out[-1].append(int(index))
         return out
 
-    def on_batch(self, index: Sequence[int], candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
+    def read_batch(self, index: Sequence[int], candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Read one mini-batch."""
-        return self._over(index, candidates, "mini-batch", None)
+        return self._read(index, candidates, "mini-batch", None)
 
 
-def _note(batch: Batch) -> str:
-    whitened = sum(r == WHITENED for r in batch.routes)
+def _note_whitened(batch: Batch) -> str:
+    whitened = sum(r == WHITENED for r in batch.kernels_used)
     return f"{whitened} on the whitened kernel" if whitened else ""

@@ -8,18 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_gmm.core.model.moments import Array
-from stream_gmm.core.rows.moments import moments_of
-from stream_gmm.core.rows.oddities import NO_ORDER, Order, about_values
+from stream_gmm.core.rows.moments import collect_moments
+from stream_gmm.core.rows.oddities import NO_ROW_ORDER, RowOrder, describe_values
 from stream_gmm.core.rows.sampling import Holdout, Sample, hash_rows
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.cache import NONE, kind_of
-from stream_gmm.io.source.chunks import KINDS, Chunk, split
+from stream_gmm.io.source.cache import NONE, cache_mode_of
+from stream_gmm.io.source.chunks import KINDS, Chunk, split_holdout
 from stream_gmm.io.source.protocols import Leaf, Source
-from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
-from stream_gmm.pipeline.passes.tasks import Reading
+from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
+from stream_gmm.pipeline.passes.tasks import PassTasks
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Profile:
     heldout: SuffStats
     """Moments of the rows that no fit uses."""
     sample: Sample
-    check: Sample
+    validation: Sample
     """Rows to judge fits on the sample by: others than the sample's, or some of those held out."""
-    planned: str = NONE
+    cache_mode: str = NONE
     """How the rows were meant to be kept for later passes."""
-    kept: int = 0
+    cached_rows: int = 0
     """Rows that are kept."""
-    order: Order = NO_ORDER
+    row_order: RowOrder = NO_ROW_ORDER
     total_rows: int = 0
     """Rows of the data set, of which ``rows`` were read."""
-    counted: int = 0
+    criterion_terms: int = 0
     """Rows without a missing value, those held out and those of weight zero included."""
     fit_rows: int = 0
     """Rows to fit."""
@@ -56,7 +56,7 @@ class Profile:
     weighted: bool = False
 
     @property
-    def partial(self) -> bool:
+    def is_partial(self) -> bool:
         """True if only some of the data set was read."""
         return self.rows < self.total_rows
 
@@ -73,12 +73,12 @@ class Profile:
     @property
     def dropped(self) -> int:
         """Rows left out by the policy for missing values."""
-        return self.rows - self.counted
+        return self.rows - self.criterion_terms
 
     @property
-    def complete(self) -> bool:
+    def sample_is_whole(self) -> bool:
         """True if the sample holds every usable row."""
-        return len(self.sample.rows) == self.used and not self.partial
+        return len(self.sample.rows) == self.used and not self.is_partial
 
     @property
     def mean(self) -> Array:
@@ -91,14 +91,14 @@ class Profile:
         return np.asarray(np.diagonal(self.moments.scatter[0]) / self.moments.rows)
 
     @property
-    def spread(self) -> Array:
+    def covariance(self) -> Array:
         """Covariance ``(D, D)`` of all rows; a constant column counts as one of variance 1."""
         constant = (self.low == self.high).astype(np.float64)
         varies = 1.0 - constant
         return np.asarray(self.moments.scatter[0] / self.moments.rows * np.outer(varies, varies) + np.diag(constant))
 
     @property
-    def box(self) -> Array:
+    def bounding_box(self) -> Array:
         """Corners ``(2, D)`` of the box that holds the rows; a constant column has a width of 1."""
         half = np.where(self.low == self.high, 0.5, 0.0)
         return np.array([self.low - half, self.high + half])
@@ -129,16 +129,16 @@ class Profile:
         constant = [c for c, same in zip(self.columns, self.low == self.high, strict=True) if same]
         if constant:
             out.append(f"columns {constant} are constant; they tell no component from another.")
-        out += about_values(self.columns, self.sample.rows, self.spread, constant)
-        if self.partial:
-            effect = self.order.design_effect(self.moments, len(self.sample.rows))
+        out += describe_values(self.columns, self.sample.rows, self.covariance, constant)
+        if self.is_partial:
+            effect = self.row_order.design_effect(self.moments, len(self.sample.rows))
             out.append(
                 f"the profile read {self.rows} of {self.total_rows} rows; for the sample's means its rows count "
                 f"as {len(self.sample.rows) / effect:,.0f} independent ones (design effect {effect:.2f})."
             )
-        if self.planned != NONE and not self.partial and self.kept < self.rows:
+        if self.cache_mode != NONE and not self.is_partial and self.cached_rows < self.rows:
             out.append(
-                f"only {self.kept} of {self.rows} rows are kept decoded ({self.planned}) for want of room; "
+                f"only {self.cached_rows} of {self.rows} rows are kept decoded ({self.cache_mode}) for want of room; "
                 "the others are decoded in every pass."
             )
         return tuple(out)
@@ -154,12 +154,12 @@ class Profile:
             self.moments.merge(other.moments),
             self.heldout.merge(other.heldout),
             self.sample.merge(other.sample),
-            self.check.merge(other.check),
-            self.planned,
-            self.kept + other.kept,
-            self.order.merge(other.order),
+            self.validation.merge(other.validation),
+            self.cache_mode,
+            self.cached_rows + other.cached_rows,
+            self.row_order.merge(other.row_order),
             max(self.total_rows, other.total_rows),
-            self.counted + other.counted,
+            self.criterion_terms + other.criterion_terms,
             self.fit_rows + other.fit_rows,
             self.weight_squares + other.weight_squares,
             self.weighted,
@@ -167,25 +167,25 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class _Options:
+class _ProfileTask:
     columns: tuple[str, ...]
     sample_rows: int
-    check_rows: int
+    validation_rows: int
     seed: int
-    planned: str
+    cache_mode: str
     holdout: Holdout
     total_rows: int
     weighted: bool
 
     @property
-    def drawn(self) -> int:
+    def rows_to_draw(self) -> int:
         """Rows to draw: those of the sample, and those to judge fits by, if none are held out for that."""
-        return self.sample_rows + (0 if self.holdout.share else self.check_rows)
+        return self.sample_rows + (0 if self.holdout.share else self.validation_rows)
 
 
-def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
+def _profile_chunk(chunk: Chunk, options: _ProfileTask) -> Profile:
     d = len(options.columns)
-    part = split(chunk, options.holdout)
+    part = split_holdout(chunk, options.holdout)
     rows, weights = part.rows, part.weights
     hashes = hash_rows(options.seed, chunk.file_index, part.numbers)
     heldout_hashes = hash_rows(options.seed, chunk.file_index, part.heldout_numbers)
@@ -195,44 +195,44 @@ def _profile_chunk(chunk: Chunk, options: _Options) -> Profile:
         chunk.bad,
         rows.min(axis=0, initial=np.inf) if len(rows) else np.full(d, np.inf),
         rows.max(axis=0, initial=-np.inf) if len(rows) else np.full(d, -np.inf),
-        moments_of(rows, weights),
-        moments_of(part.heldout, part.heldout_weights),
-        Sample.of(rows, hashes, options.drawn, weights),
-        Sample.of(part.heldout, heldout_hashes, options.check_rows, part.heldout_weights),
-        options.planned,
-        counted=len(chunk.rows),
+        collect_moments(rows, weights),
+        collect_moments(part.heldout, part.heldout_weights),
+        Sample.of(rows, hashes, options.rows_to_draw, weights),
+        Sample.of(part.heldout, heldout_hashes, options.validation_rows, part.heldout_weights),
+        options.cache_mode,
+        criterion_terms=len(chunk.rows),
         fit_rows=len(rows),
         weight_squares=float(weights @ weights) if options.weighted else float(len(rows)),
         weighted=options.weighted,
     )
 
 
-def _empty(options: _Options) -> Profile:
+def _empty_profile(options: _ProfileTask) -> Profile:
     d = len(options.columns)
     nothing = np.empty((0, d + options.weighted))
     chunk = Chunk(nothing, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=options.weighted)
     return _profile_chunk(chunk, options)
 
 
-def _profile_leaf(leaf: Leaf, options: _Options) -> Profile:
-    out = _empty(options)
+def _profile_leaf(leaf: Leaf, options: _ProfileTask) -> Profile:
+    out = _empty_profile(options)
     for chunk in leaf.chunks():
         out = out.merge(_profile_chunk(chunk, options))
-    kept = leaf.rows if kind_of(leaf) != NONE else 0
-    return replace(out, kept=kept, order=Order.of(out.moments), total_rows=options.total_rows)
+    cached_rows = leaf.rows if cache_mode_of(leaf) != NONE else 0
+    return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=options.total_rows)
 
 
-def profile(
+def profile_rows(
     source: Source,
-    reading: Reading,
+    tasks: PassTasks,
     executor: Executor,
     *,
     sample_rows: int = 50_000,
     random_state: int = 0,
     holdout: float = 0.0,
     total_rows: int = 0,
-    check_rows: int | None = None,
-    listener: Listener = silent,
+    validation_rows: int | None = None,
+    listener: Listener = ignore_progress,
 ) -> Profile:
     """Read a data set once; or a reading of some of its ``total_rows`` rows.
 
@@ -242,19 +242,19 @@ def profile(
         If there is no usable row, or a value is missing and the policy is ``"error"``.
     """
     held_out = Holdout(holdout, random_state)
-    options = _Options(
+    options = _ProfileTask(
         source.columns,
         sample_rows,
-        sample_rows // 2 if check_rows is None else check_rows,
+        sample_rows // 2 if validation_rows is None else validation_rows,
         random_state,
-        reading.planned,
+        tasks.cache_mode,
         held_out,
-        total_rows or sum(reading.rows),
+        total_rows or sum(tasks.rows),
         source.weight is not None,
     )
-    meter = Meter(listener, "profile", list(reading.rows))
+    meter = Meter(listener, "profile", list(tasks.rows))
     out = executor.map_reduce(
-        _profile_leaf, Profile.merge, reading.items, shared=options, label="profile", on_done=meter
+        _profile_leaf, Profile.merge, tasks.items, shared=options, label="profile", on_done=meter
     )
     if not out.used:
         raise InputDataError(
@@ -264,10 +264,10 @@ def profile(
                 remedy="check data.paths, data.columns and data.missing",
             )
         )
-    return out if holdout else _parted(out, sample_rows)
+    return out if holdout else _split_off_validation(out, sample_rows)
 
 
-def _parted(found: Profile, sample_rows: int) -> Profile:
+def _split_off_validation(profile: Profile, sample_rows: int) -> Profile:
     """Take the rows to judge fits by from those drawn."""
-    sample, check = found.sample.parted(sample_rows)
-    return replace(found, sample=sample, check=check)
+    sample, validation = profile.sample.split_off(sample_rows)
+    return replace(profile, sample=sample, validation=validation)

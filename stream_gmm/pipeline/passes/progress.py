@@ -32,7 +32,7 @@ class Progress:
 Listener = Callable[[Progress], None]
 
 
-def silent(_: Progress) -> None:
+def ignore_progress(_: Progress) -> None:
     """Listen to nothing."""
 
 
@@ -52,14 +52,14 @@ class Meter:
     _start: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        self._tell()
+        self._report()
 
     def __call__(self, index: int) -> None:
         """Take note that item ``index`` is done."""
         self._done += self.sizes[index]
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         total = sum(self.sizes)
         speed = self._done / max(time.perf_counter() - self._start, 1e-9)
         left = (total - self._done) / speed if speed > 0.0 else float("inf")

@@ -11,14 +11,14 @@ import numpy as np
 
 from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.cache import DISK, MEMORY, NONE, hold
+from stream_gmm.io.source.cache import DISK, MEMORY, NONE, cache_leaf
 from stream_gmm.io.source.protocols import Leaf, Source
 
 AUTO = "auto"
 CACHES = (AUTO, NONE, MEMORY, DISK)
 # Up to this much a worker is kept in memory without being asked; more goes to its scratch folder, so that
 # the memory of a worker does not grow with the data.
-SMALL = 32 << 20
+AUTO_MEMORY_BYTES = 32 << 20
 MEMORY_SHARE = 0.25
 
 
@@ -36,53 +36,53 @@ class CachePolicy:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PassTasks:
     """The tasks of a pass: leaves, or an executor's handles to kept leaves; and the rows of each."""
 
     items: Sequence[Any]
     rows: tuple[int, ...]
-    planned: str
+    cache_mode: str
     """How rows were meant to be kept."""
 
 
-def open_reading(source: Source, leaves: Sequence[Leaf], executor: Executor, policy: CachePolicy) -> Reading:
+def plan_tasks(source: Source, leaves: Sequence[Leaf], executor: Executor, policy: CachePolicy) -> PassTasks:
     """Return the leaves as tasks of the passes to come, kept after the first of them as the policy says.
 
     Results are the same bits whatever the policy.
     """
     rows = tuple(leaf.rows for leaf in leaves)
     sizes = [8 * len(source.columns) * n for n in rows]
-    planned = _mode(source, sum(sizes), executor, policy)
-    if planned == NONE:
-        return Reading(leaves, rows, NONE)
-    budget = _budget(planned, executor, policy)
-    modes = [planned if upto <= budget else NONE for upto in accumulate(sizes)]
-    return Reading(executor.keep(hold, list(zip(leaves, modes, strict=True)), label="load"), rows, planned)
+    cache_mode = _choose_cache_mode(source, sum(sizes), executor, policy)
+    if cache_mode == NONE:
+        return PassTasks(leaves, rows, NONE)
+    budget = _cache_budget(cache_mode, executor, policy)
+    modes = [cache_mode if upto <= budget else NONE for upto in accumulate(sizes)]
+    return PassTasks(executor.keep(cache_leaf, list(zip(leaves, modes, strict=True)), label="load"), rows, cache_mode)
 
 
-def _mode(source: Source, size: int, executor: Executor, policy: CachePolicy) -> str:
+def _choose_cache_mode(source: Source, size: int, executor: Executor, policy: CachePolicy) -> str:
     if policy.cache != AUTO:
         return policy.cache
-    if size <= SMALL * executor.n_workers:
+    if size <= AUTO_MEMORY_BYTES * executor.n_workers:
         return MEMORY
     return NONE if source.resident else DISK
 
 
-def _budget(mode: str, executor: Executor, policy: CachePolicy) -> float:
+def _cache_budget(mode: str, executor: Executor, policy: CachePolicy) -> float:
     if policy.cache_bytes is not None:
         return policy.cache_bytes
     return MEMORY_SHARE * executor.memory_bytes if mode == MEMORY else float("inf")
 
 
-DRAWN = 5
+SAMPLE_READ_FACTOR = 5
 """How many times the rows of a sample are read where it is drawn from some of the data."""
-DRAWN_PIECES = 8
+MIN_SAMPLE_LEAVES = 8
 
 
-def open_some(source: Source, wanted: int, seed: int) -> Reading:
+def draw_tasks(source: Source, wanted: int, seed: int) -> PassTasks:
     """Return a reading of row groups drawn at random, with some times as many rows as wanted, in their order."""
-    pieces = source.pieces()
+    pieces = source.small_leaves()
     order = np.random.default_rng([seed, 2]).permutation(len(pieces))
-    enough = int(np.searchsorted(np.cumsum([pieces[i].rows for i in order]), DRAWN * wanted)) + 1
-    chosen = [pieces[i] for i in sorted(order[: max(enough, DRAWN_PIECES)].tolist())]
-    return Reading(chosen, tuple(p.rows for p in chosen), NONE)
+    enough = int(np.searchsorted(np.cumsum([pieces[i].rows for i in order]), SAMPLE_READ_FACTOR * wanted)) + 1
+    chosen = [pieces[i] for i in sorted(order[: max(enough, MIN_SAMPLE_LEAVES)].tolist())]
+    return PassTasks(chosen, tuple(p.rows for p in chosen), NONE)

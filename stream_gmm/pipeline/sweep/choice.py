@@ -7,38 +7,47 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stream_gmm.core.criteria import CRITERIA, HELDOUT, RULES, form, measure, penalty_per_parameter, signed, title
+from stream_gmm.core.criteria import (
+    CRITERIA,
+    HELDOUT,
+    RULES,
+    base_criterion,
+    difference_format,
+    display_name,
+    penalty_per_parameter,
+    value_format,
+)
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.search.evidence import paired
+from stream_gmm.core.search.evidence import compare_paired
 from stream_gmm.errors import NoAdmissibleModelError, explain
 from stream_gmm.pipeline.passes.profile import Profile
-from stream_gmm.pipeline.sweep.result import ADMISSIBLE, Candidate, SweepResult, compare
+from stream_gmm.pipeline.sweep.result import ADMISSIBLE, Candidate, SweepResult, compare_with_chosen
 
 ELBOW = 0.01
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectionRule:
     """What chooses: a criterion or rule, and what more components may still gain for the elbow, nats per row."""
 
     criterion: str = "bic"
     elbow: float = ELBOW
 
 
-BY_BIC = Choice()
+LOWEST_BIC = SelectionRule()
 
 
 @dataclass(frozen=True)
-class Pool:
+class AdmissibleCandidates:
     """The candidates that may be chosen, by their position."""
 
     results: Mapping[int, FitResult]
     values: Sequence[Array | None]
-    """What the judging rows say of them, ``(2, n)`` as in :func:`..selection.compare`."""
+    """What the judging rows say of them, ``(2, n)`` as in :func:`..selection.compare_with_chosen`."""
     weights: Array
-    choice: Choice
+    choice: SelectionRule
 
     def ranked(self, criterion: str, among: Sequence[int] | None = None) -> list[int]:
         """Return positions, best first by a criterion; ties go to the smaller model."""
@@ -58,14 +67,16 @@ class Pool:
         """Return the smallest model that is less than a standard error worse on the rows held out than the best."""
         best, *_ = ranked = self.ranked(HELDOUT)
         top = self.results[best].criteria
-        within = [i for i in ranked if top.heldout - self.results[i].criteria.heldout <= self._error(i, best)]
+        within = [
+            i for i in ranked if top.heldout - self.results[i].criteria.heldout <= self._standard_error(i, best)
+        ]
         return min(within, key=lambda i: (self.results[i].n_components, self.results[i].params.n_parameters, i))
 
-    def _error(self, i: int, best: int) -> float:
+    def _standard_error(self, i: int, best: int) -> float:
         a, b = self.values[i], self.values[best]
         if a is None or b is None:
             return 0.0
-        return paired(a[0], b[0], self.weights).sd / float(np.sqrt(self.results[best].criteria.heldout_rows))
+        return compare_paired(a[0], b[0], self.weights).sd / float(np.sqrt(self.results[best].criteria.heldout_rows))
 
     def pick(self, criterion: str) -> int:
         """Return what a criterion or rule chooses."""
@@ -76,8 +87,8 @@ class Pool:
 def choose(
     candidates: Sequence[Candidate],
     values: Sequence[Array | None],
-    choice: Choice,
-    found: Profile,
+    choice: SelectionRule,
+    profile: Profile,
     weights: Array,
     passes: int = 0,
 ) -> SweepResult:
@@ -97,26 +108,27 @@ def choose(
                 remedy="use fewer components, raise reg_covar, or look for repeated values in the columns",
             )
         )
-    pool = Pool(results, values, weights, choice)
-    chosen = pool.pick(choice.criterion)
+    admissible = AdmissibleCandidates(results, values, weights, choice)
+    chosen = admissible.pick(choice.criterion)
     out = SweepResult(
-        tuple(candidates), chosen, choice.criterion, found, passes, compare(candidates, chosen, values, weights),
-        {c: candidates[pool.pick(c)].name for c in _usable(found)},
+        tuple(candidates), chosen, choice.criterion, profile, passes,
+        compare_with_chosen(candidates, chosen, values, weights),
+        {c: candidates[admissible.pick(c)].name for c in _usable_criteria(profile)},
     )  # fmt: skip
-    return replace(out, why=_why(out), warnings=_warnings(out))
+    return replace(out, why=_explain_choice(out), warnings=_collect_warnings(out))
 
 
-def _usable(found: Profile) -> list[str]:
+def _usable_criteria(profile: Profile) -> list[str]:
     names = [*CRITERIA, *RULES]
-    return names if found.heldout.rows else [n for n in names if measure(n) != HELDOUT]
+    return names if profile.heldout.rows else [n for n in names if base_criterion(n) != HELDOUT]
 
 
-def _warnings(result: SweepResult) -> tuple[str, ...]:
+def _collect_warnings(result: SweepResult) -> tuple[str, ...]:
     best, candidates = result.candidates[result.chosen], result.candidates
     out = list(result.profile.warnings)
     ks = sorted({c.n_components for c in candidates})
     if len(ks) > 1 and best.n_components == ks[-1]:
-        out.append(f"the chosen number of components, {ks[-1]}, is the largest tried: {_curve(result)}")
+        out.append(f"the chosen number of components, {ks[-1]}, is the largest tried: {_describe_gain_curve(result)}")
     if best.outcome is not Outcome.CONVERGED:
         out.append(f"the chosen model {best.name} {best.outcome.value}.")
     rejected = [c.name for c in candidates if not c.admissible and c.outcome is not Outcome.PRUNED]
@@ -125,7 +137,7 @@ def _warnings(result: SweepResult) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _curve(result: SweepResult) -> str:
+def _describe_gain_curve(result: SweepResult) -> str:
     """Return the gain curve of the chosen structure in words, and what BIC asks of a component."""
     best = result.candidates[result.chosen]
     gains = [
@@ -143,12 +155,18 @@ def _curve(result: SweepResult) -> str:
     )
 
 
-def _why(result: SweepResult) -> tuple[str, ...]:
-    found = (_first(result), _rival(result), _gain(result), _others(result), _alternatives(result))
+def _explain_choice(result: SweepResult) -> tuple[str, ...]:
+    found = (
+        _describe_winner(result),
+        _describe_runner_up(result),
+        _describe_gains(result),
+        _describe_dropped(result),
+        _describe_alternatives(result),
+    )
     return tuple(sentence for sentence in found if sentence)
 
 
-def _first(result: SweepResult) -> str:
+def _describe_winner(result: SweepResult) -> str:
     best, n = result.candidates[result.chosen].name, len(result.candidates)
     if n == 1:
         return f"{best} is the only candidate."
@@ -157,45 +175,45 @@ def _first(result: SweepResult) -> str:
     if result.criterion == "one_se":
         return f"{best} was chosen: the smallest model within a standard error of the best on the rows held out."
     what = "gives the rows held out the highest likelihood" if result.criterion == HELDOUT else "has the lowest "
-    name = "" if result.criterion == HELDOUT else title(result.criterion)
+    name = "" if result.criterion == HELDOUT else display_name(result.criterion)
     return f"{best} was chosen: it {what}{name} of {n} candidates."
 
 
-def _rival(result: SweepResult) -> str:
+def _describe_runner_up(result: SweepResult) -> str:
     """Return how far the next best is behind, and whether that can be told from chance."""
-    deltas = [(result.delta(i)[0], i) for i, c in enumerate(result.candidates) if c.admissible or _pruned(c)]
+    deltas = [(result.delta(i)[0], i) for i, c in enumerate(result.candidates) if c.admissible or _was_pruned(c)]
     rivals = [(d, i) for d, i in deltas if d is not None and i != result.chosen]
     if not rivals:
         return ""
     delta, index = min(rivals)
     error = result.delta(index)[1]
-    size = signed(result.criterion).format(delta)
-    plus = f" (standard error {form(result.criterion).format(error)})" if error else ""
+    size = difference_format(result.criterion).format(delta)
+    plus = f" (standard error {value_format(result.criterion).format(error)})" if error else ""
     name = result.candidates[index].name
     if result.criterion in RULES:
-        return f"By {title(measure(result.criterion))}, the best of the others is {name}, {size}{plus}."
+        return f"By {display_name(base_criterion(result.criterion))}, the best of the others is {name}, {size}{plus}."
     text = f"{name} comes next, {size}{plus}"
-    if _pruned(result.candidates[index]):
+    if _was_pruned(result.candidates[index]):
         return f"{text} when it was given up: even three times its predicted gain would not have been enough."
     near = [result.candidates[i].name for i in result.near_ties()]
     if near:
         best = result.candidates[result.chosen].name
         return f"{text}. {', '.join(near)} cannot be told from {best}: other data of the same kind might choose them."
-    return f"{text}{_strength(result, delta)}."
+    return f"{text}{_describe_strength(result, delta)}."
 
 
-def _pruned(candidate: Candidate) -> bool:
-    return candidate.took_part and candidate.outcome is Outcome.PRUNED
+def _was_pruned(candidate: Candidate) -> bool:
+    return candidate.on_full_data and candidate.outcome is Outcome.PRUNED
 
 
-def _strength(result: SweepResult, lead: float) -> str:
+def _describe_strength(result: SweepResult, lead: float) -> str:
     if result.criterion != "bic":
         return ""
     strength = "weak" if lead < 2 else "positive" if lead < 6 else "strong" if lead < 10 else "very strong"
     return f": {strength} evidence on the scale of Kass and Raftery (1995)"
 
 
-def _gain(result: SweepResult) -> str:
+def _describe_gains(result: SweepResult) -> str:
     """Return what its last component gains, and what one more would."""
     best = result.candidates[result.chosen]
     by_k = {
@@ -214,19 +232,19 @@ def _gain(result: SweepResult) -> str:
     return f"{text[0].upper()}{text[1:]}; standard errors in brackets." if text else ""
 
 
-def _others(result: SweepResult) -> str:
+def _describe_dropped(result: SweepResult) -> str:
     counts = (
-        (sum(not c.took_part for c in result.candidates), "were beaten on the sample"),
-        (sum(_pruned(c) for c in result.candidates), "in the full passes"),
+        (sum(not c.on_full_data for c in result.candidates), "were beaten on the sample"),
+        (sum(_was_pruned(c) for c in result.candidates), "in the full passes"),
         (sum(c.outcome not in (*ADMISSIBLE, Outcome.PRUNED) for c in result.candidates), "are not admissible"),
     )
     told = [f"{n} {what}" for n, what in counts if n]
     return f"Of the other candidates {', '.join(told)}; the table says why." if told else ""
 
 
-def _alternatives(result: SweepResult) -> str:
+def _describe_alternatives(result: SweepResult) -> str:
     best = result.candidates[result.chosen].name
-    others = [f"{title(c)} {name}" for c, name in result.alternatives.items() if name != best]
+    others = [f"{display_name(c)} {name}" for c, name in result.alternatives.items() if name != best]
     if sum(c.admissible for c in result.candidates) < 2:
         return ""
     if not others:

@@ -15,12 +15,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stream_gmm.core.fit.accelerate import Cycle, Secants
+from stream_gmm.core.fit.accelerate import Secants, SquaremCycle
 from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import MStepReport
-from stream_gmm.core.rows.oddities import Order
+from stream_gmm.core.rows.oddities import RowOrder
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.search.sample_search import SampleFit
 from stream_gmm.core.stats import SuffStats
@@ -28,8 +28,8 @@ from stream_gmm.errors import ModelFileError, explain
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.io.store.codec import decode, encode
 from stream_gmm.io.store.container import pack, read, unpack, write_atomically
-from stream_gmm.pipeline.fit.grid import Cell
-from stream_gmm.pipeline.fit.sample import Explored
+from stream_gmm.pipeline.fit.grid import CandidateSpec
+from stream_gmm.pipeline.fit.sample import SampleOutcome
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 
@@ -38,8 +38,8 @@ FORMAT = 1
 KEPT_FILES = 3
 """So many ledgers of other data or settings are kept beside each other."""
 _TYPES = (
-    Chart, Cycle, EMState, Explored, MStepReport, MixtureParams, Order, Outcome, Profile, Sample, SampleFit, Secants,
-    SuffStats,
+    Chart, SquaremCycle, EMState, SampleOutcome, MStepReport, MixtureParams, RowOrder, Outcome, Profile,
+    Sample, SampleFit, Secants, SuffStats,
 )  # fmt: skip
 KNOWN = {t.__name__: t for t in _TYPES}
 
@@ -54,25 +54,27 @@ class Entries:
     """
 
     profile: Profile | None = None
-    explored: dict[Cell, Explored] = field(default_factory=dict)
-    states: dict[Cell, EMState] = field(default_factory=dict)
+    sample_outcome: dict[CandidateSpec, SampleOutcome] = field(default_factory=dict)
+    states: dict[CandidateSpec, EMState] = field(default_factory=dict)
     pruning: str = ""
-    grid: tuple[Cell, ...] = ()
+    grid: tuple[CandidateSpec, ...] = ()
     reads: int = 0
     done: bool = True
 
-    def begun(self, pruning: str, grid: Sequence[Cell]) -> Entries:
+    def prepare_for(self, pruning: str, grid: Sequence[CandidateSpec]) -> Entries:
         """Return the entries for a sweep over ``grid``; what was given up on grounds that do not hold goes on."""
         same = pruning == self.pruning and set(self.grid) <= set(grid)
-        states = {c: s if same or s.outcome is not Outcome.PRUNED else _revived(s) for c, s in self.states.items()}
+        states = {
+            c: s if same or s.outcome is not Outcome.PRUNED else _restart_state(s) for c, s in self.states.items()
+        }
         # What is left aside and was given up would have to be compared anew.
         states = {c: s for c, s in states.items() if c in grid or not s.live}
-        explored = {c: e for c, e in self.explored.items() if same or not e.rough}
+        sample_outcome = {c: e for c, e in self.sample_outcome.items() if same or not e.is_unfinished}
         reads = 0 if self.done else self.reads
-        return Entries(self.profile, explored, states, pruning, tuple(grid), reads, done=False)
+        return Entries(self.profile, sample_outcome, states, pruning, tuple(grid), reads, done=False)
 
 
-def _revived(state: EMState) -> EMState:
+def _restart_state(state: EMState) -> EMState:
     return EMState(state.params, events=state.events)
 
 
@@ -91,7 +93,7 @@ class Ledger:
         StorageError
             If the folder cannot be written.
         """
-        path = folder / f"{key_of(source, settings)}.gmm"
+        path = folder / f"{compute_key(source, settings)}.gmm"
         if fresh:
             path.unlink(missing_ok=True)
         others = sorted((p for p in folder.glob("*.gmm") if p != path), key=lambda p: -p.stat().st_mtime)
@@ -111,7 +113,9 @@ class Ledger:
         if self.path is None or not self.path.exists():
             return Entries()
         try:
-            return read(self.path, "ledger", lambda content: unpack(content, MAGIC, FORMAT, "ledger", _entries))
+            return read(
+                self.path, "ledger", lambda content: unpack(content, MAGIC, FORMAT, "ledger", _decode_entries)
+            )
         except ModelFileError as error:
             raise ModelFileError(explain(str(error).rstrip("."), remedy="start over with --fresh")) from error
 
@@ -129,10 +133,10 @@ class Ledger:
         header = {
             "written_by": version("stream-gmm"),
             "profile": encode(entries.profile, arrays),
-            "explored": [[*cell, encode(e, arrays)] for cell, e in entries.explored.items()],
-            "states": [[*cell, encode(s, arrays)] for cell, s in entries.states.items()],
+            "explored": [[*spec, encode(e, arrays)] for spec, e in entries.sample_outcome.items()],
+            "states": [[*spec, encode(s, arrays)] for spec, s in entries.states.items()],
             "pruning": entries.pruning,
-            "grid": [list(cell) for cell in entries.grid],
+            "grid": [list(spec) for spec in entries.grid],
             "reads": entries.reads,
             "done": entries.done,
         }
@@ -142,17 +146,17 @@ class Ledger:
 NO_LEDGER = Ledger()
 
 
-def _entries(header: dict[str, Any], arrays: dict[str, Any]) -> Entries:
-    def cells(name: str) -> dict[Cell, Any]:
+def _decode_entries(header: dict[str, Any], arrays: dict[str, Any]) -> Entries:
+    def specs(name: str) -> dict[CandidateSpec, Any]:
         return {(k, family): decode(tree, arrays, KNOWN) for k, family, tree in header[name]}
 
     return Entries(
-        decode(header["profile"], arrays, KNOWN), cells("explored"), cells("states"), header["pruning"],
+        decode(header["profile"], arrays, KNOWN), specs("explored"), specs("states"), header["pruning"],
         tuple((k, family) for k, family in header["grid"]), header["reads"], header["done"],
     )  # fmt: skip
 
 
-def key_of(source: Source, settings: Settings) -> str:
+def compute_key(source: Source, settings: Settings) -> str:
     """Return the identity of what decides a cell's fit: data, columns, weights, settings, seed and version."""
     parts = [
         source.fingerprint, list(source.columns), source.missing, source.weight, settings.decisive,

@@ -9,27 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.criteria import CRITERIA, measure, per_row
+from stream_gmm.core.criteria import CRITERIA, base_criterion, nat_value
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.search.evidence import Paired, paired
+from stream_gmm.core.search.evidence import PairedDifference, compare_paired
 from stream_gmm.io.store.tables import table_of
-from stream_gmm.pipeline.fit.sample import Explored
+from stream_gmm.pipeline.fit.sample import SampleOutcome
 from stream_gmm.pipeline.passes.profile import Profile
 
 ADMISSIBLE = (Outcome.CONVERGED, Outcome.MAX_PASSES)
-NEAR = 2.0
+NEAR_TIE = 2.0
 """Differences of fewer standard errors are called near-ties."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One cell of the grid and how it ended; ``result`` is None if it failed.
+    """One candidate of the sweep and how it ended; ``result`` is None if it failed.
 
-    ``explored`` is how it did on the sample. If it ``took_part`` in no pass over the data, its result is that of
-    the sample.
+    ``sample_outcome`` is its fit on the sample. If it was pruned there, ``on_full_data`` is False and its result is
+    that of the sample.
     """
 
     n_components: int
@@ -37,8 +37,8 @@ class Candidate:
     result: FitResult | None
     outcome: Outcome
     reason: str
-    explored: Explored
-    took_part: bool = True
+    sample_outcome: SampleOutcome
+    on_full_data: bool = True
 
     @property
     def admissible(self) -> bool:
@@ -51,24 +51,24 @@ class Candidate:
         return f"{self.family.name}-{self.n_components}"
 
     @property
-    def exact(self) -> FitResult | None:
+    def full_data_result(self) -> FitResult | None:
         """Its result, if that is one of the full data."""
-        return self.result if self.took_part else None
+        return self.result if self.on_full_data else None
 
 
 @dataclass(frozen=True)
 class Evidence:
     """How a candidate compares with others, row by row, on the rows that judge; nats per row."""
 
-    behind: Paired | None = None
+    behind: PairedDifference | None = None
     """By how much the chosen one is ahead."""
-    gain: Paired | None = None
+    gain: PairedDifference | None = None
     """What it gains over the one with the next smaller K of its structure."""
     behind_classified: float = 0.0
     """The same as ``behind``, with the logarithm of the largest responsibility added, which is what ICL sees."""
 
 
-def compare(
+def compare_with_chosen(
     candidates: Sequence[Candidate], chosen: int, values: Sequence[Array | None], weights: Array
 ) -> tuple[Evidence, ...]:
     """Return the :class:`Evidence` on every candidate, of what the same rows say of each.
@@ -83,9 +83,9 @@ def compare(
             continue
         smaller = [k for name, k in places if name == c.family.name and k < c.n_components]
         below = values[places[c.family.name, max(smaller)]] if smaller else None
-        gain = None if below is None else paired(own[0], below[0], weights)
-        classified = paired(best.sum(axis=0), own.sum(axis=0), weights).mean
-        out.append(Evidence(paired(best[0], own[0], weights), gain, classified))
+        gain = None if below is None else compare_paired(own[0], below[0], weights)
+        classified = compare_paired(best.sum(axis=0), own.sum(axis=0), weights).mean
+        out.append(Evidence(compare_paired(best[0], own[0], weights), gain, classified))
     return tuple(out)
 
 
@@ -138,9 +138,9 @@ class SweepResult:
     @cached_property
     def table(self) -> Any:
         """One row for each candidate, as an Arrow table."""
-        return table_of([self._row(i) for i in range(len(self.candidates))])
+        return table_of([self._make_row(i) for i in range(len(self.candidates))])
 
-    def _row(self, index: int) -> dict[str, Any]:
+    def _make_row(self, index: int) -> dict[str, Any]:
         c = self.candidates[index]
         row: dict[str, Any] = {
             "candidate": c.name,
@@ -150,23 +150,23 @@ class SweepResult:
             "outcome": c.outcome.name,
             "chosen": index == self.chosen,
         }
-        row |= _exact(c.exact) | _shape(c.result) | self._estimated(index)
+        row |= _full_data_columns(c.full_data_result) | _shape_columns(c.result) | self._estimated_columns(index)
         row["delta"], row["delta_se"] = self.delta(index)
-        return row | self._sampled(index) | {"reason": c.reason}
+        return row | self._sample_columns(index) | {"reason": c.reason}
 
-    def _estimated(self, index: int) -> dict[str, float | None]:
+    def _estimated_columns(self, index: int) -> dict[str, float | None]:
         """Return about what the criteria of a candidate that took part in no pass would be, by the judging rows."""
         own, evidence, best = self.candidates[index], self.evidence[index], self.best.criteria
-        if own.took_part or own.result is None or evidence.behind is None:
-            return dict.fromkeys(_ESTIMATES)
+        if own.on_full_data or own.result is None or evidence.behind is None:
+            return dict.fromkeys(_ESTIMATED_COLUMNS)
         more, n = own.result.params.n_parameters - best.n_parameters, best.n_rows
         asked, lost = more * float(np.log(n)), 2.0 * n * evidence.behind.mean
         values = (best.bic + lost + asked, best.aic + lost + 2.0 * more,
                   best.icl + 2.0 * n * evidence.behind_classified + asked)  # fmt: skip
-        return dict(zip(_ESTIMATES, values, strict=True))
+        return dict(zip(_ESTIMATED_COLUMNS, values, strict=True))
 
-    def _sampled(self, index: int) -> dict[str, Any]:
-        fit, evidence = self.candidates[index].explored.fit, self.evidence[index]
+    def _sample_columns(self, index: int) -> dict[str, Any]:
+        fit, evidence = self.candidates[index].sample_outcome.fit, self.evidence[index]
         behind, gain = evidence.behind, evidence.gain
         heldout = self.profile.heldout.rows
         return {
@@ -177,51 +177,62 @@ class SweepResult:
             "gain": gain.mean if gain else None,
             "gain_se": gain.standard_error if gain else None,
             "restart": fit.origin,
-            "seconds": self.candidates[index].explored.seconds,
+            "seconds": self.candidates[index].sample_outcome.seconds,
         }
 
     def delta(self, index: int) -> tuple[float | None, float | None]:
         """Return by how much a candidate's criterion is above the chosen one's, and the standard error of that."""
-        own, value = self.candidates[index].exact, CRITERIA[measure(self.criterion)]
+        own, value = self.candidates[index].full_data_result, CRITERIA[base_criterion(self.criterion)]
         if own is None:
             return None, None
-        worth, rows = per_row(self.criterion, self.best.criteria.n_rows, self.best.criteria.heldout_rows)
+        worth, rows = nat_value(self.criterion, self.best.criteria.n_rows, self.best.criteria.heldout_rows)
         behind = self.evidence[index].behind
         error = worth * behind.sd / rows**0.5 if behind and rows else None
         return value(own.criteria) - value(self.best.criteria), error
 
     def near_ties(self) -> list[int]:
         """Return the other admissible candidates within two standard errors of the chosen one, nearest first."""
-        found = [(d, i) for i, c in enumerate(self.candidates) if c.admissible for d in [self._distance(i)]]
-        return [i for d, i in sorted(found) if i != self.chosen and d <= NEAR]
+        found = [(d, i) for i, c in enumerate(self.candidates) if c.admissible for d in [self._standardised_delta(i)]]
+        return [i for d, i in sorted(found) if i != self.chosen and d <= NEAR_TIE]
 
-    def _distance(self, index: int) -> float:
+    def _standardised_delta(self, index: int) -> float:
         delta, error = self.delta(index)
         if delta is None or error is None:
             return float("inf")
         return abs(delta) / error if error > 0.0 else (0.0 if delta == 0.0 else float("inf"))
 
 
-_EXACT = ("mean_loglik", "loglik", "bic", "aic", "icl", "heldout", "entropy", "n_iter", "passes", "kernel")
-_ESTIMATES = ("bic_estimate", "aic_estimate", "icl_estimate")
-_SHAPE = ("n_parameters", "smallest_weight", "smallest_variance", "largest_condition")
+_FULL_DATA_COLUMNS = (
+    "mean_loglik",
+    "loglik",
+    "bic",
+    "aic",
+    "icl",
+    "heldout",
+    "entropy",
+    "n_iter",
+    "passes",
+    "kernel",
+)
+_ESTIMATED_COLUMNS = ("bic_estimate", "aic_estimate", "icl_estimate")
+_SHAPE_COLUMNS = ("n_parameters", "smallest_weight", "smallest_variance", "largest_condition")
 
 
-def _exact(result: FitResult | None) -> dict[str, Any]:
+def _full_data_columns(result: FitResult | None) -> dict[str, Any]:
     if result is None:
-        return dict.fromkeys(_EXACT)
+        return dict.fromkeys(_FULL_DATA_COLUMNS)
     c = result.criteria
     values = (
         result.lower_bound_, c.loglik, c.bic, c.aic, c.icl, c.heldout if c.heldout_rows else None, c.entropy,
         result.n_iter_, result.passes, result.provenance.get("kernel_used"),
     )  # fmt: skip
-    return dict(zip(_EXACT, values, strict=True))
+    return dict(zip(_FULL_DATA_COLUMNS, values, strict=True))
 
 
-def _shape(result: FitResult | None) -> dict[str, Any]:
+def _shape_columns(result: FitResult | None) -> dict[str, Any]:
     if result is None:
-        return dict.fromkeys(_SHAPE)
+        return dict.fromkeys(_SHAPE_COLUMNS)
     spectra = np.linalg.eigvalsh(result.params.dense_covariances)
     condition = float((spectra[:, -1] / np.maximum(spectra[:, 0], 1e-300)).max())
     values = (result.params.n_parameters, float(result.weights_.min()), float(spectra[:, 0].min()), condition)
-    return dict(zip(_SHAPE, values, strict=True))
+    return dict(zip(_SHAPE_COLUMNS, values, strict=True))

@@ -7,44 +7,55 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from stream_gmm.core.criteria import CHOICES, HELDOUT, measure
+from stream_gmm.core.criteria import CHOICES, HELDOUT, base_criterion
 from stream_gmm.core.fit.em import EMState, Outcome, Review
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.search.pruning import prune as drop_beaten
+from stream_gmm.core.search.pruning import prune_states
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass
-from stream_gmm.pipeline.fit.grid import Cell, parse_grid
-from stream_gmm.pipeline.fit.results import collapsed, finished, of_the_sample, on_the_sample, provenance_of
-from stream_gmm.pipeline.fit.sample import Explored, explore
+from stream_gmm.pipeline.fit.grid import CandidateSpec, parse_grid
+from stream_gmm.pipeline.fit.results import (
+    collect_sample_stats,
+    describe_provenance,
+    explain_collapse,
+    make_result,
+    make_sample_result,
+)
+from stream_gmm.pipeline.fit.sample import SampleOutcome, fit_on_sample
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.fit.steps import first_pass, fit_states, full_pass, open_data
+from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks, run_states
 from stream_gmm.pipeline.passes.profile import Profile
-from stream_gmm.pipeline.passes.progress import Listener, silent
-from stream_gmm.pipeline.passes.tasks import Reading
-from stream_gmm.pipeline.sweep.choice import BY_BIC, Choice, choose
+from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
+from stream_gmm.pipeline.passes.tasks import PassTasks
+from stream_gmm.pipeline.sweep.choice import LOWEST_BIC, SelectionRule, choose
 from stream_gmm.pipeline.sweep.ledger import NO_LEDGER, Entries, Ledger
 from stream_gmm.pipeline.sweep.result import Candidate, SweepResult
-from stream_gmm.pipeline.sweep.sample_pruning import SEARCH, give_up, judge, judges
+from stream_gmm.pipeline.sweep.sample_pruning import (
+    UNFINISHED_ALLOWANCE,
+    evaluate_on_validation_rows,
+    prune_on_sample,
+    select_validation_rows,
+)
 
 
 @dataclass(frozen=True)
-class Sweeping:
+class SweepJob:
     """A sweep to be made: of what data, which cells, how fitted, what chooses, who computes, what is kept."""
 
     source: Source
-    grid: Sequence[Cell]
+    grid: Sequence[CandidateSpec]
     settings: Settings
     executor: Executor
-    choice: Choice = BY_BIC
+    choice: SelectionRule = LOWEST_BIC
     prune: bool = True
     ledger: Ledger = NO_LEDGER
     match_to: FitResult | None = None
-    listener: Listener = silent
+    listener: Listener = ignore_progress
     on_pass: OnPass = lambda _: None
 
     @property
@@ -54,97 +65,116 @@ class Sweeping:
 
     def run(self) -> SweepResult:
         """Make it."""
-        entries = self.ledger.read().begun(self.pruning, self.grid)
+        entries = self.ledger.read().prepare_for(self.pruning, self.grid)
         reused = sum(c in entries.states and not entries.states[c].live for c in self.grid)
-        reading = open_data(self.source, self.settings, self.executor)
-        entries = self._profiled(entries, reading)
-        found = entries.profile
-        assert found is not None
-        explored = self._explored(entries, found)
-        entries = replace(entries, explored=entries.explored | dict(zip(self.grid, explored, strict=True)))
-        entries = self._confirmed(entries, reading, found)
-        return replace(self._chosen(entries, found), reused=reused)
+        tasks = open_tasks(self.source, self.settings, self.executor)
+        entries = self._ensure_profile(entries, tasks)
+        profile = entries.profile
+        assert profile is not None
+        sample_outcome = self._fit_on_sample(entries, profile)
+        entries = replace(
+            entries, sample_outcome=entries.sample_outcome | dict(zip(self.grid, sample_outcome, strict=True))
+        )
+        entries = self._fit_on_full_data(entries, tasks, profile)
+        return replace(self._choose_candidate(entries, profile), reused=reused)
 
-    def _profiled(self, entries: Entries, reading: Reading) -> Entries:
+    def _ensure_profile(self, entries: Entries, tasks: PassTasks) -> Entries:
         if entries.profile is not None:
             return entries
-        found = first_pass(self.source, reading, self.settings, self.executor, self.listener)
-        entries = replace(entries, profile=found, reads=entries.reads + 1)
+        profile = make_profile(self.source, tasks, self.settings, self.executor, self.listener)
+        entries = replace(entries, profile=profile, reads=entries.reads + 1)
         self.ledger.write(entries)
         return entries
 
-    def _explored(self, entries: Entries, found: Profile) -> list[Explored]:
-        def keep(fits: dict[Cell, Explored]) -> None:
-            self.ledger.write(replace(entries, explored=fits))
+    def _fit_on_sample(self, entries: Entries, profile: Profile) -> list[SampleOutcome]:
+        def save_fits(fits: dict[CandidateSpec, SampleOutcome]) -> None:
+            self.ledger.write(replace(entries, sample_outcome=fits))
 
-        def prune(explored: list[Explored], search: float = SEARCH) -> list[Explored]:
-            return give_up(self.grid, explored, found, self.choice.criterion, self.executor, search)
+        def prune(
+            sample_outcome: list[SampleOutcome], allowance: float = UNFINISHED_ALLOWANCE
+        ) -> list[SampleOutcome]:
+            return prune_on_sample(
+                self.grid, sample_outcome, profile, self.choice.criterion, self.executor, allowance
+            )
 
-        explored = explore(
-            self.grid, found, self.settings, self.executor, self.listener, entries.explored, keep,
+        sample_outcome = fit_on_sample(
+            self.grid, profile, self.settings, self.executor, self.listener, entries.sample_outcome, save_fits,
             prune if self.prune else None,
         )  # fmt: skip
-        return prune(explored, 0.0) if self.prune else [replace(e, beaten="") for e in explored]
+        return prune(sample_outcome, 0.0) if self.prune else [replace(e, pruned_reason="") for e in sample_outcome]
 
-    def _confirmed(self, entries: Entries, reading: Reading, found: Profile) -> Entries:
+    def _fit_on_full_data(self, entries: Entries, tasks: PassTasks, profile: Profile) -> Entries:
         """Fit on the full data what is not finished and worth it."""
         states = {c: s for c, s in entries.states.items() if c in set(self.grid)}
-        for cell in self.grid:
-            e = entries.explored[cell]
-            if cell not in states and e.fit.params is not None and not e.beaten:
-                states[cell] = EMState(e.fit.params, events=e.fit.events)
+        for spec in self.grid:
+            e = entries.sample_outcome[spec]
+            if spec not in states and e.fit.params is not None and not e.pruned_reason:
+                states[spec] = EMState(e.fit.params, events=e.fit.events)
         if not any(s.live for s in states.values()):
             return replace(entries, states=entries.states | states, done=True)
-        cells, reads = list(states), entries.reads
+        specs, reads = list(states), entries.reads
 
-        def after(now: Sequence[EMState], made: int, done: bool = False) -> Entries:
-            both = entries.states | dict(zip(cells, now, strict=True))
+        def save_states(now: Sequence[EMState], made: int, done: bool = False) -> Entries:
+            both = entries.states | dict(zip(specs, now, strict=True))
             out = replace(entries, states=both, reads=reads + made, done=done)
             self.ledger.write(out)
             return out
 
         def on_pass(now: Sequence[EMState]) -> None:
-            if all(s.at is not None for s in now):  # mini-batches have no state to go on from
-                after(now, full.passes)
+            if all(s.accepted is not None for s in now):  # mini-batches have no state to go on from
+                save_states(now, full.passes)
             self.on_pass(now)
 
-        full = full_pass(reading, found, self.settings, self.executor, self.listener)
-        review: Review = partial(drop_beaten, criterion=self.choice.criterion) if self.prune else list
-        ended = fit_states([states[c] for c in cells], full, found, self.settings, on_pass, review)
-        return after(ended, full.passes, done=True)
+        full = make_full_pass(tasks, profile, self.settings, self.executor, self.listener)
+        review: Review = partial(prune_states, criterion=self.choice.criterion) if self.prune else list
+        ended = run_states([states[c] for c in specs], full, profile, self.settings, on_pass, review)
+        return save_states(ended, full.passes, done=True)
 
-    def _chosen(self, entries: Entries, found: Profile) -> SweepResult:
-        provenance = provenance_of(self.source, found, self.settings)
-        beaten = {c: p for c in self.grid if c not in entries.states and (p := entries.explored[c].fit.params)}
-        stats = dict(zip(beaten, on_the_sample(list(beaten.values()), found, self.executor), strict=True))
-        candidates = [self._candidate(cell, entries, found, provenance, stats.get(cell)) for cell in self.grid]
+    def _choose_candidate(self, entries: Entries, profile: Profile) -> SweepResult:
+        provenance = describe_provenance(self.source, profile, self.settings)
+        sample_only = {
+            c: p for c in self.grid if c not in entries.states and (p := entries.sample_outcome[c].fit.params)
+        }
+        stats = dict(
+            zip(sample_only, collect_sample_stats(list(sample_only.values()), profile, self.executor), strict=True)
+        )
+        candidates = [self._make_candidate(spec, entries, profile, provenance, stats.get(spec)) for spec in self.grid]
         fitted = [i for i, c in enumerate(candidates) if c.result is not None]
-        judged = judge([r.params for c in candidates if (r := c.result)], found, self.executor)
+        judged = evaluate_on_validation_rows(
+            [r.params for c in candidates if (r := c.result)], profile, self.executor
+        )
         values: list[Array | None] = [None] * len(candidates)
         for i, v in zip(fitted, judged, strict=True):
             values[i] = v
-        out = choose(candidates, values, self.choice, found, judges(found).weights, entries.reads)
-        return out if self.match_to is None else _numbered(out, self.match_to)
+        out = choose(candidates, values, self.choice, profile, select_validation_rows(profile).weights, entries.reads)
+        return out if self.match_to is None else _match_numbers(out, self.match_to)
 
-    def _candidate(
-        self, cell: Cell, entries: Entries, found: Profile, provenance: dict[str, Any], of_sample: SuffStats | None
+    def _make_candidate(
+        self,
+        spec: CandidateSpec,
+        entries: Entries,
+        profile: Profile,
+        provenance: dict[str, Any],
+        of_sample: SuffStats | None,
     ) -> Candidate:
-        family, explored = family_named(cell[1]), entries.explored[cell]
-        state = entries.states.get(cell)
+        family, sample_outcome = family_named(spec[1]), entries.sample_outcome[spec]
+        state = entries.states.get(spec)
         if of_sample is not None:
-            result = of_the_sample(explored, of_sample, found, provenance)
-            return Candidate(cell[0], family, result, result.outcome, result.reason, explored, took_part=False)
+            result = make_sample_result(sample_outcome, of_sample, profile, provenance)
+            return Candidate(
+                spec[0], family, result, result.outcome, result.reason, sample_outcome, on_full_data=False
+            )
         if state is None or state.outcome is Outcome.FAILED:
-            reason = explored.fit.reason if state is None else state.reason
-            return Candidate(cell[0], family, None, Outcome.FAILED, reason, explored)
-        state = collapsed(state, found)
-        result = finished(replace(state, params=state.params.canonical()), found, self.settings, provenance)
-        return Candidate(cell[0], family, result, result.outcome, result.reason, explored)
+            reason = sample_outcome.fit.reason if state is None else state.reason
+            return Candidate(spec[0], family, None, Outcome.FAILED, reason, sample_outcome)
+        state = explain_collapse(state, profile)
+        result = make_result(replace(state, params=state.params.sort_by_weight()), profile, self.settings, provenance)
+        return Candidate(spec[0], family, result, result.outcome, result.reason, sample_outcome)
 
 
-def _numbered(result: SweepResult, reference: FitResult) -> SweepResult:
+def _match_numbers(result: SweepResult, reference: FitResult) -> SweepResult:
     """Return the result with the chosen model's components numbered after an earlier model's."""
-    candidates, best = list(result.candidates), result.best.matched_to(reference)
+    candidates, best = list(result.candidates), result.best.match_to(reference)
     candidates[result.chosen] = replace(candidates[result.chosen], result=best)
     told = best.events[len(result.best.events) :]
     warnings = (*result.warnings, *(f"beside the earlier model: {t}." for t in told))
@@ -158,11 +188,11 @@ def sweep(
     settings: Settings,
     executor: Executor,
     *,
-    choice: Choice = BY_BIC,
+    choice: SelectionRule = LOWEST_BIC,
     prune: bool = True,
     ledger: Ledger = NO_LEDGER,
     match_to: FitResult | None = None,
-    listener: Listener = silent,
+    listener: Listener = ignore_progress,
     on_pass: OnPass = lambda _: None,
 ) -> SweepResult:
     """Fit every candidate and choose one.
@@ -181,10 +211,10 @@ def sweep(
         If every candidate failed or is degenerate.
     """
     one_of(choice.criterion, CHOICES, "criterion")
-    if measure(choice.criterion) == HELDOUT and not settings.holdout:
+    if base_criterion(choice.criterion) == HELDOUT and not settings.holdout:
         raise ConfigError(f"the criterion {choice.criterion!r} needs rows held out: set holdout, such as 0.1.")
     if choice.elbow < 0.0:
         raise ConfigError("elbow must not be negative.")
     grid = parse_grid(n_components, covariance_type)
     settings.check_structures([name for _, name in grid])
-    return Sweeping(source, grid, settings, executor, choice, prune, ledger, match_to, listener, on_pass).run()
+    return SweepJob(source, grid, settings, executor, choice, prune, ledger, match_to, listener, on_pass).run()

@@ -15,26 +15,26 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import CRITERIA, HELDOUT, Criteria
-from stream_gmm.core.estep.accumulate import accumulate, finish, merge_all
-from stream_gmm.core.estep.batch import Batch, Stacked, compile_batch
+from stream_gmm.core.estep.accumulate import accumulate_stats, complete_stats, merge_each
+from stream_gmm.core.estep.batch import Batch, StackedStats, compile_batch
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, advance
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.rows.moments import moments_of
-from stream_gmm.core.rows.sampling import Holdout, hash_rows, poisson_weights
-from stream_gmm.core.search.pruning import prune
+from stream_gmm.core.rows.moments import collect_moments
+from stream_gmm.core.rows.sampling import Holdout, draw_poisson_weights, hash_rows
+from stream_gmm.core.search.pruning import prune_states
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.chunks import Split, split
+from stream_gmm.io.source.chunks import HoldoutSplit, split_holdout
 from stream_gmm.io.source.protocols import Leaf
 from stream_gmm.io.store.tables import table_of
 from stream_gmm.pipeline.fit.algorithms import make_scheme
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
-from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
-from stream_gmm.pipeline.passes.tasks import Reading
+from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
+from stream_gmm.pipeline.passes.tasks import PassTasks
 
 LEVEL = 0.95
 PRECISION = 1e-3
@@ -43,50 +43,52 @@ _STREAM = 0xB007
 
 
 @dataclass(frozen=True)
-class _Resampled:
+class _ReplicateStats:
     """What every replicate of a pass has gathered: statistics of its candidates, and moments of its rows."""
 
-    groups: tuple[tuple[Stacked, ...], ...]
+    groups: tuple[tuple[StackedStats, ...], ...]
     moments: tuple[SuffStats, ...]
 
-    def merge(self, other: _Resampled) -> _Resampled:
+    def merge(self, other: _ReplicateStats) -> _ReplicateStats:
         """Return what both have gathered."""
-        return _Resampled(
-            tuple(merge_all(a, b) for a, b in zip(self.groups, other.groups, strict=True)),
-            merge_all(self.moments, other.moments),
+        return _ReplicateStats(
+            tuple(merge_each(a, b) for a, b in zip(self.groups, other.groups, strict=True)),
+            merge_each(self.moments, other.moments),
         )
 
 
 @dataclass(frozen=True)
-class _Task:
+class _BootstrapTask:
     batches: tuple[Batch, ...]
     replicates: tuple[int, ...]
     seed: int
     holdout: Holdout
 
 
-def _leaf(leaf: Leaf, task: _Task) -> _Resampled:
-    out = _Resampled(
-        tuple(tuple(Stacked.zero(1) for _ in b.groups) for b in task.batches),
+def _resample_leaf(leaf: Leaf, task: _BootstrapTask) -> _ReplicateStats:
+    out = _ReplicateStats(
+        tuple(tuple(StackedStats.zero(1) for _ in b.groups) for b in task.batches),
         tuple(SuffStats.zero(1, 1, FULL) for _ in task.batches),
     )
     for chunk in leaf.chunks():
-        part = split(chunk, task.holdout)
+        part = split_holdout(chunk, task.holdout)
         hashes = hash_rows(task.seed + _STREAM, chunk.file_index, part.numbers)
-        found = [_weighted(part, hashes, b, r) for b, r in zip(task.batches, task.replicates, strict=True)]
-        out = out.merge(_Resampled(tuple(f[0] for f in found), tuple(f[1] for f in found)))
+        found = [_weigh_rows(part, hashes, b, r) for b, r in zip(task.batches, task.replicates, strict=True)]
+        out = out.merge(_ReplicateStats(tuple(f[0] for f in found), tuple(f[1] for f in found)))
     return out
 
 
-def _weighted(part: Split, hashes: Any, batch: Batch, replicate: int) -> tuple[tuple[Stacked, ...], SuffStats]:
-    weights = poisson_weights(hashes, replicate)
+def _weigh_rows(
+    part: HoldoutSplit, hashes: Any, batch: Batch, replicate: int
+) -> tuple[tuple[StackedStats, ...], SuffStats]:
+    weights = draw_poisson_weights(hashes, replicate)
     drawn = weights > 0.0
     weights = weights[drawn] * (part.weights[drawn] if len(part.weights) else 1.0)
     rows = np.asfortranarray(part.rows[drawn])
     if not len(rows):
-        return tuple(Stacked.zero(1) for _ in batch.groups), SuffStats.zero(1, 1, FULL)
-    moments = moments_of(rows, weights) if batch.incomplete else SuffStats.zero(1, 1, FULL)
-    return accumulate(batch, rows, weights), moments
+        return tuple(StackedStats.zero(1) for _ in batch.groups), SuffStats.zero(1, 1, FULL)
+    moments = collect_moments(rows, weights) if batch.needs_row_moments else SuffStats.zero(1, 1, FULL)
+    return accumulate_stats(batch, rows, weights), moments
 
 
 @dataclass(frozen=True)
@@ -138,26 +140,28 @@ class BootstrapResult:
     @cached_property
     def chosen(self) -> Mapping[str, int]:
         """How often each candidate would be chosen, most often first."""
-        winners = [self._winner(states) for states in self.fits if any(s.stats is not None for s in states)]
+        winners = [
+            self._choose_in_replicate(states) for states in self.fits if any(s.stats is not None for s in states)
+        ]
         return dict(Counter(winners).most_common())
 
     @cached_property
     def chosen_k(self) -> Mapping[int, int]:
         """How often each K would be chosen."""
-        by_name = {name_of(m): m.n_components for m in self.models}
+        by_name = {model_name(m): m.n_components for m in self.models}
         out: Counter[int] = Counter()
         for name, count in self.chosen.items():
             out[by_name[name]] += count
         return dict(sorted(out.items()))
 
-    def _winner(self, states: Sequence[EMState]) -> str:
+    def _choose_in_replicate(self, states: Sequence[EMState]) -> str:
         value = CRITERIA[self.criterion]
         scored = [
             (value(Criteria.from_stats(s.stats, s.params.n_parameters)), i)
             for i, s in enumerate(states)
             if s.stats is not None and s.outcome is not Outcome.FAILED
         ]
-        return name_of(self.models[min(scored)[1]])
+        return model_name(self.models[min(scored)[1]])
 
     @cached_property
     def table(self) -> Any:
@@ -166,15 +170,15 @@ class BootstrapResult:
         columns = model.columns or tuple(f"x{j}" for j in range(model.n_features_in_))
         rows = []
         for k in range(model.n_components):
-            rows.append(_row("weight", k, "", model.weights_[k], [p.weights[k] for p in reps]))
+            rows.append(_make_row("weight", k, "", model.weights_[k], [p.weights[k] for p in reps]))
             for j, name in enumerate(columns):
-                rows.append(_row("mean", k, name, model.means_[k, j], [p.means[k, j] for p in reps]))
+                rows.append(_make_row("mean", k, name, model.means_[k, j], [p.means[k, j] for p in reps]))
                 own = model.params.dense_covariances[k, j, j]
-                rows.append(_row("variance", k, name, own, [p.dense_covariances[k, j, j] for p in reps]))
+                rows.append(_make_row("variance", k, name, own, [p.dense_covariances[k, j, j] for p in reps]))
         return table_of(rows)
 
 
-def _row(quantity: str, component: int, column: str, estimate: float, values: Sequence[float]) -> dict[str, Any]:
+def _make_row(quantity: str, component: int, column: str, estimate: float, values: Sequence[float]) -> dict[str, Any]:
     low, high = np.quantile(values, [0.5 - LEVEL / 2.0, 0.5 + LEVEL / 2.0])
     return {
         "quantity": quantity, "component": component, "column": column, "estimate": float(estimate),
@@ -182,21 +186,21 @@ def _row(quantity: str, component: int, column: str, estimate: float, values: Se
     }  # fmt: skip
 
 
-def name_of(model: FitResult) -> str:
+def model_name(model: FitResult) -> str:
     """Return the short name of a model, such as ``full-5``."""
     return f"{model.covariance_type}-{model.n_components}"
 
 
 def bootstrap(
     models: Sequence[FitResult],
-    reading: Reading,
-    found: Profile,
+    tasks: PassTasks,
+    profile: Profile,
     settings: Settings,
     executor: Executor,
     *,
     replicates: int = 100,
     criterion: str = "bic",
-    listener: Listener = silent,
+    listener: Listener = ignore_progress,
 ) -> BootstrapResult:
     """Refit models in replicates of the data; all replicates share every read.
 
@@ -211,24 +215,24 @@ def bootstrap(
     if replicates < 2:
         raise ConfigError("replicates must be at least 2.")
     criterion = criterion if criterion in CRITERIA and criterion != HELDOUT else "bic"
-    usual = make_scheme(settings, found)
-    schemes = (_to_the_end(usual, models[0]), *[usual] * (len(models) - 1))
+    usual = make_scheme(settings, profile)
+    schemes = (_tighten_tolerance(usual, models[0]), *[usual] * (len(models) - 1))
     states = [[EMState(m.params) for m in models] for _ in range(replicates)]
     passes = 0
     while any(s.live for row in states for s in row):
         live = [b for b in range(replicates) if any(s.live for s in states[b])]
         passes += 1
-        stats = _one_pass([states[b] for b in live], live, reading, found, settings, executor, listener, passes)
-        turns = [(c, states[b][c], s) for b, row in zip(live, stats, strict=True) for c, s in row.items()]
-        moved = iter(executor.map(_advance, turns, shared=schemes, label="accelerate"))
+        stats = _run_pass([states[b] for b in live], live, tasks, profile, settings, executor, listener, passes)
+        pairs = [(c, states[b][c], s) for b, row in zip(live, stats, strict=True) for c, s in row.items()]
+        moved = iter(executor.map(_advance, pairs, shared=schemes, label="accelerate"))
         for b, row in zip(live, stats, strict=True):
             for c in row:
                 states[b][c] = next(moved)
-            states[b] = [states[b][0], *prune(states[b], criterion)[1:]]
+            states[b] = [states[b][0], *prune_states(states[b], criterion)[1:]]
     return BootstrapResult(tuple(models), tuple(tuple(row) for row in states), criterion, passes)
 
 
-def _to_the_end(scheme: Scheme, model: FitResult) -> Scheme:
+def _tighten_tolerance(scheme: Scheme, model: FitResult) -> Scheme:
     """Return a scheme that stops so late that what is left is no part of a standard error.
 
     At the usual tolerance a replicate, which starts at the fit of all rows, would stay too near to it.
@@ -237,29 +241,29 @@ def _to_the_end(scheme: Scheme, model: FitResult) -> Scheme:
     return replace(scheme, rule=replace(scheme.rule, tol=tol))
 
 
-def _advance(turn: tuple[int, EMState, SuffStats], schemes: Sequence[Scheme]) -> EMState:
-    candidate, state, stats = turn
+def _advance(pair: tuple[int, EMState, SuffStats], schemes: Sequence[Scheme]) -> EMState:
+    candidate, state, stats = pair
     return advance(state, stats, schemes[candidate])
 
 
-def _one_pass(
-    states: Sequence[Sequence[EMState]], replicates: Sequence[int], reading: Reading, found: Profile,
+def _run_pass(
+    states: Sequence[Sequence[EMState]], replicates: Sequence[int], tasks: PassTasks, profile: Profile,
     settings: Settings, executor: Executor, listener: Listener, number: int,
 ) -> list[dict[int, SuffStats]]:  # fmt: skip
     """Return the statistics of every live candidate of every replicate, by its position."""
     places = [[c for c, s in enumerate(row) if s.live] for row in states]
     candidates = [[row[c].params for c in own] for row, own in zip(states, places, strict=True)]
-    batches = tuple(compile_batch(c, found.scaling, settings.preference) for c in candidates)
+    batches = tuple(compile_batch(c, profile.scaling, settings.preference) for c in candidates)
     holdout = Holdout(settings.holdout, settings.random_state)
-    task = _Task(batches, tuple(replicates), settings.random_state, holdout)
+    task = _BootstrapTask(batches, tuple(replicates), settings.random_state, holdout)
     live = sum(len(c) for c in candidates)
-    meter = Meter(listener, "bootstrap", list(reading.rows), number=number, live=live)
+    meter = Meter(listener, "bootstrap", list(tasks.rows), number=number, live=live)
     out = executor.map_reduce(
-        _leaf, _Resampled.merge, reading.items, shared=task, label="bootstrap", on_done=meter
+        _resample_leaf, _ReplicateStats.merge, tasks.items, shared=task, label="bootstrap", on_done=meter
     )  # fmt: skip
-    shift = found.scaling.shift
+    shift = profile.scaling.shift
     return [
-        dict(zip(own, finish(batch, params, groups, moments, shift), strict=True))
+        dict(zip(own, complete_stats(batch, params, groups, moments, shift), strict=True))
         for own, batch, params, groups, moments in zip(
             places, batches, candidates, out.groups, out.moments, strict=True
         )

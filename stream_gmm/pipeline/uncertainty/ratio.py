@@ -11,22 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.model.draw import draw
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.rows.moments import moments_of
+from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.sample_search import Explorer, SampleFit
+from stream_gmm.core.search.sample_search import SampleFit, SampleSearch
 from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
-from stream_gmm.pipeline.passes.progress import Listener, Meter, silent
+from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
 ROWS = 5_000
 REPLICATES = 99
-_LEFT = 0.01
+_TOLERANCE_NATS = 0.01
 """What may be left of a statistic at the end of a fit, nats."""
 
 
@@ -66,7 +66,7 @@ class _Simulation:
 
 
 def ratio_test(
-    found: Profile,
+    profile: Profile,
     n_components: int,
     covariance_type: str,
     settings: Settings,
@@ -74,7 +74,7 @@ def ratio_test(
     *,
     replicates: int = REPLICATES,
     rows: int = ROWS,
-    listener: Listener = silent,
+    listener: Listener = ignore_progress,
 ) -> RatioTest:
     """Test K against K + 1 components on (the first) rows of the sample; no read of the data.
 
@@ -91,35 +91,35 @@ def ratio_test(
         raise ConfigError("replicates must be at least 1.")
     if settings.noise:
         raise ConfigError("the likelihood-ratio test is not for mixtures with noise.")
-    if found.weighted:
+    if profile.weighted:
         raise InputDataError(
             explain("the likelihood-ratio test is not for weighted rows", why="its law is simulated by single rows")
         )
-    family, sample = family_named(covariance_type), found.sample.rows[:rows]
-    smaller, statistic = _statistic(sample, n_components, family, settings, (settings.random_state, 0))
+    family, sample = family_named(covariance_type), profile.sample.rows[:rows]
+    smaller, statistic = _compute_statistic(sample, n_components, family, settings, (settings.random_state, 0))
     assert smaller.params is not None
     task = _Simulation(smaller.params, len(sample), settings)
     meter = Meter(listener, "ratio test", [1] * replicates, unit="replicates")
-    simulated = executor.map(_simulated, range(1, replicates + 1), shared=task, label="ratio", on_done=meter)
+    simulated = executor.map(_simulate_statistic, range(1, replicates + 1), shared=task, label="ratio", on_done=meter)
     return RatioTest(n_components, family.name, statistic, tuple(simulated), len(sample))
 
 
-def _simulated(replicate: int, task: _Simulation) -> float:
+def _simulate_statistic(replicate: int, task: _Simulation) -> float:
     rng = np.random.default_rng([task.settings.random_state, 3, replicate])
-    rows = rng.permutation(draw(task.params, task.rows, rng)[0])
+    rows = rng.permutation(draw_rows(task.params, task.rows, rng)[0])
     params = task.params
     seed = (task.settings.random_state, replicate)
-    return _statistic(rows, params.n_components, params.family, task.settings, seed)[1]
+    return _compute_statistic(rows, params.n_components, params.family, task.settings, seed)[1]
 
 
-def _statistic(
+def _compute_statistic(
     rows: Array, k: int, family: CovarianceFamily, settings: Settings, seed: tuple[int, ...]
 ) -> tuple[SampleFit, float]:
     """Return the fit with K components, and twice what one more gains on the rows, nats."""
-    penalty = settings.penalty_of(moments_of(rows))
-    explorer = Explorer(rows, Scaling.of_rows(rows), penalty, _LEFT / len(rows))
-    smaller = explorer.fit(k, family, settings.n_init, seed)
-    larger = explorer.climb(explorer.fit(k + 1, family, settings.n_init, seed), smaller, None)
+    penalty = settings.penalty_of(collect_moments(rows))
+    search = SampleSearch(rows, Scaling.of_rows(rows), penalty, _TOLERANCE_NATS / len(rows))
+    smaller = search.fit(k, family, settings.n_init, seed)
+    larger = search.improve_from_neighbours(search.fit(k + 1, family, settings.n_init, seed), smaller, None)
     if smaller.params is None or larger.params is None:
         raise SingularCovarianceError(smaller.reason or larger.reason)
     return smaller, 2.0 * len(rows) * max(larger.history[-1] - smaller.history[-1], 0.0)

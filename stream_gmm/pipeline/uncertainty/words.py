@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stream_gmm.core.criteria import title
+from stream_gmm.core.criteria import display_name
 from stream_gmm.core.result import FitResult
 
 
-def component_figures(model: FitResult, k: int, record: Mapping[str, Any] | None) -> list[str]:
+def format_component(model: FitResult, k: int, record: Mapping[str, Any] | None) -> list[str]:
     """Return weight and means of a component as text, with their standard errors if a bootstrap tells them."""
     values = [f"{model.weights_[k]:.4f}", *(f"{v:.5g}" for v in model.means_[k])]
     if record is None:
@@ -18,12 +18,13 @@ def component_figures(model: FitResult, k: int, record: Mapping[str, Any] | None
     return [f"{v} ± {e:.1g}" for v, e in zip(values, errors, strict=True)]
 
 
-def in_words(record: Mapping[str, Any], chosen: str) -> tuple[str, ...]:
+def describe_bootstrap(record: Mapping[str, Any], chosen: str) -> tuple[str, ...]:
     """Return what a bootstrap of a run says, in sentences."""
     n = record["replicates"]
     others = ", ".join(f"{name} in {count}" for name, count in record["chosen"].items() if name != chosen)
     out = [
-        f"In {n} bootstrap replicates of all rows, {chosen} would be chosen by {title(record['criterion'])} in "
+        f"In {n} bootstrap replicates of all rows, {chosen} would be chosen by "
+        f"{display_name(record['criterion'])} in "
         f"{record['chosen'].get(chosen, 0)}"
         f"{', ' + others if others else ''}. The log-likelihood has a standard error of {record['loglik_se']:.4g} "
         "nats per row."

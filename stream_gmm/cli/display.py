@@ -227,7 +227,7 @@ def _truth_table(model: FitResult, truth: FitResult) -> Table:
 def show_profile(profile: Profile, console: Console) -> None:
     """Print what a read says of a data set, and what to mind."""
     read = f" of {profile.total_rows:,}" if profile.is_partial else ""
-    table = Table(title=f"{profile.rows:,}{read} rows read, {profile.used:,} can be used")
+    table = Table(title=f"{profile.rows:,}{read} rows read, {profile.fit_rows:,} can be used")
     heads = (
         "null",
         "NaN",

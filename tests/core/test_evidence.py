@@ -10,14 +10,14 @@ from stream_gmm.core.search.evidence import SampleCandidate, SamplePruning, comp
 UNWEIGHTED = np.empty(0)
 
 
-def _make_entrant(name, k, p, values, in_sample=None, is_sound=True):
+def _make_candidate(name, k, p, values, in_sample=None, is_sound=True):
     return SampleCandidate(name, k, p, float(values.mean()) if in_sample is None else in_sample, values, is_sound)
 
 
 def _field(rng, leads, n=4_000, k=2, p=10):
     """Candidates that are ``leads`` nats per row ahead of the first, with a row-wise noise of 0.1."""
     common = rng.normal(-5.0, 2.0, n)
-    return [_make_entrant(f"c{i}", k, p, common + d + 0.1 * rng.normal(size=n)) for i, d in enumerate(leads)]
+    return [_make_candidate(f"c{i}", k, p, common + d + 0.1 * rng.normal(size=n)) for i, d in enumerate(leads)]
 
 
 def test_a_paired_difference_is_that_of_the_rows(rng):
@@ -48,12 +48,12 @@ def test_the_beaten_are_named_and_the_near_go_on(rng):
 
 
 def test_a_single_component_a_few_and_those_that_a_degenerate_fit_beats_go_on(rng):
-    one = _make_entrant("one", 1, 5, rng.normal(-9.0, 1.0, 4_000))
+    one = _make_candidate("one", 1, 5, rng.normal(-9.0, 1.0, 4_000))
     field = [*_field(rng, [0.0, -1.0, -2.0, -3.0]), one]
     reasons = SamplePruning("bic", 1e6, 10_000, 0.0, UNWEIGHTED).find_reasons(field)
     assert [bool(r) for r in reasons] == [False, False, False, True, False]
 
-    degenerate = _make_entrant("degenerate", 2, 10, field[0].values + 5.0, is_sound=False)
+    degenerate = _make_candidate("degenerate", 2, 10, field[0].values + 5.0, is_sound=False)
     reasons = SamplePruning("bic", 1e6, 10_000, 0.0, UNWEIGHTED).find_reasons(
         [degenerate, *_field(rng, [0.0, 0.0, 0.0, 0.0])]
     )
@@ -80,7 +80,9 @@ def test_with_noise_alone_nobody_is_beaten(rng, criterion):
 
 def test_a_penalty_counts(rng):
     values = rng.normal(-5.0, 1.0, 4_000)
-    field = [_make_entrant(f"c{i}", 2, 10, values) for i in range(3)] + [_make_entrant("large", 50, 5_000, values)]
+    field = [_make_candidate(f"c{i}", 2, 10, values) for i in range(3)] + [
+        _make_candidate("large", 50, 5_000, values)
+    ]
     # BIC asks 4,990 ln N / 2N = 1.24 nats per row; it is granted 3 p / 2n.
     assert SamplePruning("bic", 20_000, 10_000, 0.0, UNWEIGHTED).find_reasons(field)[3]
     assert not any(SamplePruning("bic", 20_000, 5_000, 0.0, UNWEIGHTED).find_reasons(field))

@@ -21,22 +21,26 @@ from stream_gmm.pipeline.passes.tasks import AUTO
 
 OnPass = Callable[[Sequence[EMState]], None]
 
+"""Called with the states of all candidates after every pass."""
 BATCH_ROWS = (1_000, 100_000)
-
+"""Least and largest number of rows of a mini-batch."""
 MINIBATCH_TOL = 1e-3
-
-
-def _get_leaves(source: Source) -> Sequence[Leaf]:
-    return source.leaves()
-
-
-def _get_small_leaves(source: Source) -> Sequence[Leaf]:
-    return source.small_leaves()
+"""Gain of the mean log-likelihood from one epoch to the next, nats per row, at which mini-batches stop."""
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How starts are prepared on the sample, what a task reads, and how the full data is used."""
+    """How a fit is made.
+
+    Attributes
+    ----------
+    sample_steps
+        Largest number of EM steps on the sample, for each start.
+    leaves
+        What the tasks of a pass read.
+    run
+        Advances candidates on the full data until each has an outcome.
+    """
 
     sample_steps: int
     leaves: Callable[[Source], Sequence[Leaf]]
@@ -62,8 +66,8 @@ def run_exact(
 def run_minibatch(
     states: list[EMState], full: FullPass, scheme: Scheme, settings: Settings, on_pass: OnPass, review: Review
 ) -> list[EMState]:
-    """Run stepwise EM, all candidates on the same mini-batches to the end; one exact pass evaluates that."""
-    del review  # there is no exact log-likelihood to judge by before the end
+    """Run stepwise EM, all candidates on the same mini-batches; one exact pass at the end evaluates them."""
+    del review  # before the end there is no exact log-likelihood to compare candidates by
     schedule = PowerDecay()
     steps = [StepwiseState(s.params) for s in states]
     tol = MINIBATCH_TOL if settings.tol is None else settings.tol
@@ -86,33 +90,33 @@ def run_minibatch(
         for history, (loglik, rows) in zip(averages, sums, strict=True):
             history.append(loglik / rows)
         on_pass([EMState(s.params, history=tuple(h)) for s, h in zip(steps, averages, strict=True)])
-    ended = _evaluate_exactly([replace(s, params=t.params) for s, t in zip(states, steps, strict=True)], full, scheme)
-    return [_conclude(s, h, tol, epochs) for s, h in zip(ended, averages, strict=True)]
+    # One more read: the exact log-likelihood at the parameters as they are.
+    stats = full([s.params for s in steps])
+    evaluation = replace(scheme, rule=replace(scheme.rule, max_passes=0), method=PLAIN_EM)
+    out = []
+    for state, step, own, average in zip(states, steps, stats, averages, strict=True):
+        ended = advance(replace(state, params=step.params), own, evaluation)
+        settled = ended.outcome is Outcome.MAX_PASSES and _have_settled([average], tol)
+        out.append(
+            replace(
+                ended,
+                history=(*average, ended.history[-1]),
+                n_iter=epochs,
+                outcome=Outcome.CONVERGED if settled else ended.outcome,
+                passes=epochs + 1,
+            )
+        )
+    return out
 
 
 def _have_settled(averages: list[list[float]], tol: float) -> bool:
     return all(len(h) > 1 and h[-1] - h[-2] <= tol for h in averages)
 
 
-def _evaluate_exactly(states: list[EMState], full: FullPass, scheme: Scheme) -> list[EMState]:
-    """Read once more, for the exact log-likelihood of the parameters as they are."""
-    stats = full([s.params for s in states])
-    last = replace(scheme, rule=replace(scheme.rule, max_passes=0), method=PLAIN_EM)
-    return [advance(s, b, last) for s, b in zip(states, stats, strict=True)]
-
-
-def _conclude(state: EMState, averages: list[float], tol: float, epochs: int) -> EMState:
-    history = (*averages, state.history[-1])
-    outcome = state.outcome
-    if outcome is Outcome.MAX_PASSES and _have_settled([averages], tol):
-        outcome = Outcome.CONVERGED
-    return replace(state, history=history, n_iter=epochs, outcome=outcome, passes=epochs + 1)
-
-
 ALGORITHMS = {
-    AUTO: Algorithm(1000, _get_leaves, run_exact),
-    "em": Algorithm(1000, _get_leaves, run_exact),
-    "minibatch": Algorithm(5, _get_small_leaves, run_minibatch),
+    AUTO: Algorithm(1000, lambda source: source.leaves(), run_exact),
+    "em": Algorithm(1000, lambda source: source.leaves(), run_exact),
+    "minibatch": Algorithm(5, lambda source: source.small_leaves(), run_minibatch),
 }
 
 
@@ -128,7 +132,7 @@ def algorithm_named(name: str) -> Algorithm:
 
 
 def make_scheme(settings: Settings, profile: Profile) -> Scheme:
-    """Return how candidates are brought to their end on the full data."""
+    """Return the stop rule, the penalty and the acceleration for passes over the full data."""
     name = settings.accel or DEFAULT_ACCEL[settings.algorithm]
     method = (
         Auto(InMemoryEStep(profile.sample.rows, profile.scaling, weights=profile.sample.weights))

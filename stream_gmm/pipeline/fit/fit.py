@@ -15,7 +15,6 @@ from stream_gmm.pipeline.fit.results import describe_provenance, explain_collaps
 from stream_gmm.pipeline.fit.sample import fit_on_sample
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks, run_states
-from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 
 
@@ -39,14 +38,26 @@ def fit(
     SingularCovarianceError
         If no covariance can be estimated.
     """
-    ((k, name),) = parse_grid(n_components, covariance_type)
-    settings.check_structures([name])
-    _check_init(init, k, name, source)
+    (spec,) = parse_grid(n_components, covariance_type)
+    settings.check_structures([spec.covariance_type])
+    if init is not None:
+        expected = (*spec, len(source.columns))
+        actual = (init.n_components, init.family.name, init.n_features)
+        if expected != actual:
+            raise ConfigError(
+                f"init has (components, covariance_type, features) = {actual}, and the fit asks for {expected}."
+            )
     tasks = open_tasks(source, settings, executor)
     profile = make_profile(source, tasks, settings, executor, listener)
     if init is not None and settings.noise and init.noise is None:
         init = init.with_noise(profile.bounding_box, NOISE_START)
-    start = EMState(init) if init else _start_on_sample(k, name, profile, settings, executor, listener)
+    if init is not None:
+        start = EMState(init)
+    else:
+        (outcome,) = fit_on_sample([spec], profile, settings, executor, listener)
+        if outcome.fit.params is None:
+            raise SingularCovarianceError(outcome.fit.reason)
+        start = EMState(outcome.fit.params.sort_by_weight(), events=outcome.fit.events)
     full = make_full_pass(tasks, profile, settings, executor, listener)
     (state,) = run_states([start], full, profile, settings, on_pass)
     if state.outcome is Outcome.FAILED:
@@ -54,24 +65,3 @@ def fit(
     return make_result(
         explain_collapse(state, profile), profile, settings, describe_provenance(source, profile, settings)
     )
-
-
-def _start_on_sample(
-    k: int, name: str, profile: Profile, settings: Settings, executor: Executor, listener: Listener
-) -> EMState:
-    (sample_outcome,) = fit_on_sample([(k, name)], profile, settings, executor, listener)
-    start = sample_outcome.fit
-    if start.params is None:
-        raise SingularCovarianceError(start.reason)
-    return EMState(start.params.sort_by_weight(), events=start.events)
-
-
-def _check_init(init: MixtureParams | None, k: int, name: str, source: Source) -> None:
-    if init is None:
-        return
-    expected = (k, name, len(source.columns))
-    given = (init.n_components, init.family.name, init.n_features)
-    if expected != given:
-        raise ConfigError(
-            f"init has (components, covariance_type, features) = {given}, and the fit asks for {expected}."
-        )

@@ -27,7 +27,7 @@ from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 
 COLLAPSED_SHARE = 1e-3
-"""A component with less than this part of a column's variance has collapsed in that column."""
+"""A degenerate component with less than this share of a column's variance is said to have collapsed in it."""
 
 
 def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) -> float:
@@ -41,7 +41,7 @@ def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) ->
 
 
 def explain_collapse(state: EMState, profile: Profile) -> EMState:
-    """Return the state with the columns and values in its reason on which components have collapsed."""
+    """Return the state with the columns and values on which components have collapsed in its reason."""
     if state.outcome is not Outcome.DEGENERATE or not state.report.floored:
         return state
     variances = np.einsum("kjj->kj", state.params.dense_covariances) / np.diagonal(profile.covariance)
@@ -86,7 +86,7 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
 
 
 def describe_provenance(source: Source, profile: Profile, settings: Settings) -> dict[str, Any]:
-    """Return what a result was made from; JSON values only."""
+    """Return the data, settings and version that a result comes from; JSON values only."""
     return {
         "data_fingerprint": source.fingerprint,
         "rows": profile.total_rows,
@@ -98,21 +98,23 @@ def describe_provenance(source: Source, profile: Profile, settings: Settings) ->
     }
 
 
-def collect_sample_stats(mixtures: Sequence[MixtureParams], profile: Profile, executor: Executor) -> list[SuffStats]:
-    """Return the sample's statistics at each of the mixtures."""
-    estep = InMemoryEStep(profile.sample.rows, profile.scaling, weights=profile.sample.weights)
-    return executor.map(_evaluate_params, mixtures, shared=estep, label="sample") if mixtures else []
-
-
 def _evaluate_params(params: MixtureParams, estep: InMemoryEStep) -> SuffStats:
     return estep.evaluate(params)
 
 
+def collect_sample_stats(mixtures: Sequence[MixtureParams], profile: Profile, executor: Executor) -> list[SuffStats]:
+    """Return the statistics of the sample at each of the mixtures."""
+    if not mixtures:
+        return []
+    estep = InMemoryEStep(profile.sample.rows, profile.scaling, weights=profile.sample.weights)
+    return executor.map(_evaluate_params, mixtures, shared=estep, label="sample")
+
+
 def make_sample_result(
-    sample_outcome: SampleOutcome, stats: SuffStats, profile: Profile, provenance: dict[str, Any]
+    outcome: SampleOutcome, stats: SuffStats, profile: Profile, provenance: dict[str, Any]
 ) -> FitResult:
-    """Return the result of a candidate that took part in no pass: of the sample, and called so."""
-    params = sample_outcome.fit.params
+    """Return the result of a candidate that was pruned on the sample; its criteria are those of the sample."""
+    params = outcome.fit.params
     assert params is not None
     return FitResult(
         params=params.sort_by_weight(),
@@ -121,9 +123,9 @@ def make_sample_result(
         history=(stats.mean_loglik,),
         n_iter=0,
         columns=profile.columns,
-        reason=sample_outcome.pruned_reason,
+        reason=outcome.pruned_reason,
         warnings=("fitted on the sample alone.",),
-        events=sample_outcome.fit.events,
+        events=outcome.fit.events,
         provenance={**provenance, "rows_used": int(stats.rows)},
     )
 
@@ -134,10 +136,10 @@ def recover_settings(model: FitResult) -> Settings:
     Raises
     ------
     ConfigError
-        If the model does not tell.
+        If the model does not record them.
     """
     known = {f.name for f in fields(Settings)}
-    given = {k: v for k, v in model.provenance.items() if k in known}
-    if "random_state" not in given:
-        raise ConfigError("the model does not tell how it was fitted: it needs one that fit or sweep has returned.")
-    return Settings(**given)
+    recorded = {k: v for k, v in model.provenance.items() if k in known}
+    if "random_state" not in recorded:
+        raise ConfigError("the model does not record how it was fitted: use a model that fit or sweep returned.")
+    return Settings(**recorded)

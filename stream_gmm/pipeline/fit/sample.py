@@ -1,4 +1,4 @@
-"""What the sample says of every candidate: a fit, a start for the full data, and whether it is worth one."""
+"""Fit every candidate on the sample, at no pass over the data: that is where its full passes start."""
 
 from __future__ import annotations
 
@@ -17,10 +17,22 @@ from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
+Key = TypeVar("Key", int, CandidateSpec)
+
 
 @dataclass(frozen=True)
 class SampleOutcome:
-    """A cell as fitted on the sample, the seconds that took, and why it need not go on (or nothing)."""
+    """How a candidate did on the sample.
+
+    Attributes
+    ----------
+    fit
+        Its fit there.
+    seconds
+        Time that the fit took, on one core.
+    pruned_reason
+        Why it takes part in no pass over the data; empty if it does.
+    """
 
     fit: SampleFit
     seconds: float = 0.0
@@ -28,131 +40,119 @@ class SampleOutcome:
 
     @property
     def is_unfinished(self) -> bool:
-        """True if it was given up after the race of its restarts, and is not run to convergence."""
+        """True if it was pruned after the race of its restarts, before it was fitted to convergence."""
         return bool(self.fit.finalists)
 
 
 @dataclass(frozen=True)
 class _SampleTask:
+    """What every task on the sample needs."""
+
     search: SampleSearch
     n_init: int
     seed: int
 
+    def draw_seeds(self, k: int) -> tuple[Seed, ...]:
+        return self.search.draw_seeds(k, self.n_init, (self.seed, k))
 
-Key = TypeVar("Key", int, CandidateSpec)
-R = TypeVar("R")
-Neighbours = tuple[SampleFit, SampleFit | None, SampleFit | None]
-"""The fit of a cell, and those with one component less and more."""
+    def race_restarts(self, entrant: tuple[str, Sequence[Seed]]) -> SampleFit:
+        return self.search.race_restarts(family_named(entrant[0]), entrant[1])
+
+    def fit_finalists(self, raced: SampleFit) -> SampleFit:
+        return self.search.fit_finalists(raced)
+
+    def improve_from_neighbours(self, fits: tuple[SampleFit, SampleFit | None, SampleFit | None]) -> SampleFit:
+        return self.search.improve_from_neighbours(*fits)
 
 
-def _draw_seeds(k: int, task: _SampleTask) -> tuple[Seed, ...]:
-    return task.search.draw_seeds(k, task.n_init, (task.seed, k))
+Method = Callable[[_SampleTask, Any], Any]
 
 
-def _race_restarts(entrant: tuple[str, Sequence[Seed]], task: _SampleTask) -> SampleOutcome:
+def _run_timed(call: tuple[Method, Any], task: _SampleTask) -> tuple[Any, float]:
+    """Call a method of the task with an argument; return its result and the seconds it took."""
+    method, argument = call
     start = time.perf_counter()
-    fitted = task.search.race_restarts(family_named(entrant[0]), entrant[1])
-    return SampleOutcome(fitted, time.perf_counter() - start)
-
-
-def _fit_finalists(raced: SampleFit, task: _SampleTask) -> SampleOutcome:
-    start = time.perf_counter()
-    fitted = task.search.fit_finalists(raced)
-    return SampleOutcome(fitted, time.perf_counter() - start)
-
-
-def _improve_from_neighbours(neighbours: Neighbours, task: _SampleTask) -> SampleOutcome:
-    start = time.perf_counter()
-    fitted = task.search.improve_from_neighbours(*neighbours)
-    return SampleOutcome(fitted, time.perf_counter() - start)
+    result = method(task, argument)
+    return result, time.perf_counter() - start
 
 
 def fit_on_sample(
     grid: Sequence[CandidateSpec],
-    fitted: Profile,
+    profile: Profile,
     settings: Settings,
     executor: Executor,
     listener: Listener = ignore_progress,
     known: Mapping[CandidateSpec, SampleOutcome] | None = None,
-    keep: Callable[[dict[CandidateSpec, SampleOutcome]], None] = lambda _: None,
-    prune_on_sample: Callable[[list[SampleOutcome]], list[SampleOutcome]] | None = None,
+    save: Callable[[dict[CandidateSpec, SampleOutcome]], None] = lambda _: None,
+    prune_raced: Callable[[list[SampleOutcome]], list[SampleOutcome]] | None = None,
 ) -> list[SampleOutcome]:
-    """Fit every cell of the grid on the sample, but those ``known``; no pass over the data.
+    """Fit every candidate of the grid on the sample, except those that are ``known``.
 
-    First the restarts of every cell race; ``prune_on_sample`` marks cells that are hopeless by then. The
-    others run to convergence, and then each is tried from its neighbours: a split of K - 1, a merge of K + 1.
-    ``keep`` gets what is fitted when it is.
+    First the restarts of every candidate race each other; ``prune_raced`` may mark candidates that are hopeless by
+    then. The others are fitted to convergence. Then each is tried from its neighbours with the same structure: a
+    split of the fit with K - 1 components, a merge of the fit with K + 1. ``save`` is called with all outcomes.
+
+    Raises
+    ------
+    InputDataError
+        If a candidate has more components than the sample has rows.
     """
-    _check_enough_rows(grid, fitted)
-    fits: dict[CandidateSpec, SampleOutcome] = dict(known or {})
-    # The largest first: they take longest, and should not be left for the end.
-    new = sorted((spec for spec in grid if spec not in fits), key=lambda spec: -spec[0])
-    task = _SampleTask(make_sample_search(fitted, settings), settings.n_init, settings.random_state)
-    stage = _SampleStage(task, executor, listener)
-    seeds = stage.run(_draw_seeds, {k: k for k in dict.fromkeys(k for k, _ in new)}, "seed")
-    fits |= stage.run(_race_restarts, {(k, name): (name, seeds[k]) for k, name in new}, "race")
-    if prune_on_sample and new:
-        after = prune_on_sample([fits[c] for c in grid])
-        fits |= {c: e for c, e in zip(grid, after, strict=True) if e.is_unfinished}
-    order = [spec for spec in new if not fits[spec].pruned_reason]
-    fits |= _add_seconds(fits, stage.run(_fit_finalists, {c: fits[c].fit for c in order}))
-    neighbours = {spec: _find_neighbours(spec, fits) for spec in order}
-    between = {spec: fitted for spec, fitted in neighbours.items() if fitted[1:] != (None, None)}
-    fits |= _add_seconds(fits, stage.run(_improve_from_neighbours, between))
-    if new:
-        keep(fits)
-    return [fits[spec] for spec in grid]
-
-
-def _add_seconds(
-    before: Mapping[CandidateSpec, SampleOutcome], after: Mapping[CandidateSpec, SampleOutcome]
-) -> dict[CandidateSpec, SampleOutcome]:
-    """Return what came after, with the seconds of both."""
-    return {c: SampleOutcome(e.fit, before[c].seconds + e.seconds) for c, e in after.items()}
-
-
-@dataclass(frozen=True)
-class _SampleStage:
-    task: _SampleTask
-    executor: Executor
-    listener: Listener
-
-    def run(
-        self, fn: Callable[[Any, _SampleTask], R], items: Mapping[Key, Any], label: str = "explore"
-    ) -> dict[Key, R]:
-        """Run a function over cells or numbers of components."""
-        if not items:
-            return {}
-        sizes = [key if isinstance(key, int) else key[0] for key in items]
-        meter = Meter(self.listener, label, sizes, unit="components", live=len(items))
-        done = self.executor.map(fn, list(items.values()), shared=self.task, label=label, on_done=meter)
-        return dict(zip(items, done, strict=True))
-
-
-def _check_enough_rows(grid: Sequence[CandidateSpec], fitted: Profile) -> None:
-    largest = max(k for k, _ in grid)
-    if largest > len(fitted.sample.rows):
+    largest = max(spec.n_components for spec in grid)
+    if largest > len(profile.sample.rows):
         raise InputDataError(
             explain(
-                f"{largest} components need at least as many rows, and there are {len(fitted.sample.rows)}",
+                f"{largest} components need at least as many rows, and there are {len(profile.sample.rows)}",
                 remedy="use fewer components or more data",
             )
         )
+    outcomes: dict[CandidateSpec, SampleOutcome] = dict(known or {})
+    # The largest first: they take longest, and should not be left for the end.
+    new = sorted((spec for spec in grid if spec not in outcomes), key=lambda spec: -spec.n_components)
+    task = _SampleTask(make_sample_search(profile, settings), settings.n_init, settings.random_state)
+
+    def run(method: Method, arguments: Mapping[Key, Any], label: str) -> dict[Key, tuple[Any, float]]:
+        if not arguments:
+            return {}
+        sizes = [key if isinstance(key, int) else key.n_components for key in arguments]
+        meter = Meter(listener, label, sizes, unit="components", live=len(arguments))
+        calls = [(method, argument) for argument in arguments.values()]
+        return dict(
+            zip(arguments, executor.map(_run_timed, calls, shared=task, label=label, on_done=meter), strict=True)
+        )
+
+    def refit(method: Method, arguments: Mapping[CandidateSpec, Any]) -> None:
+        for spec, (fit, seconds) in run(method, arguments, "explore").items():
+            outcomes[spec] = SampleOutcome(fit, outcomes[spec].seconds + seconds)
+
+    seeds = run(_SampleTask.draw_seeds, {k: k for k in dict.fromkeys(spec.n_components for spec in new)}, "seed")
+    entrants = {spec: (spec.covariance_type, seeds[spec.n_components][0]) for spec in new}
+    for spec, (fit, seconds) in run(_SampleTask.race_restarts, entrants, "race").items():
+        outcomes[spec] = SampleOutcome(fit, seconds)
+    if prune_raced and new:
+        pruned = prune_raced([outcomes[spec] for spec in grid])
+        outcomes |= {spec: after for spec, after in zip(grid, pruned, strict=True) if after.is_unfinished}
+    going_on = [spec for spec in new if not outcomes[spec].pruned_reason]
+    refit(_SampleTask.fit_finalists, {spec: outcomes[spec].fit for spec in going_on})
+
+    neighbours = {}
+    for spec in going_on:
+        k, name = spec
+        below, above = outcomes.get(CandidateSpec(k - 1, name)), outcomes.get(CandidateSpec(k + 1, name))
+        if below or above:
+            neighbours[spec] = (outcomes[spec].fit, below.fit if below else None, above.fit if above else None)
+    refit(_SampleTask.improve_from_neighbours, neighbours)
+    if new:
+        save(outcomes)
+    return [outcomes[spec] for spec in grid]
 
 
-def make_sample_search(fitted: Profile, settings: Settings) -> SampleSearch:
-    """Return what fits candidates on the sample."""
-    # With every row in the sample, going all the way there saves passes and costs none.
-    tol = 1e-9 if fitted.sample_is_whole and settings.tol is None else settings.tol
+def make_sample_search(profile: Profile, settings: Settings) -> SampleSearch:
+    """Return what fits candidates on the sample of a profile."""
+    # If the sample holds every row, going all the way there saves passes and costs none.
+    tol = 1e-9 if profile.sample_is_whole and settings.tol is None else settings.tol
     steps = algorithm_named(settings.algorithm).sample_steps
-    sample = fitted.sample
-    noise = fitted.bounding_box if settings.noise else None
+    sample = profile.sample
+    noise = profile.bounding_box if settings.noise else None
     return SampleSearch(
-        sample.rows, fitted.scaling, settings.penalty_of(fitted.moments), tol, steps, sample.weights, noise
+        sample.rows, profile.scaling, settings.penalty_of(profile.moments), tol, steps, sample.weights, noise
     )
-
-
-def _find_neighbours(spec: CandidateSpec, fits: Mapping[CandidateSpec, SampleOutcome]) -> Neighbours:
-    k, name = spec
-    below, above = fits.get((k - 1, name)), fits.get((k + 1, name))
-    return fits[spec].fit, below.fit if below else None, above.fit if above else None

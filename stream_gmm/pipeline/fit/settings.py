@@ -1,20 +1,24 @@
-"""How to fit: the options that a fit and a sweep share, and the algorithms by name."""
+"""How to fit: the options that a fit, a sweep and the configuration share, each written and explained once.
+
+``Settings`` holds the values inside the package. ``FitOptions`` are the same names as keywords of the public
+functions; :func:`document_options` puts their explanations into the docstrings of those functions.
+"""
 
 from __future__ import annotations
 
+import inspect
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypedDict, TypeVar
 
 from stream_gmm.core.estep.kernel_choice import KernelPreference
 from stream_gmm.core.fit.accelerate import METHODS
-from stream_gmm.core.fit.em import (
-    StopRule,
-)
+from stream_gmm.core.fit.em import StopRule
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.mstep.prior import STRUCTURES, ConjugatePrior
 from stream_gmm.core.stats import SuffStats
-from stream_gmm.errors import ConfigError, one_of
+from stream_gmm.errors import ConfigError, did_you_mean, one_of
 from stream_gmm.pipeline.passes.tasks import AUTO, CachePolicy
 
 PROFILES = ("full", "sample")
@@ -23,71 +27,111 @@ DEFAULT_ACCEL: dict[str, str | None] = {AUTO: AUTO, "em": "none", "minibatch": N
 ACCELERATIONS = (AUTO, *METHODS)
 PRIORS: dict[str, Callable[[SuffStats], Penalty]] = {"mclust": ConjugatePrior.of}
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class FitOptions(TypedDict, total=False):
+    """The keywords that :func:`stream_gmm.fit` and :func:`stream_gmm.sweep` share: the fields of ``Settings``."""
+
+    algorithm: str
+    accel: str | None
+    n_init: int
+    tol: float | None
+    max_passes: int
+    reg_covar: float | None
+    random_state: int
+    sample_rows: int
+    profile: str
+    outlier_quantile: float
+    holdout: float
+    kernel: str
+    dtype: str
+    cache: str
+    cache_bytes: int | None
+    prior: str | None
+    noise: bool
+
+
+def _option(default: Any, text: str) -> Any:
+    """Return a dataclass field with its explanation."""
+    return field(default=default, metadata={"doc": text})
+
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of a fit.
+    """Options of a fit, validated; every field carries its explanation (:func:`describe_option`).
 
-    Parameters
-    ----------
-    algorithm
-        ``"auto"`` (exact EM, accelerated), ``"em"`` (exact EM, step by step as in scikit-learn) or
-        ``"minibatch"`` (stepwise EM over row groups in random order).
-    accel
-        How exact EM is accelerated: ``"auto"`` (Anderson acceleration of steps continued on the sample, with a
-        SQUAREM cycle as a fallback), ``"anderson"``, ``"squarem"`` or ``"none"``. None: what ``algorithm`` says.
-    n_init
-        Restarts on the sample; the best goes on.
-    tol
-        Predicted remaining gain at which to stop, nats per row; None: a tenth of the statistical
-        error, ``0.1 p / (2 N)``.
-    max_passes
-        Largest number of steps on the full data (epochs, for mini-batches).
-    reg_covar
-        Added to the diagonals of the covariances, as in scikit-learn, in units of the data. None: a penalty of
-        a thousandth of a pseudo-row for each component instead, which knows no units.
-    sample_rows
-        Rows of the uniform sample on which fits are started.
-    profile
-        ``"full"``: the first pass reads everything. ``"sample"``: it reads leaves drawn at random, for five times
-        the rows of the sample; what those are worth is estimated and reported.
-    outlier_quantile
-        Share of rows that the outlier threshold cuts off.
-    holdout
-        Share of the rows that no fit uses; their log-likelihood is reported for every candidate.
-    kernel
-        ``"auto"``: the fastest that holds the bound on rounding errors, for each candidate and step;
-        or one by name: ``"quadratic"``, ``"sphered"``, ``"whitened"``.
-    dtype
-        ``"float64"``; ``"float32"``: where its rounding error stays below 1e-3 nats a row.
-    cache
-        Where decoded rows stay after the first pass: ``"none"``, ``"memory"`` and ``"disk"`` (of the
-        workers), or ``"auto"``: memory for a little data, else disk.
-    cache_bytes
-        At most so many bytes are kept; None: a quarter of the workers' memory, or what the disk has.
-    prior
-        ``"mclust"``: the conjugate prior of Fraley & Raftery (2007) in place of a penalty or ridge.
-    noise
-        One more component, uniform in the box that holds the data: for rows that belong nowhere.
+    Raises
+    ------
+    ConfigError
+        If a value is unknown or out of range, or two values contradict each other.
     """
 
-    algorithm: str = "auto"
-    accel: str | None = None
-    n_init: int = 1
-    tol: float | None = None
-    max_passes: int = 100
-    reg_covar: float | None = None
-    random_state: int = 0
-    sample_rows: int = 50_000
-    profile: str = "full"
-    outlier_quantile: float = 0.01
-    holdout: float = 0.0
-    kernel: str = AUTO
-    dtype: str = "float64"
-    cache: str = AUTO
-    cache_bytes: int | None = None
-    prior: str | None = None
-    noise: bool = False
+    algorithm: str = _option(
+        AUTO,
+        "'auto': exact EM, accelerated so that a few passes suffice. 'em': exact EM as in scikit-learn, one pass a "
+        "step. 'minibatch': stepwise EM over row groups in random order, several steps a pass",
+    )
+    accel: str | None = _option(
+        None,
+        "Acceleration of exact EM: 'auto' (Anderson acceleration of steps continued on the sample, with a SQUAREM "
+        "cycle as fallback), 'anderson', 'squarem' or 'none'. None: as the algorithm says. The penalised "
+        "log-likelihood of accepted points never falls",
+    )
+    n_init: int = _option(1, "Restarts on the sample; the best one goes on to the full data")
+    tol: float | None = _option(
+        None,
+        "Predicted remaining gain of the mean log-likelihood at which to stop, nats per row. None: a tenth of the "
+        "statistical error, 0.1 p / (2 N) for p parameters and N rows",
+    )
+    max_passes: int = _option(
+        100,
+        "Largest number of steps on the full data, or of epochs for mini-batches; one more pass evaluates the last",
+    )
+    reg_covar: float | None = _option(
+        None,
+        "Added to the diagonals of the covariances, in units of the data, as in scikit-learn. None: a scale-free "
+        "penalty of a thousandth of a pseudo-row for each component instead",
+    )
+    random_state: int = _option(
+        0, "Seed. The same seed and data give the same bits, whatever the executor and the number of workers"
+    )
+    sample_rows: int = _option(50_000, "Rows of the uniform sample on which fits start")
+    profile: str = _option(
+        "full",
+        "First pass: 'full' reads everything; 'sample' reads leaves drawn at random, five times the rows of the "
+        "sample, and reports what those rows are worth",
+    )
+    outlier_quantile: float = _option(
+        0.01, "The outlier threshold is this quantile of the log-density of the sample's rows"
+    )
+    holdout: float = _option(
+        0.0, "Share of the rows, by a hash of file and row number, that no fit uses; their likelihood is reported"
+    )
+    kernel: str = _option(
+        AUTO,
+        "E-step kernel: 'auto' (for each candidate and step the fastest whose rounding error is within the bound), "
+        "'quadratic', 'sphered' or 'whitened'",
+    )
+    dtype: str = _option("float64", "'float64', or 'float32': used where its error stays below 1e-3 nats per row")
+    cache: str = _option(
+        AUTO,
+        "Where decoded rows stay after the first pass: 'none', 'memory' or 'disk' of the workers, or 'auto' (memory "
+        "for a little data, else disk). The results have the same bits",
+    )
+    cache_bytes: int | None = _option(
+        None, "Largest number of bytes to cache. None: a quarter of the workers' memory, or what the disk has"
+    )
+    prior: str | None = _option(
+        None,
+        "'mclust': the conjugate prior of Fraley & Raftery (2007), as mclust's priorControl(), instead of reg_covar "
+        "or the penalty; for the six structures with scikit-learn's names",
+    )
+    noise: bool = _option(
+        False,
+        "Add a component that is uniform in the bounding box of the data, for rows that belong to no cluster "
+        "(Banfield & Raftery 1993); such rows have component -1",
+    )
 
     def __post_init__(self) -> None:
         accel = DEFAULT_ACCEL[one_of(self.algorithm, DEFAULT_ACCEL, "algorithm")]
@@ -109,13 +153,29 @@ class Settings:
             (0.0 <= self.outlier_quantile < 1.0, "outlier_quantile must lie in [0, 1)"),
             (0.0 <= self.holdout < 1.0, "holdout must lie in [0, 1)"),
         )
-        wrong = [message for ok, message in checks if not ok]
-        if wrong:
-            raise ConfigError("; ".join(wrong) + ".")
+        problems = [message for holds, message in checks if not holds]
+        if problems:
+            raise ConfigError("; ".join(problems) + ".")
+
+    @classmethod
+    def from_options(cls, options: FitOptions) -> Settings:
+        """Return the settings of keyword arguments.
+
+        Raises
+        ------
+        TypeError
+            If a keyword is unknown; names the nearest known one.
+        ConfigError
+            As the constructor.
+        """
+        for name in options:
+            if name not in cls.__dataclass_fields__:
+                raise TypeError(f"unexpected keyword argument {name!r}{did_you_mean(name, cls.__dataclass_fields__)}")
+        return cls(**options)
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """The options that decide a fit; those of keeping rows and of the outlier threshold do not."""
+        """The options that decide a fit: all but those of the cache and of the outlier threshold."""
         return {k: v for k, v in asdict(self).items() if k not in ("cache", "cache_bytes", "outlier_quantile")}
 
     @property
@@ -123,14 +183,24 @@ class Settings:
         """The stop rule on the full data."""
         return StopRule(self.tol, self.max_passes)
 
+    @property
+    def preference(self) -> KernelPreference:
+        """Which kernels may be used."""
+        return KernelPreference(self.kernel, self.dtype)
+
+    @property
+    def cache_policy(self) -> CachePolicy:
+        """Where decoded rows stay between passes."""
+        return CachePolicy(self.cache, self.cache_bytes)
+
     def penalty_of(self, moments: SuffStats) -> Penalty:
-        """Return what keeps covariances away from singular ones, on rows of these moments."""
+        """Return what keeps covariances away from singular ones, for rows of these moments."""
         if self.prior is not None:
             return PRIORS[self.prior](moments)
         return PseudoRows.of(moments) if self.reg_covar is None else Ridge(self.reg_covar)
 
     def check_structures(self, names: Sequence[str]) -> None:
-        """Refuse structures that the prior is not defined for.
+        """Refuse structures for which the prior is not defined.
 
         Raises
         ------
@@ -140,15 +210,32 @@ class Settings:
         unknown = [n for n in names if n not in STRUCTURES]
         if self.prior is not None and unknown:
             raise ConfigError(
-                f"prior {self.prior!r} is there for {', '.join(STRUCTURES)}, and not for {', '.join(unknown)}."
+                f"prior {self.prior!r} is defined for {', '.join(STRUCTURES)}, and not for {', '.join(unknown)}."
             )
 
-    @property
-    def preference(self) -> KernelPreference:
-        """What is wanted of the kernels."""
-        return KernelPreference(self.kernel, self.dtype)
 
-    @property
-    def cache_policy(self) -> CachePolicy:
-        """Where decoded rows stay."""
-        return CachePolicy(self.cache, self.cache_bytes)
+def describe_option(name: str) -> str:
+    """Return the explanation of an option of :class:`Settings`."""
+    return str(Settings.__dataclass_fields__[name].metadata["doc"])
+
+
+def document_options(function: F) -> F:
+    """Complete a function that takes ``**options: Unpack[FitOptions]``.
+
+    The options appear one by one in its signature, and ``{options}`` in its docstring becomes their explanations.
+    """
+    signature = inspect.signature(function)
+    explicit = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+        for f in fields(Settings)
+    ]
+    entries = []
+    for name in (f.name for f in fields(Settings)):
+        text = textwrap.fill(f"{describe_option(name)}.", 100, break_on_hyphens=False)
+        entries.append(f"{name}\n{textwrap.indent(text, '    ')}")
+    function.__doc__ = (function.__doc__ or "").replace(
+        "{options}", textwrap.indent("\n".join(entries), "    ").lstrip()
+    )
+    function.__signature__ = signature.replace(parameters=[*explicit, *options])  # type: ignore[attr-defined]
+    return function

@@ -15,7 +15,7 @@ from stream_gmm.pipeline.passes.tasks import PassTasks, draw_tasks, plan_tasks
 
 
 def open_tasks(source: Source, settings: Settings, executor: Executor) -> PassTasks:
-    """Return what the passes over the data read."""
+    """Return the tasks of the passes over the data, with the cache that the settings ask for."""
     leaves = algorithm_named(settings.algorithm).leaves(source)
     return plan_tasks(source, leaves, executor, settings.cache_policy)
 
@@ -23,7 +23,7 @@ def open_tasks(source: Source, settings: Settings, executor: Executor) -> PassTa
 def make_profile(
     source: Source, tasks: PassTasks, settings: Settings, executor: Executor, listener: Listener = ignore_progress
 ) -> Profile:
-    """Read the data for the first time: keep what is to be kept, and profile it."""
+    """Make the first pass: fill the cache, and profile the data."""
     some = None if settings.profile == "full" else draw_tasks(source, settings.sample_rows, settings.random_state)
     return profile_rows(
         source, some or tasks, executor,
@@ -35,7 +35,7 @@ def make_profile(
 def profile_source(
     source: Source, settings: Settings, executor: Executor, listener: Listener = ignore_progress
 ) -> Profile:
-    """Profile a data set; nothing is kept for later."""
+    """Profile a data set that is not read again."""
     return make_profile(source, open_tasks(source, settings, executor), settings, executor, listener)
 
 
@@ -55,6 +55,6 @@ def run_states(
     on_pass: OnPass = lambda _: None,
     review: Review = list,
 ) -> list[EMState]:
-    """Run candidates over the full data to their end."""
+    """Advance candidates by passes over the full data until each has an outcome."""
     run = algorithm_named(settings.algorithm).run
     return run(states, full, make_scheme(settings, profile), settings, on_pass, review)

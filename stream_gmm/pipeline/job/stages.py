@@ -131,7 +131,7 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
         "histories": {c.name: list(c.result.history) for c in result.candidates if c.result is not None},
         "data": {
             "rows": found.rows,
-            "used": result.best.provenance["rows_used"] if found.is_partial else found.used,
+            "used": result.best.provenance["rows_used"] if found.is_partial else found.fit_rows,
             "sample_rows": len(found.sample.rows),
             "columns": list(found.columns),
             "mean": found.mean.tolist(),

@@ -26,7 +26,7 @@ from stream_gmm.pipeline.passes.tasks import PassTasks
 
 NO_HOLDOUT = Holdout()
 STATISTICS_BYTES = 128 << 20
-"""Largest size of the statistics of all candidates that a task keeps at a time."""
+"""Largest size of the statistics of all candidates in one task; larger batches are split into several reads."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,30 @@ class _PassShared:
 
     batch: Batch
     with_moments: bool
-    """Also take the moments of the rows."""
+    """Whether the tasks also take the moments of the rows."""
     holdout: Holdout
 
 
 @dataclass(frozen=True)
 class PassStats:
-    """What a pass has gathered: statistics of every group of candidates, and moments of the rows if asked for."""
+    """The statistics that a pass gathers; a monoid under :meth:`merge`.
+
+    Attributes
+    ----------
+    groups
+        Statistics of every group of candidates that share a kernel.
+    moments
+        Moments of the rows, if some structure needs them and the profile does not know them.
+    heldout
+        Log-likelihood ``(C,)`` of the held-out rows for the candidates of each group.
+    """
 
     groups: tuple[StackedStats, ...]
     moments: SuffStats
     heldout: tuple[Array, ...]
-    """Log-likelihood of the rows held out, for the candidates of each group."""
 
     def merge(self, other: PassStats) -> PassStats:
-        """Return what both have gathered."""
+        """Return the statistics of both sets of rows."""
         heldout = tuple(a + b for a, b in zip(self.heldout, other.heldout, strict=True))
         return PassStats(merge_each(self.groups, other.groups), self.moments.merge(other.moments), heldout)
 
@@ -65,14 +74,14 @@ def collect_leaf_stats(leaf: Leaf, shared: _PassShared) -> PassStats:
         rows, heldout = part.rows, part.heldout
         groups = accumulate_stats(batch, rows, part.weights) if len(rows) else no_groups
         moments = collect_moments(rows, part.weights) if shared.with_moments else no_moments
-        found = accumulate_stats(batch, heldout, part.heldout_weights) if len(heldout) else ()
-        sums = tuple(s.sums[:, 0] for s in found) or no_sums
+        heldout_stats = accumulate_stats(batch, heldout, part.heldout_weights) if len(heldout) else ()
+        sums = tuple(s.sums[:, 0] for s in heldout_stats) or no_sums
         out = out.merge(PassStats(groups, moments, sums))
     return out
 
 
 def pack_candidates(candidates: Sequence[MixtureParams]) -> list[Sequence[MixtureParams]]:
-    """Return the candidates in order, in packs whose statistics fit a task. A function of the candidates alone."""
+    """Return the candidates in order, in packs whose statistics fit into a task; depends on the candidates alone."""
     out: list[list[MixtureParams]] = [[]]
     size = 0
     for params in candidates:
@@ -85,7 +94,7 @@ def pack_candidates(candidates: Sequence[MixtureParams]) -> list[Sequence[Mixtur
 
 
 def count_statistics_bytes(n_components: int, n_features: int, family: CovarianceFamily) -> int:
-    """Return the size of a candidate's statistics."""
+    """Return the size of a candidate's statistics, in bytes."""
     scatter = int(np.prod(family.moments.shape(n_components, n_features)))
     return 8 * (n_components * (1 + n_features) + scatter)
 
@@ -98,9 +107,9 @@ class FullPass:
     executor: Executor
     scaling: Scaling
     moments: SuffStats | None
-    """Weight, mean and scatter of all rows to fit; None: every pass takes them, where it needs them."""
+    """Weight, mean and scatter of all rows to fit; None: each pass takes them if a structure needs them."""
     heldout: SuffStats | None = None
-    """Those of the rows held out."""
+    """The same of the held-out rows."""
     holdout: Holdout = NO_HOLDOUT
     preference: KernelPreference = ANY_KERNEL
     listener: Listener = ignore_progress
@@ -116,7 +125,7 @@ class FullPass:
         preference: KernelPreference = ANY_KERNEL,
         listener: Listener = ignore_progress,
     ) -> FullPass:
-        """Return the E-step over a data set that was profiled."""
+        """Return the E-step over the data set of a profile."""
         moments = None if profile.is_partial else profile.moments
         return cls(tasks, executor, profile.scaling, moments, profile.heldout, holdout, preference, listener)
 
@@ -134,20 +143,20 @@ class FullPass:
         batch = compile_batch(candidates, self.scaling, self.preference)
         shared = _PassShared(batch, batch.needs_row_moments and moments is None, self.holdout)
         rows = [self.tasks.rows[i] for i in index]
-        meter = Meter(
-            self.listener, stage, rows, number=self.passes, live=len(candidates), note=_note_whitened(batch)
-        )
-        found = self.executor.map_reduce(
+        whitened = sum(kernel == WHITENED for kernel in batch.kernels_used)
+        note = f"{whitened} on the whitened kernel" if whitened else ""
+        meter = Meter(self.listener, stage, rows, number=self.passes, live=len(candidates), note=note)
+        gathered = self.executor.map_reduce(
             collect_leaf_stats, PassStats.merge, [self.tasks.items[i] for i in index],
             shared=shared, label="e-step", on_done=meter,
         )  # fmt: skip
-        if not found.groups[0].stats.rows:
+        if not gathered.groups[0].stats.rows:
             return [SuffStats.zero(p.n_components, p.n_features, p.family.moments) for p in candidates]
         shift = self.scaling.shift
-        stats = complete_stats(batch, candidates, found.groups, moments or found.moments, shift)
+        stats = complete_stats(batch, candidates, gathered.groups, moments or gathered.moments, shift)
         if moments is None or self.heldout is None or not self.heldout.rows:
             return stats
-        return add_heldout(batch, candidates, stats, found.heldout, self.heldout, shift)
+        return add_heldout(batch, candidates, stats, gathered.heldout, self.heldout, shift)
 
     def batches(self, batch_rows: int, rng: np.random.Generator) -> list[list[int]]:
         """Return mini-batches: leaves in random order, collected up to ``batch_rows`` rows."""
@@ -161,8 +170,3 @@ class FullPass:
     def read_batch(self, index: Sequence[int], candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Read one mini-batch."""
         return self._read(index, candidates, "mini-batch", None)
-
-
-def _note_whitened(batch: Batch) -> str:
-    whitened = sum(r == WHITENED for r in batch.kernels_used)
-    return f"{whitened} on the whitened kernel" if whitened else ""

@@ -24,10 +24,36 @@ from stream_gmm.pipeline.passes.tasks import PassTasks
 
 @dataclass(frozen=True)
 class Profile:
-    """What one read says of a data set.
+    """What the first pass finds about a data set; a monoid under :meth:`merge`.
 
-    ``rows`` were read and ``used`` can be used; ``bad (D, 3)`` counts nulls, NaNs and infinities;
-    ``moments`` are those of all usable rows (one component); ``low`` and ``high`` are ``(D,)``.
+    Attributes
+    ----------
+    columns
+        Names of the D features.
+    rows, total_rows
+        Rows that were read, and rows of the data set.
+    bad
+        Counts ``(D, 3)`` of nulls, NaNs and infinities.
+    low, high
+        Smallest and largest value ``(D,)`` among the rows to fit.
+    moments, heldout
+        Weight, mean and scatter (as of one component) of the rows to fit, and of the rows held out of every fit.
+    sample
+        Uniform sample of the rows to fit.
+    validation
+        Rows on which fits on the sample are compared: others than the sample's, or some of those held out.
+    cache_mode, cached_rows
+        How rows were to be cached for later passes, and how many are.
+    row_order
+        How alike the rows of one leaf are.
+    complete_rows
+        Rows without a missing value, including those held out and those of weight zero.
+    fit_rows
+        Rows to fit.
+    weight_squares
+        Sum of the squared weights of the rows to fit.
+    weighted
+        True if rows have weights.
     """
 
     columns: tuple[str, ...]
@@ -37,21 +63,14 @@ class Profile:
     high: Array
     moments: SuffStats
     heldout: SuffStats
-    """Moments of the rows that no fit uses."""
     sample: Sample
     validation: Sample
-    """Rows to judge fits on the sample by: others than the sample's, or some of those held out."""
     cache_mode: str = NONE
-    """How the rows were meant to be kept for later passes."""
     cached_rows: int = 0
-    """Rows that are kept."""
     row_order: RowOrder = NO_ROW_ORDER
     total_rows: int = 0
-    """Rows of the data set, of which ``rows`` were read."""
-    criterion_terms: int = 0
-    """Rows without a missing value, those held out and those of weight zero included."""
+    complete_rows: int = 0
     fit_rows: int = 0
-    """Rows to fit."""
     weight_squares: float = 0.0
     weighted: bool = False
 
@@ -61,24 +80,19 @@ class Profile:
         return self.rows < self.total_rows
 
     @property
-    def used(self) -> int:
-        """Rows to fit: without a missing value, and not held out."""
-        return self.fit_rows
-
-    @property
     def effective_rows(self) -> float:
-        """``(sum w)^2 / sum w^2`` (Kish 1965): rows of equal weight that would be worth as much."""
+        """``(sum w)^2 / sum w^2`` (Kish 1965): the number of rows of equal weight that carry as much information."""
         return self.moments.rows**2 / self.weight_squares if self.weight_squares else 0.0
 
     @property
     def dropped(self) -> int:
-        """Rows left out by the policy for missing values."""
-        return self.rows - self.criterion_terms
+        """Rows dropped by the policy for missing values."""
+        return self.rows - self.complete_rows
 
     @property
     def sample_is_whole(self) -> bool:
         """True if the sample holds every usable row."""
-        return len(self.sample.rows) == self.used and not self.is_partial
+        return len(self.sample.rows) == self.fit_rows and not self.is_partial
 
     @property
     def mean(self) -> Array:
@@ -128,7 +142,7 @@ class Profile:
             )
         constant = [c for c, same in zip(self.columns, self.low == self.high, strict=True) if same]
         if constant:
-            out.append(f"columns {constant} are constant; they tell no component from another.")
+            out.append(f"columns {constant} are constant; they do not help to distinguish components.")
         out += describe_values(self.columns, self.sample.rows, self.covariance, constant)
         if self.is_partial:
             effect = self.row_order.design_effect(self.moments, len(self.sample.rows))
@@ -138,8 +152,8 @@ class Profile:
             )
         if self.cache_mode != NONE and not self.is_partial and self.cached_rows < self.rows:
             out.append(
-                f"only {self.cached_rows} of {self.rows} rows are kept decoded ({self.cache_mode}) for want of room; "
-                "the others are decoded in every pass."
+                f"only {self.cached_rows} of {self.rows} rows are cached ({self.cache_mode}), because there is no "
+                "room for more; the others are decoded in every pass."
             )
         return tuple(out)
 
@@ -159,7 +173,7 @@ class Profile:
             self.cached_rows + other.cached_rows,
             self.row_order.merge(other.row_order),
             max(self.total_rows, other.total_rows),
-            self.criterion_terms + other.criterion_terms,
+            self.complete_rows + other.complete_rows,
             self.fit_rows + other.fit_rows,
             self.weight_squares + other.weight_squares,
             self.weighted,
@@ -168,6 +182,8 @@ class Profile:
 
 @dataclass(frozen=True)
 class _ProfileTask:
+    """What every task of the profile pass needs."""
+
     columns: tuple[str, ...]
     sample_rows: int
     validation_rows: int
@@ -177,49 +193,42 @@ class _ProfileTask:
     total_rows: int
     weighted: bool
 
-    @property
-    def rows_to_draw(self) -> int:
-        """Rows to draw: those of the sample, and those to judge fits by, if none are held out for that."""
-        return self.sample_rows + (0 if self.holdout.share else self.validation_rows)
 
-
-def _profile_chunk(chunk: Chunk, options: _ProfileTask) -> Profile:
-    d = len(options.columns)
-    part = split_holdout(chunk, options.holdout)
+def _profile_chunk(chunk: Chunk, task: _ProfileTask) -> Profile:
+    d = len(task.columns)
+    part = split_holdout(chunk, task.holdout)
     rows, weights = part.rows, part.weights
-    hashes = hash_rows(options.seed, chunk.file_index, part.numbers)
-    heldout_hashes = hash_rows(options.seed, chunk.file_index, part.heldout_numbers)
+    hashes = hash_rows(task.seed, chunk.file_index, part.numbers)
+    # Without held-out rows, the validation rows are drawn together with the sample and split off at the end.
+    rows_to_draw = task.sample_rows + (0 if task.holdout.share else task.validation_rows)
+    heldout_hashes = hash_rows(task.seed, chunk.file_index, part.heldout_numbers)
     return Profile(
-        options.columns,
+        task.columns,
         chunk.size,
         chunk.bad,
         rows.min(axis=0, initial=np.inf) if len(rows) else np.full(d, np.inf),
         rows.max(axis=0, initial=-np.inf) if len(rows) else np.full(d, -np.inf),
         collect_moments(rows, weights),
         collect_moments(part.heldout, part.heldout_weights),
-        Sample.of(rows, hashes, options.rows_to_draw, weights),
-        Sample.of(part.heldout, heldout_hashes, options.validation_rows, part.heldout_weights),
-        options.cache_mode,
-        criterion_terms=len(chunk.rows),
+        Sample.of(rows, hashes, rows_to_draw, weights),
+        Sample.of(part.heldout, heldout_hashes, task.validation_rows, part.heldout_weights),
+        task.cache_mode,
+        complete_rows=len(chunk.rows),
         fit_rows=len(rows),
-        weight_squares=float(weights @ weights) if options.weighted else float(len(rows)),
-        weighted=options.weighted,
+        weight_squares=float(weights @ weights) if task.weighted else float(len(rows)),
+        weighted=task.weighted,
     )
 
 
-def _empty_profile(options: _ProfileTask) -> Profile:
-    d = len(options.columns)
-    nothing = np.empty((0, d + options.weighted))
-    chunk = Chunk(nothing, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=options.weighted)
-    return _profile_chunk(chunk, options)
-
-
-def _profile_leaf(leaf: Leaf, options: _ProfileTask) -> Profile:
-    out = _empty_profile(options)
+def _profile_leaf(leaf: Leaf, task: _ProfileTask) -> Profile:
+    d = len(task.columns)
+    no_rows = np.empty((0, d + task.weighted))
+    no_chunk = Chunk(no_rows, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=task.weighted)
+    out = _profile_chunk(no_chunk, task)
     for chunk in leaf.chunks():
-        out = out.merge(_profile_chunk(chunk, options))
+        out = out.merge(_profile_chunk(chunk, task))
     cached_rows = leaf.rows if cache_mode_of(leaf) != NONE else 0
-    return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=options.total_rows)
+    return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=task.total_rows)
 
 
 def profile_rows(
@@ -234,7 +243,9 @@ def profile_rows(
     validation_rows: int | None = None,
     listener: Listener = ignore_progress,
 ) -> Profile:
-    """Read a data set once; or a reading of some of its ``total_rows`` rows.
+    """Read a data set once, or some of its ``total_rows`` rows, and return its profile.
+
+    ``sample_rows`` rows are drawn for the sample, and ``validation_rows`` (None: half as many) beside them.
 
     Raises
     ------
@@ -242,7 +253,7 @@ def profile_rows(
         If there is no usable row, or a value is missing and the policy is ``"error"``.
     """
     held_out = Holdout(holdout, random_state)
-    options = _ProfileTask(
+    task = _ProfileTask(
         source.columns,
         sample_rows,
         sample_rows // 2 if validation_rows is None else validation_rows,
@@ -253,10 +264,8 @@ def profile_rows(
         source.weight is not None,
     )
     meter = Meter(listener, "profile", list(tasks.rows))
-    out = executor.map_reduce(
-        _profile_leaf, Profile.merge, tasks.items, shared=options, label="profile", on_done=meter
-    )
-    if not out.used:
+    out = executor.map_reduce(_profile_leaf, Profile.merge, tasks.items, shared=task, label="profile", on_done=meter)
+    if not out.fit_rows:
         raise InputDataError(
             explain(
                 "the data set has no usable row",
@@ -264,10 +273,7 @@ def profile_rows(
                 remedy="check data.paths, data.columns and data.missing",
             )
         )
-    return out if holdout else _split_off_validation(out, sample_rows)
-
-
-def _split_off_validation(profile: Profile, sample_rows: int) -> Profile:
-    """Take the rows to judge fits by from those drawn."""
-    sample, validation = profile.sample.split_off(sample_rows)
-    return replace(profile, sample=sample, validation=validation)
+    if holdout:
+        return out
+    sample, validation = out.sample.split_off(sample_rows)
+    return replace(out, sample=sample, validation=validation)

@@ -1,4 +1,4 @@
-"""What a long job tells while it runs: values handed to a listener, never printed from here."""
+"""Progress of a long job: values for a listener, which decides how to show them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands. ``rows_per_second`` and ``seconds_left`` are of the current pass."""
+    """How far a stage of a job is; ``rows_per_second`` and ``seconds_left`` are those of the current pass."""
 
     stage: str
     number: int
@@ -33,12 +33,12 @@ Listener = Callable[[Progress], None]
 
 
 def ignore_progress(_: Progress) -> None:
-    """Listen to nothing."""
+    """Take no notice: the default listener."""
 
 
 @dataclass
 class Meter:
-    """Counts what is done of one stage or pass and tells a listener."""
+    """Counts the finished items of one stage or pass, and reports to a listener."""
 
     listener: Listener
     stage: str
@@ -55,7 +55,7 @@ class Meter:
         self._report()
 
     def __call__(self, index: int) -> None:
-        """Take note that item ``index`` is done."""
+        """Count item ``index`` as finished."""
         self._done += self.sizes[index]
         self._report()
 

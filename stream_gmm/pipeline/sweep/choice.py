@@ -1,4 +1,4 @@
-"""Which candidate is chosen, and why, in words that a reader of the report can check against the table."""
+"""Which candidate is chosen, and why: in sentences that a reader can check against the sweep table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ELBOW = 0.01
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """What chooses: a criterion or rule, and what more components may still gain for the elbow, nats per row."""
+    """A criterion or rule; and for ``elbow`` the gain below which more components are not worth it, nats per row."""
 
     criterion: str = "bic"
     elbow: float = ELBOW
@@ -45,30 +45,31 @@ class AdmissibleCandidates:
 
     results: Mapping[int, FitResult]
     values: Sequence[Array | None]
-    """What the judging rows say of them, ``(2, n)`` as in :func:`..selection.compare_with_chosen`."""
+    """For each candidate its values ``(2, n)`` on the validation rows (see :func:`.result.compare_with_chosen`)."""
     weights: Array
     choice: SelectionRule
 
-    def ranked(self, criterion: str, among: Sequence[int] | None = None) -> list[int]:
+    def rank(self, criterion: str, among: Sequence[int] | None = None) -> list[int]:
         """Return positions, best first by a criterion; ties go to the smaller model."""
         value = CRITERIA[criterion]
         places = self.results if among is None else among
         return sorted(places, key=lambda i: (value(self.results[i].criteria), self.results[i].params.n_parameters, i))
 
-    def elbow(self) -> int:
-        """Return the best by BIC of the smallest K that no larger K beats by more than the elbow's nats per row."""
+    def pick_elbow(self) -> int:
+        """Return the best by BIC with the smallest K that no larger K exceeds by more than ``elbow`` nats per row."""
         ks = sorted({r.n_components for r in self.results.values()})
-        curve = [self.ranked("bic", [i for i, r in self.results.items() if r.n_components == k])[0] for k in ks]
+        curve = [self.rank("bic", [i for i, r in self.results.items() if r.n_components == k])[0] for k in ks]
         logliks = np.array([self.results[i].criteria.loglik / self.results[i].criteria.n_rows for i in curve])
         later = np.maximum.accumulate(logliks[::-1])[::-1]
         return curve[int(np.argmax(later - logliks <= self.choice.elbow))]
 
-    def one_se(self) -> int:
-        """Return the smallest model that is less than a standard error worse on the rows held out than the best."""
-        best, *_ = ranked = self.ranked(HELDOUT)
+    def pick_one_se(self) -> int:
+        """Return the smallest model within one standard error of the best on the held-out rows."""
+        ranking = self.rank(HELDOUT)
+        best = ranking[0]
         top = self.results[best].criteria
         within = [
-            i for i in ranked if top.heldout - self.results[i].criteria.heldout <= self._standard_error(i, best)
+            i for i in ranking if top.heldout - self.results[i].criteria.heldout <= self._standard_error(i, best)
         ]
         return min(within, key=lambda i: (self.results[i].n_components, self.results[i].params.n_parameters, i))
 
@@ -79,9 +80,9 @@ class AdmissibleCandidates:
         return compare_paired(a[0], b[0], self.weights).sd / float(np.sqrt(self.results[best].criteria.heldout_rows))
 
     def pick(self, criterion: str) -> int:
-        """Return what a criterion or rule chooses."""
-        rules: dict[str, Callable[[], int]] = {"elbow": self.elbow, "one_se": self.one_se}
-        return rules[criterion]() if criterion in rules else self.ranked(criterion)[0]
+        """Return the position that a criterion or rule chooses."""
+        rules: dict[str, Callable[[], int]] = {"elbow": self.pick_elbow, "one_se": self.pick_one_se}
+        return rules[criterion]() if criterion in rules else self.rank(criterion)[0]
 
 
 def choose(
@@ -92,7 +93,7 @@ def choose(
     weights: Array,
     passes: int = 0,
 ) -> SweepResult:
-    """Choose among the admissible candidates; ``values`` are what the judging rows say of each.
+    """Choose among the admissible candidates; ``values`` are those of each on the validation rows.
 
     Raises
     ------
@@ -138,7 +139,7 @@ def _collect_warnings(result: SweepResult) -> tuple[str, ...]:
 
 
 def _describe_gain_curve(result: SweepResult) -> str:
-    """Return the gain curve of the chosen structure in words, and what BIC asks of a component."""
+    """Return the gains from component to component of the chosen structure, and what BIC requires of one."""
     best = result.candidates[result.chosen]
     gains = [
         f"K = {c.n_components} {e.gain.mean:+.4f} ({e.gain.standard_error:.1g})"
@@ -149,21 +150,21 @@ def _describe_gain_curve(result: SweepResult) -> str:
         return "a larger one may be better."
     asked = penalty_per_parameter("bic", result.best.criteria.n_rows) * result.best.params.n_parameters
     return (
-        f"a larger one may be better. Gains in nats per row (standard error): {', '.join(gains[-5:])}. BIC asks no "
-        f"more than {asked / best.n_components:.2g} of a component with so many rows; 'elbow' would choose "
+        f"a larger one may be better. Gains in nats per row (standard error): {', '.join(gains[-5:])}. BIC requires "
+        f"no more than {asked / best.n_components:.2g} of a component with so many rows; 'elbow' would choose "
         f"{result.alternatives['elbow']}, ICL {result.alternatives['icl']}."
     )
 
 
 def _explain_choice(result: SweepResult) -> tuple[str, ...]:
-    found = (
+    sentences = (
         _describe_winner(result),
         _describe_runner_up(result),
         _describe_gains(result),
         _describe_dropped(result),
         _describe_alternatives(result),
     )
-    return tuple(sentence for sentence in found if sentence)
+    return tuple(sentence for sentence in sentences if sentence)
 
 
 def _describe_winner(result: SweepResult) -> str:
@@ -173,14 +174,14 @@ def _describe_winner(result: SweepResult) -> str:
     if result.criterion == "elbow":
         return f"{best} was chosen: more components than {result.best.n_components} gain too little per row."
     if result.criterion == "one_se":
-        return f"{best} was chosen: the smallest model within a standard error of the best on the rows held out."
-    what = "gives the rows held out the highest likelihood" if result.criterion == HELDOUT else "has the lowest "
+        return f"{best} was chosen: the smallest model within a standard error of the best on the held-out rows."
+    what = "gives the held-out rows the highest likelihood" if result.criterion == HELDOUT else "has the lowest "
     name = "" if result.criterion == HELDOUT else display_name(result.criterion)
     return f"{best} was chosen: it {what}{name} of {n} candidates."
 
 
 def _describe_runner_up(result: SweepResult) -> str:
-    """Return how far the next best is behind, and whether that can be told from chance."""
+    """Return how far the runner-up is behind, and whether the difference exceeds chance."""
     deltas = [(result.delta(i)[0], i) for i, c in enumerate(result.candidates) if c.admissible or _was_pruned(c)]
     rivals = [(d, i) for d, i in deltas if d is not None and i != result.chosen]
     if not rivals:
@@ -194,11 +195,14 @@ def _describe_runner_up(result: SweepResult) -> str:
         return f"By {display_name(base_criterion(result.criterion))}, the best of the others is {name}, {size}{plus}."
     text = f"{name} comes next, {size}{plus}"
     if _was_pruned(result.candidates[index]):
-        return f"{text} when it was given up: even three times its predicted gain would not have been enough."
+        return f"{text} when it was pruned: even three times its predicted gain would not have been enough."
     near = [result.candidates[i].name for i in result.near_ties()]
     if near:
         best = result.candidates[result.chosen].name
-        return f"{text}. {', '.join(near)} cannot be told from {best}: other data of the same kind might choose them."
+        return (
+            f"{text}. {', '.join(near)} cannot be distinguished from {best}: other data of the same "
+            "kind might choose them."
+        )
     return f"{text}{_describe_strength(result, delta)}."
 
 
@@ -214,7 +218,7 @@ def _describe_strength(result: SweepResult, lead: float) -> str:
 
 
 def _describe_gains(result: SweepResult) -> str:
-    """Return what its last component gains, and what one more would."""
+    """Return what the last component of the chosen model gains, and what one more would gain."""
     best = result.candidates[result.chosen]
     by_k = {
         c.n_components: e.gain
@@ -234,12 +238,12 @@ def _describe_gains(result: SweepResult) -> str:
 
 def _describe_dropped(result: SweepResult) -> str:
     counts = (
-        (sum(not c.on_full_data for c in result.candidates), "were beaten on the sample"),
+        (sum(not c.on_full_data for c in result.candidates), "were pruned on the sample"),
         (sum(_was_pruned(c) for c in result.candidates), "in the full passes"),
         (sum(c.outcome not in (*ADMISSIBLE, Outcome.PRUNED) for c in result.candidates), "are not admissible"),
     )
-    told = [f"{n} {what}" for n, what in counts if n]
-    return f"Of the other candidates {', '.join(told)}; the table says why." if told else ""
+    counted = [f"{n} {what}" for n, what in counts if n]
+    return f"Of the other candidates {', '.join(counted)}; the table says why." if counted else ""
 
 
 def _describe_alternatives(result: SweepResult) -> str:

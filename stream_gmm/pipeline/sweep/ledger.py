@@ -1,7 +1,7 @@
-"""The ledger of a sweep: what is finished is not fitted again, and a killed sweep loses no finished pass.
+"""The ledger of a sweep: finished candidates are not fitted again, and a killed sweep resumes from its last pass.
 
-One file for each combination of data, columns, seed, settings and version, replaced atomically after the profile,
-after the sample's fits, and after every pass.
+One file for each combination of data, columns, seed, settings, version and format, replaced atomically after the
+profile, after the fits on the sample, and after every pass.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 
 MAGIC = b"STREAM-GMM LEDGER\n"
-FORMAT = 1
+FORMAT = 2
 KEPT_FILES = 3
-"""So many ledgers of other data or settings are kept beside each other."""
+"""Ledgers of other data or settings that stay in the folder; older ones are removed."""
 _TYPES = (
     Chart, SquaremCycle, EMState, SampleOutcome, MStepReport, MixtureParams, RowOrder, Outcome, Profile,
     Sample, SampleFit, Secants, SuffStats,
@@ -48,13 +48,25 @@ KNOWN = {t.__name__: t for t in _TYPES}
 class Entries:
     """What a ledger holds.
 
-    ``pruning`` is the criterion that candidates were given up by ("" for none) among the cells of ``grid``: in
-    another sweep they may have a chance. ``reads`` are those of the data that the last sweep has made; it is
-    ``done``, or was killed.
+    Attributes
+    ----------
+    profile
+        Profile of the data.
+    outcomes
+        Fits on the sample, by candidate.
+    states
+        Fits on the full data, by candidate.
+    pruning, grid
+        The criterion by which candidates were pruned (empty: none was), and the grid they competed in. In another
+        grid, or by another criterion, a pruned candidate may win.
+    reads
+        Reads of the data by the last sweep.
+    done
+        False if the last sweep was interrupted.
     """
 
     profile: Profile | None = None
-    sample_outcome: dict[CandidateSpec, SampleOutcome] = field(default_factory=dict)
+    outcomes: dict[CandidateSpec, SampleOutcome] = field(default_factory=dict)
     states: dict[CandidateSpec, EMState] = field(default_factory=dict)
     pruning: str = ""
     grid: tuple[CandidateSpec, ...] = ()
@@ -62,24 +74,21 @@ class Entries:
     done: bool = True
 
     def prepare_for(self, pruning: str, grid: Sequence[CandidateSpec]) -> Entries:
-        """Return the entries for a sweep over ``grid``; what was given up on grounds that do not hold goes on."""
+        """Return the entries for a sweep over ``grid``; candidates that were pruned for other reasons start again."""
         same = pruning == self.pruning and set(self.grid) <= set(grid)
         states = {
-            c: s if same or s.outcome is not Outcome.PRUNED else _restart_state(s) for c, s in self.states.items()
+            spec: EMState(s.params, events=s.events) if s.outcome is Outcome.PRUNED and not same else s
+            for spec, s in self.states.items()
         }
-        # What is left aside and was given up would have to be compared anew.
+        # A pruned candidate outside this grid would have to be compared anew.
         states = {c: s for c, s in states.items() if c in grid or not s.live}
-        sample_outcome = {c: e for c, e in self.sample_outcome.items() if same or not e.is_unfinished}
+        outcomes = {c: e for c, e in self.outcomes.items() if same or not e.is_unfinished}
         reads = 0 if self.done else self.reads
-        return Entries(self.profile, sample_outcome, states, pruning, tuple(grid), reads, done=False)
-
-
-def _restart_state(state: EMState) -> EMState:
-    return EMState(state.params, events=state.events)
+        return Entries(self.profile, outcomes, states, pruning, tuple(grid), reads, done=False)
 
 
 class Ledger:
-    """The ledger in a file, or none: then nothing is kept."""
+    """The ledger in a file; without a path nothing is stored."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
@@ -103,7 +112,7 @@ class Ledger:
         return cls(path)
 
     def read(self) -> Entries:
-        """Return what is kept; nothing if there is no such file.
+        """Return the entries; none if there is no such file.
 
         Raises
         ------
@@ -120,7 +129,7 @@ class Ledger:
             raise ModelFileError(explain(str(error).rstrip("."), remedy="start over with --fresh")) from error
 
     def write(self, entries: Entries) -> None:
-        """Replace what is kept.
+        """Replace the entries.
 
         Raises
         ------
@@ -133,7 +142,7 @@ class Ledger:
         header = {
             "written_by": version("stream-gmm"),
             "profile": encode(entries.profile, arrays),
-            "explored": [[*spec, encode(e, arrays)] for spec, e in entries.sample_outcome.items()],
+            "outcomes": [[*spec, encode(e, arrays)] for spec, e in entries.outcomes.items()],
             "states": [[*spec, encode(s, arrays)] for spec, s in entries.states.items()],
             "pruning": entries.pruning,
             "grid": [list(spec) for spec in entries.grid],
@@ -147,18 +156,24 @@ NO_LEDGER = Ledger()
 
 
 def _decode_entries(header: dict[str, Any], arrays: dict[str, Any]) -> Entries:
-    def specs(name: str) -> dict[CandidateSpec, Any]:
-        return {(k, family): decode(tree, arrays, KNOWN) for k, family, tree in header[name]}
+    def decode_by_spec(key: str) -> dict[CandidateSpec, Any]:
+        return {CandidateSpec(k, name): decode(tree, arrays, KNOWN) for k, name, tree in header[key]}
 
     return Entries(
-        decode(header["profile"], arrays, KNOWN), specs("explored"), specs("states"), header["pruning"],
-        tuple((k, family) for k, family in header["grid"]), header["reads"], header["done"],
-    )  # fmt: skip
+        profile=decode(header["profile"], arrays, KNOWN),
+        outcomes=decode_by_spec("outcomes"),
+        states=decode_by_spec("states"),
+        pruning=header["pruning"],
+        grid=tuple(CandidateSpec(*spec) for spec in header["grid"]),
+        reads=header["reads"],
+        done=header["done"],
+    )
 
 
 def compute_key(source: Source, settings: Settings) -> str:
-    """Return the identity of what decides a cell's fit: data, columns, weights, settings, seed and version."""
+    """Return the identity of all that decides a fit: data, columns, weights, settings, seed, version and format."""
     parts = [
+        FORMAT,
         source.fingerprint, list(source.columns), source.missing, source.weight, settings.decisive,
         version("stream-gmm"),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The finished sweep: its candidates, what is known of each, and its table."""
+"""The result of a sweep: its candidates, how they compare, and the sweep table."""
 
 from __future__ import annotations
 
@@ -58,20 +58,20 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Evidence:
-    """How a candidate compares with others, row by row, on the rows that judge; nats per row."""
+    """How a candidate compares with others on the validation rows, as paired differences; nats per row."""
 
     behind: PairedDifference | None = None
-    """By how much the chosen one is ahead."""
+    """By how much the chosen candidate is ahead."""
     gain: PairedDifference | None = None
-    """What it gains over the one with the next smaller K of its structure."""
+    """What it gains over the candidate of its structure with the next smaller K."""
     behind_classified: float = 0.0
-    """The same as ``behind``, with the logarithm of the largest responsibility added, which is what ICL sees."""
+    """As ``behind``, with the logarithm of the largest responsibility added, as ICL has it."""
 
 
 def compare_with_chosen(
     candidates: Sequence[Candidate], chosen: int, values: Sequence[Array | None], weights: Array
 ) -> tuple[Evidence, ...]:
-    """Return the :class:`Evidence` on every candidate, of what the same rows say of each.
+    """Return the :class:`Evidence` on every candidate from its values on the validation rows.
 
     ``values (2, n)`` holds log-densities and logarithms of the largest responsibility.
     """
@@ -96,25 +96,25 @@ class SweepResult:
     Attributes
     ----------
     candidates
-        Every cell of the grid, failed ones included, in the order of the table.
+        Every candidate of the grid, failed ones included, in the order of the table.
     chosen
         Position of the chosen candidate.
     criterion
-        What chose it.
+        The criterion or rule that chose it.
     profile
-        What the first pass found.
+        The profile of the data.
     passes
         Reads of the full data, the profile pass included.
     evidence
         How every candidate compares with others, with standard errors.
     alternatives
-        What every criterion would choose among the candidates that were fitted to the end.
+        What each criterion would choose among the candidates that were fitted to the end.
     why
-        Why this model was chosen and how sure that is, in sentences.
+        Why this model was chosen and how certain that is, in sentences.
     warnings
         What a reader of the result should know.
     reused
-        Candidates that an earlier sweep of the same data had finished.
+        Number of candidates that an earlier sweep of the same data had finished.
     """
 
     candidates: tuple[Candidate, ...]
@@ -155,7 +155,7 @@ class SweepResult:
         return row | self._sample_columns(index) | {"reason": c.reason}
 
     def _estimated_columns(self, index: int) -> dict[str, float | None]:
-        """Return about what the criteria of a candidate that took part in no pass would be, by the judging rows."""
+        """Return estimates of the criteria of a candidate that was pruned on the sample, from the validation rows."""
         own, evidence, best = self.candidates[index], self.evidence[index], self.best.criteria
         if own.on_full_data or own.result is None or evidence.behind is None:
             return dict.fromkeys(_ESTIMATED_COLUMNS)

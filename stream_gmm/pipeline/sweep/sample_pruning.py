@@ -1,4 +1,4 @@
-"""Which candidates take part in no pass over the data, since the sample's fits are clearly beaten."""
+"""Which candidates take part in no pass over the data, because their fits on the sample are clearly worse."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.search.evidence import SampleCandidate, SamplePruning
-from stream_gmm.core.search.sample_search import RACE_ROWS, SampleFit
+from stream_gmm.core.search.sample_search import RACE_ROWS
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.grid import CandidateSpec
 from stream_gmm.pipeline.fit.sample import SampleOutcome
@@ -20,18 +20,17 @@ from stream_gmm.pipeline.passes.profile import Profile
 
 UNFINISHED_ALLOWANCE = 0.05
 """What a candidate may still gain after the race of its restarts, nats per row, beside what chance allows."""
-
 MIN_VALIDATION_ROWS = 500
-"""With fewer rows that no fit has used, nobody is given up after the sample."""
+"""With fewer validation rows, no candidate is pruned on the sample."""
 
 
 def select_validation_rows(profile: Profile) -> Sample:
-    """Return the rows that candidates are compared on: others than they were fitted to, if there are enough."""
+    """Return the rows on which candidates are compared: rows that no fit has used, if there are enough of them."""
     return profile.validation if len(profile.validation.rows) >= MIN_VALIDATION_ROWS else profile.sample
 
 
 def _evaluate_rows(params: MixtureParams, rows: Array) -> Array:
-    """Return the log-density and the logarithm of the largest responsibility of rows ``(2, n)``."""
+    """Return the log-density and the logarithm of the largest responsibility of each row, ``(2, n)``."""
     scores = score_rows(compile_density(params), rows)
     return np.array([scores.log_density, np.log(scores.max_proba)])
 
@@ -39,59 +38,48 @@ def _evaluate_rows(params: MixtureParams, rows: Array) -> Array:
 def evaluate_on_validation_rows(
     mixtures: Sequence[MixtureParams], profile: Profile, executor: Executor
 ) -> list[Array]:
-    """Return what :func:`_evaluate_rows` says of the validation rows, ``(2, n)`` for each mixture."""
-    return (
-        executor.map(_evaluate_rows, mixtures, shared=select_validation_rows(profile).rows, label="judge")
-        if mixtures
-        else []
-    )
-
-
-def criterion_terms(values: Array, criterion: str) -> Array:
-    """Return what the rows add to a criterion ``(n,)``, nats."""
-    return np.asarray(values.sum(axis=0) if criterion == "icl" else values[0])
+    """Return for each mixture the log-density and the log of the largest responsibility of each row, ``(2, n)``."""
+    if not mixtures:
+        return []
+    return executor.map(_evaluate_rows, mixtures, shared=select_validation_rows(profile).rows, label="validate")
 
 
 def prune_on_sample(
     grid: Sequence[CandidateSpec],
-    sample_outcome: Sequence[SampleOutcome],
+    outcomes: Sequence[SampleOutcome],
     profile: Profile,
     criterion: str,
     executor: Executor,
     allowance: float = 0.0,
 ) -> list[SampleOutcome]:
-    """Return the cells, with those that are clearly beaten marked so; ``allowance`` is as in :class:`SamplePruning`.
+    """Return the outcomes, with the reason in those that are clearly worse; ``allowance`` as in ``SamplePruning``.
 
-    That is none if the sample holds all the rows, so that passes cost next to nothing; or where there are too few
-    rows that no fit has used.
+    None is pruned if the sample holds all the rows, because passes then cost next to nothing, or if there are too
+    few validation rows. A candidate that was pruned before it was fitted to convergence stays pruned.
     """
-    places = [i for i, e in enumerate(sample_outcome) if e.fit.params is not None]
+    places = [i for i, outcome in enumerate(outcomes) if outcome.fit.params is not None]
     if profile.sample_is_whole or select_validation_rows(profile) is not profile.validation or len(places) < 2:
-        return list(sample_outcome)
-    values = evaluate_on_validation_rows(
-        [p for e in sample_outcome if (p := e.fit.params) is not None], profile, executor
-    )
-    entrants = [
-        _make_entrant(grid[i], sample_outcome[i].fit, v, criterion) for i, v in zip(places, values, strict=True)
-    ]
+        return list(outcomes)
+    mixtures = [params for outcome in outcomes if (params := outcome.fit.params) is not None]
+    candidates = []
+    for i, params, values in zip(
+        places, mixtures, evaluate_on_validation_rows(mixtures, profile, executor), strict=True
+    ):
+        fit = outcomes[i].fit
+        terms = np.asarray(values.sum(axis=0) if criterion == "icl" else values[0])
+        in_sample = fit.history[-1] if criterion != "icl" and not fit.finalists else float("nan")
+        candidates.append(
+            SampleCandidate(grid[i].name, grid[i].n_components, params.n_parameters, in_sample, terms, fit.is_sound)
+        )
     rows = profile.moments.rows * (profile.total_rows / profile.rows if profile.is_partial else 1.0)
-    fitted_to = min(len(profile.sample.rows), RACE_ROWS) if allowance else len(profile.sample.rows)
-    pruning = SamplePruning(criterion, rows, fitted_to, profile.heldout.rows, profile.validation.weights, allowance)
-    reasons = dict(zip(places, pruning.find_reasons(entrants), strict=True))
+    fitted_rows = min(len(profile.sample.rows), RACE_ROWS) if allowance else len(profile.sample.rows)
+    pruning = SamplePruning(criterion, rows, fitted_rows, profile.heldout.rows, profile.validation.weights, allowance)
+    reasons = dict(zip(places, pruning.find_reasons(candidates), strict=True))
     return [
-        SampleOutcome(e.fit, e.seconds, reasons.get(i, "") or _as_before(e)) for i, e in enumerate(sample_outcome)
+        SampleOutcome(
+            outcome.fit,
+            outcome.seconds,
+            reasons.get(i, "") or (outcome.pruned_reason if outcome.is_unfinished else ""),
+        )
+        for i, outcome in enumerate(outcomes)
     ]
-
-
-def _as_before(sample_outcome: SampleOutcome) -> str:
-    """Return why a cell that is not run to convergence was given up: that stands."""
-    return sample_outcome.pruned_reason if sample_outcome.is_unfinished else ""
-
-
-def _make_entrant(spec: CandidateSpec, fit: SampleFit, values: Array, criterion: str) -> SampleCandidate:
-    assert fit.params is not None
-    in_sample = fit.history[-1] if criterion != "icl" and not fit.finalists else float("nan")
-    name = f"{spec[1]}-{spec[0]}"
-    return SampleCandidate(
-        name, spec[0], fit.params.n_parameters, in_sample, criterion_terms(values, criterion), fit.is_sound
-    )

@@ -45,7 +45,7 @@ from stream_gmm.pipeline.sweep.sample_pruning import (
 
 @dataclass(frozen=True)
 class SweepJob:
-    """A sweep to be made: of what data, which cells, how fitted, what chooses, who computes, what is kept."""
+    """All that decides a sweep: data, candidates, settings, executor, selection rule, ledger; and who listens."""
 
     source: Source
     grid: Sequence[CandidateSpec]
@@ -60,21 +60,19 @@ class SweepJob:
 
     @property
     def pruning(self) -> str:
-        """What candidates are given up by."""
+        """The criterion by which candidates are pruned; empty if they are not."""
         return self.choice.criterion if self.prune else ""
 
     def run(self) -> SweepResult:
-        """Make it."""
+        """Run the sweep: profile, sample, full passes, choice."""
         entries = self.ledger.read().prepare_for(self.pruning, self.grid)
         reused = sum(c in entries.states and not entries.states[c].live for c in self.grid)
         tasks = open_tasks(self.source, self.settings, self.executor)
         entries = self._ensure_profile(entries, tasks)
         profile = entries.profile
         assert profile is not None
-        sample_outcome = self._fit_on_sample(entries, profile)
-        entries = replace(
-            entries, sample_outcome=entries.sample_outcome | dict(zip(self.grid, sample_outcome, strict=True))
-        )
+        outcomes = self._fit_on_sample(entries, profile)
+        entries = replace(entries, outcomes=entries.outcomes | dict(zip(self.grid, outcomes, strict=True)))
         entries = self._fit_on_full_data(entries, tasks, profile)
         return replace(self._choose_candidate(entries, profile), reused=reused)
 
@@ -88,26 +86,22 @@ class SweepJob:
 
     def _fit_on_sample(self, entries: Entries, profile: Profile) -> list[SampleOutcome]:
         def save_fits(fits: dict[CandidateSpec, SampleOutcome]) -> None:
-            self.ledger.write(replace(entries, sample_outcome=fits))
+            self.ledger.write(replace(entries, outcomes=fits))
 
-        def prune(
-            sample_outcome: list[SampleOutcome], allowance: float = UNFINISHED_ALLOWANCE
-        ) -> list[SampleOutcome]:
-            return prune_on_sample(
-                self.grid, sample_outcome, profile, self.choice.criterion, self.executor, allowance
-            )
+        def prune(outcomes: list[SampleOutcome], allowance: float = UNFINISHED_ALLOWANCE) -> list[SampleOutcome]:
+            return prune_on_sample(self.grid, outcomes, profile, self.choice.criterion, self.executor, allowance)
 
-        sample_outcome = fit_on_sample(
-            self.grid, profile, self.settings, self.executor, self.listener, entries.sample_outcome, save_fits,
+        outcomes = fit_on_sample(
+            self.grid, profile, self.settings, self.executor, self.listener, entries.outcomes, save_fits,
             prune if self.prune else None,
         )  # fmt: skip
-        return prune(sample_outcome, 0.0) if self.prune else [replace(e, pruned_reason="") for e in sample_outcome]
+        return prune(outcomes, 0.0) if self.prune else [replace(e, pruned_reason="") for e in outcomes]
 
     def _fit_on_full_data(self, entries: Entries, tasks: PassTasks, profile: Profile) -> Entries:
-        """Fit on the full data what is not finished and worth it."""
+        """Fit on the full data the candidates that are neither finished nor pruned."""
         states = {c: s for c, s in entries.states.items() if c in set(self.grid)}
         for spec in self.grid:
-            e = entries.sample_outcome[spec]
+            e = entries.outcomes[spec]
             if spec not in states and e.fit.params is not None and not e.pruned_reason:
                 states[spec] = EMState(e.fit.params, events=e.fit.events)
         if not any(s.live for s in states.values()):
@@ -121,7 +115,7 @@ class SweepJob:
             return out
 
         def on_pass(now: Sequence[EMState]) -> None:
-            if all(s.accepted is not None for s in now):  # mini-batches have no state to go on from
+            if all(s.accepted is not None for s in now):  # mini-batches cannot resume from a state
                 save_states(now, full.passes)
             self.on_pass(now)
 
@@ -132,19 +126,17 @@ class SweepJob:
 
     def _choose_candidate(self, entries: Entries, profile: Profile) -> SweepResult:
         provenance = describe_provenance(self.source, profile, self.settings)
-        sample_only = {
-            c: p for c in self.grid if c not in entries.states and (p := entries.sample_outcome[c].fit.params)
-        }
+        sample_only = {c: p for c in self.grid if c not in entries.states and (p := entries.outcomes[c].fit.params)}
         stats = dict(
             zip(sample_only, collect_sample_stats(list(sample_only.values()), profile, self.executor), strict=True)
         )
         candidates = [self._make_candidate(spec, entries, profile, provenance, stats.get(spec)) for spec in self.grid]
         fitted = [i for i, c in enumerate(candidates) if c.result is not None]
-        judged = evaluate_on_validation_rows(
+        evaluated = evaluate_on_validation_rows(
             [r.params for c in candidates if (r := c.result)], profile, self.executor
         )
         values: list[Array | None] = [None] * len(candidates)
-        for i, v in zip(fitted, judged, strict=True):
+        for i, v in zip(fitted, evaluated, strict=True):
             values[i] = v
         out = choose(candidates, values, self.choice, profile, select_validation_rows(profile).weights, entries.reads)
         return out if self.match_to is None else _match_numbers(out, self.match_to)
@@ -157,27 +149,27 @@ class SweepJob:
         provenance: dict[str, Any],
         of_sample: SuffStats | None,
     ) -> Candidate:
-        family, sample_outcome = family_named(spec[1]), entries.sample_outcome[spec]
+        family, outcome = family_named(spec.covariance_type), entries.outcomes[spec]
         state = entries.states.get(spec)
         if of_sample is not None:
-            result = make_sample_result(sample_outcome, of_sample, profile, provenance)
+            result = make_sample_result(outcome, of_sample, profile, provenance)
             return Candidate(
-                spec[0], family, result, result.outcome, result.reason, sample_outcome, on_full_data=False
+                spec.n_components, family, result, result.outcome, result.reason, outcome, on_full_data=False
             )
         if state is None or state.outcome is Outcome.FAILED:
-            reason = sample_outcome.fit.reason if state is None else state.reason
-            return Candidate(spec[0], family, None, Outcome.FAILED, reason, sample_outcome)
+            reason = outcome.fit.reason if state is None else state.reason
+            return Candidate(spec.n_components, family, None, Outcome.FAILED, reason, outcome)
         state = explain_collapse(state, profile)
         result = make_result(replace(state, params=state.params.sort_by_weight()), profile, self.settings, provenance)
-        return Candidate(spec[0], family, result, result.outcome, result.reason, sample_outcome)
+        return Candidate(spec.n_components, family, result, result.outcome, result.reason, outcome)
 
 
 def _match_numbers(result: SweepResult, reference: FitResult) -> SweepResult:
     """Return the result with the chosen model's components numbered after an earlier model's."""
     candidates, best = list(result.candidates), result.best.match_to(reference)
     candidates[result.chosen] = replace(candidates[result.chosen], result=best)
-    told = best.events[len(result.best.events) :]
-    warnings = (*result.warnings, *(f"beside the earlier model: {t}." for t in told))
+    new_events = best.events[len(result.best.events) :]
+    warnings = (*result.warnings, *(f"compared with the earlier model: {event}." for event in new_events))
     return replace(result, candidates=tuple(candidates), warnings=warnings)
 
 
@@ -197,9 +189,9 @@ def sweep(
 ) -> SweepResult:
     """Fit every candidate and choose one.
 
-    With ``prune``, a candidate that is clearly beaten on the sample takes part in no pass over the data, and one
-    that cannot win any more in no further one. Both stay in the table. What ``ledger`` holds is not fitted again. The
-    components of the chosen model are numbered after those of ``match_to``.
+    With ``prune``, a candidate that is clearly worse on the sample takes part in no pass over the data, and one that
+    can no longer win takes part in no further pass. Both stay in the table. What ``ledger`` holds is not fitted
+    again. The components of the chosen model keep the numbers of those of ``match_to``.
 
     Raises
     ------

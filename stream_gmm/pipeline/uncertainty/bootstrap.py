@@ -1,7 +1,7 @@
-"""How sure is it? The bootstrap over all rows: every replicate weighs every row by a Poisson number from its hash.
+"""The bootstrap over all rows: each replicate weighs each row by a Poisson(1) number from the row's hash.
 
-All replicates share the reads of the data. Each starts at the fit of the unweighted rows, so that its components keep
-their numbers, and is brought to its own optimum.
+All replicates share the reads of the data. Each starts at the fit of the original rows, so that its components keep
+their numbers, and is fitted to its own optimum.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from stream_gmm.pipeline.passes.tasks import PassTasks
 
 LEVEL = 0.95
 PRECISION = 1e-3
-"""Gain left in a replicate, in parts of the statistical error ``p / 2N``."""
+"""Predicted gain at which a replicate stops, as a share of the statistical error ``p / 2N``."""
 _STREAM = 0xB007
 
 
 @dataclass(frozen=True)
 class _ReplicateStats:
-    """What every replicate of a pass has gathered: statistics of its candidates, and moments of its rows."""
+    """The statistics of a pass, by replicate: those of its candidates, and the moments of its rows."""
 
     groups: tuple[tuple[StackedStats, ...], ...]
     moments: tuple[SuffStats, ...]
 
     def merge(self, other: _ReplicateStats) -> _ReplicateStats:
-        """Return what both have gathered."""
+        """Return the statistics of both sets of rows."""
         return _ReplicateStats(
             tuple(merge_each(a, b) for a, b in zip(self.groups, other.groups, strict=True)),
             merge_each(self.moments, other.moments),
@@ -59,6 +59,8 @@ class _ReplicateStats:
 
 @dataclass(frozen=True)
 class _BootstrapTask:
+    """What every task of a bootstrap pass needs."""
+
     batches: tuple[Batch, ...]
     replicates: tuple[int, ...]
     seed: int
@@ -73,8 +75,8 @@ def _resample_leaf(leaf: Leaf, task: _BootstrapTask) -> _ReplicateStats:
     for chunk in leaf.chunks():
         part = split_holdout(chunk, task.holdout)
         hashes = hash_rows(task.seed + _STREAM, chunk.file_index, part.numbers)
-        found = [_weigh_rows(part, hashes, b, r) for b, r in zip(task.batches, task.replicates, strict=True)]
-        out = out.merge(_ReplicateStats(tuple(f[0] for f in found), tuple(f[1] for f in found)))
+        stats = [_weigh_rows(part, hashes, b, r) for b, r in zip(task.batches, task.replicates, strict=True)]
+        out = out.merge(_ReplicateStats(tuple(s[0] for s in stats), tuple(s[1] for s in stats)))
     return out
 
 
@@ -93,12 +95,12 @@ def _weigh_rows(
 
 @dataclass(frozen=True)
 class BootstrapResult:
-    """What the replicates say.
+    """The fits of all replicates, and the standard errors that follow.
 
     Attributes
     ----------
     models
-        The candidates that were refitted in every replicate; the first is the one that matters.
+        The candidates that were refitted in every replicate; the standard errors are those of the first.
     fits
         The fitted states: ``fits[b][c]`` of replicate b and candidate c.
     criterion
@@ -166,15 +168,15 @@ class BootstrapResult:
     @cached_property
     def table(self) -> Any:
         """Estimate, standard error and interval of every weight, mean and variance, as an Arrow table."""
-        model, reps = self.models[0], self.replicates
+        model, replicates = self.models[0], self.replicates
         columns = model.columns or tuple(f"x{j}" for j in range(model.n_features_in_))
         rows = []
         for k in range(model.n_components):
-            rows.append(_make_row("weight", k, "", model.weights_[k], [p.weights[k] for p in reps]))
+            rows.append(_make_row("weight", k, "", model.weights_[k], [p.weights[k] for p in replicates]))
             for j, name in enumerate(columns):
-                rows.append(_make_row("mean", k, name, model.means_[k, j], [p.means[k, j] for p in reps]))
+                rows.append(_make_row("mean", k, name, model.means_[k, j], [p.means[k, j] for p in replicates]))
                 own = model.params.dense_covariances[k, j, j]
-                rows.append(_make_row("variance", k, name, own, [p.dense_covariances[k, j, j] for p in reps]))
+                rows.append(_make_row("variance", k, name, own, [p.dense_covariances[k, j, j] for p in replicates]))
         return table_of(rows)
 
 
@@ -204,8 +206,8 @@ def bootstrap(
 ) -> BootstrapResult:
     """Refit models in replicates of the data; all replicates share every read.
 
-    The standard errors are those of the first model; the others are there to see what would be chosen: by the
-    criterion, or by BIC where that needs rows held out or looks at all K.
+    The standard errors are those of the first model. The others serve to count how often each would be chosen, by
+    the criterion, or by BIC if the criterion needs held-out rows or looks at all K.
 
     Raises
     ------
@@ -233,9 +235,9 @@ def bootstrap(
 
 
 def _tighten_tolerance(scheme: Scheme, model: FitResult) -> Scheme:
-    """Return a scheme that stops so late that what is left is no part of a standard error.
+    """Return a scheme whose remaining gain is negligible beside a standard error.
 
-    At the usual tolerance a replicate, which starts at the fit of all rows, would stay too near to it.
+    With the usual tolerance a replicate, which starts at the fit of all rows, would stop too near to it.
     """
     tol = PRECISION * model.params.n_parameters / (2.0 * model.criteria.n_rows)
     return replace(scheme, rule=replace(scheme.rule, tol=tol))

@@ -1,7 +1,7 @@
-"""Is one component more worth it? The likelihood-ratio test, whose law is found by simulation.
+"""The likelihood-ratio test of K against K + 1 components; its distribution under K is simulated.
 
-Between K and K + 1 components the ratio does not follow a chi-squared law: under K the larger mixture is not
-identified. So its law is that in data drawn from the fit with K components (McLachlan 1987), as in mclust.
+Under K components the larger mixture is not identified, so the statistic does not follow a chi-squared distribution.
+It is compared with its values in data drawn from the fit with K components (McLachlan 1987), as in mclust.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 ROWS = 5_000
 REPLICATES = 99
 _TOLERANCE_NATS = 0.01
-"""What may be left of a statistic at the end of a fit, nats."""
+"""Predicted gain of the total log-likelihood at which the fits stop, nats."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class RatioTest:
 
 @dataclass(frozen=True)
 class _Simulation:
+    """What every simulated data set needs."""
+
     params: MixtureParams
     rows: int
     settings: Settings
@@ -76,9 +78,9 @@ def ratio_test(
     rows: int = ROWS,
     listener: Listener = ignore_progress,
 ) -> RatioTest:
-    """Test K against K + 1 components on (the first) rows of the sample; no read of the data.
+    """Test K against K + 1 components on the first ``rows`` rows of the sample; the data is not read.
 
-    The test is that of so many rows: with more rows, smaller departures from K components are found.
+    With more rows, smaller departures from K components become significant.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def ratio_test(
     if replicates < 1:
         raise ConfigError("replicates must be at least 1.")
     if settings.noise:
-        raise ConfigError("the likelihood-ratio test is not for mixtures with noise.")
+        raise ConfigError("the likelihood-ratio test is not defined for mixtures with a noise component.")
     if profile.weighted:
         raise InputDataError(
             explain("the likelihood-ratio test is not for weighted rows", why="its law is simulated by single rows")

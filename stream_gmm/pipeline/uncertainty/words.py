@@ -10,7 +10,7 @@ from stream_gmm.core.result import FitResult
 
 
 def format_component(model: FitResult, k: int, record: Mapping[str, Any] | None) -> list[str]:
-    """Return weight and means of a component as text, with their standard errors if a bootstrap tells them."""
+    """Return weight and means of a component as text, with standard errors if there is a bootstrap."""
     values = [f"{model.weights_[k]:.4f}", *(f"{v:.5g}" for v in model.means_[k])]
     if record is None:
         return values

@@ -1,28 +1,51 @@
-"""The command line in processes of its own: what it prints and with which code it exits."""
+"""The command line: what it prints and with which code it exits."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from stream_gmm.cli.commands import main
 from stream_gmm.cli.options import config_keys
 
 COLUMNS = ["--columns", "x0,x1,x2"]
 THREADS = ["--executor", "threads"]
 
 
-def run(*arguments, code: int = 0, cwd=None) -> str:
+def run(*arguments, code: int = 0) -> str:
+    """Return what a command prints; an import of the package in a process of its own costs three seconds."""
+    printed, errors = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["stream-gmm", *map(str, arguments)]),
+        mock.patch.dict(os.environ, {"COLUMNS": "150"}),
+        redirect_stdout(printed),
+        redirect_stderr(errors),
+    ):
+        try:
+            main()
+            returned = 0
+        except SystemExit as stop:
+            returned = stop.code
+    output = printed.getvalue() + errors.getvalue()
+    assert returned == code, output
+    return output
+
+
+def run_process(*arguments, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "stream_gmm", *map(str, arguments)],
-        capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | {"COLUMNS": "150"},
+        capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "150"},
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -31,7 +54,7 @@ def run(*arguments, code: int = 0, cwd=None) -> str:
 @pytest.fixture(scope="module")
 def swept(demo_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "run"
-    output = run(
+    output = run_process(
         "sweep", "--paths", demo_folder, *COLUMNS, *THREADS, "--n-components", "1:4",
         "--sweep.covariance-type", "diag,full", "--folder", folder, "--truth", demo_folder / "truth.gmm",
     )  # fmt: skip
@@ -116,7 +139,8 @@ class TestExitCodes:
         assert "data: is required" in run("sweep", code=2)
 
     def test_3_input_data(self, tmp_path):
-        output = run("sweep", "--paths", _null_file(tmp_path / "in"), *THREADS, "--folder", tmp_path / "r", code=3)
+        null = ("sweep", "--paths", _null_file(tmp_path / "in"), *THREADS, "--folder", tmp_path / "r")
+        output = run_process(*null, code=3)
         assert "row group 0, column 'x': 1 null" in output
         assert "missing: drop" in output
         assert "Traceback" not in output

@@ -28,6 +28,7 @@ from stream_gmm.execute.threads import ThreadsExecutor
 settings.register_profile(
     "ci", derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck)
 )
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=10)
 settings.load_profile("ci")
 
 

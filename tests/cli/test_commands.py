@@ -78,7 +78,7 @@ def test_in_a_log_progress_becomes_plain_lines(swept):
     assert any(line[2:3] == ":" and " % · " in line for line in output.splitlines())
 
 
-def test_score_then_report_then_inspect(swept, demo_folder):
+def test_score_publishes_once_and_report_and_inspect_show_it(swept, demo_folder):
     folder, _ = swept
     arguments = ("score", "--paths", demo_folder, *COLUMNS, *THREADS, "--folder", folder)
     assert "published" in run(*arguments)
@@ -111,7 +111,7 @@ def test_help_explains_every_option():
     assert "Exit codes: 0 done" in run("--help")
 
 
-def test_the_yaml_file_and_the_flags_on_top(demo_folder, tmp_path):
+def test_flags_override_the_yaml_file(demo_folder, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text(
         f"name: test\ndata: {{paths: '{demo_folder}', columns: [x0, x1]}}\n"
@@ -182,7 +182,7 @@ def _config_error(demo_folder) -> str:
     return run("sweep", path, code=2)
 
 
-def test_on_an_existing_cluster(dask_cluster, demo_folder, tmp_path):
+def test_fit_runs_on_an_existing_cluster(dask_cluster, demo_folder, tmp_path):
     output = run(
         "fit", "--paths", demo_folder, *COLUMNS, "--address", dask_cluster.scheduler_address,
         "--n-components", 3, "--covariance-type", "full", "--folder", tmp_path / "r",
@@ -193,7 +193,7 @@ def test_on_an_existing_cluster(dask_cluster, demo_folder, tmp_path):
 SMALL = ("--em.sample-rows", "2000", "--n-components", "1:3", "--sweep.covariance-type", "full,diag")
 
 
-def test_plan_tells_and_refuses(demo_folder):
+def test_plan_prints_the_needs_and_refuses_what_cannot_fit(demo_folder):
     output = run("plan", "--paths", demo_folder, *COLUMNS, *THREADS, *SMALL)
     for part in ("20,000 rows x 3 columns", "candidates: 6", "reads:", "memory", "time:"):
         assert part in output
@@ -231,7 +231,7 @@ def test_bootstrap_adds_standard_errors_to_the_run_and_to_the_report(demo_folder
     assert "is not the folder of a run" in refused
 
 
-def test_noise_and_prior_from_the_command_line(demo_folder, tmp_path):
+def test_noise_and_prior_are_options_of_the_command_line(demo_folder, tmp_path):
     data = ("--paths", demo_folder, *COLUMNS, *THREADS, "--folder", tmp_path / "run")
     output = run("fit", *data, "--n-components", "3", "--covariance-type", "full", "--noise", "--prior", "mclust")
     assert "noise" in output

@@ -1,8 +1,11 @@
-# make demo: the main job on generated data.  make test: everything that CI checks.
+# make demo: the main job on generated data.  make quick: lint, types and the fast tests.  make test: everything.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two worker processes; the tests that share a fixture stay together (tests/conftest.py).
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test lint types imports pytest bench clean
+.PHONY: demo quick test lint types imports pytest pytest-quick bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,7 +21,12 @@ demo: .venv/installed
 	$(BIN)/stream-gmm demo-data demo/data
 	$(BIN)/stream-gmm run configs/quickstart.yaml
 
-test: lint types imports pytest
+# Ruff answers within a second and goes first; types and imports are checked beside the tests.
+test: lint
+	@$(MAKE) --no-print-directory -j 3 --output-sync=target types imports pytest
+
+quick: lint
+	@$(MAKE) --no-print-directory -j 3 --output-sync=target types imports pytest-quick
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -30,7 +38,10 @@ imports: .venv/dev
 	$(BIN)/lint-imports
 
 pytest: .venv/dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+pytest-quick: .venv/dev
+	$(PYTEST) -m "not slow and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.pass_speed

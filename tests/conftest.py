@@ -1,4 +1,8 @@
-"""One Dask cluster, one Prefect API and one S3 server for the whole session."""
+"""One Dask cluster, one Prefect API and one S3 server for the whole session.
+
+Under pytest-xdist a session is a worker process: the tests that need the Prefect API form one group, so that it is
+started once; a Dask cluster and an S3 server are started by each worker that meets a test for them.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,25 @@ from stream_gmm.execute.threads import ThreadsExecutor
 settings.register_profile(
     "ci", derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck)
 )
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=10)
 settings.load_profile("ci")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Long tests first, so that no worker of pytest-xdist ends late; tests that share a fixture on one worker."""
+    items.sort(key=lambda item: (item.get_closest_marker("prefect") is None, item.get_closest_marker("slow") is None))
+    for item in items:
+        if group := _group_of(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group_of(item) -> str | None:
+    if item.get_closest_marker("prefect"):
+        return "prefect"
+    fixtures = item._fixtureinfo.name2fixturedefs.values()
+    shares = any(definition.scope == "module" for (*_, definition) in fixtures)
+    return item.path.name if shares else None
 
 
 @pytest.fixture

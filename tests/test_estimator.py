@@ -68,7 +68,7 @@ def test_it_clones_and_shows_its_parameters():
         gm.set_params(n_component=4)
 
 
-def test_before_fit_it_says_so():
+def test_an_estimator_without_a_fit_says_so():
     with pytest.raises(NotFittedError, match="call fit first"):
         sg.GaussianMixture().predict([[0.0]])
 
@@ -80,7 +80,7 @@ def test_fit_predict_equals_fit_then_predict():
     np.testing.assert_array_equal(gm.fit_predict(rows), sg.GaussianMixture(2, random_state=3).fit(rows).predict(rows))
 
 
-def test_warm_start_goes_on():
+def test_a_warm_start_continues_from_the_last_fit():
     rows = standardised(rows_of("iris"))
     gm = sg.GaussianMixture(4, algorithm="em", max_iter=1, warm_start=True, tol=1e-9, sample_rows=30).fit(rows)
     first = gm.lower_bound_

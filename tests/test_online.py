@@ -75,7 +75,7 @@ def test_no_step_leaves_the_valid_parameters(seed, family, half_life):
 
 
 @pytest.mark.parametrize("name", ["full", "tied", "diag", "tied_spherical"])
-def test_a_saved_state_goes_on_to_the_same_bits(tmp_path, name):
+def test_a_saved_state_resumes_to_the_same_bits(tmp_path, name):
     _, rows = _rows(family=name)
     rule = OnlineRule(3, family_named(name), half_life=5000.0, n_init=1)
     for cut in (0, 500, 1234, 4000):
@@ -101,7 +101,7 @@ def test_a_damaged_state_is_refused(tmp_path):
         sg.OnlineGaussianMixture.load(tmp_path / "absent")
 
 
-def test_a_stream_finds_what_a_fit_finds():
+def test_a_stream_reaches_the_likelihood_of_a_fit():
     truth, rows = _rows(n=60_000)
     online = sg.OnlineGaussianMixture(3).partial_fit(rows)
     fitted = sg.fit(rows, 3)
@@ -128,7 +128,7 @@ def test_with_a_half_life_a_stream_follows_a_shift():
     assert follows.effective_rows_ < 20_000 < keeps.effective_rows_
 
 
-def test_batches_of_every_kind_are_taken():
+def test_batches_of_every_kind_are_accepted():
     pd = pytest.importorskip("pandas")
     _, rows = _rows()
     table = pa.table({"a": rows[:, 0], "b": rows[:, 1]})
@@ -137,7 +137,7 @@ def test_batches_of_every_kind_are_taken():
         np.testing.assert_array_equal(sg.OnlineGaussianMixture(3).fit_stream(batches).means_, expected)
 
 
-def test_rows_that_cannot_be_used():
+def test_rows_that_cannot_be_used_are_refused_or_dropped():
     _, rows = _rows()
     spoilt = np.vstack([rows, [[np.nan, 1.0], [np.inf, 2.0]]])
     with pytest.raises(InputDataError, match="row 6000, column 0"):
@@ -184,7 +184,7 @@ def test_every_batch_is_scored_before_it_is_learnt_from(tmp_path):
     assert report.rows == 6000
 
 
-def test_a_stream_goes_on_from_its_state_and_replays(tmp_path):
+def test_a_stream_resumes_from_its_state_and_replays_without_counting_twice(tmp_path):
     _, rows = _rows()
     rule = OnlineRule(3, family_named("full"))
     whole = run_stream(io.BytesIO(_ipc(rows)), tmp_path / "a", rule, OPTIONS).saved
@@ -201,7 +201,7 @@ def test_a_stream_goes_on_from_its_state_and_replays(tmp_path):
         run_stream(io.BytesIO(_ipc(rows)), tmp_path / "a", OnlineRule(4, family_named("full")), OPTIONS)
 
 
-def test_a_stream_that_is_none_or_cut_off(tmp_path):
+def test_a_stream_that_is_malformed_or_cut_off_is_refused(tmp_path):
     _, rows = _rows()
     rule = OnlineRule(3, family_named("full"))
     for content in (b"no arrow here", _ipc(rows, truncate=3000)):
@@ -216,7 +216,7 @@ def _command(*arguments):
     return [sys.executable, "-m", "stream_gmm", "stream", "--columns", "a,b", "--n-components", "3", *arguments]
 
 
-def test_killed_and_replayed_the_command_ends_in_the_same_bits(tmp_path):
+def test_the_stream_command_killed_and_replayed_ends_in_the_same_bits(tmp_path):
     _, rows = _rows(n=200_000)
     content = _ipc(rows, step=2000)
     whole = subprocess.run(

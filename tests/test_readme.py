@@ -69,7 +69,7 @@ def _stop(*processes: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
-def test_make_targets_exist():
+def test_the_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     targets = [c.split()[1] for c in _commands() if c.startswith("make ")]
 
@@ -78,7 +78,7 @@ def test_make_targets_exist():
         assert f"\n{target}:" in makefile
 
 
-def test_the_commands_on_own_data(here):
+def test_the_commands_for_own_data_run(here):
     for command in _commands():
         elsewhere = {"--address", "<", "&"} & set(command.split())
         if command.startswith("stream-gmm") and not elsewhere:
@@ -87,12 +87,12 @@ def test_the_commands_on_own_data(here):
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_the_python_snippets(here, number, monkeypatch, capsys):
+def test_every_python_snippet_runs(here, number, monkeypatch, capsys):
     monkeypatch.chdir(here)
     exec(compile(blocks("python")[number], f"README, snippet {number}", "exec"), {})
 
 
-def test_the_commands_on_a_stream(here, monkeypatch):
+def test_the_commands_for_a_stream_score_every_row(here, monkeypatch):
     monkeypatch.chdir(here)
     (snippet,) = (b for b in blocks("python") if "batches.arrows" in b)
     exec(compile(snippet, "README, stream", "exec"), {})
@@ -105,7 +105,7 @@ def test_the_commands_on_a_stream(here, monkeypatch):
     assert (here / "online-model.gmm").exists()
 
 
-def test_the_yaml_snippets():
+def test_the_yaml_snippets_are_valid():
     whole, cluster = (block for block in blocks("yaml"))
     import yaml
 
@@ -113,7 +113,7 @@ def test_the_yaml_snippets():
     assert ClusterConfig.model_validate(yaml.safe_load(cluster)["cluster"]).adapt
 
 
-def test_the_commands_on_a_cluster(here):
+def test_the_commands_for_a_cluster_run(here):
     port = str(free_port())
     scheduler, worker, sweep = (c.replace("8786", port) for c in _commands() if "8786" in c)
     started = [_start(scheduler, here)]
@@ -127,7 +127,7 @@ def test_the_commands_on_a_cluster(here):
 
 @pytest.mark.slow
 @pytest.mark.prefect
-def test_the_commands_on_a_schedule(here, prefect_api):
+def test_the_command_for_a_schedule_creates_runs(here, prefect_api):
     from tests.flows.test_flow import ask
 
     (serve,) = (c for c in _commands() if c.startswith("stream-gmm serve"))
@@ -142,7 +142,7 @@ def test_the_commands_on_a_schedule(here, prefect_api):
 
 @pytest.mark.slow
 @pytest.mark.prefect
-def test_the_commands_for_a_work_pool(here, prefect_api):
+def test_the_commands_for_a_work_pool_complete_a_run(here, prefect_api):
     """Create the pool, deploy, start a worker, and see a run of the deployment succeed."""
     from tests.flows.test_flow import ask
 

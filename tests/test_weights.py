@@ -82,7 +82,7 @@ def weighted_files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("cache", ["none", "memory", "disk"])
-def test_a_weight_column_of_files(weighted_files, cache):
+def test_a_weight_column_of_files_counts_as_repeated_rows(weighted_files, cache):
     folder, x, w = weighted_files
     data = sg.open_dataset(folder, weight="w")
     assert data.columns == ("x", "y")
@@ -105,7 +105,7 @@ def test_held_out_rows_and_sweeps_are_weighted_too(weighted_files):
     assert c.heldout == pytest.approx(c.loglik / c.n_rows, abs=0.1)
 
 
-def test_weighted_and_scored_by_the_same_data_set(weighted_files, tmp_path):
+def test_a_weighted_data_set_can_be_scored(weighted_files, tmp_path):
     folder, _, _ = weighted_files
     data = sg.open_dataset(folder, weight="w")
     model = sg.fit(data, 2)
@@ -116,7 +116,7 @@ def test_weighted_and_scored_by_the_same_data_set(weighted_files, tmp_path):
     assert sg.GaussianMixture(2).fit(data).predict(data).shape == (6000,)
 
 
-def test_weights_that_cannot_be_used(weighted_files, tmp_path):
+def test_weights_that_cannot_be_used_are_refused(weighted_files, tmp_path):
     folder, x, _ = weighted_files
     pq.write_table(pa.table({"x": [1.0, 2.0], "y": [1.0, 3.0], "w": [1.0, -1.0]}), tmp_path / "bad.parquet")
     with pytest.raises(InputDataError, match="column 'w': the weight of row 1 is negative"):

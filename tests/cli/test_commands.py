@@ -1,28 +1,51 @@
-"""The command line in processes of its own: what it prints and with which code it exits."""
+"""The command line: what it prints and with which code it exits."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from stream_gmm.cli.commands import main
 from stream_gmm.cli.options import config_keys
 
 COLUMNS = ["--columns", "x0,x1,x2"]
 THREADS = ["--executor", "threads"]
 
 
-def run(*arguments, code: int = 0, cwd=None) -> str:
+def run(*arguments, code: int = 0) -> str:
+    """Return what a command prints; an import of the package in a process of its own costs three seconds."""
+    printed, errors = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["stream-gmm", *map(str, arguments)]),
+        mock.patch.dict(os.environ, {"COLUMNS": "150"}),
+        redirect_stdout(printed),
+        redirect_stderr(errors),
+    ):
+        try:
+            main()
+            returned = 0
+        except SystemExit as stop:
+            returned = stop.code
+    output = printed.getvalue() + errors.getvalue()
+    assert returned == code, output
+    return output
+
+
+def run_process(*arguments, code: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "stream_gmm", *map(str, arguments)],
-        capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | {"COLUMNS": "150"},
+        capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "150"},
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -31,7 +54,7 @@ def run(*arguments, code: int = 0, cwd=None) -> str:
 @pytest.fixture(scope="module")
 def swept(demo_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "run"
-    output = run(
+    output = run_process(
         "sweep", "--paths", demo_folder, *COLUMNS, *THREADS, "--n-components", "1:4",
         "--sweep.covariance-type", "diag,full", "--folder", folder, "--truth", demo_folder / "truth.gmm",
     )  # fmt: skip
@@ -55,7 +78,7 @@ def test_in_a_log_progress_becomes_plain_lines(swept):
     assert any(line[2:3] == ":" and " % · " in line for line in output.splitlines())
 
 
-def test_score_then_report_then_inspect(swept, demo_folder):
+def test_score_publishes_once_and_report_and_inspect_show_it(swept, demo_folder):
     folder, _ = swept
     arguments = ("score", "--paths", demo_folder, *COLUMNS, *THREADS, "--folder", folder)
     assert "published" in run(*arguments)
@@ -88,7 +111,7 @@ def test_help_explains_every_option():
     assert "Exit codes: 0 done" in run("--help")
 
 
-def test_the_yaml_file_and_the_flags_on_top(demo_folder, tmp_path):
+def test_flags_override_the_yaml_file(demo_folder, tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text(
         f"name: test\ndata: {{paths: '{demo_folder}', columns: [x0, x1]}}\n"
@@ -116,7 +139,8 @@ class TestExitCodes:
         assert "data: is required" in run("sweep", code=2)
 
     def test_3_input_data(self, tmp_path):
-        output = run("sweep", "--paths", _null_file(tmp_path / "in"), *THREADS, "--folder", tmp_path / "r", code=3)
+        null = ("sweep", "--paths", _null_file(tmp_path / "in"), *THREADS, "--folder", tmp_path / "r")
+        output = run_process(*null, code=3)
         assert "row group 0, column 'x': 1 null" in output
         assert "missing: drop" in output
         assert "Traceback" not in output
@@ -158,7 +182,7 @@ def _config_error(demo_folder) -> str:
     return run("sweep", path, code=2)
 
 
-def test_on_an_existing_cluster(dask_cluster, demo_folder, tmp_path):
+def test_fit_runs_on_an_existing_cluster(dask_cluster, demo_folder, tmp_path):
     output = run(
         "fit", "--paths", demo_folder, *COLUMNS, "--address", dask_cluster.scheduler_address,
         "--n-components", 3, "--covariance-type", "full", "--folder", tmp_path / "r",
@@ -169,7 +193,7 @@ def test_on_an_existing_cluster(dask_cluster, demo_folder, tmp_path):
 SMALL = ("--em.sample-rows", "2000", "--n-components", "1:3", "--sweep.covariance-type", "full,diag")
 
 
-def test_plan_tells_and_refuses(demo_folder):
+def test_plan_prints_the_needs_and_refuses_what_cannot_fit(demo_folder):
     output = run("plan", "--paths", demo_folder, *COLUMNS, *THREADS, *SMALL)
     for part in ("20,000 rows x 3 columns", "candidates: 6", "reads:", "memory", "time:"):
         assert part in output
@@ -207,7 +231,7 @@ def test_bootstrap_adds_standard_errors_to_the_run_and_to_the_report(demo_folder
     assert "is not the folder of a run" in refused
 
 
-def test_noise_and_prior_from_the_command_line(demo_folder, tmp_path):
+def test_noise_and_prior_are_options_of_the_command_line(demo_folder, tmp_path):
     data = ("--paths", demo_folder, *COLUMNS, *THREADS, "--folder", tmp_path / "run")
     output = run("fit", *data, "--n-components", "3", "--covariance-type", "full", "--noise", "--prior", "mclust")
     assert "noise" in output

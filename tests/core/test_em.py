@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
@@ -93,8 +93,9 @@ def test_the_penalised_log_likelihood_never_falls(mixture, n):
     assert np.all(np.diff(values) >= -1e-10 * np.maximum(1.0, np.abs(values[1:])))
 
 
+@settings(max_examples=15)
 @given(mixtures(max_k=3, max_d=3), st.integers(1, 20))
-def test_going_on_from_a_pickled_state_equals_never_having_stopped(mixture, stop):
+def test_resuming_from_a_pickled_state_equals_never_having_stopped(mixture, stop):
     params, rng = mixture
     rows = draw_rows(params, 200, rng)[0]
     estep, scheme = InMemoryEStep(rows, _scaling(rows)), Scheme(StopRule(1e-9, 40))
@@ -132,7 +133,7 @@ def test_one_component_is_done_after_one_step(rng):
         np.testing.assert_allclose(state.params.means[0], rows.mean(0), rtol=1e-12)
 
 
-def test_max_passes_ends_honestly_with_an_evaluated_model(rng):
+def test_max_passes_ends_with_an_evaluated_model(rng):
     rows = rng.normal(size=(400, 2))
     start = random_params(rng, 5, 2, family_named("full"))
     estep = InMemoryEStep(rows, _scaling(rows))
@@ -193,6 +194,7 @@ def test_parameters_are_counted_as_scikit_learn_does(name, rng):
         assert _params(theirs).n_parameters == theirs._n_parameters()
 
 
+@settings(max_examples=20)
 @given(seeds, families)
 def test_stepwise_statistics_never_leave_the_valid_cone(seed, family):
     rng = np.random.default_rng(seed)

@@ -38,7 +38,7 @@ def test_weights_count_as_rows(rng):
     assert weighted.rows == pytest.approx(50)  # equal weights are worth as many rows as there are
 
 
-def test_the_beaten_are_named_and_the_near_go_on(rng):
+def test_candidates_far_behind_are_pruned_with_a_reason_and_near_ones_are_kept(rng):
     field = _field(rng, [0.0, -0.001, -0.002, -0.003, -1.0, -2.0])
     reasons = SamplePruning("bic", 1e6, 10_000, 0.0, UNWEIGHTED).find_reasons(field)
 
@@ -47,7 +47,7 @@ def test_the_beaten_are_named_and_the_near_go_on(rng):
     assert "nats per row behind, standard error" in reasons[5]
 
 
-def test_a_single_component_a_few_and_those_that_a_degenerate_fit_beats_go_on(rng):
+def test_a_single_component_the_best_few_and_those_behind_a_degenerate_fit_are_kept(rng):
     one = _make_candidate("one", 1, 5, rng.normal(-9.0, 1.0, 4_000))
     field = [*_field(rng, [0.0, -1.0, -2.0, -3.0]), one]
     reasons = SamplePruning("bic", 1e6, 10_000, 0.0, UNWEIGHTED).find_reasons(field)
@@ -68,7 +68,7 @@ def test_for_the_elbow_only_candidates_of_one_k_compete(rng):
 
 
 @pytest.mark.parametrize("criterion", ["bic", "aic", "heldout", "one_se"])
-def test_with_noise_alone_nobody_is_beaten(rng, criterion):
+def test_with_noise_alone_nothing_is_pruned(rng, criterion):
     """The risk is one in a hundred for a whole sweep; of 30 sweeps of equals at most a few may lose somebody."""
     lost = sum(
         any(SamplePruning(criterion, 1e6, 10_000, 1e5, UNWEIGHTED).find_reasons(_field(rng, [0.0] * 12)))
@@ -78,7 +78,7 @@ def test_with_noise_alone_nobody_is_beaten(rng, criterion):
     assert lost <= 2
 
 
-def test_a_penalty_counts(rng):
+def test_the_penalty_of_the_criterion_counts(rng):
     values = rng.normal(-5.0, 1.0, 4_000)
     field = [_make_candidate(f"c{i}", 2, 10, values) for i in range(3)] + [
         _make_candidate("large", 50, 5_000, values)

@@ -27,7 +27,7 @@ def _apart(k=4, d=2):
 
 
 @given(mixtures(max_k=5, max_d=3), seeds)
-def test_any_order_is_put_right(mixture, seed):
+def test_any_order_of_components_is_undone(mixture, seed):
     params, _ = mixture
     order = np.random.default_rng(seed).permutation(params.n_components)
     found = trace_components(params.reorder(order), params)
@@ -78,7 +78,7 @@ def test_a_split_and_a_merge_are_named():
     assert any("have merged into" in t for t in back.describe())
 
 
-def test_a_merge_of_two_apart_is_one():
+def test_a_merge_of_two_distant_components_is_recognised():
     before = _apart()
     found = trace_components(merge_components(before, 0, 1), before)
 
@@ -89,7 +89,7 @@ def test_a_merge_of_two_apart_is_one():
 
 @pytest.mark.slow
 def test_a_refit_on_new_data_of_the_same_law_keeps_every_number():
-    """A hundred nights: overlapping components of nearly equal weight, whose canonical order is a coin toss."""
+    """Twenty nights: overlapping components of nearly equal weight, whose canonical order is a coin toss."""
     truth = MixtureParams(
         [0.26, 0.25, 0.25, 0.24], [[0.0, 0.0], [3.0, 0.5], [0.5, 3.5], [4.0, 4.0]],
         [[[1.0, 0.5], [0.5, 1.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.5, 0.0], [0.0, 1.5]], [[1.0, -0.4], [-0.4, 0.8]]],
@@ -97,14 +97,14 @@ def test_a_refit_on_new_data_of_the_same_law_keeps_every_number():
     )  # fmt: skip
     first = sg.fit(draw_rows(truth, 4_000, np.random.default_rng(999))[0], 4, n_init=2)
     kept = turned = 0
-    for seed in range(100):
+    for seed in range(20):
         tonight = sg.fit(draw_rows(truth, 4_000, np.random.default_rng(seed))[0], 4, n_init=2, random_state=seed)
         matched = tonight.match_to(first)
         turned += not np.allclose(matched.means_, tonight.means_)
         kept += np.allclose(matched.means_, first.means_, atol=0.7) and matched.events == tonight.events
         assert matched.score(truth.means) == pytest.approx(tonight.score(truth.means))
-    assert kept == 100
-    assert turned > 20
+    assert kept == 20
+    assert turned > 4
 
 
 def test_other_columns_cannot_be_matched(rng):

@@ -158,7 +158,7 @@ def test_em_climbs_and_no_component_collapses(name):
 
 
 @given(seeds)
-def test_it_vanishes_with_many_rows(rng):
+def test_the_prior_vanishes_with_many_rows(rng):
     stats = random_stats(np.random.default_rng(rng if isinstance(rng, int) else 0), 2, 2, family_named("full"))
     stats = replace(stats, weight=stats.weight + 1.0)
     prior = ConjugatePrior(np.zeros(2), np.eye(2))
@@ -167,7 +167,7 @@ def test_it_vanishes_with_many_rows(rng):
     np.testing.assert_allclose(with_prior.means, without.means, atol=1e-6)
 
 
-def test_it_is_in_every_interface(demo_folder):
+def test_every_interface_takes_the_prior(demo_folder):
     data = sg.open_dataset(demo_folder, columns=["x0", "x1"])
     model = sg.fit(data, 3, prior="mclust")
     assert model.provenance["prior"] == "mclust"
@@ -177,7 +177,7 @@ def test_it_is_in_every_interface(demo_folder):
     assert estimator.result_.provenance["prior"] == "mclust"
 
 
-def test_wrong_requests_are_named():
+def test_wrong_requests_are_refused():
     rows = np.random.default_rng(0).normal(size=(50, 2))
     with pytest.raises(ConfigError, match="exclude each other"):
         sg.fit(rows, 1, prior="mclust", reg_covar=1e-6)

@@ -118,7 +118,7 @@ def test_collinear_columns_leave_no_root(rng):
     assert Scaling.of_rows(np.hstack([x, rng.normal(size=(500, 1))])).root is not None
 
 
-def test_float32_is_taken_where_it_may_be():
+def test_float32_is_chosen_only_where_its_error_bound_allows():
     preference = KernelPreference(dtype="float32")
 
     assert compile_batch([_pair(1.0, 0.5)], Scaling.identity(2), preference).choices == ((QUADRATIC, "float32"),)

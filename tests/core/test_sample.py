@@ -77,7 +77,7 @@ def _twins(params: MixtureParams, component: int) -> MixtureParams:
     return MixtureParams(weights / weights.sum(), params.means[order], params.covariances[order], params.family)
 
 
-def test_a_duplicate_on_the_sample_is_put_to_better_use(rng):
+def test_a_duplicate_component_is_moved_to_where_it_is_needed(rng):
     truth = MixtureParams([1 / 3] * 3, [[0, 0], [8, 0], [0, 8]], [np.eye(2)] * 3, family_named("full"))
     rows = rng.permutation(draw_rows(truth, 3000, rng)[0])
     search = SampleSearch(rows, Scaling.of_rows(rows), PseudoRows(np.cov(rows.T)))
@@ -142,7 +142,7 @@ def test_the_tied_penalty_agrees_with_a_numerical_optimiser(rng):
 
 
 @given(seeds)
-def test_pseudo_rows_know_no_units(seed):
+def test_pseudo_rows_do_not_depend_on_units(seed):
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(200, 2)) @ np.array([[1.0, 0.3], [0.0, 0.5]])
     units = np.array([1e6, 1e-5])
@@ -175,7 +175,7 @@ def test_a_split_of_one_less_rescues_a_bad_fit(rng):
 
 def test_a_candidate_that_cannot_win_is_pruned_and_the_winner_never(rng):
     truth = MixtureParams([0.5, 0.5], [[0, 0], [6, 0]], [np.eye(2)] * 2, family_named("full"))
-    rows = rng.permutation(draw_rows(truth, 20_000, rng)[0])
+    rows = rng.permutation(draw_rows(truth, 8_000, rng)[0])
     scaling, penalty = Scaling.of_rows(rows), PseudoRows(np.cov(rows.T))
     search, estep = SampleSearch(rows[:2000], scaling, penalty), InMemoryEStep(rows, scaling)
     starts = [search.fit(k, f).params for k in (1, 2, 3) for f in FAMILIES]

@@ -61,7 +61,7 @@ def test_the_flow_does_the_whole_job(finished):
     assert (folder / "report.html").stat().st_size > 50_000
 
 
-def test_the_artifacts_are_there(finished, prefect_api):
+def test_table_model_curve_and_progress_are_artifacts(finished, prefect_api):
     artifacts = {a["key"]: a for a in ask(prefect_api, "/artifacts/latest/filter")}
 
     table = json.loads(artifacts["sweep-table"]["data"])
@@ -89,7 +89,7 @@ def test_the_numbers_are_those_without_prefect(finished, demo_folder, tmp_path):
     assert (tmp_path / "r" / "model.gmm").read_bytes() == (folder / "model.gmm").read_bytes()
 
 
-def test_bad_data_fails_at_once_and_storage_is_tried_again(prefect_api, demo_folder, tmp_path, monkeypatch):
+def test_bad_data_fails_at_once_and_a_storage_error_is_retried(prefect_api, demo_folder, tmp_path, monkeypatch):
     import flows.run as flow_module
 
     tries = []

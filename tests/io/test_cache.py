@@ -90,7 +90,7 @@ def test_without_its_file_a_leaf_is_decoded_again(leaf, scratch):
     _same(kept.chunks(), leaf.chunks())
 
 
-def test_a_full_disk_is_said_and_does_no_harm(leaf, scratch, monkeypatch, caplog):
+def test_a_full_disk_is_logged_and_does_no_harm(leaf, scratch, monkeypatch, caplog):
     usage = shutil.disk_usage(scratch)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=RESERVE))
     kept = cache_leaf((leaf, DISK), None, str(scratch))
@@ -116,7 +116,7 @@ def test_dask_can_know_the_size_of_what_is_kept(leaf, scratch):
     assert all(c.batch is None for c in kept.cached)
 
 
-def test_at_most_so_many_bytes_are_kept(demo_folder):
+def test_no_more_than_the_allowed_bytes_are_kept(demo_folder):
     data, executor = sg.open_dataset(demo_folder, columns=["x0", "x1"]), ThreadsExecutor(2)
     pieces = data.small_leaves()
     reading = plan_tasks(data, pieces, executor, CachePolicy(MEMORY, 16 * pieces[0].rows))
@@ -132,7 +132,7 @@ def test_a_little_data_is_kept_in_memory_and_much_on_disk(demo_folder, monkeypat
     assert plan_tasks(data, data.leaves(), executor, CachePolicy()).cache_mode == DISK
 
 
-def test_rows_that_found_no_room_are_a_warning_of_the_result(demo_folder):
+def test_rows_that_do_not_fit_into_the_cache_are_a_warning_of_the_result(demo_folder):
     data = sg.open_dataset(demo_folder, columns=["x0", "x1"])
     model = sg.fit(data, 2, cache="memory", cache_bytes=0, max_passes=1)
 

@@ -82,7 +82,7 @@ def test_parameters_that_are_no_mixture_are_refused_though_the_digest_fits(model
         from_bytes(tampered + hashlib.sha256(tampered).digest())
 
 
-def test_a_missing_file_and_an_unwritable_place(model, tmp_path):
+def test_a_missing_file_and_an_unwritable_folder_are_errors(model, tmp_path):
     with pytest.raises(ModelFileError, match="No such file"):
         sg.load_model(tmp_path / "no.gmm")
     (tmp_path / "file").write_text("")

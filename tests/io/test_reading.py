@@ -19,7 +19,7 @@ def _all(dataset) -> np.ndarray:
 
 
 class TestFinding:
-    def test_a_file_a_folder_a_pattern_and_a_list(self, write_parquet, tmp_path):
+    def test_a_file_a_folder_a_pattern_and_a_list_can_be_opened(self, write_parquet, tmp_path):
         for name in ("b/2.parquet", "a/1.parquet", "a/deep/3.parquet"):
             write_parquet(name, {"x": [1.0, 2.0]})
         root = tmp_path / "in"
@@ -47,17 +47,17 @@ class TestFinding:
 
         assert sg.open_dataset(tmp_path / "in").num_rows == 2
 
-    def test_nothing_found(self, tmp_path):
+    def test_a_path_without_parquet_files_is_refused(self, tmp_path):
         with pytest.raises(InputDataError, match="no Parquet file matches"):
             sg.open_dataset(tmp_path)
         with pytest.raises(InputDataError, match="there is no file or folder"):
             sg.open_dataset(tmp_path / "nowhere")
 
-    def test_an_unknown_scheme(self):
+    def test_an_unknown_scheme_is_refused(self):
         with pytest.raises(InputDataError, match="cannot read from http"):
             sg.open_dataset("http://127.0.0.1/x.parquet")
 
-    def test_an_object_store(self, s3):
+    def test_an_object_store_is_read_and_fitted(self, s3):
         s3.create_dir("bucket-read")
         table = pa.table({"x": np.arange(1000.0), "y": np.arange(1000.0) ** 2})
         for name in ("day=1/a", "day=2/b"):
@@ -78,7 +78,7 @@ class TestFinding:
 
 
 class TestSchema:
-    def test_what_was_opened(self, demo_folder):
+    def test_an_open_data_set_knows_its_columns_rows_and_parts(self, demo_folder):
         data = sg.open_dataset(demo_folder)
 
         assert data.columns == ("id", "x0", "x1", "x2")
@@ -122,7 +122,7 @@ class TestSchema:
         with pytest.raises(InputDataError, match="row group 0, column 'x'.*does not fit"):
             _all(sg.open_dataset(tmp_path / "in"))
 
-    def test_columns_twice_and_unknown_policy(self, demo_folder):
+    def test_repeated_columns_and_an_unknown_policy_are_refused(self, demo_folder):
         with pytest.raises(ConfigError, match="twice"):
             sg.open_dataset(demo_folder, columns=["x0", "x0"])
         with pytest.raises(ConfigError, match="did you mean 'drop'"):
@@ -153,7 +153,7 @@ class TestPlan:
         assert max(sizes) <= 65_536
         assert sum(sizes) == 200_000
 
-    def test_the_fingerprint_follows_the_files_and_the_question(self, write_parquet, tmp_path):
+    def test_the_fingerprint_follows_the_files_and_the_columns(self, write_parquet, tmp_path):
         path = write_parquet("1.parquet", {"x": [1.0], "y": [2.0]})
         first = sg.open_dataset(tmp_path / "in").fingerprint
 
@@ -201,7 +201,7 @@ class TestMissing:
         assert model.criteria.n_rows == 342
         assert any("2 of 344 rows have a missing value" in w for w in model.warnings)
 
-    def test_nothing_left(self, write_parquet, tmp_path):
+    def test_a_data_set_with_every_row_dropped_is_refused(self, write_parquet, tmp_path):
         write_parquet("1.parquet", {"x": pa.array([None, None], pa.float64())})
         with pytest.raises(InputDataError, match="2 rows were read, and all were dropped"):
             sg.fit(sg.open_dataset(tmp_path / "in", missing="drop"), 1)
@@ -215,7 +215,7 @@ class TestMissing:
 
 
 class TestDamage:
-    def test_not_parquet(self, tmp_path):
+    def test_a_file_that_is_not_parquet_is_refused(self, tmp_path):
         path = tmp_path / "x.parquet"
         path.write_bytes(b"hello")
         with pytest.raises(InputDataError, match=f"cannot open {path} as Parquet"):
@@ -236,7 +236,7 @@ class TestDamage:
         with pytest.raises(InputDataError, match=f"{path}, row group 1, column 'b' is damaged"):
             _all(data)
 
-    def test_a_file_that_changes_under_way_is_refused(self, write_parquet, tmp_path):
+    def test_a_file_that_changes_during_a_run_is_refused(self, write_parquet, tmp_path):
         path = write_parquet("1.parquet", {"x": [1.0]})
         data = sg.open_dataset(path)
         write_parquet("1.parquet", {"x": [1.0, 2.0]})

@@ -25,7 +25,7 @@ TRUTH = MixtureParams(
 )
 
 
-def _rows(seed, n=8_000):
+def _rows(seed, n=4_000):
     rng = np.random.default_rng(seed)
     return rng.permutation(draw_rows(TRUTH, n, rng)[0])
 
@@ -51,14 +51,14 @@ def test_weights_are_poisson_and_independent():
 
 def test_a_single_gaussian_has_the_standard_errors_of_the_text_books():
     rng = np.random.default_rng(2)
-    rows = rng.normal(size=(6_000, 3)) * [1.0, 2.0, 5.0]
+    rows = rng.normal(size=(2_000, 3)) * [1.0, 2.0, 5.0]
     found = sg.bootstrap(sg.fit(rows, 1, "full"), rows, replicates=400)
 
-    np.testing.assert_allclose(found.means_se[0], rows.std(0) / 6_000**0.5, rtol=0.12)
+    np.testing.assert_allclose(found.means_se[0], rows.std(0) / 2_000**0.5, rtol=0.12)
     variances = rows.var(0)
-    np.testing.assert_allclose(np.diagonal(found.covariances_se[0]), variances * (2 / 6_000) ** 0.5, rtol=0.12)
+    np.testing.assert_allclose(np.diagonal(found.covariances_se[0]), variances * (2 / 2_000) ** 0.5, rtol=0.12)
     logliks = sg.fit(rows, 1, "full").score_samples(rows)
-    assert found.loglik_se == pytest.approx(logliks.std() / 6_000**0.5, rel=0.12)
+    assert found.loglik_se == pytest.approx(logliks.std() / 2_000**0.5, rel=0.12)
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_replicates_share_the_reads_and_executors_the_bits(model):
     assert many.passes <= few.passes + 6
 
 
-def test_it_says_how_often_each_would_be_chosen(model):
+def test_a_bootstrap_counts_how_often_each_candidate_would_be_chosen(model):
     rows = _rows(0)
     rivals = [sg.fit(rows, 1, "full"), sg.fit(rows, 2, "tied"), sg.fit(rows, 3, "full")]
     found = sg.bootstrap(model, rows, replicates=10, rivals=rivals)
@@ -110,14 +110,14 @@ def test_it_says_how_often_each_would_be_chosen(model):
 
 
 @pytest.mark.parametrize("name", ["tied", "spherical", "EEI"])
-def test_every_kind_of_structure(name):
+def test_every_kind_of_structure_has_standard_errors(name):
     rows = _rows(3, 2_000)
     found = sg.bootstrap(sg.fit(rows, 2, name), rows, replicates=5)
     assert np.all(found.weights_se > 0.0)
     assert np.all(np.isfinite(found.covariances_se))
 
 
-def test_weighted_rows_and_rows_held_out(model):
+def test_weights_and_held_out_rows_are_respected(model):
     rows = _rows(0, 3_000)
     weighted = sg.fit(rows, 2, "full", weight=np.full(len(rows), 2.0))
     found = sg.bootstrap(weighted, rows, replicates=5, weight=np.full(len(rows), 2.0))
@@ -126,7 +126,7 @@ def test_weighted_rows_and_rows_held_out(model):
     assert sg.bootstrap(held, rows, replicates=3).fits[0][0].accepted_point[1].rows == pytest.approx(1_500, rel=0.2)
 
 
-def test_wrong_requests_are_named(model):
+def test_wrong_requests_are_refused(model):
     with pytest.raises(ConfigError, match="at least 2"):
         sg.bootstrap(model, _rows(0), replicates=1)
     with pytest.raises(ConfigError, match="did you mean 'bic'"):
@@ -137,8 +137,8 @@ class TestRatio:
     """The likelihood-ratio test of K against K + 1."""
 
     def test_two_components_are_more_than_one(self):
-        found = sg.likelihood_ratio_test(_rows(1), 1, replicates=19, rows=500)
-        assert found.p_value == 0.05
+        found = sg.likelihood_ratio_test(_rows(1), 1, replicates=9, rows=500)
+        assert found.p_value == 0.1
         assert found.statistic > max(found.simulated)
 
     @pytest.mark.slow
@@ -163,7 +163,7 @@ class TestRatio:
             sg.likelihood_ratio_test(as_source(rows, weight=np.ones(500)), 1, replicates=3)
 
     @pytest.mark.slow
-    def test_it_is_that_of_the_mclust_book(self):
+    def test_its_statistics_are_those_of_the_mclust_book(self):
         """Faithful, VVV: 319.0654 (p = 0.001) for 1 against 2, 6.1305 (p = 0.572) for 2 against 3."""
         (oracle,) = (p for p in MCLUST["published"] if p["id"] == "faithful_book_lrt")
         one, two = (

@@ -26,7 +26,7 @@ def test_the_deployment_of_prefect_yaml_is_valid():
         assert deployment["entrypoint"] == "flows/run.py:gmm_run"
 
 
-def test_all_problems_are_told_at_once_with_the_nearest_key():
+def test_all_problems_are_reported_at_once_with_the_nearest_key():
     with pytest.raises(ConfigError) as error:
         validate_config(
             {
@@ -57,7 +57,7 @@ def test_numbers_of_components_can_be_written_as_ranges(given, expected):
     assert validate_config(MINIMAL | {"sweep": {"n_components": given}}, "x").sweep.n_components == expected
 
 
-def test_a_malformed_range():
+def test_a_malformed_range_is_refused_with_an_example():
     with pytest.raises(ConfigError, match="write it as '1:8'"):
         validate_config(MINIMAL | {"sweep": {"n_components": "a:b"}}, "x")
 
@@ -69,7 +69,7 @@ def test_mclust_codes_become_names():
     ]
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_files_that_cannot_be_read_are_configuration_errors(tmp_path):
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         load_config(tmp_path / "no.yaml")
     (tmp_path / "bad.yaml").write_text("data: [")

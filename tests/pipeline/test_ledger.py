@@ -59,7 +59,7 @@ def _sweep(rows, ledger, ks=(1, 2, 3, 4), die_after=None, **options):
 
 
 @pytest.mark.parametrize("accel", ["auto", "anderson", "squarem", "none"])
-def test_killed_after_any_pass_and_resumed_is_uninterrupted(rows, tmp_path, accel):
+def test_a_sweep_killed_after_any_pass_resumes_to_the_same_bytes(rows, tmp_path, accel):
     whole = _sweep(rows, None, settings={"accel": accel})
     for die_after in range(1, min(whole.passes - 1, 8)):
         folder = tmp_path / str(die_after)
@@ -69,7 +69,7 @@ def test_killed_after_any_pass_and_resumed_is_uninterrupted(rows, tmp_path, acce
         assert _bytes(resumed) == _bytes(whole)
 
 
-def test_killed_again_and_again(rows, tmp_path):
+def test_a_sweep_killed_after_every_pass_still_ends_in_the_same_bytes(rows, tmp_path):
     whole = _sweep(rows, None)
     for _ in range(50):
         try:
@@ -80,7 +80,7 @@ def test_killed_again_and_again(rows, tmp_path):
     assert _bytes(resumed) == _bytes(whole)
 
 
-def test_the_same_sweep_again_reads_nothing_and_says_the_same(rows, tmp_path):
+def test_the_same_sweep_again_reads_nothing_and_returns_the_same(rows, tmp_path):
     first = _sweep(rows, tmp_path)
     again = _sweep(rows, tmp_path)
 
@@ -105,7 +105,7 @@ def test_a_larger_grid_fits_only_what_is_new(rows, tmp_path):
     assert _sweep(rows, tmp_path, ks=(1, 2, 3, 4), prune=False).passes == 0
 
 
-def test_what_was_given_up_gets_another_chance_without_pruning(rows, tmp_path):
+def test_pruned_candidates_are_fitted_when_pruning_is_switched_off(rows, tmp_path):
     pruned = _sweep(rows, tmp_path)
     assert any(c.outcome is Outcome.PRUNED for c in pruned.candidates)
     full = _sweep(rows, tmp_path, prune=False)
@@ -116,7 +116,7 @@ def test_what_was_given_up_gets_another_chance_without_pruning(rows, tmp_path):
     assert full.candidates[full.chosen].name == pruned.candidates[pruned.chosen].name
 
 
-def test_other_data_settings_or_fresh_start_over(rows, tmp_path):
+def test_other_data_other_settings_or_fresh_reuse_nothing(rows, tmp_path):
     _sweep(rows, tmp_path)
     changed = rows.copy()
     changed[0, 0] += 1e-9
@@ -135,7 +135,7 @@ def test_only_a_few_ledgers_are_kept(rows, tmp_path):
     assert len(list(tmp_path.glob("*.gmm"))) == 4
 
 
-def test_a_damaged_ledger_is_an_error_and_stays(rows, tmp_path):
+def test_a_damaged_ledger_is_an_error_and_is_not_overwritten(rows, tmp_path):
     _sweep(rows, tmp_path)
     (path,) = tmp_path.glob("*.gmm")
     content = bytearray(path.read_bytes())
@@ -157,7 +157,7 @@ def test_minibatch_candidates_are_reused(rows, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_killed_by_the_system_goes_on(tmp_path):
+def test_a_process_killed_by_the_system_resumes_to_the_same_bytes(tmp_path):
     """A real process, and signal 9 in the midst of its passes."""
     demo.write(tmp_path / "data", rows=150_000, columns=6, files=4, components=4)
     command = [
@@ -185,7 +185,7 @@ def _passes(path):
     return Ledger(path).read().reads
 
 
-def test_a_sweep_of_files_is_known_by_its_files(demo_folder, tmp_path):
+def test_the_ledger_of_a_sweep_follows_its_files_and_columns(demo_folder, tmp_path):
     data = sg.open_dataset(demo_folder, columns=["x0", "x1"])
     first = sg.sweep(data, [1, 2], "full", ledger=tmp_path)
     assert sg.sweep(data, [1, 2], "full", ledger=tmp_path).reused == 2

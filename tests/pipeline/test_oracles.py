@@ -60,7 +60,7 @@ def test_the_published_table_of_the_book_is_reached(swept):
                 assert specs[family.name, k]["bic"] <= -theirs + 0.05 + 0.03, (family.name, k)
 
 
-def test_the_best_model_of_the_mclust_vignette():
+def test_the_best_model_of_the_mclust_vignette_is_chosen():
     data = sg.open_dataset(DATA / "faithful", columns=COLUMNS["faithful"])
     best = sg.sweep(data, range(1, 7), ["spherical", "diag", "tied", "full"], n_init=10).best
 
@@ -70,7 +70,7 @@ def test_the_best_model_of_the_mclust_vignette():
     assert best.criteria.icl <= 2358.389 + 0.03  # of the converged fit; the vignette stops early
 
 
-def test_the_best_model_of_mclust_on_iris(swept):
+def test_the_best_model_of_mclust_is_chosen_on_iris_and_faithful(swept):
     name, specs = swept
     best = min(specs.values(), key=lambda c: c["bic"])
 
@@ -85,7 +85,7 @@ def _matched(model, means):
     return distance.argmin(1)
 
 
-def test_spark_in_one_dimension():
+def test_the_one_dimensional_fit_of_spark_is_reached():
     case = CASES["spark_1d"]
     model = sg.fit(np.array(case["x"])[:, None], 2, "full", n_init=5, reg_covar=0.0)
     order = _matched(model, np.array(case["means"])[:, None])
@@ -96,7 +96,7 @@ def test_spark_in_one_dimension():
     assert model.criteria.loglik == pytest.approx(case["loglik_recomputed"], abs=1e-4)
 
 
-def test_spark_in_two_dimensions_against_mixtools():
+def test_the_two_dimensional_fit_of_mixtools_is_reached():
     case = CASES["spark_2d_vs_mixtools"]
     model = sg.fit(np.array(case["x"]), 2, "full", n_init=5, reg_covar=0.0)
     order = _matched(model, case["means"])
@@ -107,7 +107,7 @@ def test_spark_in_two_dimensions_against_mixtools():
     assert model.criteria.loglik == pytest.approx(case["loglik"], abs=case["loglik_tolerance"])
 
 
-def test_dislib_six_rows():
+def test_the_fit_of_dislib_to_six_rows_is_reached():
     case = CASES["dislib_6_rows"]
     # Six rows have singular optima of higher likelihood; the published one is found from nearby.
     init = params_from(case["weights"], np.array(case["means"]) * 1.1, [np.eye(2)] * 2, "full")
@@ -121,7 +121,7 @@ def test_dislib_six_rows():
         np.testing.assert_allclose(model.precisions_cholesky_[k], case["precision_cholesky"], atol=1e-3)
 
 
-def test_the_docstring_of_scikit_learn():
+def test_the_docstring_example_of_scikit_learn_is_reproduced():
     case = CASES["sklearn_docstring"]
     model = sg.fit(np.array(case["x"], float), case["n_components"], n_init=5)
     order = _matched(model, case["means"])
@@ -167,7 +167,7 @@ def test_repeating_every_row_gives_the_same_model():
 
 
 @pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"])
-def test_an_offset_of_1e8_with_a_spread_of_1e_3(name):
+def test_an_offset_of_1e8_changes_no_estimate(name):
     """scikit-learn fails here for diag, tied and spherical: raw second moments have no digit left."""
     rng = np.random.default_rng(0)
     near = np.concatenate([rng.normal(-4e-3, 1e-3, size=(3000, 2)), rng.normal(4e-3, 1e-3, size=(3000, 2))])

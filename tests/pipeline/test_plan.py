@@ -29,7 +29,7 @@ def data(demo_folder):
     return sg.open_dataset(demo_folder, columns=["x0", "x1", "x2"])
 
 
-def test_sizes_are_those_of_the_data_and_of_the_grid(data):
+def test_planned_sizes_follow_from_the_data_and_the_grid(data):
     plan = make_plan(data, GRID, Settings(), TWO)
 
     assert (plan.rows, plan.columns, plan.data_bytes) == (20_000, 3, 20_000 * 3 * 8)
@@ -41,7 +41,7 @@ def test_sizes_are_those_of_the_data_and_of_the_grid(data):
     plan.refuse_if_too_large()
 
 
-def test_speeds_are_measured_and_time_is_theirs(data):
+def test_planned_time_follows_from_measured_speeds(data):
     one, two = (make_plan(data, GRID, Settings(), Workers(n)) for n in (1, 10))
 
     assert one.decode_ns > 0.0
@@ -68,7 +68,7 @@ def test_what_cannot_fit_is_refused_with_number_and_remedy():
     assert f"in {plan.packs} packs" in " ".join(plan.describe())
 
 
-def test_lines_tell_everything(data):
+def test_the_printed_plan_holds_rows_candidates_reads_workers_and_time(data):
     text = "\n".join(make_plan(data, GRID, Settings(), TWO).describe())
     for words in ("20,000 rows x 3 columns", "12 with 30 components", "reads:", "workers: 2", "ns a row", "time:"):
         assert words in text
@@ -83,7 +83,7 @@ def test_unusable_rows_and_constant_columns_do_not_stop_a_plan(write_parquet):
     assert make_plan(as_source(constant), GRID, Settings(), TWO).estep_ns > 0.0
 
 
-def test_workers_are_those_of_the_configuration():
+def test_planned_workers_are_those_of_the_configuration():
     assert planned_workers(ClusterConfig(executor="serial")).count == 1
     assert planned_workers(ClusterConfig(executor="threads", n_workers=3)).count == 3
     found = planned_workers(ClusterConfig(n_workers=2, threads_per_worker=2, memory_limit="2GiB"))

@@ -70,7 +70,7 @@ def test_a_fit_from_a_sampled_profile_ends_like_one_from_a_full_one(tmp_path, rn
         sg.fit(folder, 2, profile="sample", holdout=0.1)
 
 
-def test_a_degenerate_fit_names_the_value_it_sits_on(rng):
+def test_a_degenerate_fit_names_the_repeated_value(rng):
     rows = np.column_stack([rng.normal(size=5000), np.where(rng.random(5000) < 0.4, 7.25, rng.normal(size=5000))])
     model = sg.fit(rows, 2)
 
@@ -91,7 +91,7 @@ def test_the_command_shows_the_profile(tmp_path, rng):
     assert "['flag'] are constant" in result.output
 
 
-def test_the_same_bits_on_any_executor(tmp_path, rng):
+def test_a_sampled_profile_has_the_same_bits_on_any_executor(tmp_path, rng):
     folder = _write(tmp_path / "d", {"x": rng.normal(size=9000), "y": rng.normal(size=9000)})
     data = sg.open_dataset(folder)
     one, other = (

@@ -84,7 +84,7 @@ def test_a_file_of_several_parts_and_folders_are_mirrored(model, demo_folder, tm
     np.testing.assert_array_equal(scored["id"].to_numpy(), table["id"].to_numpy())
 
 
-def test_layouts(model, data, tmp_path):
+def test_the_layout_of_the_scored_table_can_be_chosen(model, data, tmp_path):
     sg.score(model, data, tmp_path / "a", passthrough=["id"], proba="list", prefix="gmm_")
     table = ds.dataset(tmp_path / "a").to_table()
     assert table.column_names[:4] == ["id", "gmm_component", "gmm_max_proba", "gmm_proba"]
@@ -122,7 +122,7 @@ def test_rows_that_cannot_be_scored_are_null_with_a_reason(tmp_path, proba):
             assert row["not_scored_reason"] is None
 
 
-def test_the_same_job_is_done_once(model, data, tmp_path):
+def test_scoring_again_with_the_same_model_writes_nothing(model, data, tmp_path):
     first = sg.score(model, data, tmp_path / "scored")
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "scored").iterdir()}
     second = sg.score(model, data, tmp_path / "scored")
@@ -220,7 +220,7 @@ def test_a_killed_run_is_invisible_and_resumes(model, data, demo_folder, tmp_pat
     assert ds.dataset(target).count_rows() == 20_000
 
 
-def test_what_is_not_ours_is_not_replaced(model, data, demo_folder, tmp_path):
+def test_a_folder_that_is_not_an_output_is_not_replaced(model, data, demo_folder, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("")
     with pytest.raises(StorageError, match="not an output of stream-gmm"):
@@ -232,13 +232,13 @@ def test_what_is_not_ours_is_not_replaced(model, data, demo_folder, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_rights(model, data, tmp_path):
+def test_a_folder_without_write_permission_is_a_storage_error(model, data, tmp_path):
     (tmp_path / "ro").mkdir(mode=0o500)
     with pytest.raises(StorageError, match="cannot write beside"):
         sg.score(model, data, tmp_path / "ro" / "scored")
 
 
-def test_columns_go_by_name(model, demo_folder, tmp_path):
+def test_columns_are_matched_by_name(model, demo_folder, tmp_path):
     turned = sg.open_dataset(demo_folder, columns=["x2", "id", "x0", "x1"])
     sg.score(model, turned, tmp_path / "scored")
     sg.score(model, str(demo_folder), tmp_path / "again")

@@ -39,7 +39,7 @@ def _by_name(result):
     return {r["candidate"]: r for r in result.table.to_pylist()}
 
 
-def test_the_elbow_is_where_more_gains_little(rows):
+def test_the_elbow_is_where_more_components_gain_little(rows):
     result = sg.sweep(rows, range(1, 7), "full", criterion="elbow", elbow=0.1, sample_rows=5_000)
     logliks = {r["n_components"]: r["mean_loglik"] for r in result.table.to_pylist() if r["mean_loglik"]}
     k = result.best.n_components
@@ -80,7 +80,7 @@ def test_standard_errors_are_those_of_paired_differences(swept):
         assert row["heldout_se"] == pytest.approx(difference.std() / c.result.criteria.heldout_rows**0.5, abs=1e-9)
 
 
-def test_the_judging_rows_are_none_of_the_sample(rows):
+def test_no_validation_row_is_in_the_sample(rows):
     for holdout in (0.0, 0.1):
         found = sg.sweep(rows, 1, "full", sample_rows=5_000, holdout=holdout).profile
         assert len(found.sample.rows) == 5_000
@@ -88,7 +88,7 @@ def test_the_judging_rows_are_none_of_the_sample(rows):
         assert not set(map(tuple, found.sample.rows)) & set(map(tuple, found.validation.rows))
 
 
-def test_gains_add_up(swept):
+def test_gains_are_differences_between_neighbouring_k(swept):
     rows, table = select_validation_rows(swept.profile).rows, _by_name(swept)
     full = {c.n_components: c.result.score(rows) for c in swept.candidates if c.family.name == "full"}
 
@@ -98,7 +98,7 @@ def test_gains_add_up(swept):
     assert table["full-3"]["gain"] > 10 * table["full-3"]["gain_se"]
 
 
-def test_the_table_tells_of_the_sample_and_of_the_shape(swept):
+def test_the_table_holds_the_sample_fit_and_the_shape(swept):
     for row, c in zip(swept.table.to_pylist(), swept.candidates, strict=True):
         spectra = np.linalg.eigvalsh(c.result.params.dense_covariances)
         assert row["smallest_variance"] == pytest.approx(spectra.min())
@@ -115,7 +115,7 @@ def test_a_single_component_is_always_a_candidate(rows):
     assert [c.name for c in sg.sweep(rows[:2000], 3, ["full", "diag"]).candidates] == ["full-3", "diag-3"]
 
 
-def test_the_beaten_stay_in_the_table_with_reason_and_parameters(rows):
+def test_pruned_candidates_stay_in_the_table_with_reason_and_parameters(rows):
     result = sg.sweep(rows, range(1, 7), ["full", "spherical", "tied"], sample_rows=5_000)
     pruned_reason = [c for c in result.candidates if not c.on_full_data]
 
@@ -138,7 +138,7 @@ def test_the_beaten_stay_in_the_table_with_reason_and_parameters(rows):
 
 
 @pytest.mark.parametrize("criterion", CHOICES)
-def test_giving_up_does_not_change_what_is_chosen(rows, criterion):
+def test_pruning_does_not_change_what_is_chosen(rows, criterion):
     options = {"criterion": criterion, "sample_rows": 4_000, "holdout": 0.1, "elbow": 0.05}
     pruned, whole = (sg.sweep(rows, range(1, 6), ["full", "diag"], prune=p, **options) for p in (True, False))
 
@@ -198,7 +198,7 @@ def test_every_candidate_is_left_in_the_run_folder(demo_folder, tmp_path):
     assert not (tmp_path / "run" / "candidates" / "full-4.gmm").exists()
 
 
-def test_tonight_is_numbered_after_last_night(demo_folder, tmp_path):
+def test_components_keep_the_numbers_of_the_previous_run(demo_folder, tmp_path):
     content: dict[str, Any] = {
         "data": {"paths": str(demo_folder), "columns": ["x0", "x1", "x2"]},
         "sweep": {"n_components": 3, "covariance_type": "full", "match_to": "previous"},
@@ -219,7 +219,7 @@ def _turned(model, order):
     return replace(model, params=model.params.take(order))
 
 
-def test_a_component_that_is_gone_is_told(rows):
+def test_a_lost_component_is_a_warning(rows):
     before = sg.fit(rows, 3, "full")
     lost = rows[np.argmax(before.predict_proba(rows), axis=1) != 1]
     after = sg.sweep(lost, 2, "full", match_to=before)

@@ -26,7 +26,7 @@ def swept(data):
     return sg.sweep(data, range(1, 6), ["diag", "full"], n_init=2)
 
 
-def test_the_truth_is_found(swept, demo_folder):
+def test_a_sweep_recovers_the_true_mixture(swept, demo_folder):
     truth = sg.load_model(demo_folder / "truth.gmm")
 
     assert (swept.best.n_components, swept.best.covariance_type) == (3, "full")
@@ -77,7 +77,7 @@ def test_the_criterion_chooses(data, criterion):
     assert min(rows, key=lambda r: r[criterion])["chosen"]
 
 
-def test_wrong_words_are_named(data):
+def test_a_misspelt_option_is_refused_with_the_nearest(data):
     with pytest.raises(ConfigError, match="did you mean 'bic'"):
         sg.sweep(data, [1], criterion="bicc")
     with pytest.raises(ConfigError, match="did you mean 'full'"):
@@ -90,7 +90,7 @@ def test_wrong_words_are_named(data):
         sg.fit(data, 2, n_init=0, tol=-1.0)
 
 
-def test_more_components_than_rows():
+def test_more_components_than_rows_are_refused():
     with pytest.raises(InputDataError, match="5 components need at least as many rows, and there are 3"):
         sg.fit(np.arange(6.0).reshape(3, 2), 5)
 
@@ -106,7 +106,7 @@ def test_identical_rows_have_no_admissible_model_but_are_fitted():
         sg.fit(rows, 1, reg_covar=0.0)
 
 
-def test_a_warning_when_the_largest_k_is_chosen(data):
+def test_choosing_the_largest_k_is_a_warning(data):
     result = sg.sweep(data, [1, 2], "full")
 
     assert any("largest tried" in w for w in result.warnings)
@@ -155,14 +155,14 @@ def test_the_profile_is_exact(data, rng):
     assert not found.sample_is_whole
 
 
-def test_the_threshold_cuts_off_the_asked_share(swept, data):
+def test_the_threshold_cuts_off_the_requested_share(swept, data):
     log_density = np.concatenate([swept.best.score_samples(c.rows) for leaf in data.leaves() for c in leaf.chunks()])
 
     assert np.mean(log_density < swept.best.threshold) == pytest.approx(0.01, abs=1e-4)
     assert sg.fit(rows_of("iris"), 1, outlier_quantile=0.0).threshold == -np.inf
 
 
-def test_progress_is_told(data):
+def test_progress_is_reported_stage_by_stage(data):
     told: list[Progress] = []
     sg.sweep(data, [1, 2], "diag", progress=told.append)
 
@@ -193,18 +193,18 @@ class TestHoldout:
             assert model.criteria.heldout == pytest.approx(model.score(out), rel=1e-9)
             assert model.lower_bound_ == pytest.approx(model.score(kept), rel=1e-9)
 
-    def test_it_can_choose(self, data):
+    def test_the_held_out_likelihood_can_choose(self, data):
         result = sg.sweep(data, [1, 2, 3, 4], "full", criterion="heldout", holdout=0.2)
         rows = result.table.to_pylist()
 
         assert max(rows, key=lambda r: r["heldout"])["chosen"]
         assert all(r["delta"] >= 0.0 for r in rows)
 
-    def test_without_rows_held_out_it_cannot(self, data):
+    def test_without_held_out_rows_it_cannot_choose(self, data):
         with pytest.raises(ConfigError, match="set holdout"):
             sg.sweep(data, [1, 2], "full", criterion="heldout")
 
-    def test_the_same_rows_for_any_chunking_and_seed_by_seed(self):
+    def test_the_held_out_rows_depend_on_the_seed_and_not_on_the_chunking(self):
         rows = np.arange(10_000)
         whole = Holdout(0.3, 5).mask(2, rows)
 

@@ -43,7 +43,7 @@ def test_the_beaten_are_named_and_the_near_go_on(rng):
     reasons = SamplePruning("bic", 1e6, 10_000, 0.0, UNWEIGHTED).find_reasons(field)
 
     assert reasons[:4] == ["", "", "", ""]
-    assert reasons[4].startswith("beaten on the sample by c")
+    assert reasons[4].startswith("clearly worse on the sample than c")
     assert "nats per row behind, standard error" in reasons[5]
 
 

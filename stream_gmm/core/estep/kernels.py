@@ -242,8 +242,8 @@ def feature_pass(  # type: ignore[no-untyped-def]
 ):
     """E-step by features: add the sums over rows of ``r features'`` to ``totals (M, F)``.
 
-    ``r`` are the responsibilities times the row weights. The features are taken of
-    ``z = inverse_root (x - shift) inverse_scale``, or without the root if that is empty ``(0, 0)``; ``weights (M, F)``
+    ``r`` are the responsibilities times the row weights. The features are those of
+    ``z = inverse_root (x - shift) inverse_scale``, without the root if that is empty ``(0, 0)``. ``weights (M, F)``
     are the packed weights of the components, ``order`` is as in :func:`complete_features`, and ``row_weights``,
     ``backgrounds`` and ``sums`` are as in :func:`compute_responsibilities`.
     """

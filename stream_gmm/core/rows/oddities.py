@@ -65,7 +65,7 @@ class RowOrder:
     def design_effect(self, moments: SuffStats, sample_rows: int) -> float:
         """Return the design effect of a sample of whole leaves, for the column where it is largest (Kish 1965).
 
-        ``sample_rows`` rows drawn that way are worth ``sample_rows`` divided by it if drawn uniformly.
+        ``sample_rows`` rows drawn that way are worth as much as ``sample_rows / design_effect`` uniform ones.
         """
         return 1.0 + max(sample_rows / max(self.leaves, 1) - 1.0, 0.0) * float(self.correlations(moments).max())
 

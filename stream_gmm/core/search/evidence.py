@@ -96,7 +96,8 @@ class SamplePruning:
         way to the optimum of all rows (p_B its free parameters, n the rows of the sample); and the difference of
         their maxima on the sample. Both get z standard errors on top, with z from ``ERROR_PROBABILITY``. B is pruned
         if that is less than the gain that the criterion requires for its additional parameters. Candidates with one
-        component, and the best ``ALWAYS_KEPT``, are never pruned.
+        component, and the best ``ALWAYS_KEPT``, are never pruned. For the elbow, only candidates with equal K are
+        compared, and the best of each K is kept.
         """
         weights = self.weights if len(self.weights) else None
 

@@ -1,8 +1,8 @@
-"""Online EM for a stream that is seen once: bounded memory, forgetting by half-life, a prior that fades.
+"""Online EM for a stream of rows that are seen once, in bounded memory, with forgetting by a half-life.
 
-Rows are cut into steps of a size that depends on nothing but how many steps were made, whatever the batches in
-which they arrive; what is left over waits in the state. So the state after N rows is a function of those
-rows alone, and a saved state resumes to the same bits.
+Rows are divided into steps whose size depends on the number of steps alone, not on the batches in which rows arrive;
+rows that do not fill a step wait in the state. So the state after N rows is a function of those rows alone, and a
+saved state resumes to the same bits. A step is one of stepwise EM (:mod:`stream_gmm.core.fit.stepwise`).
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, NotFittedError, SingularCovarianceError
 
 STEP_ROWS = (1_000, 131_072)
+"""Fewest and most rows of a step whose size is chosen automatically."""
 QUANTILE_ROWS = 1_000
+"""Number of rows, about, from which the outlier threshold of a step is estimated."""
 MAX_PENDING = 64
-"""Batches that wait before they are put together: a stream may come row by row."""
+"""Largest number of pending batches that are kept apart; a stream may arrive row by row."""
 LOST_SHARE = 0.1
-"""A component with less than this part of its share of the rows may be better used elsewhere."""
+"""A component is lost if its weight is below this part of ``1 / K``."""
 RELOCATE_EVERY = 8
+"""Number of steps between two attempts to relocate a lost component."""
 DOUBLE_AFTER = 64
-"""Steps after which steps take twice the rows: the estimate needs many steps first, and precise ones later."""
+"""Number of steps after which the rows of a step double: many steps are needed first, and precise ones later."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +54,31 @@ class OnlineRule:
     n_components, family
         K and the covariance structure.
     half_life
-        Rows after which a row counts half; None: all rows count, by the step sizes ``(t + 2)^-power``.
+        Number of later rows after which a row counts half. None: nothing is forgotten, and step t has the step size
+        ``(t + 2)^-power``.
     power
         See ``half_life``; more than 0.5 and at most 1.
     step_rows
-        Rows of a step; None: 50 K (D + 1), doubling every 64 steps up to 131,072 (never beyond a tenth of
-        ``half_life``).
+        Rows of a step. None: 50 K (D + 1), at least 1,000, doubling every 64 steps up to 131,072; with a half-life
+        at most a tenth of it.
     warmup_rows
-        Rows collected before the first fit; None: 20 rows a parameter, at least 1,000.
+        Rows that are collected for the first fit. None: 20 rows for each free parameter, at least 1,000.
     n_init
-        Restarts of the first fit.
+        Number of restarts of the first fit.
     prior_rows
-        Pseudo-rows in every component, that vary as all the data do; what they weigh fades as rows arrive.
+        Number of pseudo-rows in every component, with the covariance of all rows; their influence fades as rows
+        arrive.
     reg_covar
-        Added to the diagonals instead, in units of the data.
+        Added to the diagonals of the covariances instead, in squared units of the columns.
     outlier_quantile
-        The outlier threshold follows this quantile of the log-density of rows not learnt from yet.
+        The outlier threshold follows this quantile of the log-density of rows, before the model is updated by them.
+    random_state
+        Seed of the first fit.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of its range; the message names all of them.
     """
 
     n_components: int
@@ -98,14 +110,14 @@ class OnlineRule:
             raise ConfigError("; ".join(wrong) + ".")
 
     def warmup(self, n_features: int) -> int:
-        """Return the rows to collect before the first fit."""
+        """Return the number of rows to collect for the first fit."""
         if self.warmup_rows is not None:
             return max(self.warmup_rows, self.n_components)
         k, d = self.n_components, n_features
         return max(1_000, 20 * (k - 1 + k * d + self.family.n_parameters(k, d)))
 
     def rows_of_step(self, step: int, n_features: int) -> int:
-        """Return the rows that a step takes."""
+        """Return the number of rows of a step."""
         if self.step_rows is not None:
             return self.step_rows
         first = int(np.clip(50 * self.n_components * (n_features + 1), *STEP_ROWS))
@@ -113,13 +125,13 @@ class OnlineRule:
         return rows if self.half_life is None else max(min(rows, int(0.1 * self.half_life)), 1)
 
     def step_size(self, step: int, rows: int) -> float:
-        """Return how much the statistics of a step count against all before."""
+        """Return the weight, between 0 and 1, of the statistics of a step against those of all rows before."""
         if self.half_life is not None:
             return float(1.0 - 2.0 ** (-rows / self.half_life))
         return PowerDecay(self.power)(step)
 
     def penalty(self, moments: SuffStats) -> Penalty:
-        """Return what keeps covariances away from singular ones, given moments of the rows."""
+        """Return the penalty that keeps covariances from becoming singular, given the moments of the rows."""
         if self.reg_covar is not None:
             return Ridge(self.reg_covar)
         return PseudoRows.of(moments, self.prior_rows)
@@ -127,10 +139,13 @@ class OnlineRule:
 
 @dataclass(frozen=True)
 class OnlineState:
-    """All that is needed to go on with a stream.
+    """All that is needed to resume a stream.
 
-    ``pending`` rows wait for the next step; ``stats`` and ``moments`` are per row, of ``effective_rows`` effective
-    rows (Kish). ``loglik`` sums over ``scored_rows`` rows, each scored before it was learnt from.
+    ``pending`` rows wait for the next step. ``stats`` (at ``params``) and ``moments`` (as of one component) are
+    averages over the rows with the weights that forgetting gives them, scaled to one row; ``effective_rows`` is the
+    effective number of those rows (Kish 1965). ``loglik`` is the sum of the log-densities of ``scored_rows`` rows,
+    in nats, each taken before the model was updated by the row. Rows with a log-density below ``threshold`` are
+    outliers.
     """
 
     n_features: int
@@ -145,7 +160,7 @@ class OnlineState:
     scored_rows: float = 0.0
     threshold: float = -np.inf
     relocations: int = 0
-    """Components that had lost their rows and were moved to a split of another."""
+    """Number of lost components that were replaced by a split of another."""
     report: MStepReport = NO_REPORT
 
     @classmethod
@@ -155,58 +170,56 @@ class OnlineState:
 
     @property
     def n_pending(self) -> int:
-        """Rows that wait for the next step."""
+        """Number of rows that wait for the next step."""
         return sum(len(p) for p in self.pending)
 
     @property
     def pending_rows(self) -> Array:
-        """The rows that wait, ``(m, D)``."""
+        """The rows that wait for the next step ``(m, D)``."""
         return _stack_rows(self.pending, self.n_features)
 
 
 def _stack_rows(parts: Sequence[Array], n_features: int) -> Array:
-    """Return rows put together, column-major as the kernels like them."""
-    out, at = np.empty((n_features, sum(len(p) for p in parts))), 0
+    """Return all parts in one array ``(m, D)``, column-major for the kernels."""
+    columns, at = np.empty((n_features, sum(len(p) for p in parts))), 0
     for part in parts:
-        out[:, at : at + len(part)] = part.T
+        columns[:, at : at + len(part)] = part.T
         at += len(part)
-    return out.T
+    return columns.T
 
 
 def feed_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
-    """Take in rows ``(n, D)``: make as many steps as they are good for, and keep the rest.
+    """Return the state after ``rows (n, D)``: as many steps as they suffice for; the rest of them is pending.
 
     Raises
     ------
     SingularCovarianceError
-        If the first rows cannot be fitted.
+        If the first fit fails.
     """
-    state, start = replace(state, rows_seen=state.rows_seen + len(rows)), 0
+    d, start = state.n_features, 0
+    state = replace(state, rows_seen=state.rows_seen + len(rows))
     while True:
-        first, d = state.params is None, state.n_features
-        need = (rule.warmup(d) if first else rule.rows_of_step(state.step, d)) - state.n_pending
-        if len(rows) - start < need:
-            return _keep_pending(state, rows[start:])
-        batch = _stack_rows((*state.pending, rows[start : start + need]), d)
+        first = state.params is None
+        missing = (rule.warmup(d) if first else rule.rows_of_step(state.step, d)) - state.n_pending
+        if len(rows) - start < missing:
+            break
+        batch = _stack_rows((*state.pending, rows[start : start + missing]), d)
         state = replace(state, pending=())
         state = _fit_first_rows(state, batch, rule) if first else _take_step(state, batch, rule)
-        start += need
-
-
-def _keep_pending(state: OnlineState, rest: Array) -> OnlineState:
-    if not len(rest):
+        start += missing
+    if start == len(rows):
         return state
-    pending = (*state.pending, np.array(rest, dtype=np.float64))
+    pending = (*state.pending, np.array(rows[start:], dtype=np.float64))
     if len(pending) > MAX_PENDING:
-        pending = (_stack_rows(pending, state.n_features),)
+        pending = (_stack_rows(pending, d),)
     return replace(state, pending=pending)
 
 
 def _fit_first_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
-    """Fit the first rows to convergence; their statistics stand behind the parameters."""
+    """Return the state after a fit of the first rows to convergence, with their statistics at the parameters."""
     moments, scaling = collect_moments(rows), Scaling.of_rows(rows)
-    explorer = SampleSearch(rows, scaling, rule.penalty(moments))
-    fitted = explorer.fit(rule.n_components, rule.family, rule.n_init, (rule.random_state,))
+    search = SampleSearch(rows, scaling, rule.penalty(moments))
+    fitted = search.fit(rule.n_components, rule.family, rule.n_init, (rule.random_state,))
     if fitted.params is None:
         raise SingularCovarianceError(fitted.reason)
     params = fitted.params.sort_by_weight()
@@ -219,39 +232,39 @@ def _fit_first_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> Online
 
 
 def _take_step(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
+    """Return the state after one step of stepwise EM, and the relocation of a lost component if one is due."""
     assert state.params is not None
     assert state.stats is not None
     assert state.moments is not None
     n = len(rows)
     eta = rule.step_size(state.step, n)
     scaling = Scaling.from_moments(state.moments.mean[0], state.moments.scatter[0] / state.moments.rows)
-    gathered = InMemoryEStep(rows, scaling).evaluate(state.params)
-    stats = blend_stats(state.stats, gathered, eta)
-    moments = blend_stats(state.moments, pool_moments(gathered, rows), eta)
-    behind = 1.0 / ((1.0 - eta) ** 2 / state.effective_rows + eta**2 / n)
-    # Starving components and priors are in rows: show them the rows that stand behind the statistics.
+    step_stats = InMemoryEStep(rows, scaling).evaluate(state.params)
+    stats = blend_stats(state.stats, step_stats, eta)
+    moments = blend_stats(state.moments, pool_moments(step_stats, rows), eta)
+    effective_rows = 1.0 / ((1.0 - eta) ** 2 / state.effective_rows + eta**2 / n)
+    # The M-step counts rows (for starving components and pseudo-rows), so scale the averages to the effective rows.
     penalty = rule.penalty(moments)
-    params, report = mstep(stats.scale(behind), rule.family, penalty, state.params)
+    params, report = mstep(stats.scale(effective_rows), rule.family, penalty, state.params)
     state = replace(
-        state, params=params, stats=stats, moments=moments, step=state.step + 1, effective_rows=behind,
-        loglik=state.loglik + gathered.loglik, scored_rows=state.scored_rows + n, report=report,
+        state, params=params, stats=stats, moments=moments, step=state.step + 1, effective_rows=effective_rows,
+        loglik=state.loglik + step_stats.loglik, scored_rows=state.scored_rows + n, report=report,
         threshold=(1.0 - eta) * state.threshold + eta * _estimate_threshold(state.params, rows, rule),
     )  # fmt: skip
-    lost = params.weights.min() < LOST_SHARE / rule.n_components
-    if rule.half_life is None or not lost or state.step % RELOCATE_EVERY:
+    has_lost_component = params.weights.min() < LOST_SHARE / rule.n_components
+    if rule.half_life is None or not has_lost_component or state.step % RELOCATE_EVERY:
         return state
     return _relocate_lost_component(state, params, SampleSearch(rows, scaling, penalty))
 
 
-def _relocate_lost_component(state: OnlineState, params: MixtureParams, explorer: SampleSearch) -> OnlineState:
-    """Move the smallest component to a split of another, if the rows of this step are better off with that.
+def _relocate_lost_component(state: OnlineState, params: MixtureParams, search: SampleSearch) -> OnlineState:
+    """Replace the smallest component by a split of another, if the rows of this step are more likely after that.
 
-    After a shift, one component can take all rows and leave none to the others; EM alone never gets out of it.
+    After a shift of the data, one component can take all rows and leave none to the others; EM alone never recovers.
     """
-    estep = InMemoryEStep(explorer.rows, explorer.scaling)
-    moved = explorer.split_best(remove_component(params, int(params.weights.argmin())))
-    stats = estep.evaluate(moved)
-    if stats.mean_loglik <= explorer.run_briefly(params).history[-1]:
+    moved = search.split_best(remove_component(params, int(params.weights.argmin())))
+    stats = InMemoryEStep(search.rows, search.scaling).evaluate(moved)
+    if stats.mean_loglik <= search.run_briefly(params).history[-1]:
         return state
     n = stats.rows
     return replace(
@@ -260,21 +273,21 @@ def _relocate_lost_component(state: OnlineState, params: MixtureParams, explorer
 
 
 def _estimate_threshold(params: MixtureParams, rows: Array, rule: OnlineRule) -> float:
-    """Return the outlier threshold of these parameters, from a thousand rows at most."""
+    """Return the quantile of the log-density at these parameters, from about ``QUANTILE_ROWS`` of the rows; nats."""
     if rule.outlier_quantile <= 0.0:
         return -np.inf
-    some = rows[:: max(len(rows) // QUANTILE_ROWS, 1)]
-    log_densities = score_rows(compile_density(params), some).log_density
+    thinned = rows[:: max(len(rows) // QUANTILE_ROWS, 1)]
+    log_densities = score_rows(compile_density(params), thinned).log_density
     return float(np.quantile(log_densities, rule.outlier_quantile))
 
 
 def make_online_result(state: OnlineState, rule: OnlineRule, columns: tuple[str, ...] = ()) -> FitResult:
-    """Return the model as it is now; its criteria are those of the effective rows behind it.
+    """Return the current model; its criteria are those of the effective rows.
 
     Raises
     ------
     NotFittedError
-        If the first fit is still to come.
+        If there are not yet enough rows for the first fit.
     """
     if state.params is None or state.stats is None:
         need = rule.warmup(state.n_features)

@@ -1,4 +1,4 @@
-"""What a fit leaves behind: parameters, how it went, what it was fitted to. Never the data."""
+"""The result of a fit: parameters, outcome, criteria and provenance. It never holds data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ from stream_gmm.errors import ConfigError, InputDataError, explain
 
 
 def as_rows(data: Any, columns: tuple[str, ...] = ()) -> Array:
-    """Return an array or a data frame as float64 rows ``(N, D)``; frame columns go by name."""
+    """Return an array or a data frame as float64 rows ``(N, D)``.
+
+    If ``columns`` are given, those of a data frame are selected by name, in that order.
+
+    Raises
+    ------
+    InputDataError
+        If a column is missing, the shape is not ``(N, D)``, or a value is NaN or infinite.
+    """
     if columns and hasattr(data, "columns"):
         missing = [c for c in columns if c not in list(data.columns)]
         if missing:
@@ -54,27 +62,29 @@ class FitResult:
     Attributes
     ----------
     params
-        The parameters whose log-likelihood is ``criteria.loglik``, exactly.
+        The parameters at which the log-likelihood is ``criteria.loglik``, exactly.
     outcome, reason
-        How the fit ended.
+        How the fit ended, and for some outcomes why.
+    criteria
+        Log-likelihood, BIC and the other criteria over all rows of the fit.
     history
-        Mean log-likelihood per row of every point that was accepted on the full data. With the penalty (a part in
-        some 1e6 of it) it never falls; with ``reg_covar`` a plain EM step can lower it a little.
+        Mean log-likelihood, in nats per row, of every point that was accepted on the full data. Together with the
+        penalty (about 1e-6 of it) it never falls; with ``reg_covar`` a plain EM step can lower it slightly.
     n_iter
-        Steps from one accepted point to the next.
+        Number of steps from one accepted point to the next.
     passes, rejected
-        Passes over the full data in which this candidate took part, and which of them (from 1) evaluated a
-        point that was not accepted.
+        Number of passes over the full data in which this candidate took part, and those of them (counted from 1)
+        whose point was rejected.
     columns
         Names of the features, in the order of the model.
     threshold, outlier_quantile
-        Rows with a log-density below ``threshold`` are outliers; it is the ``outlier_quantile``
-        of the log-density of the uniform sample.
+        Rows with a log-density below ``threshold`` (nats) are outliers; it is the ``outlier_quantile`` of the
+        log-density of the uniform sample.
     warnings
-        What a reader of the result should know.
+        Cautions about the result, in sentences.
     events
-        What happened on the way, beside the formulas: rejected points, components on the floor, without rows, or
-        moved; with the pass and the component.
+        What happened during the fit beyond its formulas, with the pass and the component: rejected points, and
+        components on the variance floor, without rows, or moved.
     provenance
         Data fingerprint, settings and versions; JSON values only.
     """
@@ -95,9 +105,9 @@ class FitResult:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def match_to(self, reference: FitResult) -> FitResult:
-        """Return the same model with its components numbered after those of an earlier one that they are.
+        """Return the same model with its components numbered as the matching ones of an earlier model.
 
-        What is new, lost, split or merged is told in ``events`` and ``provenance["identity"]``.
+        Components that are new, lost, split or merged are listed in ``events`` and in ``provenance["identity"]``.
 
         Raises
         ------
@@ -108,18 +118,18 @@ class FitResult:
             raise ConfigError(
                 f"cannot match a model of columns {list(self.columns)} to one of {list(reference.columns)}."
             )
-        found = trace_components(self.params, reference.params)
-        identity = {"model": reference.digest, **{k: v for k, v in asdict(found).items() if k != "order"}}
+        components = trace_components(self.params, reference.params)
+        identity = {"model": reference.digest, **{k: v for k, v in asdict(components).items() if k != "order"}}
         return replace(
             self,
-            params=self.params.reorder(list(found.order)),
-            events=(*self.events, *found.describe()),
+            params=self.params.reorder(list(components.order)),
+            events=(*self.events, *components.describe()),
             provenance={**self.provenance, "identity": identity},
         )
 
     @property
     def n_components(self) -> int:
-        """K."""
+        """Number of components K, without the noise."""
         return self.params.n_components
 
     @property
@@ -144,17 +154,17 @@ class FitResult:
 
     @property
     def covariances_(self) -> Array:
-        """Covariances in scikit-learn's shape."""
+        """Covariances in the shape of scikit-learn, in squared units of the columns."""
         return self.params.covariances
 
     @property
     def precisions_cholesky_(self) -> Array:
-        """Upper factors U with precision ``U U'``."""
+        """Upper triangular factors U, with the precisions ``U U'``, in the shape of scikit-learn."""
         return self.params.precisions_cholesky
 
     @property
     def precisions_(self) -> Array:
-        """Precisions in scikit-learn's shape."""
+        """Precisions (inverse covariances) in the shape of scikit-learn."""
         return self.params.family.precisions(self.params.precisions_cholesky)
 
     @property
@@ -164,37 +174,37 @@ class FitResult:
 
     @property
     def n_iter_(self) -> int:
-        """Steps made on the full data."""
+        """Number of steps on the full data."""
         return self.n_iter
 
     @property
     def lower_bound_(self) -> float:
-        """Mean log-likelihood per row at the returned parameters."""
+        """Mean log-likelihood at the parameters, in nats per row."""
         return self.history[-1]
 
     @property
     def lower_bounds_(self) -> list[float]:
-        """Mean log-likelihood per row after every EM step."""
+        """Mean log-likelihood at every accepted point, in nats per row."""
         return list(self.history)
 
     @property
     def n_features_in_(self) -> int:
-        """D."""
+        """Number of features D."""
         return self.params.n_features
 
     @property
     def feature_names_in_(self) -> np.ndarray[Any, Any]:
-        """Names of the features."""
+        """Names of the features ``(D,)``."""
         return np.array(self.columns, dtype=object)
 
     @cached_property
     def density(self) -> Density:
-        """The parameters compiled for scoring."""
+        """The parameters compiled for evaluation."""
         return compile_density(self.params)
 
     @cached_property
     def digest(self) -> str:
-        """Identity of the model: SHA-256 of its structure, columns, parameters and threshold."""
+        """Identity of the model: SHA-256, in hexadecimal, of its structure, columns, parameters and threshold."""
         sha = hashlib.sha256()
         sha.update(repr((self.covariance_type, self.columns, self.params.means.shape)).encode())
         noise = () if self.params.noise is None else (self.params.noise,)
@@ -203,7 +213,13 @@ class FitResult:
         return sha.hexdigest()
 
     def scores(self, rows: Any) -> Scores:
-        """Return all scores of rows in memory (array or frame)."""
+        """Return all scores of rows in memory (an array or a data frame).
+
+        Raises
+        ------
+        InputDataError
+            If the rows have other columns than the model, or a value is NaN or infinite.
+        """
         rows = as_rows(rows, self.columns)
         if rows.shape[1] != self.n_features_in_:
             raise InputDataError(f"the rows have {rows.shape[1]} columns, the model {self.n_features_in_}.")
@@ -218,15 +234,15 @@ class FitResult:
         return self.scores(rows).proba
 
     def score_samples(self, rows: Any) -> Array:
-        """Return the log-density of each row ``(N,)``."""
+        """Return the log-density of each row ``(N,)``, in nats."""
         return self.scores(rows).log_density
 
     def score(self, rows: Any) -> float:
-        """Return the mean log-density per row."""
+        """Return the mean log-density, in nats per row."""
         return float(self.score_samples(rows).mean())
 
     def is_outlier(self, rows: Any) -> np.ndarray[Any, Any]:
-        """Return True where the log-density is below the threshold ``(N,)``."""
+        """Return which rows have a log-density below the threshold, as booleans ``(N,)``."""
         return self.score_samples(rows) < self.threshold
 
     def evaluate_criteria(self, rows: Any) -> Criteria:
@@ -250,5 +266,11 @@ class FitResult:
         return self.evaluate_criteria(rows).icl
 
     def sample(self, n_samples: int = 1, random_state: int | None = None) -> tuple[Array, np.ndarray[Any, Any]]:
-        """Draw rows ``(n, D)`` and their components ``(n,)``, grouped by component."""
+        """Draw rows ``(n_samples, D)`` and their components ``(n_samples,)``, grouped by component; -1 is noise.
+
+        Raises
+        ------
+        InputDataError
+            If ``n_samples`` is less than 1.
+        """
         return draw_rows(self.params, n_samples, np.random.default_rng(random_state))

@@ -1,7 +1,7 @@
-"""Sufficient statistics of one E-step: a value with a merge.
+"""Sufficient statistics of one E-step: values that merge, so that parts of the data combine in any grouping.
 
-Moments are kept centred (weight, mean, scatter about that mean) and merged pairwise, so that no
-digits are lost when the mean is far from zero (Chan, Golub & LeVeque 1979).
+Moments are kept centred (weight, mean, scatter about that mean) and merged pairwise, so that no digits are lost when
+the mean is far from zero (Chan, Golub & LeVeque 1979).
 """
 
 from __future__ import annotations
@@ -17,14 +17,30 @@ from stream_gmm.core.model.moments import Array, Moments
 class SuffStats:
     """All that an M-step and a criterion need from the rows, for one candidate.
 
-    ``rows`` is their number, ``loglik`` the sum of their log-densities, ``entropy`` that of the
-    responsibilities' entropies, ``log_max`` that of the logarithm of the largest responsibility
-    (mclust's ICL); ``weight (K,)``, ``mean (K, D)`` and ``scatter`` (about ``mean``) are per component.
-    The scatter of a structure with one shared covariance may be pooled: a leading axis of 1, or of
-    0 while it is still to be completed from the moments of all rows (:func:`..estep.complete`).
+    Attributes
+    ----------
+    rows
+        Number of rows; the sum of their weights if they have weights.
+    loglik
+        Sum of the log-densities of the rows, nats.
+    entropy
+        Sum over the rows of the entropy of the responsibilities, nats.
+    log_max
+        Sum over the rows of the logarithm of the largest responsibility (for ICL as in mclust), nats.
+    weight, mean, scatter
+        Of each component: the sum of the responsibilities ``(K,)``, the mean ``(K, D)``, and the scatter about that
+        mean, in the shape that ``moments`` gives. The scatter of a structure with one shared covariance may be
+        pooled, with a leading axis of 1; or of 0 until it is computed from the moments of all rows
+        (:func:`stream_gmm.core.estep.accumulate.complete_stats`).
+    moments
+        The kind of second moment that the scatter is.
+    heldout_rows, heldout_loglik
+        Number of the rows that no fit uses, and the sum of their log-densities, nats.
 
-    Laws: ``zero`` is an exact identity of ``merge``; ``merge`` is commutative, and associative to
-    rounding; ``scale`` distributes over ``merge``; a merge of valid statistics is valid (PSD).
+    Notes
+    -----
+    ``zero`` is an exact identity of ``merge``; ``merge`` is commutative, and associative up to rounding; ``scale``
+    distributes over ``merge``; merging keeps scatter positive semidefinite.
     """
 
     rows: float
@@ -37,7 +53,6 @@ class SuffStats:
     moments: Moments
     heldout_rows: float = 0.0
     heldout_loglik: float = 0.0
-    """Rows that no fit uses, and the sum of their log-densities."""
 
     @classmethod
     def zero(cls, n_components: int, n_features: int, moments: Moments) -> SuffStats:
@@ -51,48 +66,43 @@ class SuffStats:
         )  # fmt: skip
 
     def merge(self, other: SuffStats) -> SuffStats:
-        """Return the statistics of both sets of rows."""
+        """Return the statistics of both sets of rows, taken at the same parameters."""
         if self.rows == 0.0:
             return other
         if other.rows == 0.0:
             return self
         weight = self.weight + other.weight
-        share = np.divide(other.weight, weight, out=np.zeros_like(weight), where=weight > 0.0)
+        self_share = np.divide(self.weight, weight, out=np.zeros_like(weight), where=weight > 0.0)
+        other_share = np.divide(other.weight, weight, out=np.zeros_like(weight), where=weight > 0.0)
         delta = other.mean - self.mean
-        both = self.weight * other.weight
-        coupling = np.divide(both, weight, out=np.zeros_like(both), where=weight > 0.0)
+        # Start from the heavier side: the result is bitwise the same in both orders, and no digits are lost.
+        heavier, equal = self.weight > other.weight, self.weight == other.weight
+        mean = np.where(
+            heavier[:, None],
+            self.mean + other_share[:, None] * delta,
+            other.mean - self_share[:, None] * delta,
+        )
+        mean = np.where(equal[:, None], 0.5 * (self.mean + other.mean), mean)
+        scatter = self.scatter
+        if len(scatter):
+            product = self.weight * other.weight
+            coupling = np.divide(product, weight, out=np.zeros_like(product), where=weight > 0.0)
+            between = self.moments.outer(coupling, delta)
+            if len(scatter) < len(coupling):
+                between = between.sum(axis=0, keepdims=True)
+            scatter = scatter + other.scatter + between
         return SuffStats(
             self.rows + other.rows,
             self.loglik + other.loglik,
             self.entropy + other.entropy,
             self.log_max + other.log_max,
             weight,
-            self._merged_mean(other, weight, share, delta),
-            self._merged_scatter(other, coupling, delta),
+            mean,
+            scatter,
             self.moments,
             self.heldout_rows + other.heldout_rows,
             self.heldout_loglik + other.heldout_loglik,
         )
-
-    def _merged_scatter(self, other: SuffStats, coupling: Array, delta: Array) -> Array:
-        if not len(self.scatter):
-            return self.scatter
-        between = self.moments.outer(coupling, delta)
-        if len(self.scatter) < len(coupling):
-            between = between.sum(axis=0, keepdims=True)
-        return self.scatter + other.scatter + between
-
-    def _merged_mean(self, other: SuffStats, weight: Array, share: Array, delta: Array) -> Array:
-        # Start from the heavier side: bitwise symmetric in its arguments, and no digits are lost.
-        heavier = self.weight > other.weight
-        tie = self.weight == other.weight
-        own = np.divide(self.weight, weight, out=np.zeros_like(weight), where=weight > 0.0)
-        out = np.where(
-            heavier[:, None],
-            self.mean + share[:, None] * delta,
-            other.mean - own[:, None] * delta,
-        )
-        return np.where(tie[:, None], 0.5 * (self.mean + other.mean), out)
 
     def scale(self, factor: float) -> SuffStats:
         """Return the statistics with every row counted ``factor`` times (``factor >= 0``)."""
@@ -111,11 +121,11 @@ class SuffStats:
 
     @property
     def mean_loglik(self) -> float:
-        """Log-likelihood in nats per row."""
+        """Mean log-density, in nats per row."""
         return self.loglik / self.rows
 
     def pooled_variances(self) -> Array:
-        """Return the variances ``(D,)`` of all the rows together."""
+        """Return the variances ``(D,)`` of all rows together, within and between components."""
         total = self.weight.sum()
         centre = self.weight @ self.mean / total
         between = self.weight @ (self.mean - centre) ** 2

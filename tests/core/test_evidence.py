@@ -43,7 +43,7 @@ def test_candidates_far_behind_are_pruned_with_a_reason_and_near_ones_are_kept(r
     reasons = SamplePruning("bic", 1e6, 10_000, 0.0, UNWEIGHTED).find_reasons(field)
 
     assert reasons[:4] == ["", "", "", ""]
-    assert reasons[4].startswith("beaten on the sample by c")
+    assert reasons[4].startswith("clearly worse on the sample than c")
     assert "nats per row behind, standard error" in reasons[5]
 
 

@@ -40,7 +40,7 @@ def _log_density(params, density, coordinates, rows, k, dtype):
     """Log-density of component k by features, as the kernel computes it."""
     family = params.family
     pack_candidates = family.features.pack(
-        density.log_norm, coordinates.apply(density.means), coordinates.whitener(density.whitener)
+        density.log_norm, coordinates.apply(density.means), coordinates.transform_whitener(density.whitener)
     )
     out = (pack_candidates[k].astype(dtype) @ _features(family, coordinates, rows, dtype)).astype(np.longdouble)
     if family.features.order == LINEAR_ORDER:

@@ -124,7 +124,7 @@ def test_pruned_candidates_stay_in_the_table_with_reason_and_parameters(rows):
         assert c.result is not None
         row = _by_name(result)[c.name]
         assert c.outcome is Outcome.PRUNED
-        assert c.reason.startswith("beaten on the sample by full-")
+        assert c.reason.startswith("clearly worse on the sample than full-")
         assert row["bic"] is row["loglik"] is row["delta"] is None
         assert row["behind"] > 0.0
         assert row["sample_loglik"] is not None

@@ -1,4 +1,8 @@
-"""E-step: many candidates x rows -> statistics, in one go."""
+"""The E-step: from many candidates and a block of rows to the statistics of every candidate.
+
+Used in three stages: :func:`accumulate_stats` for every chunk of rows, :func:`merge_each` to combine the results,
+and :func:`complete_stats` once, when the statistics of all rows are merged.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +19,24 @@ from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.stats import SuffStats
 
 CHUNK_ROWS = 65_536
+"""Largest number of rows that are handed to the kernels at once."""
 
-T = TypeVar("T", StackedStats, SuffStats)
+Statistics = TypeVar("Statistics", StackedStats, SuffStats)
 
 
 def accumulate_stats(batch: Batch, rows: Array, weights: Array = UNWEIGHTED) -> tuple[StackedStats, ...]:
     """Return the statistics of every group of candidates for ``rows (N, D)`` of finite values.
 
-    ``weights (N,)`` are positive; a row of weight 2 is two rows. Empty: every row counts once.
-
-    Column-major rows are used without a copy. When all rows are in, :func:`complete_stats` makes of them the
-    statistics of every candidate.
+    ``weights (N,)`` are positive; a row of weight 2 counts as two rows. If they are empty, every row counts once.
+    Column-major rows are used without a copy.
     """
     rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
     weights = np.ascontiguousarray(weights, dtype=np.float64)
     return tuple(group.accumulate_stats(rows_t, weights) for group in batch.groups)
 
 
-def merge_each(left: Sequence[T], right: Sequence[T]) -> tuple[T, ...]:
-    """Merge statistics one by one."""
+def merge_each(left: Sequence[Statistics], right: Sequence[Statistics]) -> tuple[Statistics, ...]:
+    """Merge two sequences of statistics element by element."""
     return tuple(a.merge(b) for a, b in zip(left, right, strict=True))
 
 
@@ -44,31 +47,30 @@ def complete_stats(
     row_moments: SuffStats,
     shift: Array,
 ) -> list[SuffStats]:
-    """Return the statistics of every candidate, once all rows are in.
+    """Return the statistics of every candidate from the merged statistics of all rows.
 
-    Those of linear features are completed from the moments of all their rows, ``row_moments``. With one
-    covariance for all components, ``z' precision z`` is the same for all of them: its sum over the rows, and
-    the pooled scatter, follow from the scatter of all rows, which no step changes. ``shift`` is the origin of
-    the coordinates in which the features were taken.
+    Candidates with linear features lack the part that is the same for all components: with one covariance,
+    ``z' precision z`` does not depend on the component. Its sum over the rows, and the pooled scatter, follow from
+    ``row_moments``, the moments of the same rows as of one component. ``shift (D,)`` is the origin of the coordinates
+    in which the features were computed.
     """
-    return [
-        s if len(s.scatter) else _complete_pooled(p, s, row_moments, shift)
-        for p, s in zip(candidates, batch.split(stacked), strict=True)
-    ]
-
-
-def _complete_pooled(params: MixtureParams, stats: SuffStats, row_moments: SuffStats, shift: Array) -> SuffStats:
-    delta = stats.mean - row_moments.mean[0]
-    pooled = row_moments.scatter[0] - (stats.weight * delta.T) @ delta
-    loglik = stats.loglik + _shared_term(params, row_moments, shift)
-    return replace(stats, loglik=loglik, scatter=params.family.moments.condense(pooled[None]))
+    completed = []
+    for params, stats in zip(candidates, batch.split(stacked), strict=True):
+        if len(stats.scatter):
+            completed.append(stats)
+            continue
+        delta = stats.mean - row_moments.mean[0]
+        pooled = row_moments.scatter[0] - (stats.weight * delta.T) @ delta
+        loglik = stats.loglik + _shared_term(params, row_moments, shift)
+        completed.append(replace(stats, loglik=loglik, scatter=params.family.moments.condense(pooled[None])))
+    return completed
 
 
 def _shared_term(params: MixtureParams, rows: SuffStats, shift: Array) -> float:
-    """Return the sum of ``-z' precision z / 2`` over rows of these moments, of a shared covariance."""
+    """Return the sum of ``-z' precision z / 2`` in nats, for a shared covariance and rows of these moments."""
     family, (k, d) = params.family, params.means.shape
-    off = rows.mean[0] - shift
-    about_shift = rows.scatter[0] + rows.rows * np.outer(off, off)
+    delta = rows.mean[0] - shift
+    about_shift = rows.scatter[0] + rows.rows * np.outer(delta, delta)
     whitener = np.array(family.expand(params.precisions_cholesky, k, d)[0])
     whitener = whitener if family.matrices else np.diag(whitener)
     return -0.5 * float(np.sum(whitener * (about_shift @ whitener)))
@@ -78,12 +80,13 @@ def add_heldout(
     batch: Batch, candidates: Sequence[MixtureParams], stats: Sequence[SuffStats],
     sums: Sequence[Array], heldout: SuffStats, shift: Array,
 ) -> list[SuffStats]:  # fmt: skip
-    """Return the statistics with the log-likelihood of the rows held out.
+    """Return the statistics with the number and the log-likelihood of the held-out rows.
 
-    ``sums`` holds that of the candidates of each group ``(C,)``, ``heldout`` the moments of those rows.
+    ``sums`` holds, for each group of the batch, the log-likelihoods ``(C,)`` of its candidates as the kernels give
+    them; ``heldout`` are the moments of the held-out rows, and ``shift`` is as in :func:`complete_stats`.
     """
-    out = []
-    for i, (params, own, value) in enumerate(zip(candidates, stats, batch.order_values(sums), strict=True)):
-        loglik = value + (_shared_term(params, heldout, shift) if batch.uses_linear_features(i) else 0.0)
-        out.append(replace(own, heldout_rows=heldout.rows, heldout_loglik=loglik))
-    return out
+    extended = []
+    for i, (params, fitted, loglik) in enumerate(zip(candidates, stats, batch.order_values(sums), strict=True)):
+        total = loglik + (_shared_term(params, heldout, shift) if batch.uses_linear_features(i) else 0.0)
+        extended.append(replace(fitted, heldout_rows=heldout.rows, heldout_loglik=total))
+    return extended

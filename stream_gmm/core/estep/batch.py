@@ -1,8 +1,10 @@
-"""The candidates of one pass, stacked in groups that share a kernel, and the statistics they get.
+"""The candidates of one pass, stacked in groups that share a kernel, and their stacked statistics.
 
-What many candidates share is done once: the features of a block, one matrix product for the log-densities of
-all components, one for their sums. Statistics stay stacked until all rows are in, so that merging and sending
-them costs the same for one candidate as for a hundred.
+What many candidates share is computed once: the features of a block of rows, one matrix product for the log-densities
+of all components, one for the sums. Statistics stay stacked along the components until those of all rows are merged,
+so that merging and sending them costs no more calls for a hundred candidates than for one.
+
+A group has C candidates with M components together; F is the number of features.
 """
 
 from __future__ import annotations
@@ -17,28 +19,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_gmm.core.estep import kernels, whitening
-from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, KernelChoice, KernelPreference, choose_kernel
+from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, KernelPreference, choose_kernel
 from stream_gmm.core.model.density import Density, compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.features import LINEAR_ORDER, Features
-from stream_gmm.core.model.moments import DIAGONAL, FULL, Array, Moments
+from stream_gmm.core.model.moments import DIAGONAL, FULL, Array, Moments, divide_by_weight
 from stream_gmm.core.model.params import NO_BACKGROUND, MixtureParams
 from stream_gmm.core.rows.moments import UNWEIGHTED, total_weight
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 
-_SMALL = 1 << 16
+_COPIED_BYTES = 1 << 16
 
 
 def as_writeable(values: NDArray[Any]) -> NDArray[Any]:
-    """Return an array as one that may be written to, which nobody does; a large one without a copy.
+    """Return an array with the writeable flag set, although nothing writes to it; a large one without a copy.
 
-    What was mapped from a file, or came over a network, is read-only. For that the compiler makes other code, in
-    which sums may round differently: the bits would depend on the way the rows took.
+    Arrays that were mapped from a file or received over a network are read-only. Numba compiles other code for
+    those, in which sums may round differently: results would depend on where the rows come from.
     """
     if values.flags.writeable:
         return values
-    if values.nbytes <= _SMALL:
+    if values.nbytes <= _COPIED_BYTES:
         return np.array(values)
     memory: Any = (ctypes.c_byte * values.nbytes).from_address(values.ctypes.data)
     return np.frombuffer(memory, values.dtype).reshape(values.shape)
@@ -46,9 +48,10 @@ def as_writeable(values: NDArray[Any]) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class StackedStats:
-    """Statistics of the candidates of a group, one after the other along the components.
+    """Statistics of the candidates of a group: ``stats`` has the components of all of them, one after the other.
 
-    ``sums (C, 3)`` holds log-likelihood, entropy and log of the largest responsibility of each.
+    ``sums (C, 3)`` holds for each candidate the sums over the rows of the log-density, of the entropy of the
+    responsibilities and of the logarithm of the largest responsibility, in nats.
     """
 
     stats: SuffStats
@@ -73,15 +76,21 @@ class StackLayout:
     """Which candidates a group holds, and where their components are."""
 
     index: tuple[int, ...]
+    """Numbers of the candidates within the batch."""
     offsets: tuple[int, ...]
+    """First component of each candidate, and M at the end."""
     families: tuple[CovarianceFamily, ...]
     backgrounds: tuple[float, ...]
-    """Log-density of each candidate's noise."""
+    """Weighted log-density of the noise of each candidate, nats."""
 
     def assemble(
         self, n: float, sums: Array, expected: Array, weight: Array, mean: Array, scatter: Array, moments: Moments
     ) -> StackedStats:
-        """Put statistics together; ``expected`` holds the sums of ``r log-density`` of each component."""
+        """Return the statistics of the group from what a kernel gives for ``n`` rows.
+
+        ``sums (C, 2)`` holds the log-likelihood and the log of the largest responsibility; ``expected (M,)`` the sum
+        over the rows of responsibility times log-density; ``weight``, ``mean`` and ``scatter`` are per component.
+        """
         starts = np.array(self.offsets[:-1])
         # sum of -r log r, since log r = log-density of the component - log-density of the mixture.
         background, noisy = np.array(self.backgrounds), np.array(self.backgrounds) > NO_BACKGROUND
@@ -91,29 +100,27 @@ class StackLayout:
         stats = SuffStats(float(n), 0.0, 0.0, 0.0, weight, mean, scatter, moments)
         return StackedStats(stats, np.column_stack([sums[:, 0], entropy, sums[:, 1]]))
 
-    def split(self, assemble: StackedStats) -> dict[int, SuffStats]:
-        """Return the statistics of each candidate, by its number."""
-        s, out = assemble.stats, {}
-        places = zip(self.index, pairwise(self.offsets), self.families, assemble.sums.tolist(), strict=True)
-        for i, (lo, hi), family, sums in places:
-            own = _condense_scatter(s, slice(lo, hi), family)
-            loglik, entropy, log_max = sums
-            out[i] = SuffStats(s.rows, loglik, entropy, log_max, s.weight[lo:hi], s.mean[lo:hi], own, family.moments)
-        return out
-
-
-def _condense_scatter(stats: SuffStats, place: slice, family: CovarianceFamily) -> Array:
-    if not len(stats.scatter):
-        return family.moments.empty(stats.mean.shape[1])
-    own = (
-        family.moments.condense(stats.scatter[place]) if stats.moments is not family.moments else stats.scatter[place]
-    )
-    return own.sum(axis=0, keepdims=True) if family.shared else own
+    def split(self, stacked: StackedStats) -> dict[int, SuffStats]:
+        """Return the statistics of each candidate, by its number within the batch."""
+        stats, by_number = stacked.stats, {}
+        members = zip(self.index, pairwise(self.offsets), self.families, stacked.sums.tolist(), strict=True)
+        for i, (lo, hi), family, (loglik, entropy, log_max) in members:
+            if not len(stats.scatter):
+                scatter = family.moments.empty(stats.mean.shape[1])
+            else:
+                scatter = stats.scatter[lo:hi]
+                if stats.moments is not family.moments:
+                    scatter = family.moments.condense(scatter)
+                if family.shared:
+                    scatter = scatter.sum(axis=0, keepdims=True)
+            weight, mean = stats.weight[lo:hi], stats.mean[lo:hi]
+            by_number[i] = SuffStats(stats.rows, loglik, entropy, log_max, weight, mean, scatter, family.moments)
+        return by_number
 
 
 @dataclass(frozen=True)
 class FeatureGroup:
-    """Candidates that share features in the same coordinates; ``weights (M, F)``."""
+    """Candidates that share features in the same coordinates; ``weights (M, F)`` are their packed densities."""
 
     layout: StackLayout
     features: Features
@@ -121,7 +128,7 @@ class FeatureGroup:
     weights: NDArray[np.floating]
 
     def accumulate_stats(self, rows_t: Array, weights: Array = UNWEIGHTED) -> StackedStats:
-        """Return the statistics for ``rows_t (D, N)`` of these weights."""
+        """Return the statistics for ``rows_t (D, N)`` with ``weights (N,)``, or none."""
         d = len(rows_t)
         c, totals, sums = self.coordinates, np.zeros(self.weights.shape), np.zeros((len(self.layout.index), 2))
         kernels.feature_pass(
@@ -138,47 +145,40 @@ class FeatureGroup:
 
 @dataclass(frozen=True)
 class WhitenedGroup:
-    """Candidates whose components whiten the rows themselves."""
+    """Candidates of the whitened kernel: every component whitens the rows with its own factor."""
 
     layout: StackLayout
     density: Density
 
     def accumulate_stats(self, rows_t: Array, weights: Array = UNWEIGHTED) -> StackedStats:
-        """Return the statistics for ``rows_t (D, N)`` of these weights."""
-        matrices = self.density.whitener.ndim == 3
-        run = _run_full_kernel if matrices else _run_diagonal_kernel
-        found = run(self._density(), as_writeable(rows_t), as_writeable(weights), self.layout)
-        return self.layout.assemble(total_weight(rows_t, weights), *found, FULL if matrices else DIAGONAL)
-
-    def _density(self) -> Density:
+        """Return the statistics for ``rows_t (D, N)`` with ``weights (N,)``, or none."""
         d = self.density
-        return Density(as_writeable(d.log_norm), as_writeable(d.means), as_writeable(d.whitener))
+        density = Density(as_writeable(d.log_norm), as_writeable(d.means), as_writeable(d.whitener))
+        run_kernel, moments = (_run_full_kernel, FULL) if d.whitener.ndim == 3 else (_run_diagonal_kernel, DIAGONAL)
+        results = run_kernel(density, as_writeable(rows_t), as_writeable(weights), self.layout)
+        return self.layout.assemble(total_weight(rows_t, weights), *results, moments)
 
 
 Group = FeatureGroup | WhitenedGroup
-Sums = tuple[Array, Array, Array, Array, Array]
-"""Log-likelihood and log of the largest responsibility; expected log-density; weight; mean; scatter."""
+KernelResults = tuple[Array, Array, Array, Array, Array]
+"""The arguments ``sums``, ``expected``, ``weight``, ``mean`` and ``scatter`` of :meth:`StackLayout.assemble`."""
 
 
-def _nonzero(weight: Array) -> Array:
-    return np.where(weight > 0.0, weight, 1.0)
-
-
-def _run_full_kernel(density: Density, rows_t: Array, weights: Array, layout: StackLayout) -> Sums:
+def _run_full_kernel(density: Density, rows_t: Array, weights: Array, layout: StackLayout) -> KernelResults:
     (m, d), sums, lower = density.means.shape, np.zeros((len(layout.index), 2)), density.lower
     moments = np.zeros((m, d + 1, d + 1))
     places = np.array(layout.offsets), np.array(layout.backgrounds)
     whitening.full_pass(rows_t, weights, density.means, lower, density.log_norm, *places, moments, sums)
     weight, second = moments[:, d, d], moments[:, :d, :d]
-    a = moments[:, :d, d] / _nonzero(weight)[:, None]
+    whitened_mean = divide_by_weight(moments[:, :d, d], weight)
     expected = density.log_norm * weight - 0.5 * np.einsum("kjj->k", second)
-    colour = np.linalg.inv(lower)
-    about_mean = second - weight[:, None, None] * (a[:, :, None] * a[:, None, :])
-    scatter = colour @ about_mean @ np.swapaxes(colour, 1, 2)
-    return sums, expected, weight, density.means + np.einsum("kij,kj->ki", colour, a), scatter
+    about_mean = second - weight[:, None, None] * (whitened_mean[:, :, None] * whitened_mean[:, None, :])
+    unwhiten = np.linalg.inv(lower)
+    scatter = unwhiten @ about_mean @ np.swapaxes(unwhiten, 1, 2)
+    return sums, expected, weight, density.means + np.einsum("kij,kj->ki", unwhiten, whitened_mean), scatter
 
 
-def _run_diagonal_kernel(density: Density, rows_t: Array, weights: Array, layout: StackLayout) -> Sums:
+def _run_diagonal_kernel(density: Density, rows_t: Array, weights: Array, layout: StackLayout) -> KernelResults:
     (m, d), sums = density.means.shape, np.zeros((len(layout.index), 2))
     moments = np.zeros((m, 1 + 2 * d))
     places = np.array(layout.offsets), np.array(layout.backgrounds)
@@ -186,10 +186,10 @@ def _run_diagonal_kernel(density: Density, rows_t: Array, weights: Array, layout
         rows_t, weights, density.means, density.whitener, density.log_norm, *places, moments, sums
     )
     weight, second = moments[:, 0], moments[:, 1 + d :]
-    a = moments[:, 1 : 1 + d] / _nonzero(weight)[:, None]
+    whitened_mean = divide_by_weight(moments[:, 1 : 1 + d], weight)
     expected = density.log_norm * weight - 0.5 * second.sum(axis=1)
-    scatter = (second - weight[:, None] * a**2) / density.whitener**2
-    return sums, expected, weight, density.means + a / density.whitener, scatter
+    scatter = (second - weight[:, None] * whitened_mean**2) / density.whitener**2
+    return sums, expected, weight, density.means + whitened_mean / density.whitener, scatter
 
 
 def _has_linear_features(group: Group) -> bool:
@@ -198,45 +198,51 @@ def _has_linear_features(group: Group) -> bool:
 
 @dataclass(frozen=True)
 class Batch:
-    """All the candidates of one pass. The only thing about them that travels to the workers."""
+    """All candidates of one pass, compiled: what is sent to the workers."""
 
     groups: tuple[Group, ...]
     choices: tuple[tuple[str, str], ...]
-    """Kernel and type of each candidate, in order."""
+    """Name of the kernel and floating-point type of each candidate, in order."""
 
     @property
     def kernels_used(self) -> tuple[str, ...]:
-        """Kernel of each candidate, in order."""
+        """Name of the kernel of each candidate, in order."""
         return tuple(kernel for kernel, _ in self.choices)
 
     @property
     def needs_row_moments(self) -> bool:
-        """True if some statistics are to be completed from the second moment of all rows."""
+        """True if some statistics must be completed from the second moments of all rows."""
         return any(_has_linear_features(g) for g in self.groups)
 
     def uses_linear_features(self, candidate: int) -> bool:
-        """Return True if a candidate takes linear features."""
+        """Return True if this candidate is evaluated by linear features."""
         return any(candidate in g.layout.index for g in self.groups if _has_linear_features(g))
 
     def order_values(self, values: Sequence[Array]) -> list[float]:
-        """Return values of the candidates of each group ``(C,)`` in the order of the candidates."""
-        out: dict[int, float] = {}
-        for group, own in zip(self.groups, values, strict=True):
-            out.update(zip(group.layout.index, own.tolist(), strict=True))
-        return [out[i] for i in range(len(self.choices))]
+        """Return one value for each candidate, in order, from the values ``(C,)`` of each group."""
+        by_number: dict[int, float] = {}
+        for group, group_values in zip(self.groups, values, strict=True):
+            by_number.update(zip(group.layout.index, group_values.tolist(), strict=True))
+        return [by_number[i] for i in range(len(self.choices))]
 
-    def split(self, assemble: Sequence[StackedStats]) -> list[SuffStats]:
-        """Return the statistics of each candidate, in order."""
-        out: dict[int, SuffStats] = {}
-        for group, own in zip(self.groups, assemble, strict=True):
-            out |= group.layout.split(own)
-        return [out[i] for i in range(len(self.choices))]
+    def split(self, stacked: Sequence[StackedStats]) -> list[SuffStats]:
+        """Return the statistics of each candidate, in order, from those of each group."""
+        by_number: dict[int, SuffStats] = {}
+        for group, group_stats in zip(self.groups, stacked, strict=True):
+            by_number |= group.layout.split(group_stats)
+        return [by_number[i] for i in range(len(self.choices))]
 
 
 def compile_batch(
     candidates: Sequence[MixtureParams], scaling: Scaling, preference: KernelPreference = ANY_KERNEL
 ) -> Batch:
-    """Compile candidates for one shared pass."""
+    """Compile candidates for one shared pass: choose a kernel for each, and stack those that share one.
+
+    Raises
+    ------
+    SingularCovarianceError
+        If a covariance is not positive definite.
+    """
     densities = [compile_density(p) for p in candidates]
     choices = [choose_kernel(p, d, scaling, preference) for p, d in zip(candidates, densities, strict=True)]
     keys = [
@@ -246,48 +252,30 @@ def compile_batch(
     groups: list[Group] = []
     for key in sorted(set(keys)):
         index = [i for i, k in enumerate(keys) if k == key]
-        layout = _stack_whitened if key[2] < 0 else _stack_features
-        groups.append(layout(index, candidates, densities, choices))
+        members, stacked = [candidates[i] for i in index], [densities[i] for i in index]
+        offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum([p.n_components for p in members])]))
+        families, backgrounds = zip(*((p.family, p.background) for p in members), strict=True)
+        layout = StackLayout(tuple(index), offsets, families, backgrounds)
+        first = choices[index[0]]
+        if first.coordinates is None:
+            log_norm, means, whitener = (
+                np.concatenate([getattr(d, name) for d in stacked]) for name in ("log_norm", "means", "whitener")
+            )
+            groups.append(WhitenedGroup(layout, Density(log_norm, means, whitener)))
+        else:
+            weights = _pack_features(stacked, members[0].features, first.coordinates, first.dtype)
+            groups.append(FeatureGroup(layout, members[0].features, first.coordinates, weights))
     return Batch(tuple(groups), tuple((c.kernel, c.dtype) for c in choices))
 
 
-def _make_layout(index: list[int], candidates: Sequence[MixtureParams]) -> StackLayout:
-    sizes = [candidates[i].n_components for i in index]
-    offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum(sizes)]))
-    families, backgrounds = zip(*((candidates[i].family, candidates[i].background) for i in index), strict=True)
-    return StackLayout(tuple(index), offsets, families, backgrounds)
-
-
-def _stack_features(
-    index: list[int],
-    candidates: Sequence[MixtureParams],
-    densities: Sequence[Density],
-    choices: Sequence[KernelChoice],
-) -> FeatureGroup:
-    first, features = choices[index[0]], candidates[index[0]].features
-    coordinates = first.coordinates
-    assert coordinates is not None
+def _pack_features(
+    densities: Sequence[Density], features: Features, coordinates: Scaling, dtype: str
+) -> NDArray[np.floating]:
+    """Return the weights ``(M, F)`` of the features for all components of these densities."""
     packed = [
-        features.pack(d.log_norm, coordinates.apply(d.means), coordinates.whitener(d.whitener))
-        for d in (densities[i] for i in index)
+        features.pack(d.log_norm, coordinates.apply(d.means), coordinates.transform_whitener(d.whitener))
+        for d in densities
     ]
-    # The constant of a component of weight zero is out of float32's range.
-    low = -0.1 * float(np.finfo(first.dtype).max)
-    weights = np.ascontiguousarray(np.maximum(np.concatenate(packed), low), dtype=first.dtype)
-    return FeatureGroup(_make_layout(index, candidates), features, coordinates, weights)
-
-
-def _stack_whitened(
-    index: list[int],
-    candidates: Sequence[MixtureParams],
-    densities: Sequence[Density],
-    choices: Sequence[KernelChoice],
-) -> WhitenedGroup:
-    del choices
-    chosen = [densities[i] for i in index]
-    assemble = Density(
-        np.concatenate([d.log_norm for d in chosen]),
-        np.concatenate([d.means for d in chosen]),
-        np.concatenate([d.whitener for d in chosen]),
-    )
-    return WhitenedGroup(_make_layout(index, candidates), assemble)
+    # The constant of a component of weight zero is out of the range of float32.
+    low = -0.1 * float(np.finfo(dtype).max)
+    return np.ascontiguousarray(np.maximum(np.concatenate(packed), low), dtype=dtype)

@@ -1,4 +1,4 @@
-"""The E-step over rows in memory: the sample's, and what stands for the full data in tests."""
+"""The E-step over rows in memory: for the sample, for a step of a stream, and in tests in place of the full data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from stream_gmm.core.stats import SuffStats
 
 @dataclass(frozen=True, eq=False)
 class InMemoryEStep:
-    """The E-step over rows ``(N, D)`` (:data:`stream_gmm.core.fit.em.EStep`); ``weights (N,)``, or none."""
+    """The E-step over ``rows (N, D)``, as a :data:`stream_gmm.core.fit.em.EStep`.
+
+    ``scaling`` gives the coordinates of the feature kernels; ``weights (N,)`` is empty if every row counts once.
+    """
 
     rows: Array
     scaling: Scaling
@@ -43,11 +46,11 @@ class InMemoryEStep:
         return {name: getattr(self, name) for name in ("rows", "scaling", "preference", "weights")}
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
-        """Return the statistics of each candidate."""
+        """Return the statistics of each candidate over all rows."""
         batch = compile_batch(candidates, self.scaling, self.preference)
-        out = reduce(merge_each, (accumulate_stats(batch, *chunk) for chunk in self._chunks))
+        stacked = reduce(merge_each, (accumulate_stats(batch, *chunk) for chunk in self._chunks))
         row_moments = self._row_moments if batch.needs_row_moments else SuffStats.zero(1, 1, FULL)
-        return complete_stats(batch, candidates, out, row_moments, self.scaling.shift)
+        return complete_stats(batch, candidates, stacked, row_moments, self.scaling.shift)
 
     def evaluate(self, params: MixtureParams) -> SuffStats:
         """Return the statistics of one mixture."""

@@ -1,10 +1,11 @@
-"""Which kernel a candidate takes.
+"""Chooses the kernel of a candidate.
 
-*quadratic*: one matrix product with features of the standardised rows. *sphered*: the same in
-coordinates in which the whole data is uncorrelated. *whitened*: every component whitens the rows.
-The first two are fast and cancel when a component is small beside its distance from the centre;
-the third never cancels. The choice is made here, centrally, for each candidate and step: of the
-kernels whose rounding error is bounded by the contract, the one that should be fastest.
+A kernel is a way to compute log-densities and statistics. *quadratic*: one matrix product with features of the
+standardised rows. *sphered*: the same in coordinates in which all rows together are uncorrelated with unit variance.
+*whitened*: every component whitens the rows with its own factor. The first two are fast, but lose digits by
+cancellation when a component is small compared with its distance from the centre; the third never does. For each
+candidate and step, the choice is the kernel with the lowest predicted cost of those whose rounding error is below the
+limit ``ALLOWED``.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ QUADRATIC, SPHERED, WHITENED, AUTO = "quadratic", "sphered", "whitened", "auto"
 KERNELS = (AUTO, QUADRATIC, SPHERED, WHITENED)
 DTYPES = ("float64", "float32")
 
-# The error of a log-density that the contract allows; and the largest ratio of an error to
-# ``magnitude * eps`` that was measured (5.3 over 200 rows each of 4,500 components, D to 30, condition
-# numbers to 1e6, distances to 1e3 sd; tests/core/test_routes.py checks it).
 ALLOWED = {"float64": 1e-8, "float32": 1e-3}
+"""Largest rounding error of a log-density, in nats, that a kernel may have."""
 ERROR_RATIO = 6.0
+"""Bound on the ratio of an error to ``magnitude * eps``. The largest one measured is 5.3, over 200 rows each of 4,500
+components, with D up to 30, condition numbers up to 1e6, and distances up to 1e3 standard deviations."""
 
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """A kernel for one candidate: its name, the type it computes in, and the coordinates."""
+    """A kernel for one candidate: its name, floating-point type and coordinates, and its cost in nanoseconds per row.
+
+    ``coordinates`` is None for the whitened kernel, which works in those of the data.
+    """
 
     kernel: str
     dtype: str
@@ -44,7 +48,13 @@ class KernelChoice:
 
 @dataclass(frozen=True)
 class KernelPreference:
-    """What the user wants of the kernels: ``"auto"`` or one by name; float64, or float32 where it may be."""
+    """The user's choice of a kernel: ``"auto"`` or a name; float64, or float32 where its error is below the limit.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such kernel or type.
+    """
 
     kernel: str = AUTO
     dtype: str = "float64"
@@ -58,7 +68,7 @@ ANY_KERNEL = KernelPreference()
 
 
 def _feature_coordinates(params: MixtureParams, scaling: Scaling) -> Iterator[tuple[str, Scaling]]:
-    """Return the coordinates in which the structure's features keep their form."""
+    """Return the feature kernels of a structure, with the coordinates in which its features keep their form."""
     if params.features.order == ISOTROPIC_ORDER:
         yield QUADRATIC, scaling.isotropic
         return
@@ -68,11 +78,11 @@ def _feature_coordinates(params: MixtureParams, scaling: Scaling) -> Iterator[tu
 
 
 def bound_rounding_error(params: MixtureParams, density: Density, coordinates: Scaling, dtype: str) -> float:
-    """Bound the rounding error of the log-densities by features, in nats."""
+    """Return a bound on the rounding error of log-densities computed by features, in nats."""
     family, (k, d) = params.family, params.means.shape
     means = coordinates.apply(density.means)
-    covariances = coordinates.covariances(np.array(family.expand(params.covariances, k, d)))
-    magnitude = params.features.magnitude(means, covariances, coordinates.whitener(density.whitener))
+    covariances = coordinates.transform_covariances(np.array(family.expand(params.covariances, k, d)))
+    magnitude = params.features.magnitude(means, covariances, coordinates.transform_whitener(density.whitener))
     terms = magnitude + np.where(params.weights > 0.0, np.abs(density.log_norm), 0.0) + d
     return float(ERROR_RATIO * np.max(terms) * np.finfo(dtype).eps)
 
@@ -80,7 +90,10 @@ def bound_rounding_error(params: MixtureParams, density: Density, coordinates: S
 def choose_kernel(
     params: MixtureParams, density: Density, scaling: Scaling, preference: KernelPreference = ANY_KERNEL
 ) -> KernelChoice:
-    """Return the cheapest kernel among those that hold the contract, or the one that is forced."""
+    """Return the cheapest kernel of those that are precise enough, or the one that the user prefers by name.
+
+    A kernel that the structure does not have cannot be forced: the choice is then as for ``"auto"``.
+    """
     k, d = params.means.shape
     n_features = params.features.count(d)
     choices = [KernelChoice(WHITENED, "float64", None, whitened_cost(k, d, params.family.matrices))]
@@ -90,5 +103,5 @@ def choose_kernel(
             forced = preference.kernel == kernel and dtype == preference.dtype
             if forced or bound_rounding_error(params, density, coordinates, dtype) <= ALLOWED[dtype]:
                 choices.append(KernelChoice(kernel, dtype, coordinates, cost))
-    wanted = [c for c in choices if c.kernel == preference.kernel]
-    return min(wanted or choices, key=lambda c: c.cost)
+    preferred = [c for c in choices if c.kernel == preference.kernel]
+    return min(preferred or choices, key=lambda c: c.cost)

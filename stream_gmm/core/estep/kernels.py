@@ -1,11 +1,15 @@
-"""The compiled loops: blocks of rows -> features -> log-densities -> responsibilities -> sums.
+"""The compiled loops of the feature kernels: features -> log-densities -> responsibilities -> sums.
 
-A block of rows is small enough that its features and log-densities stay in cache. Arrays are
-feature-major (``rows_t (D, N)``), so that every inner loop runs along contiguous rows. The GIL
-is released; compiled code is cached on disk, so that a worker's first task need not compile.
+Rows are processed in blocks of ``b`` rows, small enough for the features and log-densities of a block to stay in
+the cache. Arrays are feature-major (``rows_t (D, N)``), so that every inner loop runs over contiguous memory. The
+GIL is released; compiled code is cached on disk, so that the first task of a worker need not compile.
 
-The matrix products are BLAS's; the rest is written so that the compiler turns it into vector code,
-in float64 or in float32 by the type of the weights. Sums over blocks are always float64.
+The matrix products are those of BLAS; the rest is written so that the compiler can vectorise it, in float64 or
+float32, depending on the type of the packed weights. Sums over blocks are always float64.
+
+Sizes: ``M`` components of all candidates together, ``C`` candidates, ``F`` features, ``D`` columns, ``N`` rows.
+``offsets (C + 1,)`` gives the components of each candidate: those of candidate c are ``offsets[c]`` to
+``offsets[c + 1] - 1``.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from numba.extending import intrinsic, overload
 from stream_gmm.core.model.features import DIAGONAL_ORDER, ISOTROPIC_ORDER, QUADRATIC_ORDER
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
-# Not "reassoc" for exp: it would simplify ``(t + magic) - magic`` away.
+# Flags of LLVM. Not "reassoc" for exp: it would simplify ``(t + magic) - magic`` away.
 _EXACT = {"contract", "nsz"}
 
 
@@ -46,23 +50,23 @@ def _float32(_, x):  # type: ignore[no-untyped-def]
     return types.float32(types.int32), lambda c, b, s, args: b.bitcast(args[0], ir.FloatType())
 
 
-def decay(x):  # type: ignore[no-untyped-def]
+def exp_nonpositive(x):  # type: ignore[no-untyped-def]
     """Return ``exp(x)`` for ``x <= 0`` in compiled code; 0 below 1e-100 (float64) or 1e-26 (float32).
 
     ``exp(x) = 2^n exp(r)`` with ``|r| <= ln 2 / 2``; adding 1.5 * 2^52 rounds n to the low bits of the
-    sum, and a polynomial through Chebyshev nodes gives ``exp(r)`` (relative error 3e-16, 3e-9). What is
-    cut off is far below a unit in the last place of any sum; subnormal numbers would make the matrix
-    products a hundred times slower.
+    sum, and a polynomial through Chebyshev nodes gives ``exp(r)`` (relative error 3e-16 in float64, 3e-9 in
+    float32). Smaller values are set to 0: they are far below a unit in the last place of any sum, and subnormal
+    numbers would make the matrix products a hundred times slower.
     """
     raise TypeError("for compiled code only")
 
 
-@overload(decay, jit_options={"fastmath": _EXACT}, inline="always")
-def _decay(x):  # type: ignore[no-untyped-def]
-    return _decay32 if x == types.float32 else _decay64
+@overload(exp_nonpositive, jit_options={"fastmath": _EXACT}, inline="always")
+def _overload_exp_nonpositive(x):  # type: ignore[no-untyped-def]
+    return _exp32 if x == types.float32 else _exp64
 
 
-def _decay64(x):  # type: ignore[no-untyped-def]
+def _exp64(x):  # type: ignore[no-untyped-def]
     value = max(x, -230.0)
     shifted = value * 1.4426950408889634 + 6755399441055744.0
     whole = shifted - 6755399441055744.0
@@ -82,7 +86,7 @@ def _decay64(x):  # type: ignore[no-untyped-def]
     return p if x > -230.0 else 0.0
 
 
-def _decay32(x):  # type: ignore[no-untyped-def]
+def _exp32(x):  # type: ignore[no-untyped-def]
     value = max(x, np.float32(-60.0))
     shifted = value * np.float32(1.4426950408889634) + np.float32(12582912.0)
     whole = shifted - np.float32(12582912.0)
@@ -100,24 +104,24 @@ def _decay32(x):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, fastmath=_EXACT)
 def exp_row(x, top, total):  # type: ignore[no-untyped-def]
-    """Replace ``x (n,)`` by ``e = exp(x - top)``, for ``x <= top``, and add it to ``total``."""
+    """Replace ``x (b,)`` by ``e = exp(x - top)``, for ``x <= top``, and add it to ``total (b,)``."""
     for j in range(x.shape[0]):
-        e = decay(x[j] - top[j])  # type: ignore[no-untyped-call]
+        e = exp_nonpositive(x[j] - top[j])  # type: ignore[no-untyped-call]
         x[j] = e
         total[j] += e
 
 
 @njit(cache=True, nogil=True, fastmath=_EXACT)
 def exp_background(background, top, total):  # type: ignore[no-untyped-def]
-    """Raise ``top (n,)`` to the background, and start ``total`` with ``exp(background - top)``."""
+    """Raise ``top (b,)`` to at least ``background``, and set ``total (b,)`` to ``exp(background - top)``."""
     for j in range(top.shape[0]):
         top[j] = max(top[j], background)
-        total[j] = decay(background - top[j])  # type: ignore[no-untyped-call]
+        total[j] = exp_nonpositive(background - top[j])  # type: ignore[no-untyped-call]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def _sum_of_logs(values):  # type: ignore[no-untyped-def]
-    """Return the sum of the logarithms of values in [1, 1e15], eight to a logarithm."""
+    """Return the sum of the logarithms of values in [1, 1e15], with one logarithm for the product of eight."""
     n = values.shape[0]
     eighth = n // 8
     out = 0.0
@@ -132,12 +136,13 @@ def _sum_of_logs(values):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def soften(logp, offsets, weights, backgrounds, sums, scratch):  # type: ignore[no-untyped-def]
-    """Turn log-densities ``logp (M, b)`` into responsibilities times weights, candidate by candidate.
+def compute_responsibilities(logp, offsets, weights, backgrounds, sums, scratch):  # type: ignore[no-untyped-def]
+    """Replace log-densities ``logp (M, b)`` by responsibilities times row weights, candidate by candidate.
 
-    ``weights (b,)`` of the rows, or none at all ``(0,)``. ``backgrounds (C,)``: the log-density of each candidate's
-    noise, which takes its part of the responsibilities; -1e300 without noise. ``sums (C, 2)`` collects the
-    log-likelihood and the log of the largest responsibility; ``scratch (2, b)`` is overwritten.
+    ``weights`` holds the weights of the rows ``(b,)``, or is empty ``(0,)`` if every row counts once.
+    ``backgrounds (C,)`` holds the weighted log-density of the noise of each candidate, which takes its share of the
+    responsibilities; -1e300 for a candidate without noise. The log-likelihood and the sum of the log of the largest
+    responsibility, in nats, are added to ``sums (C, 2)``; ``scratch (2, b)`` is overwritten.
     """
     b = logp.shape[1]
     top, total = scratch[0], scratch[1]
@@ -175,7 +180,7 @@ def soften(logp, offsets, weights, backgrounds, sums, scratch):  # type: ignore[
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def standardise(rows_t, start, shift, inverse_scale, out):  # type: ignore[no-untyped-def]
-    """Fill ``out (D, b)`` with the rows from ``start`` on, centred and scaled."""
+    """Fill ``out (D, b)`` with the b rows that begin at ``start``, centred and scaled."""
     d, b = out.shape
     for i in range(d):
         target, source, origin, factor = out[i], rows_t[i, start : start + b], shift[i], inverse_scale[i]
@@ -201,7 +206,11 @@ def _multiply(a, c, target):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def complete_features(d, order, out):  # type: ignore[no-untyped-def]
-    """Fill ``out (F, b)``, which holds z in its rows 1 to D, with 1 and ``|z|^2``, squares or products."""
+    """Complete ``out (F, b)``, which holds z in its rows 1 to D: 1 in row 0, quadratic features after row D.
+
+    ``order`` is one of the constants of :mod:`stream_gmm.core.model.features`: nothing more, ``|z|^2``, the squares,
+    or all products ``z_i z_j`` with i <= j.
+    """
     out[0, :] = 1.0
     f = 1 + d
     if order == ISOTROPIC_ORDER:
@@ -223,7 +232,7 @@ def complete_features(d, order, out):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def block_rows(m, f, item_bytes):  # type: ignore[no-untyped-def]
-    """Return the rows of a block: few enough for the cache, and many enough for BLAS to be at its best."""
+    """Return how many rows make a block: few enough for the cache, and many enough for BLAS to be fast."""
     return 384 if (m + f) * item_bytes * 384 <= 400_000 else 256
 
 
@@ -231,9 +240,12 @@ def block_rows(m, f, item_bytes):  # type: ignore[no-untyped-def]
 def feature_pass(  # type: ignore[no-untyped-def]
     rows_t, row_weights, shift, inverse_scale, inverse_root, order, weights, offsets, backgrounds, totals, sums
 ):
-    """E-step by features: adds ``r features'`` to ``totals (M, F)``; ``weights (M, F)``.
+    """E-step by features: add the sums over rows of ``r features'`` to ``totals (M, F)``.
 
-    ``row_weights`` and ``backgrounds`` as in :func:`soften`.
+    ``r`` are the responsibilities times the row weights. The features are those of
+    ``z = inverse_root (x - shift) inverse_scale``, without the root if that is empty ``(0, 0)``. ``weights (M, F)``
+    are the packed weights of the components, ``order`` is as in :func:`complete_features`, and ``row_weights``,
+    ``backgrounds`` and ``sums`` are as in :func:`compute_responsibilities`.
     """
     d, n = rows_t.shape
     m, f = weights.shape
@@ -253,7 +265,7 @@ def feature_pass(  # type: ignore[no-untyped-def]
             standardise(rows_t, start, shift, inverse_scale, phi[1 : 1 + d])
         complete_features(d, order, phi)
         np.dot(weights, phi, logp)
-        soften(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
+        compute_responsibilities(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
         # The same product; which order is the faster one depends on the shape.
         if m > f:
             np.dot(logp, phi.T, part)

@@ -1,4 +1,4 @@
-"""Scores of rows: one mixture x rows -> log-densities, responsibilities, assignments."""
+"""Scores rows by one mixture: log-densities, responsibilities and assigned components."""
 
 from __future__ import annotations
 
@@ -12,35 +12,37 @@ from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import Array
 
 NO_NOISE = np.empty(0)
+"""Probabilities of being noise, of a mixture without a noise component."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What scoring says of N rows, in the order of the rows."""
+    """The scores of N rows, in the order of the rows."""
 
     component: np.ndarray[tuple[int], np.dtype[np.int32]]
+    """Component of highest responsibility ``(N,)``; -1 for noise."""
     proba: Array
     """Responsibilities ``(N, K)``."""
     log_density: Array
     """Log-density of the mixture ``(N,)``, nats."""
     mahalanobis_sq: Array
-    """Squared Mahalanobis distance ``(N,)`` to the assigned component; of noise, to the likeliest one."""
+    """Squared Mahalanobis distance ``(N,)`` to the assigned component; for noise, to the most likely component."""
     noise: Array = field(default_factory=lambda: NO_NOISE)
-    """Probability ``(N,)`` of being noise; empty if there is no such component. What is noise has component -1."""
+    """Probability ``(N,)`` of being noise; empty if the mixture has no noise component."""
 
     @property
     def shares(self) -> Array:
-        """Responsibilities ``(N, K)``; with a last column for the noise, if there is any."""
+        """Responsibilities ``(N, K)``, or ``(N, K + 1)`` with the noise in the last column."""
         return np.column_stack([self.proba, self.noise]) if len(self.noise) else self.proba
 
     @property
     def max_proba(self) -> Array:
-        """Responsibility of the assigned component ``(N,)``."""
+        """Largest responsibility of each row ``(N,)``, that of the noise included."""
         return np.asarray(self.shares.max(axis=1))
 
 
 def component_log_densities(density: Density, rows_t: Array) -> Array:
-    """Return ``log(weight_k) + log N(x | k)`` as ``(K, N)``, of column-major rows ``(D, N)``."""
+    """Return ``log(weight_k) + log N(x | k)`` as ``(K, N)`` in nats, of contiguous ``rows_t (D, N)``."""
     out = np.empty((len(density.log_norm), rows_t.shape[1]))
     if density.whitener.ndim == 2:
         whitening.diagonal_log_densities(rows_t, density.means, density.whitener, density.log_norm, out)
@@ -50,13 +52,13 @@ def component_log_densities(density: Density, rows_t: Array) -> Array:
 
 
 def weighted_log_densities(density: Density, rows: Array) -> Array:
-    """Return ``log(weight_k) + log N(x | k)`` as ``(N, K)``."""
+    """Return ``log(weight_k) + log N(x | k)`` as ``(N, K)`` in nats, of ``rows (N, D)``."""
     rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
     return component_log_densities(density, rows_t).T
 
 
 def score_rows(density: Density, rows: Array) -> Scores:
-    """Score ``rows (N, D)`` of finite values by the route that never cancels."""
+    """Return the scores of ``rows (N, D)`` of finite values, computed by the whitened kernel, which never cancels."""
     logp = weighted_log_densities(density, rows)
     if not len(logp):
         empty = np.empty(0)

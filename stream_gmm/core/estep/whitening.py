@@ -1,7 +1,7 @@
-"""The compiled loops that never cancel: every component whitens the rows with its own factor.
+"""The compiled loops of the whitened kernel: every component whitens the rows with its own factor.
 
-Slower than the features of :mod:`.kernels`, and right whatever the conditioning. Feature-major like
-those.
+To whiten a row x for a component means ``y = U' (x - mean)``, with the precision ``U U'``. No digits cancel,
+whatever the conditioning; it is slower than the features of :mod:`.kernels`. Sizes and axis order are as there.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stream_gmm.core.estep.kernels import soften
+from stream_gmm.core.estep.kernels import compute_responsibilities
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _BLOCK = 256
@@ -17,7 +17,7 @@ _BLOCK = 256
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def _whiten(rows_t, start, mean, lower, centred, y):  # type: ignore[no-untyped-def]
-    """Fill ``y (D, b)`` with ``U' (x - mean)``; ``lower (D, D)`` is ``U'``."""
+    """Fill ``y (D, b)`` with ``U' (x - mean)`` of b rows; ``lower (D, D)`` is ``U'``, ``centred (D, b)`` scratch."""
     d, b = y.shape
     for i in range(d):
         target, source = centred[i], rows_t[i]
@@ -28,7 +28,7 @@ def _whiten(rows_t, start, mean, lower, centred, y):  # type: ignore[no-untyped-
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def _log_density(log_norm, y, out):  # type: ignore[no-untyped-def]
-    """Fill ``out (b,)`` with ``log_norm - |y|^2 / 2``."""
+    """Fill ``out (b,)`` with ``log_norm - |y|^2 / 2``, in nats."""
     d, b = y.shape
     out[:] = 0.0
     for i in range(d):
@@ -41,7 +41,12 @@ def _log_density(log_norm, y, out):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def full_pass(rows_t, row_weights, means, lower, log_norm, offsets, backgrounds, moments, sums):  # type: ignore[no-untyped-def]
-    """E-step by whitened rows: adds ``sum r [y, 1] [y, 1]'`` to ``moments (M, D + 1, D + 1)``."""
+    """E-step by whitened rows: add the sums over rows of ``r [y, 1] [y, 1]'`` to ``moments (M, D + 1, D + 1)``.
+
+    ``means (M, D)``, ``lower (M, D, D)`` and ``log_norm (M,)`` are those of a
+    :class:`~stream_gmm.core.model.density.Density`; ``r`` are responsibilities times row weights; the other arguments
+    are as in :func:`~stream_gmm.core.estep.kernels.compute_responsibilities`.
+    """
     d, n = rows_t.shape
     m = len(log_norm)
     part = np.empty((d + 1, d + 1))
@@ -56,7 +61,7 @@ def full_pass(rows_t, row_weights, means, lower, log_norm, offsets, backgrounds,
         for k in range(m):
             _whiten(rows_t, start, means[k], lower[k], centred, y[k, :d])
             _log_density(log_norm[k], y[k, :d], logp[k])
-        soften(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
+        compute_responsibilities(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
         for k in range(m):
             r = logp[k]
             for i in range(d + 1):
@@ -69,7 +74,11 @@ def full_pass(rows_t, row_weights, means, lower, log_norm, offsets, backgrounds,
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def diagonal_pass(rows_t, row_weights, means, whitener, log_norm, offsets, backgrounds, moments, sums):  # type: ignore[no-untyped-def]
-    """Do the same for diagonal structures: ``sum r``, ``sum r y``, ``sum r y^2`` in ``moments (M, 1 + 2 D)``."""
+    """E-step by whitened rows of diagonal structures, with ``whitener (M, D)``.
+
+    Adds the sums over rows of ``r``, ``r y`` and ``r y^2`` to ``moments (M, 1 + 2 D)``; otherwise as
+    :func:`full_pass`.
+    """
     d, n = rows_t.shape
     m = len(log_norm)
     for start in range(0, n, _BLOCK):
@@ -84,7 +93,7 @@ def diagonal_pass(rows_t, row_weights, means, whitener, log_norm, offsets, backg
                 for j in range(b):
                     target[j] = (source[start + j] - means[k, i]) * whitener[k, i]
             _log_density(log_norm[k], y[k], logp[k])
-        soften(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
+        compute_responsibilities(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
         for k in range(m):
             r = logp[k]
             moments[k, 0] += r.sum()
@@ -101,7 +110,7 @@ def diagonal_pass(rows_t, row_weights, means, whitener, log_norm, offsets, backg
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def full_log_densities(rows_t, means, lower, log_norm, logp):  # type: ignore[no-untyped-def]
-    """Fill ``logp (K, N)`` with the components' weighted log-densities (for scoring)."""
+    """Fill ``logp (K, N)`` with the weighted log-densities of the components, in nats (for scoring)."""
     d, n = rows_t.shape
     for start in range(0, n, _BLOCK):
         b = min(_BLOCK, n - start)
@@ -113,7 +122,7 @@ def full_log_densities(rows_t, means, lower, log_norm, logp):  # type: ignore[no
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def diagonal_log_densities(rows_t, means, whitener, log_norm, logp):  # type: ignore[no-untyped-def]
-    """Do the same for diagonal structures."""
+    """Fill ``logp (K, N)`` as :func:`full_log_densities` does, for diagonal structures with ``whitener (K, D)``."""
     d, n = rows_t.shape
     for k in range(len(log_norm)):
         row = logp[k]

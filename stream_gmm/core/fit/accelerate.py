@@ -1,9 +1,10 @@
-"""Acceleration of EM: the methods by name, each safeguarded by the passes it needs anyway.
+"""Methods that accelerate EM. Each implements :class:`stream_gmm.core.fit.em.Method`.
 
-``anderson`` mixes the last steps (Walker & Ni 2011; for EM: Henderson & Varadhan 2019). ``squarem`` extrapolates
-from two steps (Varadhan & Roland 2008, SqS3). ``auto`` mixes steps that were continued on the sample
-(:mod:`.surrogate`), with a SQUAREM cycle whenever that fails. All of them move in the coordinates of
-:mod:`.coordinates`, where any extrapolation is a valid mixture.
+``anderson`` combines the last steps (Walker & Ni 2011; for EM: Henderson & Varadhan 2019). ``squarem`` extrapolates
+from two steps (Varadhan & Roland 2008, scheme SqS3). ``auto`` combines steps that were continued on the sample
+(:mod:`.surrogate`), and makes a SQUAREM cycle whenever such a proposal is rejected. All of them extrapolate in the
+coordinates of :mod:`.coordinates`, where every vector is a valid mixture. The safeguard costs no extra pass: the pass
+that evaluates a proposal also decides whether it is accepted (:mod:`.em`).
 """
 
 from __future__ import annotations
@@ -23,54 +24,60 @@ from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.stats import SuffStats
 
 MEMORY = 8
+"""Number of differences that Anderson acceleration combines."""
 _MIXING_RIDGE = 1e-7
-"""Of the least squares of Anderson's mixing, relative to the largest singular value squared."""
+"""Ridge of the least squares of Anderson acceleration, relative to the largest squared singular value."""
 INNER_STEPS = 10
-"""Steps on the sample between two passes."""
+"""Largest number of steps on the sample between two passes."""
 
 
 def take_em_step(params: MixtureParams, stats: SuffStats, scheme: Scheme) -> MixtureParams:
-    """Return the plain EM step."""
+    """Return the parameters after one EM step from ``params``, whose statistics are ``stats``."""
     return mstep(stats, params.family, scheme.penalty, params)[0]
 
 
 @dataclass(frozen=True)
 class Secants:
-    """Points, and where the map sends them, in the coordinates of one chart."""
+    """Points and their images under the map to be accelerated (such as an EM step), as vectors of one chart."""
 
     chart: Chart
     points: tuple[Array, ...] = ()
     images: tuple[Array, ...] = ()
 
     def append(self, point: MixtureParams, image: MixtureParams) -> Secants:
-        """Return the secants with one more pair; the oldest is forgotten."""
+        """Return the secants with one more pair; only the last ``MEMORY + 1`` pairs are kept."""
         points = (*self.points, self.chart.vector(point))[-MEMORY - 1 :]
         return replace(self, points=points, images=(*self.images, self.chart.vector(image))[-MEMORY - 1 :])
 
     def extrapolate(self) -> Array:
-        """Return Anderson's next point: the images, so weighted that the steps cancel as far as they can."""
-        g = np.array(self.images)
-        f = g - np.array(self.points)
-        if len(f) < 2:
-            return np.asarray(g[-1])
-        df, dg = np.diff(f, axis=0), np.diff(g, axis=0)
-        u, s, vt = np.linalg.svd(df.T, full_matrices=False)
-        gamma = vt.T @ (s / (s**2 + _MIXING_RIDGE * s[0] ** 2 + 1e-300) * (u.T @ f[-1]))
-        return np.asarray(g[-1] - gamma @ dg)
+        """Return the next point of Anderson acceleration, as a vector of the chart.
+
+        It is the combination of the images whose combined step (image minus point) is smallest, by least squares
+        with a ridge.
+        """
+        images = np.array(self.images)
+        steps = images - np.array(self.points)
+        if len(steps) < 2:
+            return np.asarray(images[-1])
+        step_differences, image_differences = np.diff(steps, axis=0), np.diff(images, axis=0)
+        u, s, vt = np.linalg.svd(step_differences.T, full_matrices=False)
+        gamma = vt.T @ (s / (s**2 + _MIXING_RIDGE * s[0] ** 2 + 1e-300) * (u.T @ steps[-1]))
+        return np.asarray(images[-1] - gamma @ image_differences)
 
 
 def _predict_gain(step: Array, to_optimum: Array) -> float:
-    """Return the gain of going all the way, if the log-likelihood is quadratic.
+    """Return the predicted gain, in nats per row, from a point to the optimum of a quadratic log-likelihood.
 
-    In coordinates where the complete data's information is the identity, EM's step is the gradient. What a few
-    secants have not seen yet is assumed to shrink by no more than a fiftieth in each EM step.
+    ``step`` is the EM step from the point and ``to_optimum`` the way to the predicted optimum, both as vectors of a
+    chart. There the information of the complete data is the identity, so the EM step is the gradient. In directions
+    that the secants do not cover yet, an EM step is assumed to go only a fiftieth of the way.
     """
     return max(0.5 * float(step @ to_optimum), 25.0 * float(step @ step))
 
 
 @dataclass(frozen=True)
 class Anderson:
-    """Anderson acceleration of EM."""
+    """Anderson acceleration of EM. ``state.memory`` holds the :class:`Secants`."""
 
     costly: ClassVar[bool] = False
 
@@ -94,19 +101,22 @@ class Anderson:
 
 @dataclass(frozen=True)
 class SquaremCycle:
-    """Where a SQUAREM cycle stands: after ``stage`` steps from the chart's reference."""
+    """Progress of a SQUAREM cycle: ``stage`` EM steps were made from the reference of the chart."""
 
     stage: int = 0
     chart: Chart | None = None
     second: MixtureParams | None = None
-    """The second EM point: where to go if the extrapolation fails."""
+    """The point after the second EM step, which follows if the extrapolation is rejected."""
     cap: float = 4.0
-    """Largest step length."""
+    """Largest step length; it grows while it is reached and shrinks after a rejection."""
 
 
 @dataclass(frozen=True)
 class Squarem:
-    """Squared extrapolation: two EM steps, one jump, and the EM step from there."""
+    """Squared extrapolation: two EM steps, one extrapolation, and the EM step from there.
+
+    ``state.memory`` holds the :class:`SquaremCycle`.
+    """
 
     costly: ClassVar[bool] = False
 
@@ -134,20 +144,20 @@ class Squarem:
 
 @dataclass(frozen=True)
 class Auto:
-    """Anderson acceleration of EM continued on the sample; a SQUAREM cycle when a move fails.
+    """Anderson acceleration of EM steps that are continued on the sample; a SQUAREM cycle after a rejection.
 
-    ``sample`` is the E-step over a uniform sample of the data's rows. What it remembers are the secants, or the
-    cycle that it is in.
+    ``sample`` is the E-step over a uniform sample of the rows. ``state.memory`` holds the :class:`Secants`, or the
+    :class:`SquaremCycle` during a cycle.
     """
 
     sample: InMemoryEStep
     costly: ClassVar[bool] = True
 
     def inner_step_count(self, rows: float) -> int:
-        """Return the number of inner steps on data of so many rows.
+        """Return the number of steps on the sample between two passes over so many rows.
 
-        They are to cost about the arithmetic of a pass, and no more. It is the same for all moves of a fit, or
-        the secants would be those of different maps.
+        Together they cost at most about as much arithmetic as a pass. The number is the same for all proposals of a
+        fit; otherwise the secants would belong to different maps.
         """
         n = len(self.sample.rows)
         return INNER_STEPS if n >= rows else int(np.clip(rows // n, 3, INNER_STEPS))
@@ -176,3 +186,4 @@ class Auto:
 ANDERSON = Anderson()
 SQUAREM = Squarem()
 METHODS: dict[str, Method] = {"none": PLAIN_EM, "anderson": ANDERSON, "squarem": SQUAREM}
+"""The methods that need no sample, by name."""

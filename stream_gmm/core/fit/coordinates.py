@@ -1,13 +1,14 @@
 """Coordinates for extrapolation: affine-invariant, unconstrained, and scaled in nats.
 
-About a reference mixture, with ``a_k = sqrt(weight_k)`` and ``L_k`` the Cholesky factor of its covariance::
+A *chart* maps mixtures to vectors about a reference mixture (superscript r, factor ``L_k``), with
+``a_k = sqrt(weight_k^r)`` and L the Cholesky factor of the covariance of a component::
 
     a_k [ log weight_k - log weight_k^r,  L_k^-1 (mean_k - mean_k^r),
           sqrt(2) log diag(L_k^-1 L),     strict lower triangle of L_k^-1 L ]
 
-Half the squared length is, to second order, the Kullback-Leibler divergence per complete row between the two
-mixtures: least squares weighs every direction as it should, whatever the units. Any vector stands for a
-valid mixture.
+Half the squared length of a vector is, to second order, the Kullback-Leibler divergence in nats per row, with the
+components known, between the mixture and the reference. So least squares weighs all directions alike, whatever the
+units of the columns, and every vector is a valid mixture.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import SingularCovarianceError
 
-_SMALLEST = 1e-12
-_LARGEST_STEP = 3.0
-_HALVINGS = 60
+_SMALLEST_WEIGHT = 1e-12
+_MAX_LOG_STRETCH = 3.0
+"""Largest change of the logarithm of a standard deviation."""
+_MAX_HALVINGS = 60
 
 
 def _scale_factors(params: MixtureParams) -> Array:
-    """Return Cholesky factors ``(K, D, D)`` or standard deviations ``(K, D)``; one for all where shared."""
+    """Return Cholesky factors ``(K, D, D)`` or standard deviations ``(K, D)``; with K = 1 where shared."""
     family, (k, d) = params.family, params.means.shape
     values = np.array(family.expand(params.covariances, k, d))
     values = values[:1] if family.shared else values
@@ -36,13 +38,13 @@ def _scale_factors(params: MixtureParams) -> Array:
 
 
 def _weights_and_noise(params: MixtureParams) -> Array:
-    """Return the mixing weights ``(K,)``, and after them that of the noise, if there is one."""
+    """Return the mixing weights ``(K,)``, followed by that of the noise if there is a noise component."""
     return params.weights if params.noise is None else np.append(params.weights, params.noise_weight)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """The map between mixtures and vectors about a reference."""
+    """The map between mixtures of one structure, with the same K and D, and vectors about a reference mixture."""
 
     reference: MixtureParams
 
@@ -59,7 +61,7 @@ class Chart:
 
     @cached_property
     def _root_weights(self) -> tuple[Array, Array]:
-        """Square roots of the weights, of the components ``(K, 1)`` and of the covariances."""
+        """Square roots of the weights: of the components ``(K, 1)``; and of the covariances, 1 if they are shared."""
         a = np.sqrt(np.maximum(self.reference.weights, 1e-8))[:, None]
         return a, np.ones((1, 1)) if self.reference.family.shared else a
 
@@ -68,11 +70,11 @@ class Chart:
         return np.tril_indices(self.reference.n_features, -1)
 
     def vector(self, params: MixtureParams) -> Array:
-        """Return the coordinates of a mixture of the same shape."""
+        """Return the coordinates of a mixture; zero for the reference."""
         a, b = self._root_weights
-        own, shares = _weights_and_noise(params), _weights_and_noise(self.reference)
-        log_weights = np.log(np.maximum(own, _SMALLEST)) - np.log(np.maximum(shares, _SMALLEST))
-        log_weights = np.sqrt(np.maximum(shares, 1e-8)) * log_weights
+        weights, reference = _weights_and_noise(params), _weights_and_noise(self.reference)
+        log_weights = np.log(np.maximum(weights, _SMALLEST_WEIGHT)) - np.log(np.maximum(reference, _SMALLEST_WEIGHT))
+        log_weights = np.sqrt(np.maximum(reference, 1e-8)) * log_weights
         delta, spread = params.means - self.reference.means, _scale_factors(params)
         if not self.reference.family.matrices:
             parts = [delta * self._inverse_factors, np.sqrt(2.0) * np.log(spread * self._inverse_factors)]
@@ -86,11 +88,11 @@ class Chart:
         return np.concatenate([log_weights, (a * moved).ravel(), (b * diagonal).ravel(), (b * lower).ravel()])
 
     def params(self, vector: Array) -> MixtureParams:
-        """Return the mixture at a vector; where rounding would make it singular, one nearer to the reference.
+        """Return the mixture at a vector, or one nearer to the reference if that is singular by rounding.
 
         Standard deviations change by a factor of ``exp(3)`` at most.
         """
-        for _ in range(_HALVINGS):
+        for _ in range(_MAX_HALVINGS):
             params = self._unpack(vector)
             try:
                 _ = params.precisions_cholesky
@@ -100,15 +102,16 @@ class Chart:
         return self.reference
 
     def _unpack(self, vector: Array) -> MixtureParams:
+        """Return the mixture at a vector; its covariances may be singular."""
         ref, (a, b) = self.reference, self._root_weights
         k, d = ref.means.shape
         blocks = len(self._reference_factors)
-        shares = _weights_and_noise(ref)
-        logs, moved, diagonal, lower = np.split(vector, np.cumsum([len(shares), k * d, blocks * d]))
-        logits = np.log(np.maximum(shares, _SMALLEST)) + logs / np.sqrt(np.maximum(shares, 1e-8))
+        reference = _weights_and_noise(ref)
+        logs, moved, diagonal, lower = np.split(vector, np.cumsum([len(reference), k * d, blocks * d]))
+        logits = np.log(np.maximum(reference, _SMALLEST_WEIGHT)) + logs / np.sqrt(np.maximum(reference, 1e-8))
         weights = np.exp(logits - logits.max())
         weights = weights[:k] / weights.sum()
-        stretch = np.exp(np.clip(diagonal.reshape(blocks, d) / b / np.sqrt(2.0), -_LARGEST_STEP, _LARGEST_STEP))
+        stretch = np.exp(np.clip(diagonal.reshape(blocks, d) / b / np.sqrt(2.0), -_MAX_LOG_STRETCH, _MAX_LOG_STRETCH))
         moved = moved.reshape(k, d) / a
         if not ref.family.matrices:
             means, covariances = ref.means + moved * self._reference_factors, (self._reference_factors * stretch) ** 2
@@ -118,5 +121,5 @@ class Chart:
             spread = self._reference_factors @ change
             covariances = spread @ np.swapaxes(spread, 1, 2)
             means = ref.means + np.einsum("kij,kj->ki", np.broadcast_to(self._reference_factors, (k, d, d)), moved)
-        everyone = np.broadcast_to(covariances, (k, *covariances.shape[1:]))
-        return MixtureParams.from_matrices(weights, means, everyone, ref.family, ref.noise)
+        expanded = np.broadcast_to(covariances, (k, *covariances.shape[1:]))
+        return MixtureParams.from_matrices(weights, means, expanded, ref.family, ref.noise)

@@ -1,8 +1,12 @@
-"""Covariance structures: one small, stateless, final class for each; nothing branches on a name.
+"""Covariance structures: one small, stateless, final class for each; no code branches on the name of one.
 
-scikit-learn's four types keep scikit-learn's names and shapes. ``tied_diag`` and
-``tied_spherical`` (mclust's EEI and EII) are theirs restricted to one shared matrix; the other eight of
-mclust are in :mod:`.structures`. A new structure is one class and one entry in ``FAMILIES``.
+The four types of scikit-learn keep its names and shapes. ``tied_diag`` and ``tied_spherical`` (EEI and EII in mclust)
+are ``diag`` and ``spherical`` with one covariance for all components; the other eight structures of mclust are in
+:mod:`.structures`. A new structure is one class, which implements
+:class:`~stream_gmm.core.model.families.CovarianceFamily`, and one entry in ``FAMILIES``.
+
+``estimate`` takes ``weight (K,)`` and the scatter about the means. For structures with a shared covariance, the
+leading axis of the scatter may be 1 (pooled).
 """
 
 from __future__ import annotations
@@ -124,13 +128,13 @@ class TiedSpherical(VarianceFactors):
 FAMILIES: tuple[CovarianceFamily, ...] = (
     Full(), Tied(), Diag(), Spherical(), TiedDiag(), TiedSpherical(), *STRUCTURES,
 )  # fmt: skip
-# Of one column there are only equal and varying variances.
+# mclust's codes for data with one column: equal or varying variances.
 _ONE_COLUMN: dict[str, CovarianceFamily] = {"E": TiedSpherical(), "V": Spherical()}
 _BY_NAME: dict[str, CovarianceFamily] = {f.name: f for f in FAMILIES} | {f.mclust: f for f in FAMILIES} | _ONE_COLUMN
 
 
 def family_named(name: str) -> CovarianceFamily:
-    """Return the structure with scikit-learn's name or mclust's code (``"full"`` or ``"VVV"``).
+    """Return the structure with this name of scikit-learn or code of mclust (``"full"`` or ``"VVV"``).
 
     Raises
     ------

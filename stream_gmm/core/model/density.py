@@ -1,4 +1,4 @@
-"""Parameters compiled for scoring: made once per step, centrally, then shipped."""
+"""Parameters compiled for evaluation: made once per step, in the process that drives the fit, and sent to workers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from stream_gmm.core.model.params import NO_BACKGROUND, MixtureParams
 
 @dataclass(frozen=True)
 class Density:
-    """One mixture, ready for scoring.
+    """One mixture, ready for evaluation.
 
-    The log-density of component k is ``log_norm_k - |y|^2 / 2`` with ``y = U_k' (x - mean_k)``;
-    ``whitener`` holds U as ``(K, D, D)``, or its diagonal as ``(K, D)``.
+    The weighted log-density of component k, ``log(weight_k) + log N(x | k)``, is ``log_norm_k - |y|^2 / 2`` in nats,
+    with the whitened row ``y = U_k' (x - mean_k)`` and the precision ``U_k U_k'``. ``log_norm (K,)`` holds the
+    constants, ``means`` has shape ``(K, D)``, and ``whitener`` holds U as ``(K, D, D)``, or its diagonal as
+    ``(K, D)``.
     """
 
     log_norm: Array
     means: Array
     whitener: Array
     background: float = NO_BACKGROUND
-    """Weighted log-density of the noise."""
+    """Weighted log-density of the noise in nats, the same for every row; ``NO_BACKGROUND`` without noise."""
 
     @property
     def noisy(self) -> bool:
@@ -31,12 +33,12 @@ class Density:
 
     @property
     def lower(self) -> Array:
-        """``U'``, contiguous."""
+        """``U' (K, D, D)``, contiguous."""
         return np.ascontiguousarray(np.swapaxes(self.whitener, 1, 2))
 
 
 def compile_density(params: MixtureParams) -> Density:
-    """Compile one mixture.
+    """Return the density of a mixture.
 
     Raises
     ------
@@ -49,5 +51,5 @@ def compile_density(params: MixtureParams) -> Density:
     with np.errstate(divide="ignore"):
         log_weights = np.log(params.weights)
     log_norm = log_weights + np.log(diagonal).sum(axis=1) - 0.5 * d * np.log(2.0 * np.pi)
-    # A component of weight zero: -inf would make 0 * inf in the features' product.
+    # The constant of a component of weight zero is -inf, which would give 0 * inf in the product with the features.
     return Density(np.maximum(log_norm, -1e300), np.array(params.means), whitener, params.background)

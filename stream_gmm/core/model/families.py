@@ -1,4 +1,8 @@
-"""What a covariance structure is, and the arithmetic on factors that structures share."""
+"""The protocol of a covariance structure, and the arithmetic on Cholesky factors that structures share.
+
+Covariances come in two shapes: that of ``covariances_`` in scikit-learn, which depends on the structure, and the
+*expanded* one, with the covariance of every component: matrices ``(K, D, D)`` or variances ``(K, D)``.
+"""
 
 from __future__ import annotations
 
@@ -12,87 +16,75 @@ from stream_gmm.errors import SingularCovarianceError, explain
 
 
 class CovarianceFamily(Protocol):
-    """A covariance structure: its shape, its M-step and its parameter count."""
+    """A covariance structure: its shape, its M-step and its number of parameters."""
 
     @property
     def name(self) -> str:
-        """scikit-learn's name, or one after its fashion."""
+        """Name in scikit-learn, or one formed like those, or the code of mclust."""
 
     @property
     def mclust(self) -> str:
-        """Mclust's code."""
+        """Code of mclust: three letters, for volume, shape and orientation."""
 
     @property
     def moments(self) -> Moments:
-        """The kind of scatter that the M-step needs."""
+        """The kind of second moment that the M-step needs."""
 
     @property
     def features(self) -> Features:
-        """The features in which the log-densities are linear, up to what all components share."""
+        """The features in which the log-densities are linear, up to a term that all components share."""
 
     @property
     def matrices(self) -> bool:
-        """True if the expanded covariances are matrices; else they are variances."""
+        """True if the expanded covariances are matrices ``(K, D, D)``, False if they are variances ``(K, D)``."""
 
     @property
     def shared(self) -> bool:
-        """True if all components have one and the same covariance."""
+        """True if all components have the same covariance."""
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        """Return the shape of ``covariances_`` (scikit-learn's)."""
+        """Return the shape of ``covariances_`` in scikit-learn."""
 
     def n_parameters(self, n_components: int, n_features: int) -> int:
         """Return the number of free covariance parameters."""
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        """Maximise the expected log-likelihood given ``n_k (K,)`` and scatter about the means."""
+        """Return the covariances that maximise the expected log-likelihood.
+
+        ``weight (K,)`` is the expected number of rows of each component, ``scatter`` that about the means in the
+        shape of :attr:`moments`.
+        """
 
     def ridge(self, covariances: Array, amount: Array) -> Array:
-        """Add ``amount (D,)`` to the diagonal."""
+        """Return the covariances with ``amount (D,)`` added to the diagonals, in squared units of the columns."""
 
     def expand(self, values: Array, n_components: int, n_features: int) -> Array:
-        """Repeat a shared or isotropic value for every component and feature (moments' shape)."""
+        """Return the expanded covariances, or other values of the same shape such as Cholesky factors."""
 
     def precisions_cholesky(self, covariances: Array) -> Array:
-        """Return upper factors U with precision ``U U'`` in scikit-learn's shape."""
+        """Return upper triangular factors U, with the precisions ``U U'``, in the shape of scikit-learn.
+
+        Raises
+        ------
+        SingularCovarianceError
+            If a covariance is not positive definite.
+        """
 
     def precisions(self, precisions_cholesky: Array) -> Array:
-        """Return the precision matrices in scikit-learn's shape."""
+        """Return the precisions ``U U'`` in the shape of scikit-learn."""
 
     def from_precisions(self, precisions: Array) -> Array:
-        """Return covariances from precisions (``precisions_init``)."""
+        """Return covariances from precisions (``precisions_init`` in scikit-learn).
 
-
-def _upper_factors(covariances: Array) -> Array:
-    """Return U with ``inverse(C) = U U'`` for each matrix on the last two axes."""
-    try:
-        lower = np.linalg.cholesky(covariances)
-    except np.linalg.LinAlgError as error:
-        raise SingularCovarianceError(
-            explain(
-                "some components have ill-defined empirical covariance",
-                why="a component has collapsed onto too few distinct rows, or columns are collinear",
-                remedy="use fewer components, raise reg_covar, scale the columns or drop one",
-            )
-        ) from error
-    identity = np.broadcast_to(np.eye(lower.shape[-1]), lower.shape)
-    return np.triu(np.swapaxes(np.linalg.solve(lower, identity), -1, -2))
-
-
-def _inverse_deviations(variances: Array) -> Array:
-    if not np.all(variances > 0.0):
-        raise SingularCovarianceError(
-            explain(
-                "some components have a variance that is not positive",
-                why="a component has collapsed onto repeated values",
-                remedy="use fewer components or raise reg_covar",
-            )
-        )
-    return np.asarray(1.0 / np.sqrt(variances))
+        Raises
+        ------
+        SingularCovarianceError
+            If a precision is not positive definite.
+        """
 
 
 class MatrixFactors:
-    """Factor arithmetic of structures that hold matrices on the last two axes; one for each component by default."""
+    """Arithmetic of structures with matrices on the last two axes; one matrix for each component by default."""
 
     matrices, shared = True, False
 
@@ -103,7 +95,18 @@ class MatrixFactors:
         return values
 
     def precisions_cholesky(self, covariances: Array) -> Array:
-        return _upper_factors(covariances)
+        try:
+            lower = np.linalg.cholesky(covariances)
+        except np.linalg.LinAlgError as error:
+            raise SingularCovarianceError(
+                explain(
+                    "some components have ill-defined empirical covariance",
+                    why="a component has collapsed onto too few distinct rows, or columns are collinear",
+                    remedy="use fewer components, raise reg_covar, scale the columns or drop one",
+                )
+            ) from error
+        identity = np.broadcast_to(np.eye(lower.shape[-1]), lower.shape)
+        return np.triu(np.swapaxes(np.linalg.solve(lower, identity), -1, -2))
 
     def precisions(self, precisions_cholesky: Array) -> Array:
         return np.asarray(precisions_cholesky @ np.swapaxes(precisions_cholesky, -1, -2))
@@ -117,7 +120,7 @@ class MatrixFactors:
 
 
 class VarianceFactors:
-    """Factor arithmetic of structures that hold variances only; ``(K, D)`` by default."""
+    """Arithmetic of structures with variances only; ``(K, D)`` by default. Their factors are ``1 / sd``."""
 
     matrices, shared = False, False
 
@@ -128,13 +131,21 @@ class VarianceFactors:
         return values
 
     def precisions_cholesky(self, covariances: Array) -> Array:
-        return _inverse_deviations(covariances)
+        if not np.all(covariances > 0.0):
+            raise SingularCovarianceError(
+                explain(
+                    "some components have a variance that is not positive",
+                    why="a component has collapsed onto repeated values",
+                    remedy="use fewer components or raise reg_covar",
+                )
+            )
+        return np.asarray(1.0 / np.sqrt(covariances))
 
     def precisions(self, precisions_cholesky: Array) -> Array:
         return np.asarray(precisions_cholesky**2)
 
     def from_precisions(self, precisions: Array) -> Array:
-        return np.asarray(_inverse_deviations(np.asarray(precisions, dtype=np.float64)) ** 2)
+        return np.asarray(self.precisions_cholesky(np.asarray(precisions, dtype=np.float64)) ** 2)
 
     def ridge(self, covariances: Array, amount: Array) -> Array:
         return np.asarray(covariances + amount)

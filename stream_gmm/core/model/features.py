@@ -1,8 +1,12 @@
-"""Features of a row in which log-densities are linear: one matrix product scores all candidates.
+"""Features of a row in which log-densities are linear, so that one matrix product evaluates all candidates.
 
-``[1, z]`` for structures with one shared covariance, ``[1, z, |z|^2]``, ``[1, z, z^2]`` and
-``[1, z, z_i z_j (i <= j)]`` for the others. A kind packs a density into the weights of its features,
-and unpacks the features' sums into weight, mean and scatter.
+``z (D,)`` is a row in the coordinates of the kernel (:class:`~stream_gmm.core.rows.scaling.Scaling`). Its F features
+are ``[1, z]`` for structures with one shared covariance, and ``[1, z, |z|^2]``, ``[1, z, z^2]`` or
+``[1, z, z_i z_j (i <= j)]`` for the others. A kind of features packs the density of a component into one weight for
+each feature, and unpacks sums over rows of responsibility times features into weight, mean and scatter.
+
+Everywhere below, ``log_norm (K,)``, ``means (K, D)`` and ``whitener`` (``(K, D, D)``, or its diagonal ``(K, D)``) are
+those of a :class:`~stream_gmm.core.model.density.Density` in the coordinates of z.
 """
 
 from __future__ import annotations
@@ -11,13 +15,13 @@ from typing import Protocol
 
 import numpy as np
 
-from stream_gmm.core.model.moments import DIAGONAL, FULL, ISOTROPIC, Array, Moments
+from stream_gmm.core.model.moments import DIAGONAL, FULL, ISOTROPIC, Array, Moments, divide_by_weight
 
 LINEAR_ORDER, ISOTROPIC_ORDER, DIAGONAL_ORDER, QUADRATIC_ORDER = 0, 1, 2, 3
-"""Which features the compiled loops build (:func:`~stream_gmm.core.estep.kernels.complete_features`)."""
+"""Codes of the kinds for the compiled loops (:func:`~stream_gmm.core.estep.kernels.complete_features`)."""
 
 Unpacked = tuple[Array, Array, Array]
-"""Weight ``(K,)``, mean ``(K, D)`` and scatter of components."""
+"""Weight ``(K,)``, mean ``(K, D)`` and scatter ``(K, ...)`` of components."""
 
 
 class Features(Protocol):
@@ -25,35 +29,32 @@ class Features(Protocol):
 
     @property
     def order(self) -> int:
-        """Which of the orders above it is."""
+        """Code of this kind for the compiled loops: one of the constants above."""
 
     def count(self, n_features: int) -> int:
-        """Return F, the number of features of a row of D columns."""
+        """Return F, the number of features of a row with D columns."""
 
     def pack(self, log_norm: Array, means: Array, whitener: Array) -> Array:
-        """Return weights ``W (K, F)``: log-density = ``W @ features``, up to what is common to all k."""
+        """Return weights ``W (K, F)``: ``W @ features`` is the log-density in nats, up to terms that all k share."""
 
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
-        """Turn sums of features ``(K, F)`` into weight ``(K,)``, mean ``(K, D)`` and scatter."""
+        """Turn sums of responsibility times features ``(K, F)`` into weight, mean and scatter."""
 
     def magnitude(self, means: Array, covariances: Array, whitener: Array) -> Array:
-        """Return how large the terms get whose sum is the log-density ``(K,)``.
+        """Return the sum ``(K,)`` of the absolute values of the terms that add up to the log-density, in nats.
 
-        The sum of the absolute values of all terms, for a row at one standard deviation from the
-        component's mean: times the unit roundoff it is the size of the rounding error.
+        It is taken for a row at one standard deviation from the mean of the component; times the unit roundoff it
+        is the size of the rounding error. ``covariances`` are ``(K, D, D)`` or ``(K, D)``.
         """
 
 
-def _precisions(whitener: Array) -> Array:
-    return np.asarray(whitener @ np.swapaxes(whitener, -1, -2))
-
-
 def _apply_precisions(whitener: Array, vectors: Array) -> Array:
+    """Return ``U_k U_k' vector_k`` as ``(K, D)``, without forming the precision matrices."""
     return np.asarray(np.einsum("kij,kj->ki", whitener, np.einsum("klj,kl->kj", whitener, vectors)))
 
 
 def _typical_sizes(means: Array, covariances: Array, whitener: Array) -> tuple[Array, Array]:
-    """Return ``|z|`` of a typical row ``(K, D)`` and ``|precision| |mean| (K, D)``, with no cancellation."""
+    """Return ``|z|`` of a typical row, and ``|precision| |mean|`` without cancellation; both ``(K, D)``."""
     size = np.abs(whitener)
     if whitener.ndim == 2:
         return np.sqrt(means**2 + covariances), size**2 * np.abs(means)
@@ -61,24 +62,17 @@ def _typical_sizes(means: Array, covariances: Array, whitener: Array) -> tuple[A
     return np.sqrt(means**2 + diagonal), _apply_precisions(size, np.abs(means))
 
 
-def _nonzero(weight: Array) -> Array:
-    """Weights fit to divide by: an empty component has mean zero and scatter zero."""
-    return np.where(weight > 0.0, weight, 1.0)
-
-
-def _linear_weights(log_norm: Array, means: Array, whitener: Array) -> tuple[Array, Array]:
-    if whitener.ndim == 2:
-        linear = whitener**2 * means
-    else:
-        linear = _apply_precisions(whitener, means)
+def _pack_linear(log_norm: Array, means: Array, whitener: Array) -> tuple[Array, Array]:
+    """Return the weights ``(K,)`` of the feature 1, and ``(K, D)`` of the features z."""
+    linear = whitener**2 * means if whitener.ndim == 2 else _apply_precisions(whitener, means)
     return log_norm - 0.5 * np.einsum("kj,kj->k", linear, means), linear
 
 
 class LinearFeatures:
-    """``[1, z]``, for one shared covariance: ``-z' precision z / 2`` is common to all components.
+    """``[1, z]``, for one shared covariance: ``-z' precision z / 2`` is the same for all components.
 
-    Neither the responsibilities nor the sums need it. What it adds to the log-likelihood, and the
-    pooled scatter, follow from the second moment of all rows (:func:`..estep.complete`).
+    So the responsibilities do not need it. Its sum over the rows, and the pooled scatter, follow from the second
+    moments of all rows (:func:`stream_gmm.core.estep.accumulate.complete_stats`); the scatter unpacked here is empty.
     """
 
     order = LINEAR_ORDER
@@ -87,26 +81,26 @@ class LinearFeatures:
         return 1 + n_features
 
     def pack(self, log_norm: Array, means: Array, whitener: Array) -> Array:
-        constant, linear = _linear_weights(log_norm, means, whitener)
+        constant, linear = _pack_linear(log_norm, means, whitener)
         return np.column_stack([constant, linear])
 
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
         weight = totals[:, 0]
-        return weight, totals[:, 1:] / _nonzero(weight)[:, None], np.empty((0, 1))
+        return weight, divide_by_weight(totals[:, 1:], weight), np.empty((0, 1))
 
     def magnitude(self, means: Array, covariances: Array, whitener: Array) -> Array:
         z, linear = _typical_sizes(means, covariances, whitener)
         return np.asarray(np.einsum("kj,kj->k", linear, z + 0.5 * np.abs(means)))
 
 
-def _full_magnitude(means: Array, covariances: Array, whitener: Array) -> Array:
+def _magnitude_with_squares(means: Array, covariances: Array, whitener: Array) -> Array:
     z, linear = _typical_sizes(means, covariances, whitener)
     _, quadratic = _typical_sizes(z, covariances, whitener)
     return np.asarray(np.einsum("kj,kj->k", linear, z + 0.5 * np.abs(means)) + 0.5 * np.sum(quadratic * z, axis=1))
 
 
 class IsotropicFeatures:
-    """``[1, z, |z|^2]``, for a variance of each component's own."""
+    """``[1, z, |z|^2]``, for components with one variance each."""
 
     order = ISOTROPIC_ORDER
 
@@ -114,20 +108,20 @@ class IsotropicFeatures:
         return 2 + n_features
 
     def pack(self, log_norm: Array, means: Array, whitener: Array) -> Array:
-        constant, linear = _linear_weights(log_norm, means, whitener)
+        constant, linear = _pack_linear(log_norm, means, whitener)
         return np.column_stack([constant, linear, -0.5 * whitener[:, 0] ** 2])
 
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
         weight = totals[:, 0]
-        mean = totals[:, 1:-1] / _nonzero(weight)[:, None]
+        mean = divide_by_weight(totals[:, 1:-1], weight)
         return weight, mean, totals[:, -1:] / n_features - ISOTROPIC.outer(weight, mean)
 
     def magnitude(self, means: Array, covariances: Array, whitener: Array) -> Array:
-        return _full_magnitude(means, covariances, whitener)
+        return _magnitude_with_squares(means, covariances, whitener)
 
 
 class DiagonalFeatures:
-    """``[1, z, z^2]``, for variances of each component's own."""
+    """``[1, z, z^2]``, for components with D variances each."""
 
     order = DIAGONAL_ORDER
 
@@ -135,20 +129,20 @@ class DiagonalFeatures:
         return 1 + 2 * n_features
 
     def pack(self, log_norm: Array, means: Array, whitener: Array) -> Array:
-        constant, linear = _linear_weights(log_norm, means, whitener)
+        constant, linear = _pack_linear(log_norm, means, whitener)
         return np.column_stack([constant, linear, -0.5 * whitener**2])
 
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
         weight = totals[:, 0]
-        mean = totals[:, 1 : 1 + n_features] / _nonzero(weight)[:, None]
+        mean = divide_by_weight(totals[:, 1 : 1 + n_features], weight)
         return weight, mean, totals[:, 1 + n_features :] - DIAGONAL.outer(weight, mean)
 
     def magnitude(self, means: Array, covariances: Array, whitener: Array) -> Array:
-        return _full_magnitude(means, covariances, whitener)
+        return _magnitude_with_squares(means, covariances, whitener)
 
 
 class QuadraticFeatures:
-    """``[1, z, z_i z_j (i <= j)]``, for a matrix of each component's own."""
+    """``[1, z, z_i z_j (i <= j)]``, for components with one matrix each."""
 
     order = QUADRATIC_ORDER
 
@@ -156,14 +150,15 @@ class QuadraticFeatures:
         return 1 + n_features + n_features * (n_features + 1) // 2
 
     def pack(self, log_norm: Array, means: Array, whitener: Array) -> Array:
-        constant, linear = _linear_weights(log_norm, means, whitener)
+        constant, linear = _pack_linear(log_norm, means, whitener)
         i, j = np.triu_indices(means.shape[1])
-        quadratic = _precisions(whitener)[:, i, j] * np.where(i == j, -0.5, -1.0)
+        precisions = np.asarray(whitener @ np.swapaxes(whitener, -1, -2))
+        quadratic = precisions[:, i, j] * np.where(i == j, -0.5, -1.0)
         return np.column_stack([constant, linear, quadratic])
 
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
         weight = totals[:, 0]
-        mean = totals[:, 1 : 1 + n_features] / _nonzero(weight)[:, None]
+        mean = divide_by_weight(totals[:, 1 : 1 + n_features], weight)
         i, j = np.triu_indices(n_features)
         second = np.empty(FULL.shape(len(weight), n_features))
         second[:, i, j] = totals[:, 1 + n_features :]
@@ -171,16 +166,16 @@ class QuadraticFeatures:
         return weight, mean, second - FULL.outer(weight, mean)
 
     def magnitude(self, means: Array, covariances: Array, whitener: Array) -> Array:
-        return _full_magnitude(means, covariances, whitener)
+        return _magnitude_with_squares(means, covariances, whitener)
 
 
 LINEAR_FEATURES = LinearFeatures()
 ISOTROPIC_FEATURES = IsotropicFeatures()
 DIAGONAL_FEATURES = DiagonalFeatures()
 QUADRATIC_FEATURES = QuadraticFeatures()
-WHOLE_FEATURES: dict[Moments, Features] = {
+FEATURES_BY_MOMENTS: dict[Moments, Features] = {
     FULL: QUADRATIC_FEATURES,
     DIAGONAL: DIAGONAL_FEATURES,
     ISOTROPIC: ISOTROPIC_FEATURES,
 }
-"""The features that give a kind of scatter, nothing left out."""
+"""For each kind of second moment, the features whose sums give the complete scatter."""

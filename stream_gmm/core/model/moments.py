@@ -1,7 +1,9 @@
 """The kinds of second moment that a covariance structure can need: a matrix, its diagonal, its trace.
 
-A kind knows the shape of its scatter and the arithmetic on it. The leading axis of a scatter is
-the component; structures with one shared covariance keep one pooled scatter, with an axis of 1.
+The scatter of a component is the sum over its rows of ``(x - mean) (x - mean)'``, each row counted with its
+responsibility and its weight, in squared units of the columns. A kind knows the shape of a scatter and the
+arithmetic on it. The leading axis is the component; structures with one shared covariance keep one scatter, pooled
+over the components, with a leading axis of 1.
 """
 
 from __future__ import annotations
@@ -15,34 +17,42 @@ Array = NDArray[np.float64]
 
 
 class Moments(Protocol):
-    """What a statistic of second order looks like. Implementations are stateless singletons."""
+    """A kind of second moment. Implementations are stateless singletons; ``S`` is the shape of one component's."""
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
-        """Return the shape of the scatter of ``K`` components."""
+        """Return the shape ``(K, *S)`` of the scatter of K components."""
 
     def empty(self, n_features: int) -> Array:
-        """Return the scatter of no component: one that is not there yet."""
+        """Return an array ``(0, *S)``, which stands for a scatter that is not computed yet."""
 
     def scatter(self, centred: Array) -> Array:
-        """Return the scatter of one component's centred rows ``(n, D)``."""
+        """Return the scatter ``S`` of one component's centred rows ``(n, D)``."""
 
     def from_diagonal(self, values: Array) -> Array:
-        """Return the scatter of one component with these sums of squares ``(D,)``."""
+        """Return the scatter ``S`` of one component with these sums of squares ``(D,)``."""
 
     def condense(self, matrices: Array) -> Array:
-        """Keep what this kind needs of matrices ``(K, D, D)`` or diagonals ``(K, D)``."""
+        """Reduce matrices ``(K, D, D)`` or, unless this is the full kind, diagonals ``(K, D)`` to ``(K, *S)``."""
 
     def outer(self, weight: Array, delta: Array) -> Array:
-        """Return ``weight_k * delta_k delta_k'`` in the scatter's shape."""
+        """Return ``weight_k * delta_k delta_k'`` as ``(K, *S)``, of ``weight (K,)`` and ``delta (K, D)``."""
 
     def diagonal(self, scatter: Array) -> Array:
-        """Return the diagonal ``(K, D)``, or ``(K, 1)`` if all its values are the same."""
+        """Return the diagonals ``(K, D)`` of a scatter; ``(K, 1)`` of the isotropic kind."""
 
     def dense(self, scatter: Array) -> Array:
-        """Return full matrices ``(K, D, D)``."""
+        """Return matrices ``(K, D, D)``, of matrices or of variances ``(K, D)``."""
 
     def smallest_variance(self, scatter: Array) -> Array:
-        """Return the smallest eigenvalue of each component's matrix ``(K,)``."""
+        """Return the smallest eigenvalue ``(K,)`` of each component's matrix, or its smallest variance."""
+
+
+def divide_by_weight(sums: Array, weight: Array) -> Array:
+    """Return ``sums_k / weight_k (K, D)``: the means, of sums ``(K, D)`` over the rows of each component.
+
+    A component without rows has ``weight_k = 0`` and sums of zero; its mean is zero.
+    """
+    return np.asarray(sums / np.where(weight > 0.0, weight, 1.0)[:, None])
 
 
 class FullMoments:
@@ -138,7 +148,7 @@ class IsotropicMoments:
     def diagonal(self, scatter: Array) -> Array:
         return scatter
 
-    # Of an expanded covariance (K, D).
+    # Both take an expanded covariance (K, D), not a scatter (K, 1).
     dense = DiagonalMoments.dense
     smallest_variance = DiagonalMoments.smallest_variance
 

@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike
 
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.families import CovarianceFamily
-from stream_gmm.core.model.features import LINEAR_FEATURES, WHOLE_FEATURES, Features
+from stream_gmm.core.model.features import FEATURES_BY_MOMENTS, LINEAR_FEATURES, Features
 from stream_gmm.core.model.moments import Array
 from stream_gmm.errors import ConfigError
 
 _WEIGHT_SUM_SLACK = 1e-6
-_NO_WEIGHT = 1e-300
+_MIN_NOISE_WEIGHT = 1e-300
 NO_BACKGROUND = -1e300
+"""Stands for the weighted log-density of a noise component where there is none."""
 
 
 def freeze_array(values: Any) -> Array:
@@ -34,14 +35,16 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, init=False)
 class MixtureParams:
-    """Weights ``(K,)``, means ``(K, D)`` and covariances in the family's own shape.
+    """A Gaussian mixture: mixing weights ``(K,)``, means ``(K, D)``, and covariances in the shape of their structure.
 
-    Array-likes are copied into read-only float64 arrays.
+    Array-likes are copied into read-only float64 arrays. Means are in units of the columns, covariances in squared
+    units.
 
     Raises
     ------
     ConfigError
-        If shapes disagree, a value is not finite, the weights are not a distribution, or the box has no volume.
+        If shapes disagree, a value is not finite, the weights are not a distribution, or the box of the noise has no
+        volume.
     """
 
     weights: Array
@@ -49,8 +52,8 @@ class MixtureParams:
     covariances: Array
     family: CovarianceFamily
     noise: Array | None = None
-    """Corners ``(2, D)`` of the box in which a noise component is uniform, with the weight that is left of 1; or
-    None: there is none (Banfield & Raftery 1993)."""
+    """Lower and upper corner ``(2, D)`` of the box in which the noise component is uniform; its weight is what the
+    weights of the components leave of 1. None: there is no noise component (Banfield & Raftery 1993)."""
 
     def __init__(
         self,
@@ -60,13 +63,14 @@ class MixtureParams:
         family: CovarianceFamily,
         noise: ArrayLike | None = None,
     ) -> None:
-        given = {
+        values = {
             "weights": freeze_array(weights),
             "means": freeze_array(means),
             "covariances": freeze_array(covariances),
+            "family": family,
+            "noise": None if noise is None else freeze_array(noise),
         }
-        box = None if noise is None else freeze_array(noise)
-        for name, value in (given | {"family": family, "noise": box}).items():
+        for name, value in values.items():
             object.__setattr__(self, name, value)
         self._validate()
 
@@ -74,9 +78,9 @@ class MixtureParams:
     def from_matrices(
         cls, weights: Array, means: Array, matrices: Array, family: CovarianceFamily, noise: Array | None = None
     ) -> MixtureParams:
-        """Return the mixture of a structure that is nearest to covariances ``(K, D, D)`` or variances ``(K, D)``.
+        """Return the mixture of a structure that is nearest to matrices ``(K, D, D)`` or variances ``(K, D)``.
 
-        Nearest as the M-step sees it: covariances that have the structure are kept as they are.
+        Nearest in the sense of the M-step: covariances that have the structure stay as they are, up to rounding.
         """
         counts = np.maximum(weights, 1e-12)
         scatter = counts.reshape(-1, *[1] * (matrices.ndim - 1)) * matrices
@@ -109,63 +113,71 @@ class MixtureParams:
 
     @property
     def n_components(self) -> int:
-        """K."""
+        """Number of components K, without the noise."""
         return int(self.means.shape[0])
 
     @property
     def n_features(self) -> int:
-        """D."""
+        """Number of columns D."""
         return int(self.means.shape[1])
 
     @property
     def n_parameters(self) -> int:
-        """Free parameters: K - 1 weights, K D means, and the covariances; as in mclust, two more for noise."""
+        """Number of free parameters: K - 1 weights, K D means, the covariances, and as in mclust two for noise."""
         k, d = self.means.shape
         return int(k - 1 + k * d + self.family.n_parameters(k, d)) + (0 if self.noise is None else 2)
 
     @property
     def noise_weight(self) -> float:
-        """Mixing weight of the noise; 0 if there is none."""
+        """Mixing weight of the noise component; 0 if there is none."""
         return 0.0 if self.noise is None else max(1.0 - float(self.weights.sum()), 0.0)
 
     @property
     def background(self) -> float:
-        """Weighted log-density of the noise, the same for every row; ``NO_BACKGROUND`` if there is none."""
+        """Weighted log-density of the noise in nats, the same for every row; ``NO_BACKGROUND`` if there is none."""
         if self.noise is None:
             return NO_BACKGROUND
-        return float(np.log(max(self.noise_weight, _NO_WEIGHT)) - np.log(self.noise[1] - self.noise[0]).sum())
+        return float(np.log(max(self.noise_weight, _MIN_NOISE_WEIGHT)) - np.log(self.noise[1] - self.noise[0]).sum())
 
     @property
     def features(self) -> Features:
-        """The features in which its log-densities are linear, up to what all components share.
+        """The features in which the log-densities are linear, up to a term that all components share.
 
-        With noise there is nothing that all of them share.
+        The density of noise has no such term, so with noise the features are complete.
         """
-        own = self.family.features
-        return own if self.noise is None or own is not LINEAR_FEATURES else WHOLE_FEATURES[self.family.moments]
+        features = self.family.features
+        if self.noise is not None and features is LINEAR_FEATURES:
+            return FEATURES_BY_MOMENTS[self.family.moments]
+        return features
 
     def with_noise(self, box: Array, weight: float) -> MixtureParams:
-        """Return the same mixture with a noise component of this weight."""
+        """Return the mixture with a noise component of this weight in ``box (2, D)``; the others share the rest."""
         return MixtureParams(self.weights * (1.0 - weight), self.means, self.covariances, self.family, box)
 
     @cached_property
     def precisions_cholesky(self) -> Array:
-        """Upper factors U, precision = U U', in scikit-learn's shape."""
+        """Upper triangular factors U, with the precisions ``U U'``, in the shape of scikit-learn.
+
+        Raises
+        ------
+        SingularCovarianceError
+            If a covariance is not positive definite.
+        """
         return freeze_array(self.family.precisions_cholesky(self.covariances))
 
     @cached_property
     def dense_covariances(self) -> Array:
-        """Covariance matrices ``(K, D, D)`` whatever the structure."""
+        """Covariance matrices ``(K, D, D)``, whatever the structure."""
         moments = self.family.moments
         return freeze_array(moments.dense(self.family.expand(self.covariances, self.n_components, self.n_features)))
 
     def reorder(self, order: Any) -> MixtureParams:
-        """Return the same mixture with its components in another order."""
+        """Return the mixture with its components in another order: ``order (K,)`` holds their present numbers."""
         covariances = self.covariances if self.family.shared else self.covariances[order]
         return MixtureParams(self.weights[order], self.means[order], covariances, self.family, self.noise)
 
     def sort_by_weight(self) -> MixtureParams:
-        """Return the components by falling weight (ties by their means)."""
+        """Return the mixture with its components by falling weight; ties are ordered by their means."""
         keys = (*self.means.T[::-1], -self.weights)
         return self.reorder(np.lexsort(keys))
 

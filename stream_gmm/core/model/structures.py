@@ -1,9 +1,11 @@
 """The structures of mclust that scikit-learn has no name for: volume, shape and orientation, each equal or varying.
 
-``Sigma_k = lambda_k D_k A_k D_k'`` with ``|A_k| = 1`` (Banfield & Raftery 1993); the letters of a code tell which of
-lambda (volume), A (shape) and D (orientation) are equal (E) or vary (V) between components. M-steps after Celeux &
-Govaert (1995), from ``n_k`` and the scatter matrices ``W_k`` alone: in closed form where there is one, else iterated
-here, centrally. The common axes of EVE and VVE are turned pair by pair, each to its optimum (Flury & Gautschi 1986).
+The covariance of component k is ``Sigma_k = lambda_k D_k A_k D_k'`` with the volume ``lambda_k``, the shape ``A_k``
+(diagonal, ``|A_k| = 1``) and the orientation ``D_k`` (orthogonal; Banfield & Raftery 1993). The letters of a code say
+for volume, shape and orientation whether they are equal (E) in all components or vary (V); I is the orientation along
+the axes of the data. M-steps after Celeux & Govaert (1995), from the weights ``n_k`` and the scatter matrices ``W_k``
+alone: in closed form where there is one, else by iteration. The common axes of EVE and VVE are rotated pair by pair,
+each pair to its optimum (Flury & Gautschi 1986).
 """
 
 from __future__ import annotations
@@ -16,50 +18,53 @@ from stream_gmm.core.model.families import MatrixFactors, VarianceFactors
 from stream_gmm.core.model.features import DIAGONAL_FEATURES, QUADRATIC_FEATURES
 from stream_gmm.core.model.moments import DIAGONAL, FULL, Array
 
-_STEPS = 500
-_SWEEPS = 100
+_MAX_STEPS = 500
+_MAX_SWEEPS = 100
 _FIRST_SWEEPS = 3
-_PRECISION = 1e-12
-# Relative to the pooled variances: keeps the logarithm of a determinant finite for a component without rows.
+"""Sweeps over all pairs of axes from each start, before the best start is continued."""
+_TOLERANCE = 1e-12
 _FLOOR = 1e-13
+"""Relative to the pooled variances: keeps the logarithm of a determinant finite for a component without rows."""
 
 
 def _geometric_means(values: Array) -> Array:
-    """Return the geometric means along the last axis: ``|A|^(1/D)`` of diagonals."""
+    """Return the geometric means ``(..., 1)`` along the last axis: ``|A|^(1/D)`` of diagonals A."""
     return np.asarray(np.exp(np.log(values).mean(axis=-1, keepdims=True)))
 
 
 def _determinant_roots(matrices: Array) -> Array:
+    """Return ``|C|^(1/D)`` as ``(..., 1, 1)`` of matrices C."""
     return np.asarray(np.exp(np.linalg.slogdet(matrices)[1] / matrices.shape[-1]))[..., None, None]
 
 
 def _lift_diagonals(weight: Array, scatter: Array) -> Array:
-    """Return the scatter with a trace of the pooled variances on its diagonals."""
+    """Return the scatter with a tiny multiple (``_FLOOR``) of the pooled variances added to its diagonals."""
     pooled = scatter.sum(axis=0) / weight.sum()
     variances = pooled if pooled.ndim == 1 else np.diagonal(pooled)
-    variances = np.maximum(variances, max(1e-6 * variances.max(), 1e-200))  # of a constant column
+    # A constant column has the variance 0.
+    variances = np.maximum(variances, max(1e-6 * variances.max(), 1e-200))
     lift = _FLOOR * weight[:, None] * variances
     return np.asarray(scatter + (lift if pooled.ndim == 1 else lift[:, :, None] * np.eye(len(variances))))
 
 
 def _fit_volumes_and_shape(weight: Array, diagonals: Array) -> tuple[Array, Array]:
-    """Return ``lambda_k (K, 1)`` and the common shape ``A (D,)`` that maximise the likelihood of diagonals."""
+    """Return the volumes ``(K, 1)`` and the common shape ``(D,)`` of greatest likelihood for diagonals ``(K, D)``."""
     d = diagonals.shape[1]
     shape = diagonals.sum(axis=0)
     shape = shape / _geometric_means(shape)
-    for _ in range(_STEPS):
+    for _ in range(_MAX_STEPS):
         volumes = (diagonals / shape).sum(axis=1, keepdims=True) / (d * weight[:, None])
         new = (diagonals / volumes).sum(axis=0)
         new = new / _geometric_means(new)
-        settled = np.all(np.abs(new - shape) <= _PRECISION * shape)
+        converged = np.all(np.abs(new - shape) <= _TOLERANCE * shape)
         shape = new
-        if settled:
+        if converged:
             break
     return (diagonals / shape).sum(axis=1, keepdims=True) / (d * weight[:, None]), shape
 
 
 class VEI(VarianceFactors):
-    """Variances ``lambda_k A``: one shape along the axes, sizes of their own; ``(K, D)``."""
+    """Variances ``lambda_k A (K, D)``: equal shape along the axes of the data, varying volume."""
 
     name, mclust, moments, features = "VEI", "VEI", DIAGONAL, DIAGONAL_FEATURES
 
@@ -72,7 +77,7 @@ class VEI(VarianceFactors):
 
 
 class EVI(VarianceFactors):
-    """Variances ``lambda A_k``: one size, shapes along the axes of their own; ``(K, D)``."""
+    """Variances ``lambda A_k (K, D)``: equal volume, varying shape along the axes of the data."""
 
     name, mclust, moments, features = "EVI", "EVI", DIAGONAL, DIAGONAL_FEATURES
 
@@ -84,7 +89,7 @@ class EVI(VarianceFactors):
 
 
 class VEE(MatrixFactors):
-    """Matrices ``lambda_k C``: one form, sizes of their own; ``(K, D, D)``."""
+    """Matrices ``lambda_k C (K, D, D)`` with ``|C| = 1``: equal shape and orientation, varying volume."""
 
     name, mclust, moments, features = "VEE", "VEE", FULL, QUADRATIC_FEATURES
 
@@ -93,26 +98,25 @@ class VEE(MatrixFactors):
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
         scatter, d = _lift_diagonals(weight, scatter), scatter.shape[-1]
-        form = scatter.sum(axis=0)
-        form = form / _determinant_roots(form)
-        for _ in range(_STEPS):
-            volumes = self._volumes(weight, scatter, form, d)
-            new = (scatter / volumes).sum(axis=0)
-            new = new / _determinant_roots(new)
-            settled = np.abs(new - form).max() <= _PRECISION * np.abs(form).max()
-            form = new
-            if settled:
-                break
-        return np.asarray(self._volumes(weight, scatter, form, d) * form)
+        common = scatter.sum(axis=0)
+        common = common / _determinant_roots(common)
 
-    @staticmethod
-    def _volumes(weight: Array, scatter: Array, form: Array, d: int) -> Array:
-        traces = np.trace(np.linalg.solve(form, scatter), axis1=1, axis2=2)
-        return np.asarray(traces / (d * weight))[:, None, None]
+        def volumes() -> Array:
+            traces = np.trace(np.linalg.solve(common, scatter), axis1=1, axis2=2)
+            return np.asarray(traces / (d * weight))[:, None, None]
+
+        for _ in range(_MAX_STEPS):
+            new = (scatter / volumes()).sum(axis=0)
+            new = new / _determinant_roots(new)
+            converged = np.abs(new - common).max() <= _TOLERANCE * np.abs(common).max()
+            common = new
+            if converged:
+                break
+        return np.asarray(volumes() * common)
 
 
 class EVV(MatrixFactors):
-    """Matrices ``lambda C_k``: one size, forms of their own; ``(K, D, D)``."""
+    """Matrices ``lambda C_k (K, D, D)`` with ``|C_k| = 1``: equal volume, varying shape and orientation."""
 
     name, mclust, moments, features = "EVV", "EVV", FULL, QUADRATIC_FEATURES
 
@@ -126,12 +130,12 @@ class EVV(MatrixFactors):
 
 
 def _rebuild_matrices(vectors: Array, values: Array) -> Array:
-    """Return ``D diag(values) D'``."""
+    """Return ``V diag(values) V'`` as ``(K, D, D)``, of vectors ``V (K or 1, D, D)`` and values ``(K, D)``."""
     return np.asarray((vectors * values[..., None, :]) @ np.swapaxes(vectors, -1, -2))
 
 
 class EEV(MatrixFactors):
-    """Matrices ``lambda D_k A D_k'``: one size and shape, axes of their own; ``(K, D, D)``."""
+    """Matrices ``lambda D_k A D_k' (K, D, D)``: equal volume and shape, varying orientation."""
 
     name, mclust, moments, features = "EEV", "EEV", FULL, QUADRATIC_FEATURES
 
@@ -144,7 +148,7 @@ class EEV(MatrixFactors):
 
 
 class VEV(MatrixFactors):
-    """Matrices ``lambda_k D_k A D_k'``: one shape, sizes and axes of their own; ``(K, D, D)``."""
+    """Matrices ``lambda_k D_k A D_k' (K, D, D)``: equal shape, varying volume and orientation."""
 
     name, mclust, moments, features = "VEV", "VEV", FULL, QUADRATIC_FEATURES
 
@@ -158,7 +162,11 @@ class VEV(MatrixFactors):
 
 
 def _rotate_pairs(axes: Array, scatter: Array, precisions: Array) -> Array:
-    """Turn each pair of common axes to the optimum of ``sum_k tr(D' W_k D A_k^-1)``; ``precisions (K, D)``."""
+    """Rotate each pair of the common axes to the minimum of ``sum_k tr(D' W_k D A_k^-1)``.
+
+    ``axes (D, D)`` has the axes as columns and is changed in place; ``precisions (K, D)`` are the diagonals of
+    ``A_k^-1``.
+    """
     d = len(axes)
     for p in range(d):
         for q in range(p + 1, d):
@@ -166,7 +174,7 @@ def _rotate_pairs(axes: Array, scatter: Array, precisions: Array) -> Array:
             contrast = np.tensordot(precisions[:, p] - precisions[:, q], scatter, axes=1)
             inner = pair.T @ contrast @ pair
             angle = 0.5 * np.arctan2(2.0 * inner[0, 1], inner[0, 0] - inner[1, 1]) + 0.5 * np.pi
-            # Of the two stationary angles, the one of the smaller form; and no more than a quarter turn.
+            # Of the two stationary angles, that of the minimum; and no more than a quarter turn.
             c, s = np.cos(angle), np.sin(angle)
             if c < 0.0:
                 c, s = -c, -s
@@ -174,45 +182,49 @@ def _rotate_pairs(axes: Array, scatter: Array, precisions: Array) -> Array:
     return axes
 
 
-Shapes = Callable[[Array, Array], Array]
-"""From weights and the sums of squares along common axes ``(K, D)``: the variances along them."""
+VarianceEstimator = Callable[[Array, Array], Array]
+"""Returns variances ``(K, D)`` along common axes, of weights ``(K,)`` and sums of squares ``(K, D)`` along them."""
 
 
-def _fit_common_axes(weight: Array, scatter: Array, shapes: Shapes) -> Array:
-    """Return the best matrices ``(K, D, D)`` with one orientation for all components."""
+def _fit_common_axes(weight: Array, scatter: Array, estimator: VarianceEstimator) -> Array:
+    """Return the matrices ``(K, D, D)`` of greatest likelihood with one orientation for all components."""
     scatter = _lift_diagonals(weight, scatter)
-    # More than one start: which axes are common is not known, and every component has a guess.
+    # There are local optima, so start from the eigenvectors of the pooled matrices and of some components.
     guesses = [scatter.sum(axis=0), (scatter / _determinant_roots(scatter)).sum(axis=0), *scatter[:3]]
-    tried = [_rotate_axes(np.linalg.eigh(g)[1], weight, scatter, shapes, _FIRST_SWEEPS) for g in guesses]
-    _, axes = _rotate_axes(min(tried, key=lambda t: t[0])[1], weight, scatter, shapes, _SWEEPS)
-    return _rebuild_matrices(axes[None], _variances_along(axes, weight, scatter, shapes))
+    starts = [_rotate_axes(np.linalg.eigh(g)[1], weight, scatter, estimator, _FIRST_SWEEPS) for g in guesses]
+    _, axes = _rotate_axes(min(starts, key=lambda start: start[0])[1], weight, scatter, estimator, _MAX_SWEEPS)
+    return _rebuild_matrices(axes[None], _estimate_variances(axes, weight, scatter, estimator))
 
 
-def _rotate_axes(axes: Array, weight: Array, scatter: Array, shapes: Shapes, sweeps: int) -> tuple[float, Array]:
-    """Return ``-2 Q`` (up to a constant) and the axes after so many sweeps over all pairs of them."""
+def _rotate_axes(
+    axes: Array, weight: Array, scatter: Array, estimator: VarianceEstimator, sweeps: int
+) -> tuple[float, Array]:
+    """Return ``-2 Q`` up to a constant, Q the expected log-likelihood, and the axes after so many sweeps."""
     axes, last = np.array(axes), np.inf
     for _ in range(sweeps):
-        values = _variances_along(axes, weight, scatter, shapes)
+        values = _estimate_variances(axes, weight, scatter, estimator)
         loss = float((weight[:, None] * np.log(values)).sum())
-        if last - loss <= _PRECISION * max(abs(loss), 1.0):
+        if last - loss <= _TOLERANCE * max(abs(loss), 1.0):
             break
         last = loss
         axes = _rotate_pairs(axes, scatter, 1.0 / values)
     return last, axes
 
 
-def _variances_along(axes: Array, weight: Array, scatter: Array, shapes: Shapes) -> Array:
-    along = np.einsum("ip,kij,jp->kp", axes, scatter, axes)
-    return shapes(weight, np.maximum(along, _FLOOR * along.max()))
+def _estimate_variances(axes: Array, weight: Array, scatter: Array, estimator: VarianceEstimator) -> Array:
+    """Return the variances ``(K, D)`` along common axes."""
+    squares = np.einsum("ip,kij,jp->kp", axes, scatter, axes)
+    return estimator(weight, np.maximum(squares, _FLOOR * squares.max()))
 
 
-def _equalise_volumes(weight: Array, along: Array) -> Array:
-    roots = _geometric_means(along)
-    return np.asarray(along / roots * roots.sum() / weight.sum())
+def _equalise_volumes(weight: Array, squares: Array) -> Array:
+    """Return variances ``lambda A_k (K, D)`` with equal volume, of sums of squares ``(K, D)``."""
+    roots = _geometric_means(squares)
+    return np.asarray(squares / roots * roots.sum() / weight.sum())
 
 
 class EVE(MatrixFactors):
-    """Matrices ``lambda D A_k D'``: one size and the same axes, shapes of their own; ``(K, D, D)``."""
+    """Matrices ``lambda D A_k D' (K, D, D)``: equal volume and orientation, varying shape."""
 
     name, mclust, moments, features = "EVE", "EVE", FULL, QUADRATIC_FEATURES
 
@@ -224,7 +236,7 @@ class EVE(MatrixFactors):
 
 
 class VVE(MatrixFactors):
-    """Matrices ``lambda_k D A_k D'``: the same axes, sizes and shapes of their own; ``(K, D, D)``."""
+    """Matrices ``lambda_k D A_k D' (K, D, D)``: equal orientation, varying volume and shape."""
 
     name, mclust, moments, features = "VVE", "VVE", FULL, QUADRATIC_FEATURES
 
@@ -232,7 +244,7 @@ class VVE(MatrixFactors):
         return n_components * n_features + n_features * (n_features - 1) // 2
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
-        return _fit_common_axes(weight, scatter, lambda n, along: np.asarray(along / n[:, None]))
+        return _fit_common_axes(weight, scatter, lambda n, squares: np.asarray(squares / n[:, None]))
 
 
 STRUCTURES = (VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV())

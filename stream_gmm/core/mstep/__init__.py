@@ -1,1 +1,8 @@
-"""."""
+"""The M-step: from statistics to parameters.
+
+May import: ``model``, ``stats``, ``rows``, ``criteria``. Begin with ``mstep.py``.
+
+- ``mstep.py``: the M-step, and its report of components that are starving or on the variance floor
+- ``penalty.py``: what keeps covariances from becoming singular (a ridge, or pseudo-rows)
+- ``prior.py``: the conjugate prior of mclust
+"""

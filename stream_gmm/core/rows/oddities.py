@@ -1,4 +1,4 @@
-"""What is odd about a data set: values that many rows share, dependent columns, rows in a telling order."""
+"""Oddities of a data set: values that many rows share, collinear columns, and rows ordered by their values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,26 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.stats import SuffStats
 
 COLLINEAR = 1e-10
-"""Smallest eigenvalue of the correlations, relative to the largest, that is not taken for zero."""
+"""Eigenvalues of the correlation matrix below this part of the largest count as zero."""
 ATOM_SHARE = 0.05
-"""Share of rows with one value from which on it is worth a warning."""
+"""Share of rows with the same value from which there is a warning."""
 
 
 @dataclass(frozen=True)
 class RowOrder:
-    """How alike the rows of one leaf are: ``within (D,)`` sums the leaves' own sums of squares."""
+    """How similar the rows of one leaf are to each other, as in files that are sorted by a column.
+
+    A leaf is a block of consecutive rows that one task of a pass reads.
+
+    Attributes
+    ----------
+    leaves
+        Number of leaves.
+    rows_squared
+        Sum over the leaves of the squared number of rows.
+    within
+        Sum over the leaves of the sums of squares ``(D,)`` about the mean of the leaf.
+    """
 
     leaves: int = 0
     rows_squared: float = 0.0
@@ -25,30 +37,36 @@ class RowOrder:
 
     @classmethod
     def of(cls, moments: SuffStats) -> RowOrder:
-        """Return what one leaf says."""
+        """Return the sums of one leaf, from its moments as of one component."""
         return cls(1, moments.rows**2, np.diagonal(moments.scatter[0])) if moments.rows else cls()
 
     def merge(self, other: RowOrder) -> RowOrder:
-        """Return what both say."""
+        """Return the sums of both sets of leaves."""
         return RowOrder(
             self.leaves + other.leaves, self.rows_squared + other.rows_squared, self.within + other.within
         )
 
     def correlations(self, moments: SuffStats) -> Array:
-        """Return the intra-class correlation ``(D,)`` of rows of one leaf, by analysis of variance."""
-        n, g = moments.rows, self.leaves
-        if g < 2 or n <= g:
+        """Return the intra-class correlation ``(D,)`` of the rows of a leaf, by one-way analysis of variance.
+
+        ``moments`` are those of all rows. 0 means that leaves are random samples, 1 that they are constant.
+        """
+        n, leaves = moments.rows, self.leaves
+        if leaves < 2 or n <= leaves:
             return np.zeros(moments.mean.shape[1])
-        between = np.maximum(np.diagonal(moments.scatter[0]) - self.within, 0.0) / (g - 1)
-        inside = np.asarray(self.within) / (n - g)
-        size = (n - self.rows_squared / n) / (g - 1)
-        whole = between + (size - 1.0) * inside
+        between = np.maximum(np.diagonal(moments.scatter[0]) - self.within, 0.0) / (leaves - 1)
+        within = np.asarray(self.within) / (n - leaves)
+        leaf_rows = (n - self.rows_squared / n) / (leaves - 1)
+        total = between + (leaf_rows - 1.0) * within
         return np.asarray(
-            np.clip(np.divide(between - inside, whole, out=np.zeros_like(whole), where=whole > 0), 0, 1)
+            np.clip(np.divide(between - within, total, out=np.zeros_like(total), where=total > 0), 0, 1)
         )
 
     def design_effect(self, moments: SuffStats, sample_rows: int) -> float:
-        """Return by what a sample from these leaves is less worth than a uniform one, for the worst column (Kish)."""
+        """Return the design effect of a sample of whole leaves, for the column where it is largest (Kish 1965).
+
+        ``sample_rows`` rows drawn that way are worth as much as ``sample_rows / design_effect`` uniform ones.
+        """
         return 1.0 + max(sample_rows / max(self.leaves, 1) - 1.0, 0.0) * float(self.correlations(moments).max())
 
 
@@ -65,33 +83,40 @@ class Atom:
 
 def find_atoms(rows: Array) -> list[Atom]:
     """Return the most frequent value of each column of a sample ``(n, D)``, and the share of rows that have it."""
-    out = []
+    atoms = []
     for column in rows.T:
         values, counts = np.unique(column, return_counts=True)
-        out.append(Atom(float(values[counts.argmax()]), float(counts.max() / len(column))))
-    return out
+        atoms.append(Atom(float(values[counts.argmax()]), float(counts.max() / len(column))))
+    return atoms
 
 
 def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, constant: list[str]) -> list[str]:
-    """Return what to say of columns with an atom, and of columns that others determine."""
+    """Return warnings about columns with a value that many rows share, and about collinear columns.
+
+    ``sample (n, D)`` are rows of the data, ``spread (D, D)`` is the covariance (or the scatter) of all rows, and
+    ``constant`` names the columns with one value, which need no warning here.
+    """
     named = [
         f"{name} = {atom.value:g} ({100 * atom.share:.0f} %)"
         for name, atom in zip(columns, find_atoms(sample), strict=True)
         if atom.share >= ATOM_SHARE and len(sample) >= 100 and name not in constant
     ]
-    out = []
+    warnings = []
     if named:
-        out.append(
+        warnings.append(
             f"many rows share one value: {', '.join(named)}; a component that collapses onto it is degenerate."
         )
     dependent = find_collinear(columns, spread)
     if dependent:
-        out.append(f"columns {dependent} are collinear: one follows from the others; leave one out.")
-    return out
+        warnings.append(f"columns {dependent} are collinear: one follows from the others; leave one out.")
+    return warnings
 
 
 def find_collinear(columns: tuple[str, ...], spread: Array) -> list[str]:
-    """Return the columns that take part in a linear relation, judged by their correlations."""
+    """Return the columns that take part in a linear relation, by the null vectors of their correlation matrix.
+
+    ``spread (D, D)`` is the covariance or the scatter of all rows.
+    """
     scale = np.sqrt(np.diagonal(spread))
     values, vectors = np.linalg.eigh(spread / np.outer(scale, scale))
     null = np.abs(vectors[:, values < COLLINEAR * values[-1]])

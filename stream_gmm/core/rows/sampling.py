@@ -1,7 +1,8 @@
-"""A uniform sample that depends on which rows there are, and on nothing else.
+"""Uniform samples, held-out rows and bootstrap weights that depend on the rows alone.
 
-Every row gets a hash of (seed, file, row in the file); the sample is the rows with the smallest
-hashes. It merges, and is the same for any chunking, any order and any number of workers.
+Every row has a hash of (seed, number of the file, number of the row in the file); the sample consists of the rows
+with the smallest hashes. Samples of parts of the data can be merged, and the result is the same for any chunking,
+order and number of workers.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ Hashes = NDArray[np.uint64]
 
 _HOLDOUT_STREAM = 0x5DEECE66D
 _POISSON = np.cumsum(np.exp(-1.0) / np.cumprod([1.0, *range(1, 18)]))
-"""Distribution function of Poisson(1)."""
+"""Distribution function of Poisson(1) at 0 to 17."""
 
 
 def _mix(values: Hashes) -> Hashes:
-    """Finalise splitmix64 (Steele, Lea & Flood 2014)."""
+    """Return the output function of splitmix64 (Steele, Lea & Flood 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def hash_rows(seed: int, file: int, rows: NDArray[np.int64]) -> Hashes:
-    """Return a 64-bit hash for each row number ``rows (n,)`` of a file."""
+    """Return a 64-bit hash ``(n,)`` for each row number ``rows (n,)`` of a file."""
     with np.errstate(over="ignore"):
         golden = np.uint64(0x9E3779B97F4A7C15)
         key = _mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + golden)
@@ -38,10 +39,10 @@ def hash_rows(seed: int, file: int, rows: NDArray[np.int64]) -> Hashes:
 
 
 def draw_poisson_weights(hashes: Hashes, replicate: int) -> Array:
-    """Return Poisson(1) weights ``(n,)`` of rows for a bootstrap replicate, from the hashes of the rows.
+    """Return Poisson(1) weights ``(n,)`` for a bootstrap replicate, from the hashes ``(n,)`` of the rows.
 
-    Drawing every row so many times is the bootstrap of a stream (Oza & Russell 2001; Chamandy et al. 2012): no
-    row needs to know of another.
+    To count every row that often is the bootstrap for streams (Oza & Russell 2001; Chamandy et al. 2012), in which
+    each row is drawn independently of the others.
     """
     with np.errstate(over="ignore"):
         mixed = _mix(hashes + np.uint64(replicate + 1) * np.uint64(0xD1342543DE82EF95))
@@ -51,37 +52,37 @@ def draw_poisson_weights(hashes: Hashes, replicate: int) -> Array:
 
 @dataclass(frozen=True)
 class Holdout:
-    """Which rows no fit may use: those whose hash of (seed, file, row) is among the lowest ``share``.
+    """Held-out rows, which no fit uses: those whose hash is below ``share`` (0 to 1) of the range of hashes.
 
-    The same rows in every pass, for any chunking; independent of the sample.
+    They are the same in every pass and for any chunking, and independent of the sample.
     """
 
     share: float = 0.0
     seed: int = 0
 
     def mask(self, file: int, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return True for the rows of a file that are held out ``(n,)``."""
+        """Return which rows of a file are held out, as booleans ``(n,)``."""
         limit = np.uint64(min(int(self.share * 2.0**64), 2**64 - 1))
         return hash_rows(self.seed + _HOLDOUT_STREAM, file, rows) < limit
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The ``capacity`` rows with the smallest hashes, in the order of their hashes.
+    """The ``capacity`` rows ``(n, D)`` with the smallest hashes ``(n,)``, in the order of their hashes.
 
-    That order is random: the first m rows of a sample are a uniform sample of m rows.
+    That order is random, so the first m rows of a sample are a uniform sample of m rows.
     """
 
     rows: Array
     hashes: Hashes
     capacity: int
     weights: Array = field(default_factory=lambda: UNWEIGHTED)
-    """Weights of the rows, or none."""
+    """Weights ``(n,)`` of the rows, or none."""
 
     @classmethod
     def of(cls, rows: Array, hashes: Hashes, capacity: int, weights: Array = UNWEIGHTED) -> Sample:
-        """Return the sample of some rows ``(N, D)``."""
-        # Narrow down by the threshold first: sorting all the rows would cost more than reading them.
+        """Return the sample of ``rows (N, D)`` with these hashes ``(N,)``."""
+        # Select by the threshold first: sorting all rows would cost more than reading them.
         if len(hashes) > capacity:
             keep = hashes <= np.partition(hashes, capacity - 1)[capacity - 1]
             rows, hashes = rows[keep], hashes[keep]
@@ -91,7 +92,7 @@ class Sample:
         return cls(np.ascontiguousarray(rows[order]), hashes[order], capacity, weights)
 
     def split_off(self, capacity: int) -> tuple[Sample, Sample]:
-        """Return the sample of ``capacity`` rows, and the other rows, which are a sample, too."""
+        """Return the sample of the first ``capacity`` rows, and one of the other rows."""
         first, rest = slice(None, capacity), slice(capacity, None)
         return (
             Sample(self.rows[first], self.hashes[first], capacity, self.weights[first]),

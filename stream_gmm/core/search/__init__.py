@@ -1,1 +1,10 @@
-"""."""
+"""The search over starts and candidates: seeding, fits on the sample, and pruning.
+
+May import: ``model``, ``stats``, ``rows``, ``criteria``, ``estep``, ``mstep``, ``fit``. Begin with
+``sample_search.py``.
+
+- ``sample_search.py``: restarts raced on the sample, fits to convergence there, improvement from neighbouring K
+- ``seeding.py``: starting assignments (k-means++, splits, density)
+- ``evidence.py``: paired differences on validation rows, and pruning after the fits on the sample
+- ``pruning.py``: pruning in the course of the full passes
+"""

@@ -1,7 +1,8 @@
-"""What rows that judge say of candidates: paired differences with their standard errors, and who is beaten.
+"""Evidence of validation rows: paired differences of candidates with standard errors, and pruning by them.
 
-A difference of log-densities is taken row by row before it is averaged: what makes a row likely or unlikely
-for every candidate cancels (Vuong 1989).
+Validation rows are rows of the sample that no candidate was fitted to. The log-densities of two candidates are
+subtracted row by row before they are averaged, so that what makes a row likely or unlikely under every candidate
+cancels (Vuong 1989).
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from scipy.special import ndtri
 from stream_gmm.core.criteria import penalty_per_parameter
 from stream_gmm.core.model.moments import Array
 
-CAUTION = 3.0
-"""How many times its expected gain from the sample's optimum to that of all rows a candidate is granted."""
-RISK = 0.01
-"""Chance that any comparison of a sweep is decided wrongly (Bonferroni)."""
+GAIN_FACTOR = 3.0
+"""Multiple of the expected gain, from the optimum of the sample to that of all rows, that a candidate may make."""
+ERROR_PROBABILITY = 0.01
+"""Probability that any comparison of a sweep is decided wrongly (Bonferroni)."""
 ALWAYS_KEPT = 3
-"""So many candidates go on in any case: the best of the sample may turn out degenerate."""
+"""Number of candidates that are kept in any case, since the best on the sample may turn out degenerate."""
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """A mean difference per row, the standard deviation of a row's, and how many rows it was taken over."""
+    """A difference per row in nats: its mean, its standard deviation over the rows, and the number of rows.
+
+    With weights, the number is that of the effective rows (Kish 1965).
+    """
 
     mean: float
     sd: float
@@ -33,12 +37,12 @@ class PairedDifference:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean."""
+        """Standard error of the mean."""
         return self.sd / float(np.sqrt(self.rows))
 
 
 def compare_paired(a: Array, b: Array, weights: Array) -> PairedDifference:
-    """Return ``a - b`` of values ``(n,)`` of the same rows, with weights ``(n,)`` or none."""
+    """Return the paired difference ``a - b`` of values ``(n,)`` of the same rows, with weights ``(n,)`` or none."""
     difference = a - b
     w = weights if len(weights) else np.ones(len(difference))
     mean = float(np.average(difference, weights=w))
@@ -46,26 +50,34 @@ def compare_paired(a: Array, b: Array, weights: Array) -> PairedDifference:
     return PairedDifference(mean, sd, float(w.sum() ** 2 / np.sum(w**2)))
 
 
+def group_competitors(n_components: Sequence[int], within_k: bool) -> list[list[int]]:
+    """Return the indices of candidates in groups that compete: all together, or ``within_k`` those of equal K."""
+    if not within_k:
+        return [list(range(len(n_components)))]
+    return [[i for i, k in enumerate(n_components) if k == group_k] for group_k in sorted(set(n_components))]
+
+
 @dataclass(frozen=True)
 class SampleCandidate:
-    """A candidate as it stands after the sample."""
+    """A candidate fitted on the sample."""
 
     name: str
     n_components: int
     n_parameters: int
     in_sample: float
-    """Mean log-likelihood on the sample, where it was fitted; NaN if that is not what counts."""
+    """Mean log-likelihood on the rows that it was fitted to, nats per row; NaN if that must not count."""
     values: Array
-    """What every judging row adds to the criterion ``(n,)``, nats."""
+    """Contribution of every validation row to the criterion ``(n,)``, nats."""
     is_sound: bool = True
-    """False for a degenerate fit: it may lose, but beats nobody."""
+    """False for a degenerate fit: it may be pruned, but no other candidate is pruned because of it."""
 
 
 @dataclass(frozen=True)
 class SamplePruning:
-    """How candidates are judged after the sample.
+    """The rule by which candidates are pruned after the fits on the sample.
 
-    ``rows`` are those of the full data, ``sample_rows`` those of the fits, ``weights`` those of the judging rows.
+    ``rows``, ``sample_rows`` and ``heldout_rows`` are the numbers of rows of the full data, of the sample that
+    candidates were fitted to, and held out; ``weights (n,)`` are those of the validation rows, or none.
     """
 
     criterion: str
@@ -74,56 +86,55 @@ class SamplePruning:
     heldout_rows: float
     weights: Array
     allowance: float = 0.0
-    """What a candidate is granted on top for a fit that is not run to its end yet, nats per row."""
+    """Additional gain that a candidate may make because its fit is not converged yet, nats per row."""
 
     def find_reasons(self, candidates: Sequence[SampleCandidate]) -> list[str]:
-        """Return for every candidate why it can be given up, or nothing.
+        """Return for every candidate the reason why it can be pruned, or "" if it must be kept.
 
-        The upper bound of what B may gain over the best, A, is the larger of two: the paired difference on rows
-        that neither was fitted to, with ``CAUTION p_B / (2 n)`` for what B gains on its way to the optimum of
-        all rows; and the difference of their optima on the sample; both with z standard errors on top. B is
-        given up if that is less than its penalty asks for. A single component always goes on.
+        A is the best candidate on the sample, B another one. What B may gain over A is bounded by the larger of two
+        estimates: the paired difference on validation rows, plus ``GAIN_FACTOR p_B / (2 n)`` for the gain of B on its
+        way to the optimum of all rows (p_B its free parameters, n the rows of the sample); and the difference of
+        their maxima on the sample. Both get z standard errors on top, with z from ``ERROR_PROBABILITY``. B is pruned
+        if that is less than the gain that the criterion requires for its additional parameters. Candidates with one
+        component, and the best ``ALWAYS_KEPT``, are never pruned. For the elbow, only candidates with equal K are
+        compared, and the best of each K is kept.
         """
-        out = [""] * len(candidates)
-        for group in self._competing_groups(candidates):
-            ranked = sorted(group, key=lambda i: -self._predict_value(candidates[i]))
+        weights = self.weights if len(self.weights) else None
+
+        def predicted_value(i: int) -> float:
+            per_parameter = 0.5 / self.sample_rows - penalty_per_parameter(self.criterion, self.rows)
+            mean = float(np.average(candidates[i].values, weights=weights))
+            return mean + candidates[i].n_parameters * per_parameter
+
+        reasons = [""] * len(candidates)
+        within_k = self.criterion == "elbow"
+        for group in group_competitors([c.n_components for c in candidates], within_k):
+            ranked = sorted(group, key=lambda i: -predicted_value(i))
             best = next((i for i in ranked if candidates[i].is_sound), None)
             if best is None:
                 continue
-            kept = 1 if self.criterion == "elbow" else ALWAYS_KEPT
-            for i in ranked[kept:]:
+            for i in ranked[1 if within_k else ALWAYS_KEPT :]:
                 if i != best and candidates[i].n_components > 1:
-                    out[i] = self._explain_pruning(candidates[i], candidates[best], len(candidates))
-        return out
+                    reasons[i] = self._explain_pruning(candidates[i], candidates[best], len(candidates))
+        return reasons
 
-    def _competing_groups(self, candidates: Sequence[SampleCandidate]) -> list[list[int]]:
-        """Return who competes with whom: for the elbow only candidates of one K do."""
-        if self.criterion != "elbow":
-            return [list(range(len(candidates)))]
-        ks = sorted({candidate.n_components for candidate in candidates})
-        return [[i for i, candidate in enumerate(candidates) if candidate.n_components == k] for k in ks]
-
-    def _predict_value(self, candidate: SampleCandidate) -> float:
-        mean = float(np.average(candidate.values, weights=self.weights if len(self.weights) else None))
-        return mean + candidate.n_parameters * (
-            0.5 / self.sample_rows - penalty_per_parameter(self.criterion, self.rows)
-        )
-
-    def _explain_pruning(self, candidate: SampleCandidate, best: SampleCandidate, candidates: int) -> str:
+    def _explain_pruning(self, candidate: SampleCandidate, best: SampleCandidate, n_candidates: int) -> str:
+        """Return why a candidate has no chance against the best one, or "" if it has."""
         difference = compare_paired(candidate.values, best.values, self.weights)
-        z = -float(ndtri(RISK / max(candidates, 2)))
-        ahead = difference.mean + CAUTION * 0.5 * candidate.n_parameters / self.sample_rows
-        ahead = (
-            float(np.fmax(ahead, candidate.in_sample - best.in_sample))
+        z = -float(ndtri(ERROR_PROBABILITY / max(n_candidates, 2)))
+        largest_gain = difference.mean + GAIN_FACTOR * 0.5 * candidate.n_parameters / self.sample_rows
+        largest_gain = (
+            float(np.fmax(largest_gain, candidate.in_sample - best.in_sample))
             + z * difference.standard_error
             + self.allowance
         )
-        asked = (candidate.n_parameters - best.n_parameters) * penalty_per_parameter(self.criterion, self.rows)
+        additional = candidate.n_parameters - best.n_parameters
+        required_gain = additional * penalty_per_parameter(self.criterion, self.rows)
         if self.criterion == "one_se":
-            asked = -difference.sd / float(np.sqrt(max(self.heldout_rows, 1.0)))
-        if ahead >= asked:
+            required_gain = -difference.sd / float(np.sqrt(max(self.heldout_rows, 1.0)))
+        if largest_gain >= required_gain:
             return ""
         return (
-            f"beaten on the sample by {best.name}: {-difference.mean:.4g} nats per row behind, "
+            f"clearly worse on the sample than {best.name}: {-difference.mean:.4g} nats per row behind, "
             f"standard error {difference.standard_error:.1g}"
         )

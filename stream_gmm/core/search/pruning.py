@@ -1,89 +1,80 @@
-"""Candidates that cannot win any more need no more passes."""
+"""Prunes candidates in the course of the full passes, when their criterion cannot become the best any more."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stream_gmm.core.criteria import CRITERIA, Criteria, base_criterion
 from stream_gmm.core.fit.em import EMState, Outcome
+from stream_gmm.core.search.evidence import group_competitors
 
-CAUTION = 3.0
-"""How many times the predicted gain a candidate is granted."""
+GAIN_FACTOR = 3.0
+"""Multiple of its predicted gain that a candidate may make in the best case."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """How a criterion is bounded while fits are under way."""
+    """How the final value of a criterion is bounded from below while fits are running."""
 
     least: Callable[[Criteria], float]
-    """The criterion is no less than this, at the log-likelihood of the best case."""
+    """Lower bound of the criterion, as a function of the criteria at the log-likelihood of the best case."""
     finished_only: bool = False
-    """Whether only a finished fit beats others, because the criterion of an unfinished one may rise."""
+    """True if others are pruned because of finished fits only, as the criterion of a running fit may rise."""
     within_k: bool = False
-    """Whether only candidates of one K compete."""
+    """True if only candidates with the same number of components compete."""
 
 
 BOUNDS: Mapping[str, Bound] = {
     "bic": Bound(CRITERIA["bic"]),
     "aic": Bound(CRITERIA["aic"]),
-    # The classification term of ICL only adds to BIC.
+    # ICL is BIC plus a term that is not negative.
     "icl": Bound(CRITERIA["bic"], finished_only=True),
     "elbow": Bound(CRITERIA["bic"], within_k=True),
 }
 
 
 def _evaluate_criteria(state: EMState, gain: float = 0.0) -> Criteria:
+    """Return the criteria at the accepted point, with the log-likelihood larger by ``gain`` nats per row."""
     params, stats = state.accepted_point
-    found = Criteria.from_stats(stats, params.n_parameters)
-    return replace(found, loglik=found.loglik + stats.rows * gain)
-
-
-def _best_case(state: EMState) -> Criteria:
-    """Return the criteria after three times the predicted gain and the statistical error ``p / 2N`` on top."""
-    params, stats = state.accepted_point
-    return _evaluate_criteria(state, CAUTION * state.predicted_gains[-1] + params.n_parameters / (2.0 * stats.rows))
+    criteria = Criteria.from_stats(stats, params.n_parameters)
+    return replace(criteria, loglik=criteria.loglik + stats.rows * gain)
 
 
 def prune_states(states: Sequence[EMState], criterion: str) -> list[EMState]:
-    """Return the states, with those ended that could not win even in their best case.
+    """Return the states, with the outcome PRUNED for those that cannot win even in the best case.
 
-    The penalised log-likelihood of a candidate never falls: what the best has now, it keeps.
+    The penalised log-likelihood of a candidate never falls, so the best candidate keeps what it has now. The best
+    case of another one is ``GAIN_FACTOR`` times its predicted gain plus the statistical error ``p / 2N`` (p free
+    parameters, N rows). For a criterion without a bound the states are returned as they are.
     """
-    out, bound = list(states), BOUNDS.get(criterion)
+    pruned, bound = list(states), BOUNDS.get(criterion)
     if bound is None:
-        return out
+        return pruned
     value = CRITERIA[base_criterion(criterion)]
-    for group in _competing_groups(states, bound):
-        beating = [states[i] for i in group if _may_beat_others(states[i], bound)]
-        best = min(beating, key=lambda s: value(_evaluate_criteria(s)), default=None)
-        for i in group if best else ():
-            if best and out[i].live and out[i].accepted is not None:
-                out[i] = _end_if_beaten(
-                    out[i], best, bound.least(_best_case(out[i])) - value(_evaluate_criteria(best))
-                )
-    return out
-
-
-def _competing_groups(states: Sequence[EMState], bound: Bound) -> Iterator[list[int]]:
-    if not bound.within_k:
-        yield list(range(len(states)))
-        return
-    for k in sorted({s.params.n_components for s in states}):
-        yield [i for i, s in enumerate(states) if s.params.n_components == k]
-
-
-def _may_beat_others(state: EMState, bound: Bound) -> bool:
-    if state.accepted is None or state.outcome in (Outcome.FAILED, Outcome.PRUNED) or state.report:
-        return False
-    return not (bound.finished_only and state.live)
-
-
-def _end_if_beaten(state: EMState, best: EMState, behind: float) -> EMState:
-    if not (np.isfinite(behind) and behind > 0.0):
-        return state
-    name = f"{best.params.family.name}-{best.params.n_components}"
-    reason = f"cannot win: at least {behind:,.0f} behind {name}"
-    return replace(state, params=state.accepted_point[0], memory=None, outcome=Outcome.PRUNED, reason=reason)
+    for group in group_competitors([s.params.n_components for s in states], bound.within_k):
+        rivals = [
+            s
+            for s in (states[i] for i in group)
+            if s.accepted is not None
+            and s.outcome not in (Outcome.FAILED, Outcome.PRUNED)
+            and not s.report
+            and not (bound.finished_only and s.live)
+        ]
+        if not rivals:
+            continue
+        best = min(rivals, key=lambda s: value(_evaluate_criteria(s)))
+        for i in group:
+            state = states[i]
+            if not state.live or state.accepted is None:
+                continue
+            params, stats = state.accepted_point
+            gain = GAIN_FACTOR * state.predicted_gains[-1] + params.n_parameters / (2.0 * stats.rows)
+            behind = bound.least(_evaluate_criteria(state, gain)) - value(_evaluate_criteria(best))
+            if np.isfinite(behind) and behind > 0.0:
+                name = f"{best.params.family.name}-{best.params.n_components}"
+                reason = f"cannot win: at least {behind:,.0f} behind {name}"
+                pruned[i] = replace(state, params=params, memory=None, outcome=Outcome.PRUNED, reason=reason)
+    return pruned

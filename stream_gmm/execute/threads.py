@@ -17,7 +17,7 @@ def available_cores() -> int:
 
 
 class ThreadsExecutor(LocalExecutor):
-    """Runs tasks on ``n_workers`` threads (None: one per core); at most two tasks per thread are submitted at once."""
+    """Runs tasks on ``n_workers`` threads (None: one per core); at most two tasks per thread are in flight."""
 
     def __init__(self, n_workers: int | None = None) -> None:
         super().__init__(n_workers or available_cores())

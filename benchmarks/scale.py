@@ -23,7 +23,7 @@ from benchmarks.data import dataset
 from benchmarks.harness import report
 from stream_gmm.core.model.covariance import FAMILIES
 from stream_gmm.io.store.tables import read_table
-from stream_gmm.pipeline.job.stages import TABLE, read_record
+from stream_gmm.pipeline.job.run_folder import TABLE, read_record
 
 STRUCTURES = ",".join(f.mclust for f in FAMILIES)
 HEADS = (

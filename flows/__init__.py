@@ -1,1 +1,9 @@
-"""Prefect flows around the pipeline: names, retries, artifacts; no arithmetic."""
+"""Prefect flows around the pipeline: names, retries, artifacts; no arithmetic.
+
+What lives here: the main job as a flow (:mod:`.run`), its deployment (:mod:`.deploy`), and what it shows in the
+Prefect UI (:mod:`.artifacts`, :mod:`.progress`).
+
+May import: everything but the command line. Prefect is imported in this room only.
+
+Where to begin: :func:`flows.run.gmm_run`.
+"""

@@ -8,8 +8,9 @@ from typing import Any
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from stream_gmm.core.criteria import base_criterion, display_name, value_format
+from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.tables import read_table
-from stream_gmm.pipeline.job.stages import TABLE
+from stream_gmm.pipeline.job.run_folder import TABLE
 from stream_gmm.pipeline.sweep.result import SweepResult
 
 TABLE_KEY, MODEL_KEY, CURVE_KEY = "sweep-table", "chosen-model", "bic-curve"
@@ -67,5 +68,5 @@ def publish_curves(folder: Path) -> None:
     """Publish the criterion curves as an image that needs no hosting."""
     from stream_gmm.report.figures import draw_criteria, encode_png
 
-    figure = draw_criteria(read_table(folder / TABLE).to_pylist(), names=("bic",))
+    figure = draw_criteria(read_table(current_state(folder) / TABLE).to_pylist(), names=("bic",))
     create_image_artifact(key=CURVE_KEY, image_url=encode_png(figure, dpi=70), description="BIC against K")

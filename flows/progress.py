@@ -21,7 +21,7 @@ class PrefectProgress:
         self._last = time.monotonic()
 
     def __call__(self, p: Progress) -> None:
-        """Tell, if it is time to; every update is a request to the server."""
+        """Report, at most once a second: every update is a request to the server."""
         now = time.monotonic()
         if now - self._last < SECONDS:
             return
@@ -33,5 +33,5 @@ class PrefectProgress:
         update_progress_artifact(self._artifact, progress=share, description=line)
 
     def finish(self) -> None:
-        """Say that the stage is done."""
+        """Report that the stage is done."""
         update_progress_artifact(self._artifact, progress=100.0, description="done")

@@ -1,7 +1,8 @@
-"""The main job as a Prefect flow: one task for each stage; Dask owns the partitions."""
+"""The main job as a Prefect flow: one task per stage; Dask owns the partitions."""
 
 # No "from __future__ import annotations" here: with it, served runs cannot validate a pydantic
 # parameter ("RunConfig is not fully defined").
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,12 +13,15 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_choice, publish_curves, publish_sweep
 from flows.progress import PrefectProgress
-from stream_gmm.errors import ClusterError, StorageError
+from stream_gmm.errors import ClusterError, StorageError, redact_error
+from stream_gmm.pipeline.job.checks import check_job
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
-from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
 from stream_gmm.pipeline.job.plan import Plan
 from stream_gmm.pipeline.job.stages import score_stage, sweep_stage
 from stream_gmm.pipeline.passes.progress import Listener, Progress, ignore_progress
+
+log = logging.getLogger(__name__)
 
 OnPlan = Callable[[Plan], None]
 _LISTENER: ContextVar[Listener] = ContextVar("listener", default=ignore_progress)
@@ -26,13 +30,47 @@ _ON_PLAN: ContextVar[OnPlan] = ContextVar("on_plan", default=lambda _: None)
 
 @contextmanager
 def forward_progress(listener: Listener, on_plan: OnPlan = lambda _: None) -> Iterator[None]:
-    """Tell this process, too, what the flows that run inside the block plan, and how they get on."""
+    """Also report the plan and the progress of flows inside the block to functions of this process."""
     tokens = _LISTENER.set(listener), _ON_PLAN.set(on_plan)
     try:
         yield
     finally:
         _LISTENER.reset(tokens[0])
         _ON_PLAN.reset(tokens[1])
+
+
+class _BelowError(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep what is no error."""
+        return record.levelno < logging.ERROR
+
+
+@contextmanager
+def hide_error_logs() -> Iterator[None]:
+    """Keep Prefect's tracebacks off the terminal inside the block, whose errors reach the caller as exceptions.
+
+    The Prefect API still gets them.
+    """
+    loggers = [logging.getLogger(name) for name in ("", "prefect", "prefect.flow_runs", "prefect.task_runs")]
+    handlers = [h for logger in loggers for h in logger.handlers if isinstance(h, logging.StreamHandler)]
+    quiet = _BelowError()
+    for handler in handlers:
+        handler.addFilter(quiet)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(quiet)
+
+
+@contextmanager
+def _hide_credentials() -> Iterator[None]:
+    """Remove credentials from what is raised inside the block: Prefect logs and stores it."""
+    try:
+        yield
+    except Exception as error:
+        redact_error(error)
+        raise
 
 
 def _report_plan(plan: Plan) -> None:
@@ -43,7 +81,7 @@ def _report_plan(plan: Plan) -> None:
 
 @contextmanager
 def _report_progress(stage: str) -> Iterator[Listener]:
-    """Tell the process's listener, the run's log and its progress artifact."""
+    """Yield a listener that reports to this process, to the run's log and to its progress artifact."""
     local, remote = _LISTENER.get(), PrefectProgress(stage, get_run_logger())
 
     def both(progress: Progress) -> None:
@@ -59,7 +97,8 @@ def is_worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
     del task, task_run
     try:
         state.result()
-    except (StorageError, ClusterError, OSError):
+    except (StorageError, ClusterError, OSError) as error:
+        log.warning("a failure that may go away: %s", error)
         return True
     except BaseException:
         return False
@@ -75,9 +114,9 @@ RETRIES: dict[str, Any] = {
 
 
 @task(name="sweep", task_run_name="sweep-{config.name}", **RETRIES)
-def sweep_task(config: RunConfig) -> str:
-    """Fit every candidate and choose one; returns its name."""
-    with _report_progress("sweep") as listener, open_executor(config.cluster) as executor:
+def sweep_task(config: RunConfig, cluster: ClusterConfig) -> str:
+    """Fit every candidate on a running cluster and choose one; returns its name."""
+    with _hide_credentials(), _report_progress("sweep") as listener, open_executor(cluster) as executor:
         result = sweep_stage(config, executor, listener, on_plan=_report_plan)
     publish_sweep(result)
     publish_choice(result)
@@ -87,9 +126,9 @@ def sweep_task(config: RunConfig) -> str:
 
 
 @task(name="score", task_run_name="score-{config.name}", **RETRIES)
-def score_task(config: RunConfig) -> dict[str, Any]:
-    """Score every row and publish; returns the manifest without its parts."""
-    with _report_progress("score") as listener, open_executor(config.cluster) as executor:
+def score_task(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
+    """Score every row on a running cluster and publish; returns the manifest without its parts."""
+    with _hide_credentials(), _report_progress("score") as listener, open_executor(cluster) as executor:
         result = score_stage(config, executor, listener=listener)
     return {k: v for k, v in result.manifest.items() if k != "parts"}
 
@@ -99,16 +138,19 @@ def report_task(config: RunConfig) -> str:
     """Write the report; returns its path."""
     from stream_gmm.report.html import write_report
 
-    path = str(write_report(config.folder))
-    publish_curves(config.folder)
+    with _hide_credentials():
+        path = str(write_report(config.folder))
+        publish_curves(config.folder)
     return path
 
 
 @flow(name="stream-gmm", flow_run_name="{config.name}")
 def gmm_run(config: RunConfig) -> dict[str, Any]:
     """Sweep over K and covariance structure, choose, score every row, publish and report."""
-    with running_cluster(config.cluster) as cluster:
-        on_cluster = config.model_copy(update={"cluster": cluster})
-        chosen = sweep_task(on_cluster)
-        scored = score_task(on_cluster)
-    return {"chosen": chosen, "scored": scored, "report": report_task(config)}
+    with _hide_credentials():
+        check_job(config, scoring=True)
+        # The record of the run has the cluster section as given, not the address of a cluster that ends here.
+        with running_cluster(config.cluster) as cluster:
+            chosen = sweep_task(config, cluster)
+            scored = score_task(config, cluster)
+        return {"chosen": chosen, "scored": scored, "report": report_task(config)}

@@ -1,18 +1,66 @@
-"""Every error a caller can cause: what happened, where, why, and what to do about it.
+"""Every error a caller can cause: what happened, where, why, and what to do about it; and how secrets stay out of it.
 
-One base class, one leaf per documented exit code. This module imports nothing of ours.
+One base class, one subclass per documented exit code. This module imports nothing else of the package.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from typing import Any
+
+# Greedy up to the last '@' of a word: secret keys contain '/', ':' and '@', although they should be escaped.
+_USER_AND_SECRET = re.compile(r"://[^\s'\"<>]*:[^\s'\"<>]*@")
+_USER = re.compile(r"(?<!abfs)(?<!abfss)://[^\s'\"<>/@]*@")  # in abfs://container@account it is no user
+_SECRET_OPTION = re.compile(r"(?i)([?&;][\w.-]*(?:secret|token|passw|sig|key|credential)[\w.-]*=)[^&;\s'\"<>]+")
+_SECRET_NAME = re.compile(r"(?i)secret|token|passw|credential|api_?key|private|access_?key|account_?key|sas|auth")
+HIDDEN = "***"
+
+
+def redact_text(text: str) -> str:
+    """Return a text without the credentials of the URIs in it: ``s3://key:secret@bucket`` -> ``s3://***@bucket``."""
+    text = _USER_AND_SECRET.sub(f"://{HIDDEN}@", text)
+    text = _USER.sub(f"://{HIDDEN}@", text)
+    return _SECRET_OPTION.sub(rf"\1{HIDDEN}", text)
+
+
+def redact_value(value: Any) -> Any:
+    """Return a value of JSON or YAML without credentials: in URIs, and below keys that are named like a secret."""
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, dict):
+        return {k: HIDDEN if _SECRET_NAME.search(str(k)) and v else redact_value(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_value(v) for v in value]
+    return value
+
+
+def redact_error(error: BaseException) -> None:
+    """Remove credentials from the messages of an exception and of those it was raised from, in place."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        current.args = tuple(redact_text(a) if isinstance(a, str) else a for a in current.args)
+        if isinstance(current, OSError) and isinstance(current.filename, str):
+            current.filename = redact_text(current.filename)
+        waiting += [current.__cause__, current.__context__]
 
 
 class StreamGMMError(ValueError):
-    """Base of all errors raised on purpose; ``exit_code`` is what the command line returns."""
+    """Base of all errors raised on purpose; ``exit_code`` is what the command line returns.
+
+    The message never holds credentials: they are removed from every URI in it.
+    """
 
     exit_code = 1
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redact_text(a) if isinstance(a, str) else a for a in args))
 
 
 class ConfigError(StreamGMMError):
@@ -52,7 +100,7 @@ class NoAdmissibleModelError(StreamGMMError):
 
 
 class SingularCovarianceError(NoAdmissibleModelError):
-    """A covariance is not positive definite, and no floor could mend it."""
+    """A covariance is not positive definite, and no lower bound could repair it."""
 
 
 class NotFittedError(StreamGMMError, AttributeError):

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import click
 
 from stream_gmm.cli.options import collect_overrides, config_options
-from stream_gmm.errors import ConfigError, StorageError, StreamGMMError
+from stream_gmm.errors import ConfigError, StorageError, StreamGMMError, redact_error, redact_text
 from stream_gmm.pipeline.job.config import RunConfig, load_config
+from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
 
 EPILOG = (
     "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 model file, "
     "6 storage, 7 cluster, 8 no admissible model."
 )
 CONFIG = click.argument("config", required=False, type=click.Path(dir_okay=False))
+POSITIVE = click.IntRange(min=1)
+NOT_NEGATIVE = click.IntRange(min=0)
+
+
+class FiniteNumber(click.FloatRange):
+    """A number of a range that is neither infinite nor NaN, which compares as being inside of every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of a text."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,11 +44,14 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run a command; errors become one message and the documented exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    """Run a command; an error becomes one message, without credentials, and the documented exit code."""
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
+        error.message = redact_text(error.message)
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
@@ -42,8 +61,18 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {redact_text(str(error))}", err=True)
         sys.exit(StorageError.exit_code)
+    except Exception as error:
+        redact_error(error)
+        click.echo(redact_text("".join(traceback.format_exception(error))), err=True)
+        sys.exit(1)
+
+
+class _RedactingFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a line of the log, or several with a traceback, without credentials."""
+        return redact_text(super().format(record))
 
 
 def _load_settings(path: str | None, arguments: dict[str, Any]) -> RunConfig:
@@ -58,13 +87,16 @@ def run(config: str | None, **arguments: Any) -> None:
 
     With PREFECT_API_URL set the run shows in that server; without, no server need be started.
     """
+    from stream_gmm.pipeline.job.checks import check_job
+
     settings = _load_settings(config, arguments)
+    check_job(settings, scoring=True)  # before Prefect starts, which takes seconds
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    from flows.run import forward_progress, gmm_run
+    from flows.run import forward_progress, gmm_run, hide_error_logs
     from stream_gmm.cli.display import progress_display, show_plan, show_run
 
-    with progress_display() as listener, forward_progress(listener, show_plan):
+    with progress_display() as listener, forward_progress(listener, show_plan), hide_error_logs():
         gmm_run(settings)
     show_run(settings.folder)
 
@@ -83,7 +115,7 @@ _PREFECT_DEFAULTS = {
 @CONFIG
 @config_options
 def sweep(config: str | None, **arguments: Any) -> None:
-    """Fit every candidate and choose one; leaves model and table in the output folder."""
+    """Fit every candidate and choose one; writes model and table to the output folder."""
     _run_sweep(_load_settings(config, arguments))
 
 
@@ -104,9 +136,11 @@ def fit(config: str | None, **arguments: Any) -> None:
 
 def _run_sweep(settings: RunConfig) -> None:
     from stream_gmm.cli.display import progress_display, show_plan, show_run
+    from stream_gmm.pipeline.job.checks import check_job
     from stream_gmm.pipeline.job.cluster import open_executor
     from stream_gmm.pipeline.job.stages import sweep_stage
 
+    check_job(settings, scoring=False)  # before a cluster starts
     with progress_display() as listener, open_executor(settings.cluster) as executor:
         sweep_stage(settings, executor, listener, on_plan=show_plan)
     show_run(settings.folder)
@@ -114,17 +148,24 @@ def _run_sweep(settings: RunConfig) -> None:
 
 @cli.command(epilog=EPILOG)
 @CONFIG
-@click.option("--replicates", default=100, show_default=True, help="Replicates of the data")
-@click.option("--candidates", default=5, show_default=True, help="Candidates that each replicate chooses among")
-@click.option("--ratio-replicates", default=99, show_default=True, help="Simulations of the tests of K; 0: no test")
+@click.option("--replicates", default=100, type=POSITIVE, show_default=True, help="Replicates of the data")
+@click.option(
+    "--candidates", default=5, type=POSITIVE, show_default=True, help="Candidates that each replicate chooses among"
+)
+@click.option(
+    "--ratio-replicates", default=99, type=NOT_NEGATIVE, show_default=True,
+    help="Simulations of the tests of K; 0: no test",
+)  # fmt: skip
 @config_options
 def bootstrap(config: str | None, replicates: int, candidates: int, ratio_replicates: int, **arguments: Any) -> None:
-    """Say how sure a finished run is: standard errors, what other data would choose, tests of K."""
+    """Show how certain the results of a run are: standard errors, what other data would choose, tests of K."""
     from stream_gmm.cli.display import progress_display, show_run
     from stream_gmm.pipeline.job.bootstrap_stage import bootstrap_stage
     from stream_gmm.pipeline.job.cluster import open_executor
+    from stream_gmm.pipeline.job.run_folder import read_run
 
     settings = _load_settings(config, arguments)
+    read_run(settings.folder)  # before a cluster starts
     with progress_display() as listener, open_executor(settings.cluster) as executor:
         bootstrap_stage(
             settings, executor,
@@ -137,7 +178,7 @@ def bootstrap(config: str | None, replicates: int, candidates: int, ratio_replic
 @CONFIG
 @config_options
 def plan(config: str | None, **arguments: Any) -> None:
-    """Say what a run will need: rows, tasks, reads, memory, time; refuse what cannot fit. Starts nothing."""
+    """Show what a run will need: rows, tasks, reads, memory, time; refuse what cannot fit. Starts nothing."""
     from stream_gmm.cli.display import show_plan
     from stream_gmm.pipeline.job.cluster import planned_workers
     from stream_gmm.pipeline.job.stages import plan_stage
@@ -154,11 +195,15 @@ def score(config: str | None, model: str | None, **arguments: Any) -> None:
     """Score every row with a model and publish the scored Parquet."""
     from stream_gmm.cli.display import make_console, progress_display, show_model
     from stream_gmm.io.store.models import load_model
+    from stream_gmm.pipeline.job.checks import check_output_folder, check_scoring
     from stream_gmm.pipeline.job.cluster import open_executor
-    from stream_gmm.pipeline.job.stages import MODEL, score_stage
+    from stream_gmm.pipeline.job.run_folder import MODEL
+    from stream_gmm.pipeline.job.stages import score_stage
 
     settings = _load_settings(config, arguments)
+    check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
+    check_scoring(settings, settings.open(), fitted.n_components, fitted.density.noisy)  # before a cluster starts
     with progress_display() as listener, open_executor(settings.cluster) as executor:
         result = score_stage(settings, executor, fitted, listener)
     show_model(fitted, make_console(), result.manifest)
@@ -168,7 +213,7 @@ def score(config: str | None, model: str | None, **arguments: Any) -> None:
 @cli.command(epilog=EPILOG)
 @click.argument("model", type=click.Path(dir_okay=False))
 def inspect(model: str) -> None:
-    """Show what a model file holds."""
+    """Show the content of a model file."""
     from stream_gmm.cli.display import make_console, show_model
     from stream_gmm.io.store.models import load_model
 
@@ -220,10 +265,10 @@ def serve(config: str | None, cron: str | None, timezone: str, deployment: str, 
 @click.argument("data", nargs=-1, required=True)
 @click.option("--columns", help="Columns to look at, with commas between [default: all numeric ones]")
 @click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
-@click.option("--sample-rows", default=50_000, show_default=True, help="Rows of the uniform sample")
+@click.option("--sample-rows", default=50_000, type=POSITIVE, show_default=True, help="Rows of the uniform sample")
 @click.option("--sample", is_flag=True, help="Read leaves drawn at random only, not everything")
 def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_rows: int, sample: bool) -> None:
-    """Show what one read says of a data set: counts, missing values, ranges, repeated values, dependent columns."""
+    """Read a data set once and show counts, missing values, ranges, repeated values and dependent columns."""
     from stream_gmm.cli.display import make_console, progress_display, show_profile
     from stream_gmm.execute.threads import ThreadsExecutor
     from stream_gmm.io.source.dataset import open_dataset
@@ -239,18 +284,33 @@ def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_row
 
 
 @cli.command(epilog=EPILOG)
-@click.option("--state", required=True, type=click.Path(dir_okay=False), help="State file: gone on from, and saved")
-@click.option("--n-components", default=5, show_default=True, help="Number of components K")
+@click.option("--state", required=True, type=click.Path(dir_okay=False), help="State file: resumed from, and saved")
+@click.option(
+    "--n-components",
+    default=5,
+    type=click.IntRange(1, MOST_COMPONENTS),
+    show_default=True,
+    help="Number of components K",
+)
 @click.option("--covariance-type", default="full", show_default=True, help="Covariance structure")
-@click.option("--half-life", type=float, help="Rows after which a row counts half, for streams that drift")
+@click.option(
+    "--half-life",
+    type=FiniteNumber(min=0.0, min_open=True),
+    help="Rows after which a row counts half, for streams that drift",
+)
 @click.option("--columns", help="Columns to fit, with commas between [default: all numeric ones]")
 @click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
-@click.option("--n-init", default=3, show_default=True, help="Restarts of the first fit")
-@click.option("--random-state", default=0, show_default=True, help="Seed")
-@click.option("--outlier-quantile", default=0.01, show_default=True, help="Share of rows below the outlier threshold")
+@click.option("--n-init", default=3, type=POSITIVE, show_default=True, help="Restarts of the first fit")
+@click.option("--random-state", default=0, type=NOT_NEGATIVE, show_default=True, help="Seed")
+@click.option(
+    "--outlier-quantile", default=0.01, type=FiniteNumber(0.0, 1.0, max_open=True), show_default=True,
+    help="Share of rows below the outlier threshold",
+)  # fmt: skip
 @click.option("--passthrough/--no-passthrough", default=True, help="Carry the input's columns over [default: yes]")
 @click.option("--proba", default="columns", show_default=True, type=click.Choice(["columns", "list", "none"]))
-@click.option("--save-rows", default=1_000_000, show_default=True, help="Save the state after so many rows")
+@click.option(
+    "--save-rows", default=1_000_000, type=POSITIVE, show_default=True, help="Save the state after so many rows"
+)
 @click.option("--replay", is_flag=True, help="The input starts over: skip the batches that the state has taken in")
 @click.option("--model", type=click.Path(dir_okay=False), help="Write the model here at the end")
 @click.option("--no-scores", is_flag=True, help="Learn only; write nothing on standard output")
@@ -267,12 +327,15 @@ def stream(state: str, model: str | None, no_scores: bool, columns: str | None, 
 
 @cli.command("demo-data", epilog=EPILOG)
 @click.argument("folder", type=click.Path(file_okay=False))
-@click.option("--rows", default=1_000_000, show_default=True)
-@click.option("--columns", default=6, show_default=True)
-@click.option("--files", default=8, show_default=True)
-@click.option("--components", default=5, show_default=True)
-@click.option("--seed", default=7, show_default=True)
-@click.option("--compression", default="zstd", show_default=True, help="Parquet codec")
+@click.option("--rows", default=1_000_000, type=POSITIVE, show_default=True)
+@click.option("--columns", default=6, type=POSITIVE, show_default=True)
+@click.option("--files", default=8, type=POSITIVE, show_default=True)
+@click.option("--components", default=5, type=click.IntRange(1, MOST_COMPONENTS), show_default=True)
+@click.option("--seed", default=7, type=NOT_NEGATIVE, show_default=True)
+@click.option(
+    "--compression", default="zstd", type=click.Choice(["zstd", "snappy", "gzip", "brotli", "lz4", "none"]),
+    show_default=True, help="Parquet codec",
+)  # fmt: skip
 def demo_data(folder: str, **options: Any) -> None:
     """Write Parquet files drawn from a known mixture, and that mixture as truth.gmm."""
     from stream_gmm.demo import write

@@ -21,7 +21,7 @@ from stream_gmm.core.rows.oddities import find_atoms
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.plan import Plan
-from stream_gmm.pipeline.job.stages import CANDIDATES, MODEL, REPORT, SCORED, TABLE, TRUTH, read_record
+from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, REPORT, SCORED, TABLE, TRUTH, read_run
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Progress
 from stream_gmm.pipeline.uncertainty.words import describe_bootstrap, format_component
@@ -72,7 +72,7 @@ class LogLines:
 
 
 class LiveLine:
-    """One line that is drawn anew, on a terminal."""
+    """One line on a terminal that is redrawn."""
 
     def __init__(self, bar: RichProgress) -> None:
         self._bar = bar
@@ -91,7 +91,7 @@ class LiveLine:
 
 @contextmanager
 def progress_display(console: Console | None = None) -> Iterator[Listener]:
-    """Return a listener fit for where the output goes."""
+    """Return a listener for the output: a live line on a terminal, plain lines in a log."""
     console = console or Console()
     if not console.is_terminal:
         yield LogLines()
@@ -115,19 +115,18 @@ def show_plan(plan: Plan) -> None:
 
 
 def show_run(folder: Path, console: Console | None = None) -> None:
-    """Print what a run has found: sweep table, chosen model, sizes, truth, and where things lie."""
+    """Print the results of a run: sweep table, chosen model, sizes, truth, and the paths of its files."""
     console = console or make_console()
-    record = read_record(folder)
-    model = load_model(folder / MODEL)
-    console.print(_sweep_table(record, read_table(folder / TABLE).to_pylist()))
+    state, record, model = read_run(folder)
+    console.print(_sweep_table(record, read_table(state / TABLE).to_pylist()))
     console.print(" ".join(record["why"]), soft_wrap=True)
     show_model(model, console, record.get("scored"), record.get("bootstrap"))
     for sentence in describe_bootstrap(record["bootstrap"], record["chosen"]) if "bootstrap" in record else ():
         console.print(sentence, soft_wrap=True)
     reused = f"; {record['reused']} candidates were finished before" if record["reused"] else ""
     console.print(f"reads of the data for the whole sweep: {record['passes']}{reused}")
-    if (folder / TRUTH).exists():
-        console.print(_truth_table(model, load_model(folder / TRUTH)))
+    if (state / TRUTH).exists():
+        console.print(_truth_table(model, load_model(state / TRUTH)))
     for warning in record["warnings"]:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     for what, name in (("scored rows", SCORED), ("model", MODEL), ("report", REPORT), ("sweep table", TABLE),
@@ -161,7 +160,7 @@ def _sweep_table(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Table
         )  # fmt: skip
         table.add_row(*cells, style="bold" if row["chosen"] else None)
     if len(rows) > len(shown[:MOST_ROWS]):
-        table.caption = f"{len(rows) - len(shown[:MOST_ROWS])} more, most of them beaten on the sample: {TABLE}"
+        table.caption = f"{len(rows) - len(shown[:MOST_ROWS])} more, most of them dropped on the sample: {TABLE}"
     return table
 
 
@@ -225,7 +224,7 @@ def _truth_table(model: FitResult, truth: FitResult) -> Table:
 
 
 def show_profile(profile: Profile, console: Console) -> None:
-    """Print what a read says of a data set, and what to mind."""
+    """Print the summary of a profile: counts, ranges, repeated values, warnings."""
     read = f" of {profile.total_rows:,}" if profile.is_partial else ""
     table = Table(title=f"{profile.rows:,}{read} rows read, {profile.fit_rows:,} can be used")
     heads = (

@@ -104,6 +104,8 @@ def _parse_single(dotted: str, field: FieldInfo, text: str) -> Any:
         return None
     if _is_text(field):
         return text
+    if not text.strip():
+        raise ConfigError(f"--{dotted} needs a value.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

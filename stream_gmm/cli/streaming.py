@@ -18,7 +18,7 @@ from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
 def stream_stdin(
     state: str, model: str | None, scores: bool, columns: tuple[str, ...] | None, given: dict[str, Any]
 ) -> None:
-    """Run the stream on standard input; say at the end, on standard error, what became of it."""
+    """Run the stream on standard input; print a summary on standard error at the end."""
     rule = OnlineRule(
         given["n_components"], family_named(given["covariance_type"]), given["half_life"], n_init=given["n_init"],
         outlier_quantile=given["outlier_quantile"], random_state=given["random_state"],
@@ -38,7 +38,7 @@ def _summary(report: StreamReport) -> str:
     skipped = f", {report.skipped} batches skipped" if report.skipped else ""
     mean = f"{state.loglik / state.scored_rows:.6f}" if state.scored_rows else "not known yet"
     return (
-        f"{report.rows:,} rows taken in ({report.dropped:,} dropped{skipped}); {state.rows_seen:,} in all, "
+        f"{report.rows:,} rows read ({report.dropped:,} dropped{skipped}); {state.rows_seen:,} in all, "
         f"{state.effective_rows:,.0f} effective behind the model, {state.step} steps; "
-        f"mean log-density of rows not learnt from yet: {mean}"
+        f"mean log-density of rows before they were learnt from: {mean}"
     )

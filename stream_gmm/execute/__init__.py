@@ -1,1 +1,10 @@
-"""Map-reduce over items: serial, on threads, on a Dask cluster. Has never heard of mixtures."""
+"""Executors: map and map-reduce over items, in this process or on a Dask cluster.
+
+What lives here: the contract of an executor (:mod:`.protocol`), the fixed reduction tree (:mod:`.tree`), the
+executors of this process (:mod:`.local`, with :mod:`.serial` and :mod:`.threads`) and of Dask (:mod:`.dask`, the only
+file of the package that imports dask).
+
+May import: :mod:`stream_gmm.errors`, and nothing else of the package. Executors know nothing about mixtures.
+
+Where to begin: :class:`stream_gmm.execute.protocol.Executor`.
+"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -13,19 +14,24 @@ from typing import Any
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, StorageError, did_you_mean, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.sink.publish import check_target, publish, read_manifest, staging_folder
+from stream_gmm.io.sink.publish import check_target, open_staging, publish, read_manifest, remove_dead_staging
 from stream_gmm.io.sink.scores import (
     PROBA_STYLES,
     Layout,
     PartReport,
     ScoreJob,
     check_layout,
+    is_part_intact,
     output_names,
+    report_from_json,
+    reuse_part,
     score_part,
 )
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -37,7 +43,7 @@ class ScoreResult:
     path: Path
     manifest: dict[str, Any]
     already_published: bool
-    """True if the same job had been published before, and nothing was done."""
+    """True if the same job had been published before, every file of it is intact, and nothing was done."""
 
     @property
     def rows(self) -> int:
@@ -68,8 +74,9 @@ def score(
 ) -> ScoreResult:
     """Write the scores of all rows below ``output``, which is replaced atomically.
 
-    The same job on the same data with the same model is done once: a second call returns what is
-    published; a call after a crash goes on with the parts that are left.
+    The same job on the same data with the same model is done once: a second call verifies the size and the SHA-256 of
+    every published file, and scores again only what is missing or damaged; a call after a crash resumes with the
+    parts that are left. Staging folders that killed jobs left beside ``output`` are removed.
 
     Raises
     ------
@@ -78,7 +85,8 @@ def score(
     InputDataError
         If the data lacks columns of the model, or cannot be read.
     StorageError
-        If ``output`` is not ours, or cannot be written.
+        If ``output`` holds anything but an earlier result, or cannot be written, or another process is writing the
+        same scores.
     """
     if is_uri(str(output)):
         raise StorageError(
@@ -90,26 +98,53 @@ def score(
         )
     target = Path(output).absolute()
     dataset = with_model_columns(dataset, model)
-    layout = _make_layout(dataset, model, passthrough, proba, prefix)
+    layout = make_layout(dataset, model.n_components, model.density.noisy, passthrough, proba, prefix)
     check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
-    job_key = _compute_job_key(model, dataset, layout)
+    job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
     previous = read_manifest(target)
-    if previous and previous.get("job") == job_key:
+    intact = _find_intact_parts(target, previous, job_key, executor)
+    if previous and [(r.index, r.path, r.rows_out) for r in intact] == [
+        (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
+    ]:
+        remove_dead_staging(target)
         return ScoreResult(target, previous, already_published=True)
-    staging = staging_folder(target, job_key)
-    names = output_names(dataset.parts)
-    job = ScoreJob(
-        model.density, model.threshold, model.columns, dataset.missing, layout, str(staging),
-        (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
-    )  # fmt: skip
-    meter = Meter(listener, "score", [p.rows for p in dataset.parts])
-    reports = executor.map(
-        score_part, list(zip(dataset.parts, names, strict=True)), shared=job, label="score", on_done=meter
-    )
-    manifest = _make_manifest(model, dataset, layout, job_key, reports)
-    _verify_parts(staging, dataset, reports)
-    publish(staging, target, manifest)
+    with open_staging(target, job_key) as staging:
+        remove_dead_staging(target)
+        for report in intact:
+            reuse_part(report, target, staging)
+        job = ScoreJob(
+            model.density, model.threshold, model.columns, dataset.missing, layout, str(staging),
+            (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
+        )  # fmt: skip
+        meter = Meter(listener, "score", [p.rows for p in dataset.parts])
+        reports = executor.map(
+            score_part, list(zip(dataset.parts, names, strict=True)), shared=job, label="score", on_done=meter
+        )
+        manifest = _make_manifest(model, dataset, layout, job_key, reports)
+        _verify_parts(staging, dataset, reports)
+        publish(staging, target, manifest)
     return ScoreResult(target, manifest, already_published=False)
+
+
+def _find_intact_parts(
+    target: Path, manifest: dict[str, Any] | None, job_key: str, executor: Executor
+) -> list[PartReport]:
+    """Return the published parts of a job whose files are what the manifest says; reads every file once."""
+    if not manifest or manifest.get("job") != job_key or not manifest.get("parts"):
+        return []
+    try:
+        reports = [report_from_json(part) for part in manifest["parts"]]
+    except (KeyError, TypeError) as error:
+        log.warning("the manifest of %s is damaged (%s): all rows are scored again", target, error)
+        return []
+    states = executor.map(is_part_intact, reports, shared=str(target), label="verify")
+    intact = [r for r, ok in zip(reports, states, strict=True) if ok]
+    if len(intact) < len(reports):
+        log.warning(
+            "%d of %d files of %s are missing or damaged: they are scored again",
+            len(reports) - len(intact), len(reports), target,
+        )  # fmt: skip
+    return intact
 
 
 def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
@@ -132,9 +167,16 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
     return replace(dataset, columns=model.columns)
 
 
-def _make_layout(
-    dataset: Dataset, model: FitResult, passthrough: str | Sequence[str], proba: str, prefix: str
+def make_layout(
+    dataset: Dataset, n_components: int, noise: bool, passthrough: str | Sequence[str], proba: str, prefix: str
 ) -> Layout:
+    """Return the columns of a scored table of up to ``n_components`` components.
+
+    Raises
+    ------
+    ConfigError
+        If ``proba`` is unknown, or two columns would have one name, or a pass-through column does not exist.
+    """
     if proba not in PROBA_STYLES:
         raise ConfigError(
             f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
@@ -145,7 +187,7 @@ def _make_layout(
     else:
         kept = tuple(passthrough)
     layout = Layout(kept, proba, prefix)
-    check_layout(dataset, model.n_components, layout, model.density.noisy)
+    check_layout(dataset, n_components, layout, noise)
     return layout
 
 

@@ -1,1 +1,9 @@
-"""Figures and the self-contained HTML report of a run; matplotlib stays in here."""
+"""The report of a run: one HTML file that needs nothing else.
+
+What lives here: the page (:mod:`.html`, with ``template.html``) and its pictures (:mod:`.figures`). matplotlib is
+imported in this room only.
+
+May import: everything but the command line and the flows.
+
+Where to begin: :func:`stream_gmm.report.html.write_report`.
+"""

@@ -19,7 +19,7 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
-from stream_gmm.pipeline.job.stages import MODEL, REPORT, SAMPLE, TABLE, TRUTH, read_record
+from stream_gmm.pipeline.job.run_folder import REPORT, SAMPLE, TABLE, TRUTH, read_run
 from stream_gmm.pipeline.uncertainty.words import describe_bootstrap, format_component
 from stream_gmm.report import figures as fig
 
@@ -49,7 +49,7 @@ COLUMNS = (
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``report.html`` from what a run left in its folder.
+    """Write ``report.html`` from the results in the folder of a run.
 
     Raises
     ------
@@ -58,12 +58,11 @@ def write_report(folder: Path) -> Path:
     StorageError
         If it cannot be written.
     """
-    record = read_record(folder)
-    model = load_model(folder / MODEL)
-    table = read_table(folder / TABLE).to_pylist()
-    sample = read_table(folder / SAMPLE)
+    state, record, model = read_run(folder)
+    table = read_table(state / TABLE).to_pylist()
+    sample = read_table(state / SAMPLE)
     rows = np.column_stack([sample[c].to_numpy() for c in sample.column_names])
-    truth = load_model(folder / TRUTH) if (folder / TRUTH).exists() else None
+    truth = load_model(state / TRUTH) if (state / TRUTH).exists() else None
     return write_atomically(folder / REPORT, render(record, model, table, rows, truth).encode())
 
 

@@ -34,7 +34,7 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key():
                 "swep": {},
                 "sweep": {"n_components": [0], "covariance_type": ["ful"], "criterion": "bicc"},
                 "em": {"tol": -1, "n_inits": 3},
-                "cluster": {"address": "tcp://a", "scheduler_file": "b", "scale": 3},
+                "cluster": {"address": "tcp://a:1", "scheduler_file": "b", "scale": 3},
             },
             "f.yaml",
         )

@@ -1,41 +1,79 @@
 """Staging beside the target, and one atomic step that makes it the target.
 
-A reader of the target finds the previous complete result or the new complete result. The staging
-folder is named after the job, so that a killed run is taken up again where it stopped.
+A reader of the target sees the previous complete result or the new complete result. The staging folder is named after
+the job, so that a killed job resumes where it stopped, and locked while its job lives, so that the staging folders of
+dead jobs can be removed.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
+import glob
+import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from stream_gmm.errors import StorageError, explain
 from stream_gmm.io.store.container import write_atomically
+from stream_gmm.io.store.folders import LockState, exchange_paths, lock_folder, sync_folder
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "_manifest.json"
 REPORTS = "_reports"
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+_LOCK_ATTEMPTS = 10
+_LOCK_PAUSE_SECONDS = 0.1
 
 
 def read_manifest(target: Path) -> dict[str, Any] | None:
-    """Return the manifest of a published folder, or None if there is none."""
+    """Return the manifest of a published folder, or None if there is none.
+
+    Raises
+    ------
+    StorageError
+        If it is damaged: then nobody knows whether the folder may be replaced.
+    """
     try:
-        out: dict[str, Any] = json.loads((target / MANIFEST).read_text())
+        out = json.loads((target / MANIFEST).read_text())
+        if not isinstance(out, dict):
+            raise ValueError(f"it holds a {type(out).__name__}")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise StorageError(f"the manifest of {target} cannot be read: {error}.") from error
+        raise StorageError(
+            explain(
+                f"the manifest of {target} cannot be read",
+                why=str(error),
+                remedy=f"if {target} holds nothing but scores, remove it and run again",
+            )
+        ) from error
     return out
+
+
+def compute_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_intact(path: Path, size: int, sha256: str) -> bool:
+    """Return True if a file has this size and this content."""
+    try:
+        return path.stat().st_size == size and compute_sha256(path) == sha256
+    except OSError:
+        return False
+
+
+def list_files(folder: Path) -> set[str]:
+    """Return the relative paths of all files below a folder, without the manifest and the notes of a job."""
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
+    return {p.as_posix() for p in found if p.parts[0] not in (MANIFEST, REPORTS)}
 
 
 def check_target(target: Path, inputs: list[str]) -> None:
@@ -59,34 +97,82 @@ def check_target(target: Path, inputs: list[str]) -> None:
             )
     if not target.exists():
         return
-    ours = target.is_dir() and (read_manifest(target) is not None or not any(target.iterdir()))
-    if not ours:
+    manifest = read_manifest(target) if target.is_dir() else None
+    foreign = sorted(list_files(target)) if target.is_dir() else [target.name]
+    if manifest is not None:
+        listed = {part.get("path") for part in manifest.get("parts", []) if isinstance(part, dict)}
+        foreign = [f for f in foreign if f not in listed and not f.rsplit("/", 1)[-1].startswith((".", "_"))]
+    if foreign:
         raise StorageError(
             explain(
-                f"{target} exists and is not an output of stream-gmm",
+                f"{target} exists and is not an output of stream-gmm"
+                if manifest is None
+                else f"{target} also holds files that stream-gmm has not written: {', '.join(foreign[:5])}",
                 why="publishing replaces the whole folder",
-                remedy="give another folder, or remove this one yourself",
+                remedy="give another folder, or move these files away",
             )
         )
 
 
-def staging_folder(target: Path, job: str) -> Path:
-    """Return (and make) the staging folder of a job, on the target's file system.
+def _staging_path(target: Path, job: str) -> Path:
+    # Both prefixes and no .parquet ending: hidden from pyarrow, Dask and Spark alike.
+    return target.parent / f"._{target.name}.{job[:16]}.staging"
+
+
+@contextmanager
+def open_staging(target: Path, job: str) -> Iterator[Path]:
+    """Make the staging folder of a job on the target's file system, and hold its lock for the ``with`` block.
 
     Raises
     ------
     StorageError
-        If it cannot be made.
+        If it cannot be made, or a living process has the same job.
     """
-    # Both prefixes and no .parquet ending: hidden from pyarrow, Dask and Spark alike.
-    path = target.parent / f"._{target.name}.{job[:16]}.staging"
-    try:
-        (path / REPORTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            explain(f"cannot write beside {target}", why=str(error), remedy="check the folder's rights")
-        ) from error
-    return path
+    path = _staging_path(target, job)
+    with ExitStack() as stack:
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                (path / REPORTS).mkdir(parents=True, exist_ok=True)
+                state = stack.enter_context(lock_folder(path, wait=False))
+            except FileNotFoundError:
+                state = LockState.UNKNOWN
+            except OSError as error:
+                raise StorageError(
+                    explain(f"cannot write beside {target}", why=str(error), remedy="check the rights of the folder")
+                ) from error
+            # Another process that looks for dead jobs may hold the lock for a moment, or have removed the folder.
+            if state is LockState.HELD or (state is LockState.UNKNOWN and path.exists()):
+                break
+            if attempt == _LOCK_ATTEMPTS - 1:
+                raise StorageError(
+                    explain(f"another process writes the same scores to {target}", remedy="wait until it has ended")
+                )
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        yield path
+
+
+def remove_dead_staging(target: Path) -> None:
+    """Remove what killed jobs left beside a target; never what belongs to a living one.
+
+    A job is dead when the lock of its staging folder is free. Where the file system has no locks, nothing is removed.
+    """
+    aside = sorted(target.parent.glob(f"._{glob.escape(target.name)}.*.previous"))
+    if aside and not target.exists():  # killed between the two renames of a file system without exchange
+        os.rename(aside.pop(), target)
+    for path in (*aside, *target.parent.glob(f"._{glob.escape(target.name)}.*.staging")):
+        try:
+            with lock_folder(path, wait=False) as state:
+                if state is LockState.HELD:
+                    log.warning("removing %s, which a killed job has left", path)
+                    shutil.rmtree(path, ignore_errors=True)
+        except OSError:  # gone meanwhile
+            continue
+
+
+def remove_unlisted(folder: Path, listed: Collection[str]) -> None:
+    """Remove files of a staging folder that are not part of the result, such as those of killed tasks."""
+    for name in list_files(folder) - set(listed):
+        (folder / name).unlink(missing_ok=True)
 
 
 def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
@@ -97,52 +183,31 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     StorageError
         If it cannot be published; the previous result is untouched.
     """
-    shutil.rmtree(staging / REPORTS, ignore_errors=True)
-    write_atomically(staging / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
     try:
-        _sync_folder(staging)
+        remove_unlisted(staging, [part["path"] for part in manifest["parts"]])
+        shutil.rmtree(staging / REPORTS, ignore_errors=True)
+        write_atomically(staging / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        sync_folder(staging)
         _swap_folders(staging, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise StorageError(
             explain(
                 f"cannot publish {target}",
                 why=str(error),
-                remedy=f"the complete result lies in {staging}; run again to publish it",
+                remedy=f"the complete result is in {staging}; run again to publish it",
             )
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _rename_at2(source: Path, target: Path, flags: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    code = libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags)
-    if code:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(target))
 
 
 def _swap_folders(staging: Path, target: Path) -> None:
     if not target.exists():
         os.rename(staging, target)
-        return
-    try:
-        _rename_at2(staging, target, _RENAME_EXCHANGE)
-    except (AttributeError, OSError) as error:
-        unsupported = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
-        if isinstance(error, OSError) and error.errno not in unsupported:
-            raise
-        log.warning("this file system cannot exchange folders: %s is away for a moment", target)
+    elif exchange_paths(staging, target):
+        shutil.rmtree(staging, ignore_errors=True)  # now the previous result
+    else:
+        log.warning("this file system cannot exchange folders: %s is absent for a moment", target)
         aside = staging.with_suffix(".previous")
         os.rename(target, aside)
         os.rename(staging, target)
-        shutil.rmtree(aside)
-        return
-    shutil.rmtree(staging)  # now the previous result
+        shutil.rmtree(aside, ignore_errors=True)

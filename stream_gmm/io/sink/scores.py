@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import uuid
@@ -18,8 +17,8 @@ import pyarrow.parquet as pq
 
 from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.model.density import Density
-from stream_gmm.errors import ConfigError, StorageError, explain
-from stream_gmm.io.sink.publish import REPORTS
+from stream_gmm.errors import ConfigError, StorageError, did_you_mean, explain
+from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.parts import Part
@@ -54,7 +53,7 @@ class ScoreJob:
 
 @dataclass(frozen=True)
 class PartReport:
-    """What became of one part."""
+    """The scored file of one part: where it is, what it holds, and its checksum."""
 
     index: int
     source: str
@@ -110,11 +109,18 @@ def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) 
     Raises
     ------
     ConfigError
-        If an input column has the name of a score column, or does not exist.
+        If a pass-through column does not exist, is named twice, or has the name of a score column.
     """
     unknown = [c for c in layout.passthrough if c not in dataset.schema.names]
     if unknown:
-        raise ConfigError(f"score.passthrough names columns that are not there: {unknown}.")
+        known = dataset.schema.names
+        raise ConfigError(
+            f"score.passthrough names columns that are not there: {unknown}"
+            f"{did_you_mean(unknown[0], known) or '.'} The data has: {', '.join(known)}."
+        )
+    twice = sorted({c for c in layout.passthrough if layout.passthrough.count(c) > 1})
+    if twice:
+        raise ConfigError(f"score.passthrough names columns twice: {twice}.")
     names = [n for n, _, _ in score_columns(k, layout, noisy)] + [layout.prefix + REASON]
     clash = sorted(set(names) & set(layout.passthrough))
     if clash:
@@ -135,7 +141,7 @@ def output_path(part: Part, n_parts_of_file: int) -> str:
 
 
 def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
-    """Score one part into the staging folder; a finished one is not done again.
+    """Score one part into the staging folder, unless it is there already and intact.
 
     Raises
     ------
@@ -165,11 +171,13 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 path=name,
                 rows_in=part.rows,
                 bytes=aside.stat().st_size,
-                sha256=_sha256(aside),
+                sha256=compute_sha256(aside),
                 **totals,
             )
+            with open(aside, "rb+") as file:
+                os.fsync(file.fileno())
             os.replace(aside, target)
-            _write_note(note_path, report)
+            write_note(staging, report)
         finally:
             aside.unlink(missing_ok=True)
     except OSError as error:
@@ -178,7 +186,7 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 explain(
                     f"cannot write the scores of {part.id} to {target}",
                     why=str(error),
-                    remedy="check the space left; the run goes on from here when started again",
+                    remedy="check the space left; started again, the run resumes here",
                 )
             ) from error
         raise
@@ -186,25 +194,41 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
 
 
 def _read_finished(note_path: Path, target: Path) -> PartReport | None:
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        values = json.loads(note_path.read_text())
-        values["row_groups"] = tuple(values["row_groups"])
-        values["component_rows"] = tuple(values["component_rows"])
-        report = PartReport(**values)
-        if target.stat().st_size == report.bytes:
+    """Return the report of a part that an earlier attempt finished and that is still intact."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        report = report_from_json(json.loads(note_path.read_text()))
+        if is_intact(target, report.bytes, report.sha256):
             return report
     return None
 
 
-def _write_note(note_path: Path, report: PartReport) -> None:
+def report_from_json(values: dict[str, Any]) -> PartReport:
+    """Return the report of a part from a manifest or a note."""
+    sequences = {name: tuple(values[name]) for name in ("row_groups", "component_rows")}
+    return PartReport(**{**values, **sequences})
+
+
+def is_part_intact(report: PartReport, folder: str) -> bool:
+    """Return True if the file of a part is in the folder, with the size and the SHA-256 of its report."""
+    return is_intact(Path(folder) / report.path, report.bytes, report.sha256)
+
+
+def reuse_part(report: PartReport, published: Path, staging: Path) -> None:
+    """Take a published part over into a staging folder; if that fails, it is simply scored again."""
+    target = staging / report.path
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        os.link(published / report.path, target)
+        write_note(staging, report)
+
+
+def write_note(staging: Path, report: PartReport) -> None:
+    """Note that a part is finished: it is not scored again when the job resumes."""
+    note_path = staging / REPORTS / f"{report.index:08d}.json"
     aside = note_path.with_suffix(f".{uuid.uuid4().hex}.tmp")
     aside.write_text(json.dumps(asdict(report)))
     os.replace(aside, note_path)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:

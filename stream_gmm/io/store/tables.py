@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream_gmm.core.model.moments import Array
+from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.store.container import write_atomically
 
 
@@ -27,8 +28,23 @@ def write_table(table: pa.Table, path: Path) -> Path:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a table written by :func:`write_table`."""
-    return pq.read_table(path)
+    """Read a table written by :func:`write_table`.
+
+    Raises
+    ------
+    InputDataError
+        If it is missing or damaged.
+    """
+    try:
+        return pq.read_table(path, partitioning=None)
+    except (OSError, ValueError) as error:  # Arrow's errors are of these kinds
+        raise InputDataError(
+            explain(
+                f"cannot read the table {path}",
+                why=str(error),
+                remedy="run 'stream-gmm sweep' again; finished candidates are not fitted again",
+            )
+        ) from error
 
 
 def write_rows(rows: Array, columns: Sequence[str], path: Path) -> Path:

@@ -14,7 +14,7 @@ from stream_gmm.pipeline.job.plan import Workers
 
 @contextmanager
 def open_executor(config: ClusterConfig) -> Iterator[Executor]:
-    """Open the executor that a configuration asks for; an own cluster ends with the block.
+    """Open the executor that a configuration asks for; a cluster that it starts ends with the block.
 
     Raises
     ------
@@ -27,9 +27,15 @@ def open_executor(config: ClusterConfig) -> Iterator[Executor]:
 
 @contextmanager
 def running_cluster(config: ClusterConfig) -> Iterator[ClusterConfig]:
-    """Start what is to be started, and return a configuration that points at the running cluster.
+    """Start the cluster of a configuration, unless it exists; yield a section that points at the running one.
 
-    Several stages, each opening its own client by address, can then share one cluster.
+    Several stages, each opening its own client by address, then share one cluster. Its address is of no use after the
+    block, and belongs into no record.
+
+    Raises
+    ------
+    ClusterError
+        If a cluster cannot be reached or started.
     """
     if config.executor != "dask" or config.address or config.scheduler_file:
         yield config
@@ -41,7 +47,7 @@ def running_cluster(config: ClusterConfig) -> Iterator[ClusterConfig]:
 
 
 def planned_workers(config: ClusterConfig) -> Workers:
-    """Return who would do the work; nothing is started, but a cluster that is there is asked.
+    """Return the workers that a configuration would get; nothing is started, but an existing cluster is asked.
 
     Raises
     ------

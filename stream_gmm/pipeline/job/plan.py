@@ -24,7 +24,7 @@ from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.seeding import SEEDINGS
 from stream_gmm.errors import ConfigError, explain
-from stream_gmm.execute.protocol import Executor
+from stream_gmm.execute.protocol import Executor, machine_memory
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
 from stream_gmm.pipeline.fit.grid import CandidateSpec
@@ -160,6 +160,27 @@ def _format_seconds(seconds: float) -> str:
     if seconds < 90.0:
         return f"{max(seconds, 1.0):.0f} s"
     return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.1f} h"
+
+
+def refuse_large_candidates(grid: Sequence[CandidateSpec], n_columns: int, workers: Workers) -> None:
+    """Refuse a grid with a candidate that is too large for a worker, before anything of its size is made.
+
+    Raises
+    ------
+    ConfigError
+        With the number and the remedy.
+    """
+    memory = workers.memory or machine_memory()
+    sizes = {(k, name): count_statistics_bytes(k, n_columns, family_named(name)) for k, name in grid}
+    (k, name), size = max(sizes.items(), key=lambda item: item[1])
+    if STATISTICS_HELD * size > memory:
+        raise ConfigError(
+            explain(
+                f"{name} with {k:,} components and {n_columns} columns would need about "
+                f"{_format_bytes(STATISTICS_HELD * size)} and a worker has {_format_bytes(memory)}",
+                remedy="use fewer components or columns, or structures without matrices (diag)",
+            )
+        )
 
 
 def make_plan(

@@ -1,0 +1,173 @@
+"""Files that change together: every state of them is a folder of its own, and one link names the current one.
+
+::
+
+    run/.results/000007/model.gmm, run.json ...    a state: complete, never changed
+    run/.results/current -> 000007                 replaced in one atomic step
+    run/model.gmm -> .results/current/model.gmm    so that the usual path shows the current state
+
+A process that is killed at any point leaves the old state current, or the new one; never a mixture.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stream_gmm.errors import StorageError, explain
+from stream_gmm.io.store.folders import exchange_paths, lock_folder, sync_folder
+
+# Hidden from readers of Parquet folders.
+STATES = ".results"
+CURRENT = "current"
+
+
+def current_state(folder: Path) -> Path:
+    """Return the folder that holds the current files of ``folder``: what is read from it belongs together.
+
+    It is ``folder`` itself where nothing has been published in states. A state stays readable until two more are
+    published.
+    """
+    pointer = folder / STATES / CURRENT
+    return folder / STATES / os.readlink(pointer) if pointer.is_symlink() else folder
+
+
+def publish_state(
+    folder: Path, names: Sequence[str], write: Callable[[Path], None], base: Path | None = None
+) -> bool:
+    """Replace the files ``names`` of a folder together, in one atomic step.
+
+    Parameters
+    ----------
+    names
+        Files and folders that belong to the state; everything else in ``folder`` is left alone.
+    write
+        Called with an empty folder, into which it writes the new files.
+    base
+        A state from :func:`current_state`: what ``write`` does not write is taken over from it. Nothing is published
+        if another process has published since. None: what is not written is not there any more.
+
+    Returns
+    -------
+    bool
+        Whether the new state was published.
+
+    Raises
+    ------
+    StorageError
+        If the folder cannot be written; the previous state is still the current one.
+    """
+    states = folder / STATES
+    try:
+        states.mkdir(parents=True, exist_ok=True)
+        with lock_folder(states, wait=True):
+            if base is not None and current_state(folder) != base:
+                return False
+            _adopt_plain_files(folder, names)
+            previous = current_state(folder)
+            _remove_states(states, keep=(previous,))
+            staged = _make_state(states)
+            try:
+                write(staged)
+                if base is not None:
+                    _link_tree(previous, staged, [n for n in names if not (staged / n).exists()])
+                _show_in_folder(folder, staged, names)
+                _make_current(staged)
+            except BaseException:
+                _remove(staged)
+                raise
+            _hide_absent(folder, staged, names)
+            _remove_states(states, keep=(previous, staged))
+    except OSError as error:
+        raise StorageError(
+            explain(
+                f"cannot publish the results in {folder}",
+                why=str(error),
+                remedy="check the folder and the space left; what was there before is untouched",
+            )
+        ) from error
+    return True
+
+
+def _make_state(states: Path) -> Path:
+    numbers = [int(p.name) for p in states.iterdir() if p.name.isdigit()]
+    staged = states / f"{max(numbers, default=0) + 1:06d}"
+    staged.mkdir()
+    return staged
+
+
+def _make_current(staged: Path) -> None:
+    sync_folder(staged)
+    _replace_by_link(staged.parent / CURRENT, staged.name)
+    sync_folder(staged.parent)
+
+
+def _show_in_folder(folder: Path, state: Path, names: Sequence[str]) -> None:
+    """Make ``folder/name`` a link to the file of that name in whatever state is current."""
+    for name in names:
+        shown, target = folder / name, os.path.join(STATES, CURRENT, name)
+        if (state / name).exists() and not (shown.is_symlink() and os.readlink(shown) == target):
+            _replace_by_link(shown, target)
+
+
+def _hide_absent(folder: Path, state: Path, names: Sequence[str]) -> None:
+    for name in names:
+        if not (state / name).exists():
+            _remove(folder / name)
+
+
+def _replace_by_link(path: Path, target: str) -> None:
+    aside = path.with_name(f".{path.name}.link")
+    _remove(aside)
+    os.symlink(target, aside)
+    if path.is_dir() and not path.is_symlink():  # which a plain rename cannot replace
+        if not exchange_paths(aside, path):
+            _remove(path)
+            os.replace(aside, path)
+        _remove(aside)
+    else:
+        os.replace(aside, path)
+
+
+def _adopt_plain_files(folder: Path, names: Sequence[str]) -> None:
+    """Make the plain files of an earlier version the first state."""
+    plain = [n for n in names if (folder / n).exists()]
+    if plain and not (folder / STATES / CURRENT).is_symlink():
+        _remove_states(folder / STATES, keep=())
+        first = _make_state(folder / STATES)
+        _link_tree(folder, first, plain)
+        # The other order than for a new state: a link must not replace a file before it leads to one.
+        _make_current(first)
+        _show_in_folder(folder, first, names)
+
+
+def _link_tree(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Take files and folders over, without copying their content where the file system has hard links."""
+    for name in names:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, copy_function=_link_file)
+        elif (source / name).exists():
+            _link_file(str(source / name), str(target / name))
+
+
+def _link_file(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _remove_states(states: Path, keep: Sequence[Path]) -> None:
+    """Remove the states that no reader needs, and what killed processes left."""
+    for path in states.iterdir():
+        if path.name != CURRENT and path not in keep:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,148 @@
+"""What is checked before the first row is read: folders, names of columns, contradictory settings."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from stream_gmm.core.criteria import HELDOUT, base_criterion
+from stream_gmm.core.result import FitResult
+from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.io.sink.publish import check_target
+from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.files import is_uri
+from stream_gmm.io.store.models import load_model
+from stream_gmm.pipeline.fit.grid import parse_grid
+from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.run_folder import PREVIOUS, SCORED
+from stream_gmm.pipeline.score import make_layout
+
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+def check_job(config: RunConfig, *, scoring: bool) -> Dataset:
+    """Check all of a job that can be checked without reading a row; return its data set. Nothing is created.
+
+    Parameters
+    ----------
+    scoring
+        Also check what the scored table needs: its folder and the names of its columns.
+
+    Raises
+    ------
+    ConfigError
+        If settings contradict each other, or the output folder overlaps an input folder.
+    InputDataError, ModelFileError, StorageError
+        If the data or a model file cannot be read, or the output folder cannot be written.
+    """
+    check_output_folder(config)
+    settings = config.settings()
+    grid = parse_grid(config.sweep.n_components, config.sweep.covariance_type)
+    settings.check_structures([name for _, name in grid])
+    if base_criterion(config.choice().criterion) == HELDOUT and not settings.holdout:
+        raise ConfigError(
+            f"the criterion {config.sweep.criterion} needs rows that no fit uses: set em.holdout (such as 0.1)."
+        )
+    dataset = config.open()
+    for key, path in (("output.truth", config.output.truth), ("sweep.match_to", config.sweep.match_to)):
+        if path and not (key == "sweep.match_to" and path == PREVIOUS):
+            _check_columns_of(load_model(path), dataset, f"{key} {path}")
+    if scoring:
+        check_scoring(config, dataset, max(k for k, _ in grid), settings.noise)
+    return dataset
+
+
+def check_scoring(config: RunConfig, dataset: Dataset, n_components: int, noise: bool) -> None:
+    """Check the folder of the scored table and the names of its columns, for up to ``n_components`` components.
+
+    Raises
+    ------
+    ConfigError
+        If a pass-through column does not exist, or has the name of a score column.
+    StorageError
+        If the folder holds something else.
+    """
+    layout = config.score
+    make_layout(dataset, n_components, noise, layout.passthrough, layout.proba, layout.prefix)
+    check_target(config.folder / SCORED, [f.path for f in dataset.files if not is_uri(f.path)])
+
+
+def _check_columns_of(model: FitResult, dataset: Dataset, what: str) -> None:
+    if model.columns != dataset.columns:
+        raise ConfigError(
+            explain(
+                f"{what} has the columns {list(model.columns)}, and the run uses {list(dataset.columns)}",
+                remedy="set data.columns to the columns of that model, or leave the model out",
+            )
+        )
+
+
+def check_output_folder(config: RunConfig) -> None:
+    """Refuse an output folder that cannot be written, or that overlaps an input folder. Nothing is read or created.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is an input folder, or is below or above one.
+    StorageError
+        If it is no folder, lies in an object store, or cannot be written.
+    """
+    folder = config.output.folder
+    if is_uri(folder):
+        raise StorageError(
+            explain(
+                f"cannot write to {folder}",
+                why="an object store has no atomic rename of a folder",
+                remedy="write to a file system and copy from there",
+            )
+        )
+    output = Path(os.path.abspath(os.path.expanduser(folder))).resolve()
+    for path in config.data.paths:
+        if not is_uri(path):
+            _refuse_overlap(output, path)
+    existing = next(p for p in (output, *output.parents) if p.exists())
+    if not existing.is_dir():
+        raise StorageError(explain(f"cannot write to {folder}", why=f"{existing} is a file, not a folder"))
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix="._stream-gmm-", dir=existing))
+    except OSError as error:
+        raise StorageError(explain(f"cannot write to {folder}", why=str(error), remedy="check its rights")) from error
+
+
+def _refuse_overlap(output: Path, path: str) -> None:
+    pieces = Path(os.path.abspath(os.path.expanduser(path))).parts
+    wild = next((i for i, piece in enumerate(pieces) if _WILDCARD.search(piece)), len(pieces))
+    exists = os.path.exists(os.path.expanduser(path))
+    source = Path(*(pieces if exists else pieces[:wild])).resolve()
+    relation = ""
+    if output == source:
+        relation = "is"
+    elif output in source.parents:
+        relation = "holds"
+    elif source in output.parents and (
+        source.is_dir() if exists else _reaches(pieces[wild:], output.relative_to(source).parts)
+    ):
+        relation = "lies in"
+    if relation:
+        raise ConfigError(
+            explain(
+                f"the output folder {output} {relation} the input {path}",
+                why="the next run would read its own results as data, or replace the data by them",
+                remedy="give output.folder a place beside the data",
+            )
+        )
+
+
+def _reaches(pattern: tuple[str, ...], folder: tuple[str, ...]) -> bool:
+    """Return True if a pattern can match a file below a folder, both relative to the pattern's fixed part."""
+    for i, name in enumerate(folder):
+        if i >= len(pattern):
+            return False
+        if pattern[i] == "**":
+            return True
+        if not fnmatch.fnmatchcase(name, pattern[i]):
+            return False
+    return len(pattern) > len(folder)

@@ -1,0 +1,299 @@
+"""The sections of the configuration: every key with its type, its range, its default and its description."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from stream_gmm.core.criteria import CHOICES
+from stream_gmm.core.estep.kernel_choice import DTYPES, KERNELS
+from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.errors import did_you_mean, redact_value
+from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
+from stream_gmm.pipeline.fit.settings import ACCELERATIONS, PROFILES
+from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
+
+MOST_COMPONENTS = 10_000
+MOST_WORKERS = 4_096
+_MEMORY = re.compile(r"\d+(\.\d*)?(e\d+)? *([kMGTP]i?)?B?", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:(?:tcp|tls|ucx|ws|wss)://)?[^\s/]+:\d+|inproc://\S+")
+
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not a truth value")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_refuse_bool)]
+Number = Annotated[float, BeforeValidator(_refuse_bool)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, strict about keys, and shown and written as JSON without credentials."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap", when_used="json")
+    def _hide_credentials(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        out: dict[str, Any] = redact_value(serialize(self))
+        return out
+
+    def __repr_args__(self) -> Any:
+        """Show values without credentials: a traceback or a log may hold this."""
+        return [(name, redact_value(value)) for name, value in super().__repr_args__()]
+
+
+def _require_known(value: str, known: Any, what: str) -> str:
+    if value not in known:
+        raise ValueError(f"unknown {what} '{value}'{did_you_mean(value, known)} Known: {', '.join(known)}")
+    return value
+
+
+class DataConfig(Section):
+    """Which rows and columns."""
+
+    paths: list[Text] = Field(min_length=1, description="Parquet files, folders, glob patterns or s3:// URIs")
+    columns: list[Text] | None = Field(
+        None, min_length=1, description="Numeric columns to use, in this order; none: all numeric columns"
+    )
+    exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
+    weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
+    missing: Literal["error", "drop"] = Field(
+        "error", description="Rows with a null, NaN or infinity: stop, or leave out of the fit and score as null"
+    )
+
+    @field_validator("paths", "columns", "exclude", mode="before")
+    @classmethod
+    def _wrap_single_value(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("columns")
+    @classmethod
+    def _require_distinct_columns(cls, value: list[str] | None) -> list[str] | None:
+        _require_distinct(value or [])
+        return value
+
+    @model_validator(mode="after")
+    def _require_weight_beside_columns(self) -> DataConfig:
+        if self.weight and self.weight in (self.columns or []):
+            raise ValueError(f"the weight '{self.weight}' is also one of the columns to fit")
+        return self
+
+
+class SweepConfig(Section):
+    """Which candidates, and what chooses among them."""
+
+    n_components: list[Whole] = Field(
+        list(range(1, 9)), min_length=1, description="Numbers of components: a list, or a range such as '1:8'"
+    )
+    covariance_type: list[str] = Field(
+        ["spherical", "diag", "tied", "full"], min_length=1, description="Covariance structures"
+    )
+    criterion: str = Field("bic", description="What chooses: bic, aic, icl, heldout, elbow or one_se")
+    elbow: Number = Field(
+        0.01, ge=0.0, description="For the criterion elbow: what more components may still gain, nats per row"
+    )
+    prune: bool = Field(True, description="Drop candidates that are beaten on the sample, or can no longer win")
+    fresh: bool = Field(False, description="Start over: fit again what an earlier sweep of the same data finished")
+    match_to: Text | None = Field(
+        None, description="Number components after this model file's; 'previous': the one in the output folder"
+    )
+
+    @field_validator("n_components", mode="before")
+    @classmethod
+    def _expand_ranges(cls, value: Any) -> Any:
+        if isinstance(value, int | float):
+            return [value]
+        values = value.split(",") if isinstance(value, str) else value
+        if not isinstance(values, list):
+            return value
+        return [k for v in values for k in _expand_range(v)]
+
+    @field_validator("n_components")
+    @classmethod
+    def _require_positive(cls, value: list[int]) -> list[int]:
+        if any(k < 1 for k in value):
+            raise ValueError("must be at least 1")
+        if any(k > MOST_COMPONENTS for k in value):
+            raise ValueError(f"must be at most {MOST_COMPONENTS:,}")
+        return value
+
+    @field_validator("covariance_type", mode="before")
+    @classmethod
+    def _wrap_single_value(cls, value: Any) -> Any:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("covariance_type")
+    @classmethod
+    def _canonical_names(cls, value: list[str]) -> list[str]:
+        known = [n for f in FAMILIES for n in (f.name, f.mclust)]
+        return [family_named(_require_known(v, known, "covariance_type")).name for v in value]
+
+    @field_validator("criterion")
+    @classmethod
+    def _require_criterion(cls, value: str) -> str:
+        return _require_known(value, CHOICES, "criterion")
+
+
+def _expand_range(value: Any) -> list[Any]:
+    if not (isinstance(value, str) and ":" in value):
+        return [value]
+    try:
+        low, high = (int(bound) for bound in value.split(":"))
+    except ValueError:
+        raise ValueError(f"'{value}' is not a range; write it as '1:8'") from None
+    if high < low:
+        raise ValueError(f"'{value}' is an empty range; write the smaller number first")
+    if high > MOST_COMPONENTS:  # before the list is made
+        raise ValueError(f"must be at most {MOST_COMPONENTS:,}")
+    return list(range(low, high + 1))
+
+
+def _require_distinct(values: list[str]) -> None:
+    twice = sorted({v for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"named twice: {', '.join(twice)}")
+
+
+_NAMES = {
+    "algorithm": ALGORITHMS,
+    "accel": ACCELERATIONS,
+    "kernel": KERNELS,
+    "dtype": DTYPES,
+    "cache": CACHES,
+    "profile": PROFILES,
+}
+
+
+class EMConfig(Section):
+    """How to fit."""
+
+    algorithm: str = Field("auto", description="auto (exact EM, accelerated), em or minibatch")
+    accel: str | None = Field(None, description="Acceleration of exact EM: auto, anderson, squarem, none")
+    n_init: Whole = Field(3, ge=1, description="Restarts on the sample")
+    tol: Number | None = Field(
+        None, ge=0.0, description="Predicted remaining gain to stop at, nats per row; none: 0.1 p / (2 N)"
+    )
+    max_passes: Whole = Field(100, ge=1, description="Largest number of steps on the full data")
+    reg_covar: Number | None = Field(
+        None, ge=0.0, description="Added to the diagonals of the covariances; none: a penalty without units"
+    )
+    prior: Literal["mclust"] | None = Field(
+        None, description="mclust: the conjugate prior of Fraley and Raftery, instead of reg_covar or the penalty"
+    )
+    noise: bool = Field(False, description="One more component, uniform in the box of the data, for stray rows")
+    random_state: Whole = Field(0, ge=0, lt=1 << 63, description="Seed")
+    sample_rows: Whole = Field(50_000, ge=1, description="Rows of the uniform sample")
+    profile: str = Field("full", description="First pass: full, or sample (leaves drawn at random; no full read)")
+    holdout: Number = Field(0.0, ge=0.0, lt=1.0, description="Share of the rows held out of every fit, to judge by")
+    kernel: str = Field(AUTO, description="auto (the fastest that is exact enough), quadratic, sphered or whitened")
+    dtype: str = Field("float64", description="float64, or float32 where its error stays below 1e-3 nats a row")
+    cache: str = Field(AUTO, description="Where decoded rows stay after the first pass: auto, none, memory or disk")
+    cache_bytes: Whole | None = Field(
+        None, ge=0, description="Bytes of decoded rows to keep; none: 1/4 of the workers' memory, or the disk"
+    )
+
+    @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile")
+    @classmethod
+    def _require_choice(cls, value: str | None, info: ValidationInfo) -> str | None:
+        name = str(info.field_name)
+        return value if value is None else _require_known(value, _NAMES[name], name)
+
+
+class ScoreConfig(Section):
+    """What the scored Parquet looks like."""
+
+    outlier_quantile: Number = Field(0.01, ge=0.0, lt=1.0, description="Share of rows below the outlier threshold")
+    passthrough: Text | list[Text] = Field("all", description="Input columns to keep: all, none, or names")
+    proba: Literal["columns", "list", "none"] = Field("columns", description="How responsibilities are written")
+    prefix: str = Field("", description="Put before the names of the score columns")
+
+    @field_validator("passthrough")
+    @classmethod
+    def _require_distinct_names(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, list):
+            _require_distinct(value)
+        return value
+
+
+class ClusterConfig(Section):
+    """Where the work is done; by default on an embedded Dask cluster on the loopback address."""
+
+    executor: Literal["dask", "threads", "serial"] = Field(
+        "dask", description="dask, or this process: threads, serial"
+    )
+    address: Text | None = Field(None, description="Scheduler of an existing cluster, such as tcp://host:8786")
+    scheduler_file: Text | None = Field(None, description="Scheduler file of an existing cluster")
+    cluster_class: Text | None = Field(None, description="Dotted path of a Dask cluster class to start")
+    cluster_options: dict[str, Any] = Field({}, description="Arguments of cluster_class")
+    scale: Whole | None = Field(None, ge=1, description="Workers to ask cluster_class for")
+    adapt: dict[str, Whole] | None = Field(None, description="Adaptive scaling, such as {minimum: 1, maximum: 10}")
+    n_workers: Whole | None = Field(
+        None, ge=1, le=MOST_WORKERS, description="Workers of the embedded cluster, or threads; none: one a core"
+    )
+    threads_per_worker: Whole = Field(1, ge=1, le=MOST_WORKERS, description="Threads of each embedded worker")
+    memory_limit: Text | None = Field(None, description="Memory of each embedded worker, such as 2GiB")
+    timeout_seconds: Number = Field(30.0, gt=0.0, description="How long to wait for a worker")
+
+    @property
+    def local(self) -> bool:
+        """True if all the work is done on this machine."""
+        return self.executor != "dask" or not (self.address or self.scheduler_file or self.cluster_class)
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _require_memory_size(cls, value: str | None) -> str | None:
+        if value not in (None, "auto") and (not _MEMORY.fullmatch(value) or not re.search(r"[1-9]", value)):
+            raise ValueError("is not a size of memory; write it as '2GiB'")
+        return value
+
+    @field_validator("address")
+    @classmethod
+    def _require_address(cls, value: str | None) -> str | None:
+        if value is not None and not _ADDRESS.fullmatch(value):
+            raise ValueError("is not the address of a scheduler; write it as 'tcp://host:8786'")
+        return value
+
+    @field_validator("adapt")
+    @classmethod
+    def _require_bounds(cls, value: dict[str, int] | None) -> dict[str, int] | None:
+        if value is None:
+            return None
+        if unknown := sorted(set(value) - {"minimum", "maximum"}):
+            raise ValueError(f"knows minimum and maximum, not {', '.join(unknown)}")
+        if not 0 <= value.get("minimum", 0) <= value.get("maximum", MOST_WORKERS) or value.get("maximum") == 0:
+            raise ValueError("needs 0 <= minimum <= maximum, and a maximum of at least 1")
+        return value
+
+    @model_validator(mode="after")
+    def _require_one_cluster(self) -> ClusterConfig:
+        ways = [n for n in ("address", "scheduler_file", "cluster_class") if getattr(self, n)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} exclude each other")
+        started = [n for n in ("scale", "adapt", "cluster_options") if getattr(self, n)]
+        if started and not self.cluster_class:
+            raise ValueError(f"{' and '.join(started)} need cluster_class")
+        return self
+
+
+class OutputConfig(Section):
+    """Where results go."""
+
+    folder: Text = Field("runs/latest", description="Gets scored/, model.gmm, sweep.parquet, report.html, run.json")
+    truth: Text | None = Field(None, description="Model file of a known truth to compare with")
+    report_rows: Whole = Field(20_000, ge=100, description="Sample rows kept for the report's pictures")

@@ -39,7 +39,8 @@ def main() -> None:
         same_winner += winners[0] == winners[1]
         print(seed, *winners, *(r.passes for r in results), flush=True)
     headings = (
-        "sweeps", "same winner", "candidates pruned", "reads without", "reads with", "seconds without", "seconds with",
+        "sweeps", "same winner", "candidates pruned", "reads without", "reads with", "seconds without",
+        "seconds with",
     )  # fmt: skip
     row = (sweeps, same_winner, pruned / (18 * sweeps), *(reads / sweeps), *seconds)
     write_report(f"pruning_{n}", headings, [row])

@@ -1,1 +1,1 @@
-"""What is measured, against whom, and how to run it again: see README.md."""
+"""Benchmarks, one command each: README.md lists them with what they measure and the latest figures."""

@@ -1,20 +1,19 @@
-"""Fit the constants of ``stream_gmm/core/cost.py``: what a row costs each kernel, and how well the model says so.
+"""Fit the constants of ``stream_gmm/core/estep/cost.py``, the cost of a row in each kernel, and check the cost model.
 
-``python -m benchmarks.cost_model``: times every kernel over a grid of (D, K), fits non-negative constants to the
-relative errors, and prints them, to be put into the code by hand.
+``python -m benchmarks.cost_model``: times every kernel over a grid of (D columns, K components), fits non-negative
+constants by least squares of the relative errors, and prints them. They are copied into the code by hand.
 """
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 from threadpoolctl import threadpool_limits
 
-from benchmarks.harness import report
-from benchmarks.pass_speed import mixture
+from benchmarks.harness import time_calls, write_report
+from benchmarks.pass_speed import draw_mixture
 from stream_gmm.core.estep import cost
 from stream_gmm.core.estep.accumulate import accumulate_stats
 from stream_gmm.core.estep.batch import compile_batch
@@ -26,26 +25,21 @@ from stream_gmm.core.rows.scaling import Scaling
 
 SHAPES = ((2, 3), (4, 5), (8, 8), (8, 40), (10, 10), (16, 20), (24, 8), (30, 30), (40, 10), (60, 8), (80, 4))
 ROWS = 30_000
-NAMES = ("full", "diag", "spherical")
-HEADS = ("kernel", "type", "covariance", "D", "K", "measured, ns/row", "model, ns/row")
+STRUCTURES = ("full", "diag", "spherical")
+HEADINGS = ("kernel", "type", "covariance", "D", "K", "measured, ns/row", "model, ns/row")
 
 
-def seconds(params: MixtureParams, rows: Any, preference: KernelPreference) -> float:
-    """Return the median time of a pass over the rows."""
+def time_estep(params: MixtureParams, rows: Any, preference: KernelPreference) -> float:
+    """Return the median seconds of an E-step over the rows, after one to warm up."""
     batch = compile_batch([params], Scaling.of_rows(rows), preference)
     accumulate_stats(batch, rows)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        accumulate_stats(batch, rows)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return time_calls(lambda: accumulate_stats(batch, rows), rounds=5)
 
 
-def measure(d: int, k: int, name: str, kernel: str, dtype: str) -> tuple[tuple[float, ...], float, str]:
-    """Return the terms of the model, nanoseconds a row, and the kernel that was run."""
+def measure_kernel(d: int, k: int, name: str, kernel: str, dtype: str) -> tuple[tuple[float, ...], float, str]:
+    """Return the terms of the cost model, the measured nanoseconds per row, and the kernel that was run."""
     rng = np.random.default_rng(0)
-    params = mixture(rng, k, d, name)
+    params = draw_mixture(rng, k, d, name)
     rows = np.asfortranarray(draw_rows(params, ROWS, rng)[0])
     preference = KernelPreference(kernel, dtype)
     choice = choose_kernel(params, compile_density(params), Scaling.of_rows(rows), preference)
@@ -53,30 +47,30 @@ def measure(d: int, k: int, name: str, kernel: str, dtype: str) -> tuple[tuple[f
         terms = cost.whitened_terms(k, d, params.family.matrices)
     else:
         terms = cost.feature_terms(k, d, params.family.features.count(d), choice.kernel == SPHERED)
-    return terms, seconds(params, rows, preference) / ROWS * 1e9, choice.kernel
+    return terms, time_estep(params, rows, preference) / ROWS * 1e9, choice.kernel
 
 
-def fit(cells: list[tuple[tuple[float, ...], float]]) -> Any:
-    """Return constants that make relative errors small."""
-    terms, times = np.array([c[0] for c in cells]), np.array([c[1] for c in cells])
+def fit_constants(measurements: list[tuple[tuple[float, ...], float]]) -> Any:
+    """Return the non-negative constants with the least squares of relative errors, from pairs (terms, time)."""
+    terms, times = np.array([m[0] for m in measurements]), np.array([m[1] for m in measurements])
     return nnls(terms / times[:, None], np.ones(len(times)))[0]
 
 
 def main() -> None:
-    """Measure, fit, print."""
+    """Measure, fit, and print the constants and a table of measured and modelled times."""
     groups = {
-        ("float64", "features"): [(n, QUADRATIC, "float64") for n in NAMES] + [("full", SPHERED, "float64")],
-        ("float32", "features"): [(n, QUADRATIC, "float32") for n in NAMES],
+        ("float64", "features"): [(n, QUADRATIC, "float64") for n in STRUCTURES] + [("full", SPHERED, "float64")],
+        ("float32", "features"): [(n, QUADRATIC, "float32") for n in STRUCTURES],
         ("float64", WHITENED): [(n, WHITENED, "float64") for n in ("full", "diag")],
     }
     table: list[tuple[Any, ...]] = []
     with threadpool_limits(1):
         for (dtype, kind), runs in groups.items():
-            cells = [(d, k, *run, *measure(d, k, *run)) for run in runs for d, k in SHAPES]
-            constants = fit([(c[5], c[6]) for c in cells])
+            cells = [(d, k, *run, *measure_kernel(d, k, *run)) for run in runs for d, k in SHAPES]
+            constants = fit_constants([(c[5], c[6]) for c in cells])
             print(kind, dtype, [f"{v:.3g}" for v in constants], flush=True)
             table += [(c[7], dtype, c[2], c[0], c[1], c[6], float(np.dot(constants, c[5]))) for c in cells]
-    report("cost_model", HEADS, table)
+    write_report("cost_model", HEADINGS, table)
 
 
 if __name__ == "__main__":

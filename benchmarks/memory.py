@@ -1,8 +1,8 @@
-"""Peak memory of the Dask workers on small and large data sets: it must not grow with the rows.
+"""Peak memory of the Dask workers on small and large data sets: it must not grow with the number of rows.
 
-``python -m benchmarks.memory [ROWS ...]``: writes each data set with the demo generator, runs the profile
-pass, three EM passes of a sweep and the scoring pass on an embedded cluster, without a cache and with the
-default one, and reads every worker's peak resident set (VmHWM) from /proc.
+``python -m benchmarks.memory [ROWS ...]``: writes each data set with the demo generator, runs the profile pass,
+three EM passes of a sweep and the scoring pass on an embedded cluster, without a cache and with the default one,
+and reads the peak resident set of every worker (VmHWM) from ``/proc``.
 """
 
 from __future__ import annotations
@@ -14,52 +14,52 @@ from pathlib import Path
 from typing import Any
 
 import stream_gmm as sg
-from benchmarks.data import dataset
-from benchmarks.harness import report
+from benchmarks.data import prepare_dataset
+from benchmarks.harness import write_report
 from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
 
 COLUMNS = 8
-HEADS = ("rows", "cache", "bytes as float64", "largest worker peak, MB", "peak before any data, MB", "scored rows")
+HEADINGS = ("rows", "cache", "bytes as float64", "largest worker peak, MB", "peak before any data, MB", "scored rows")
 
 
-def peak_resident() -> float:
-    """Return the peak resident set of this process in MB."""
+def read_peak_memory() -> float:
+    """Return the peak resident set of this process, in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024
     return float("nan")
 
 
-def measure(rows: int, cache: str, data_folder: Path, folder: Path) -> tuple[Any, ...]:
-    """Return one row of the table."""
+def measure_workers(rows: int, cache: str, data_folder: Path, folder: Path) -> tuple[Any, ...]:
+    """Return one row of the table: a sweep and scoring on two workers."""
     data = sg.open_dataset(data_folder, columns=[f"x{j}" for j in range(COLUMNS)])
     with connect(ClusterSpec(n_workers=2)) as client:
         client.wait_for_workers(2, timeout=60)
-        client.run(_load)
-        before = max(client.run(peak_resident).values())
+        client.run(_import_task_modules)
+        before = max(client.run(read_peak_memory).values())
         executor = DaskExecutor(client)
         result = sg.sweep(data, [3, 5], ["diag", "full"], max_passes=3, cache=cache, client=executor)
         scored = sg.score(result.best, data, folder / f"scored-{rows}", client=executor)
-        peak = max(client.run(peak_resident).values())
+        peak = max(client.run(read_peak_memory).values())
     shutil.rmtree(folder / f"scored-{rows}")
     return rows, cache, f"{rows * COLUMNS * 8 / 1e9:.2f} GB", round(peak), round(before), scored.rows
 
 
-def _load() -> None:
-    """Import what a task imports, so that the base line is that of a ready worker."""
+def _import_task_modules() -> None:
+    """Import what a task imports, so that the baseline is a worker that is ready for tasks."""
     import stream_gmm.io.sink.scores
     import stream_gmm.pipeline.passes.full_pass  # noqa: F401
 
 
 def main() -> None:
-    """Measure the row counts of the command line."""
+    """Measure data sets of the sizes given on the command line."""
     counts = [int(float(a)) for a in sys.argv[1:]] or [1_000_000, 4_000_000, 40_000_000]
     rows = []
     for n in counts:
-        data_folder = dataset(n, COLUMNS, 5)
+        data_folder = prepare_dataset(n, COLUMNS, 5)
         with tempfile.TemporaryDirectory(dir=data_folder.parent) as folder:
-            rows += [measure(n, cache, data_folder, Path(folder)) for cache in ("none", "auto")]
-    report("memory", HEADS, rows)
+            rows += [measure_workers(n, cache, data_folder, Path(folder)) for cache in ("none", "auto")]
+    write_report("memory", HEADINGS, rows)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A pass from Parquet on two threads, the first and the later ones, beside scikit-learn's iteration in memory.
+"""First and later passes from Parquet on two threads, beside an iteration of scikit-learn in memory.
 
 ``python -m benchmarks.pass_parquet [--rows N] [--compression CODEC] [--spark]``: 5 million rows x 8 columns, K = 8,
-full covariance. With
-``--spark`` (Java and pyspark at hand) also beside Spark ML's GaussianMixture on ``local[2]`` with its data cached.
+full covariances. ``--spark`` (needs Java and pyspark) adds Spark ML's GaussianMixture on ``local[2]`` with its data
+cached.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import stream_gmm as sg
-from benchmarks.data import dataset, truth
-from benchmarks.harness import report
-from benchmarks.pass_speed import their_iteration
+from benchmarks.data import prepare_dataset, true_mixture
+from benchmarks.harness import time_calls, write_report
+from benchmarks.pass_speed import make_sklearn_iteration
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.source.dataset import Dataset
@@ -29,22 +27,12 @@ from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.tasks import CachePolicy, plan_tasks
 
 COLUMNS, COMPONENTS, ROUNDS = 8, 8, 3
-HEADS = ("pass", "seconds", "M rows/s", "x scikit-learn", "x Spark ML")
+HEADINGS = ("pass", "seconds", "M rows/s", "x scikit-learn", "x Spark ML")
 
 
-def timed(run: Callable[[], Any], rounds: int = ROUNDS) -> float:
-    """Return the median seconds of a few calls."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def first_and_later(data: Dataset, executor: Executor, cache: str) -> tuple[float, float]:
-    """Return the seconds of an E-step that decodes (and keeps, if told to), and of the later ones."""
-    params = truth(COLUMNS, COMPONENTS)
+def measure_passes(data: Dataset, executor: Executor, cache: str) -> tuple[float, float]:
+    """Return the median seconds of a first E-step, which decodes the rows and may cache them, and of later ones."""
+    params = true_mixture(COLUMNS, COMPONENTS)
     profile = profile_source(data, Settings(cache="none", sample_rows=1000), executor)
     firsts, laters = [], []
     for _ in range(ROUNDS):
@@ -53,12 +41,12 @@ def first_and_later(data: Dataset, executor: Executor, cache: str) -> tuple[floa
         full = FullPass(reading, executor, profile.scaling, profile.moments)
         full([params])
         firsts.append(time.perf_counter() - start)
-        laters.append(timed(lambda full=full: full([params])))  # type: ignore[misc]
+        laters.append(time_calls(lambda full=full: full([params]), ROUNDS))  # type: ignore[misc]
     return statistics.median(firsts), statistics.median(laters)
 
 
-def spark_iteration(folder: Path) -> float:
-    """Return the seconds of one iteration of Spark ML on ``local[2]``: the slope over two numbers of iterations."""
+def measure_spark_iteration(folder: Path) -> float:
+    """Return the seconds of one iteration of Spark ML on ``local[2]``: the slope between 1 and 4 iterations."""
     from pyspark.ml.clustering import GaussianMixture
     from pyspark.ml.feature import VectorAssembler
     from pyspark.sql import SparkSession
@@ -72,39 +60,42 @@ def spark_iteration(folder: Path) -> float:
     frame = frame.select("features").cache()
     frame.count()
 
-    def seconds(iterations: int) -> float:
+    def time_fit(iterations: int) -> float:
         model = GaussianMixture(k=COMPONENTS, maxIter=iterations, tol=0.0, seed=1)
         start = time.perf_counter()
         model.fit(frame)
         return time.perf_counter() - start
 
-    seconds(1)
-    out = (seconds(4) - seconds(1)) / 3
+    time_fit(1)
+    out = (time_fit(4) - time_fit(1)) / 3
     spark.stop()
     return out
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=5_000_000)
     parser.add_argument("--compression", default="snappy")
     parser.add_argument("--spark", action="store_true")
     options = parser.parse_args()
-    folder = dataset(options.rows, COLUMNS, COMPONENTS, compression=options.compression)
+    folder = prepare_dataset(options.rows, COLUMNS, COMPONENTS, compression=options.compression)
     data = sg.open_dataset(folder, columns=[f"x{j}" for j in range(COLUMNS)])
     executor = ThreadsExecutor(2)
-    spark = spark_iteration(folder) if options.spark else float("nan")
+    spark = measure_spark_iteration(folder) if options.spark else float("nan")
     rows = np.concatenate([c.rows for leaf in data.leaves() for c in leaf.chunks()])
-    theirs = timed(their_iteration(truth(COLUMNS, COMPONENTS), rows), 2)
+    theirs = time_calls(make_sklearn_iteration(true_mixture(COLUMNS, COMPONENTS), rows), 2)
     del rows
-    table = [("scikit-learn, in memory, BLAS threads as it likes", theirs), ("Spark ML, local[2], cached", spark)]
+    table = [
+        ("scikit-learn, in memory, default number of BLAS threads", theirs),
+        ("Spark ML, local[2], cached", spark),
+    ]
     for cache in ("none", "memory", "disk"):
-        first, later = first_and_later(data, executor, cache)
-        table.append((f"ours from Parquet, first pass, cache {cache}", first))
+        first, later = measure_passes(data, executor, cache)
+        table.append((f"ours, first pass from Parquet, cache {cache}", first))
         table.append((f"ours, later passes, cache {cache}", later))
-    report(
-        f"pass_parquet_{options.compression}", HEADS,
+    write_report(
+        f"pass_parquet_{options.compression}", HEADINGS,
         [(name, s, options.rows / s / 1e6, theirs / s, spark / s) for name, s in table if s == s],
     )  # fmt: skip
 

@@ -1,10 +1,10 @@
-"""How many passes over the data a fit needs, from the same start: EM, Anderson, SQUAREM, auto; and mini-batches.
+"""How many passes over the data a fit needs from one start: EM, Anderson, SQUAREM, auto; and mini-batches.
 
-``python -m benchmarks.passes [--data FOLDER] [--only NAME] [--sklearn]``: full covariances. The start is a fit
-on a tenth of the rows at most; the pass that profiles the data and draws that sample comes on top of every figure.
-A method has reached a level when an accepted point is within that many nats per row of the best optimum known
-(the best of all methods and of a long run). ``--sklearn`` also fits with scikit-learn: the best of 10 starts on
-50,000 rows, taken to the end on all of them.
+``python -m benchmarks.passes [--data FOLDER] [--only NAME] [--sklearn]``: full covariances. The start is a fit on a
+sample of at most a tenth of the rows; the pass that profiles the data and draws the sample is not included. A method
+has reached a level when an accepted point is within that many nats (units of the natural logarithm) per row of the
+best optimum known, which is the best of all methods and of a long run. ``--sklearn`` only fits with scikit-learn, and
+stores the result for later runs: the best of 10 starts on 50,000 rows, continued to convergence on all of them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import RESULTS, report
-from benchmarks.pass_sets import PassSet, pass_sets
+from benchmarks.harness import RESULTS, write_report
+from benchmarks.pass_sets import PassSet, list_pass_sets
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.accelerate import METHODS, Auto
 from stream_gmm.core.fit.em import EMState, Method, Scheme, StopRule, run_pass
@@ -33,46 +33,51 @@ from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import SampleSearch
 from stream_gmm.core.search.seeding import collect_seed_stats, start_from_seed
 
-SEEDS, MOST, LARGE = 3, 60, 5_000_000
+SEEDS, MAX_PASSES = 3, 60
+LARGE_ROWS = 5_000_000
+"""Data sets of this size or more get half as many passes."""
 FAMILY = family_named("full")
-HEADS = (
+HEADINGS = (
     "set", "rows", "n/p", "method", "to 1e-4", "to 1e-5", "to 0.1 p/2N", "stopped after", "gap at the stop",
     "rejected", "predicted/realised",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Run:
-    """One method from one start: the best log-likelihood after every pass, and how it would have stopped."""
+class MethodRun:
+    """One method from one start: log-likelihood per row after every pass, and where the stop rule ends the fit."""
 
     trace: list[float]
-    stopped: int
+    passes_at_stop: int
     rejected: int
-    ratios: list[float]
+    gain_ratios: list[float]
+    """Predicted over realised gain, by pass."""
 
     def passes_to(self, level: float) -> float:
-        """Return the passes until a log-likelihood is reached; infinite if it never is."""
+        """Return the number of passes until a log-likelihood is reached; infinite if it is not."""
         return next((i + 1.0 for i, v in enumerate(self.trace) if v >= level), np.inf)
 
 
-def run_method(method: Method, start: MixtureParams, full: InMemoryEStep, penalty: PseudoRows, most: int) -> Run:
-    """Go on for a fixed number of passes, noting when the stop rule would have ended it."""
-    scheme = Scheme(StopRule(0.0, most - 1), penalty, method)
+def run_method(
+    method: Method, start: MixtureParams, full: InMemoryEStep, penalty: PseudoRows, max_passes: int
+) -> MethodRun:
+    """Run a method for a fixed number of passes, and record where the stop rule would have ended it."""
+    scheme = Scheme(StopRule(0.0, max_passes - 1), penalty, method)
     state, trace = EMState(start), list[float]()
-    ended: EMState | None = None
+    at_stop: EMState | None = None
     tol = StopRule().tolerance(start.n_parameters, len(full.rows))
     while state.live:
         (state,) = run_pass([state], full, scheme)
         trace.append(state.history[-1])
-        if ended is None and state.predicted_gains[-1] <= tol:
-            ended = state
+        if at_stop is None and state.predicted_gains[-1] <= tol:
+            at_stop = state
     gains = np.diff(state.history)
     ratios = [p / g for p, g in zip(state.predicted_gains, gains, strict=False) if np.isfinite(p) and g > tol]
-    ended = ended or state
-    return Run(trace, ended.passes, len(ended.rejected), ratios)
+    at_stop = at_stop or state
+    return MethodRun(trace, at_stop.passes, len(at_stop.rejected), ratios)
 
 
-def epoch_against_passes(
+def compare_epoch_with_passes(
     rows: Array, k: int, scaling: Scaling, penalty: PseudoRows, seed: int
 ) -> tuple[float, float]:
     """Return the log-likelihood after one mini-batch epoch and after five EM passes, from the same cold start."""
@@ -91,102 +96,105 @@ def epoch_against_passes(
     return full.evaluate(step.params).mean_loglik, state.history[-1]
 
 
-def measure(
-    case: PassSet, seed: int, rows: Array, theirs: float | None
+def measure_methods(
+    case: PassSet, seed: int, rows: Array, sklearn_loglik: float | None
 ) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
-    """Return the table rows of one set and seed, and what the summary needs."""
+    """Return the table rows of one data set and seed, and the values for the summary."""
     rng, n = np.random.default_rng([seed, 0]), min(len(rows) // 10, 200_000)
     sample = rows[rng.permutation(len(rows))[:n]]
     scaling, penalty = Scaling.of_rows(rows), PseudoRows(np.cov(rows.T, bias=True))
     fitted = SampleSearch(sample, scaling, penalty).fit(case.n_components, FAMILY, 10, (seed,))
     assert fitted.params is not None
-    full, most = InMemoryEStep(rows, scaling), MOST if len(rows) < LARGE else MOST // 2
+    full, max_passes = InMemoryEStep(rows, scaling), MAX_PASSES if len(rows) < LARGE_ROWS else MAX_PASSES // 2
     methods = {**METHODS, "auto": Auto(InMemoryEStep(sample, scaling))}
-    runs = {name: run_method(m, fitted.params, full, penalty, most) for name, m in methods.items()}
+    runs = {name: run_method(m, fitted.params, full, penalty, max_passes) for name, m in methods.items()}
     best = max(max(r.trace) for r in runs.values())
-    if len(rows) < LARGE:
-        best = max(best, *run_method(METHODS["squarem"], fitted.params, full, penalty, 5 * MOST).trace)
+    if len(rows) < LARGE_ROWS:
+        best = max(best, *run_method(METHODS["squarem"], fitted.params, full, penalty, 5 * MAX_PASSES).trace)
     p = fitted.params.n_parameters
     levels = (best - 1e-4, best - 1e-5, best - 0.1 * p / (2 * len(rows)))
     table = [
         (
-            case.name, len(rows), round(n / p), name, *(r.passes_to(v) for v in levels), r.stopped,
-            best - r.trace[r.stopped - 1], r.rejected, statistics.median(r.ratios) if r.ratios else None,
+            case.name, len(rows), round(n / p), name, *(r.passes_to(v) for v in levels), r.passes_at_stop,
+            best - r.trace[r.passes_at_stop - 1], r.rejected,
+            statistics.median(r.gain_ratios) if r.gain_ratios else None,
         )
         for name, r in runs.items()
     ]  # fmt: skip
-    epoch, passes = epoch_against_passes(rows, case.n_components, scaling, penalty, seed)
-    ended = runs["auto"].trace[runs["auto"].stopped - 1]
+    epoch, passes = compare_epoch_with_passes(rows, case.n_components, scaling, penalty, seed)
+    loglik_at_stop = runs["auto"].trace[runs["auto"].passes_at_stop - 1]
     summary = {
         "set": case.name, "seed": seed, "smooth": case.smooth, "epoch": epoch, "five passes": passes,
-        "auto": ended, "sklearn": theirs, "em stopped": runs["none"].stopped, "auto stopped": runs["auto"].stopped,
+        "auto": loglik_at_stop, "sklearn": sklearn_loglik,
+        "em stopped": runs["none"].passes_at_stop, "auto stopped": runs["auto"].passes_at_stop,
     }  # fmt: skip
     return table, summary
 
 
-def sklearn_best(case: PassSet, rows: Array) -> float:
-    """Return scikit-learn's mean log-likelihood: the best of 10 starts, taken to the end on all rows."""
+def fit_sklearn(case: PassSet, rows: Array) -> float:
+    """Return scikit-learn's mean log-likelihood: the best of 10 starts, continued on all rows."""
     from sklearn.mixture import GaussianMixture
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        some = rows[np.random.default_rng(0).permutation(len(rows))[:50_000]]
-        start = GaussianMixture(case.n_components, n_init=10, random_state=0).fit(some)
+        sample = rows[np.random.default_rng(0).permutation(len(rows))[:50_000]]
+        start = GaussianMixture(case.n_components, n_init=10, random_state=0).fit(sample)
         init = {"weights_init": start.weights_, "means_init": start.means_, "precisions_init": start.precisions_}
-        steps = 200 if len(rows) < LARGE else 5
+        steps = 200 if len(rows) < LARGE_ROWS else 5
         return float(GaussianMixture(case.n_components, tol=1e-6, max_iter=steps, **init).fit(rows).score(rows))
 
 
-def _over_seeds(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Return the medians over seeds, by set and method."""
+def _take_medians_over_seeds(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return one row for each data set and method: the medians over the seeds."""
     out = []
     for key in dict.fromkeys((r[0], r[3]) for r in rows):
         mine = [r for r in rows if (r[0], r[3]) == key]
-        mid = [statistics.median([float(r[i]) for r in mine]) for i in range(4, 10)]
+        medians = [statistics.median([float(r[i]) for r in mine]) for i in range(4, 10)]
         ratios = [r[10] for r in mine if r[10] is not None]
-        out.append((*mine[0][:4], *mid, statistics.median(ratios) if ratios else None))
+        out.append((*mine[0][:4], *medians, statistics.median(ratios) if ratios else None))
     return out
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only")
     parser.add_argument("--sklearn", action="store_true")
     args = parser.parse_args()
-    cases = [c for c in pass_sets(args.data) if args.only in (None, c.name)]
+    cases = [c for c in list_pass_sets(args.data) if args.only in (None, c.name)]
     cache = RESULTS / "passes_sklearn.json"
     theirs = json.loads(cache.read_text()) if cache.exists() else {}
     if args.sklearn:
         for case in cases:
-            theirs[case.name] = sklearn_best(case, case.make())
+            theirs[case.name] = fit_sklearn(case, case.load_rows())
             cache.write_text(json.dumps(theirs, indent=1) + "\n")
             print(case.name, theirs[case.name], flush=True)
         return
     table, summaries = [], []
     for case in cases:
-        rows = case.make()
+        rows = case.load_rows()
         for seed in range(SEEDS):
-            found, summary = measure(case, seed, rows, theirs.get(case.name))
-            table += found
+            table_rows, summary = measure_methods(case, seed, rows, theirs.get(case.name))
+            table += table_rows
             summaries.append(summary)
             print(summary, flush=True)
-    report("passes_by_seed", HEADS, table)
-    report("passes", HEADS, _over_seeds(table))
-    report("passes_summary", tuple(summaries[0]), [tuple(s.values()) for s in summaries])
-    _conclude(table, summaries)
+    write_report("passes_by_seed", HEADINGS, table)
+    write_report("passes", HEADINGS, _take_medians_over_seeds(table))
+    write_report("passes_summary", tuple(summaries[0]), [tuple(s.values()) for s in summaries])
+    _print_summary(table, summaries)
 
 
-def _conclude(table: list[tuple[Any, ...]], summaries: list[dict[str, Any]]) -> None:
+def _print_summary(table: list[tuple[Any, ...]], summaries: list[dict[str, Any]]) -> None:
     smooth = {s["set"] for s in summaries if s["smooth"]}
     for name in ("none", "anderson", "squarem", "auto"):
         mine = [r for r in table if r[3] == name]
         for kind, rows in (("all", mine), ("smooth", [r for r in mine if r[0] in smooth])):
-            mid = [statistics.median([float(r[i]) for r in rows]) for i in (4, 5, 6, 7)]
+            medians = [statistics.median([float(r[i]) for r in rows]) for i in (4, 5, 6, 7)]
             worst = max(r[7] for r in rows)
             print(
-                f"{name}, {kind} sets: median to 1e-4, 1e-5, 0.1 p/2N, stop: {mid}; most passes at the stop {worst}"
+                f"{name}, {kind} sets: median to 1e-4, 1e-5, 0.1 p/2N, stop: {medians}; "
+                f"largest number of passes at the stop {worst}"
             )
     more = [(s["set"], s["seed"]) for s in summaries if s["auto stopped"] > s["em stopped"]]
     wins = sum(s["epoch"] > s["five passes"] for s in summaries)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 import stream_gmm as sg
-from benchmarks.data import dataset
-from benchmarks.harness import in_turn, report
-from benchmarks.pass_speed import TYPES, mixture
+from benchmarks.data import prepare_dataset
+from benchmarks.harness import time_alternately, write_report
+from benchmarks.pass_speed import COVARIANCE_TYPES, draw_mixture
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.fit.steps import profile_source
@@ -19,13 +19,15 @@ from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.tasks import CachePolicy, plan_tasks
 
 COLUMNS, ROWS = 8, 1_000_000
-HEADS = ("cache", "one pass of 40, s", "40 passes of one, s", "share")
+HEADINGS = ("cache", "one pass of 40, s", "40 passes of one, s", "ratio")
 
 
 def main() -> None:
-    """Measure and print."""
-    data = sg.open_dataset(dataset(ROWS, COLUMNS, 5), columns=[f"x{j}" for j in range(COLUMNS)])
-    candidates = [mixture(np.random.default_rng(k), k, COLUMNS, name) for name in TYPES for k in range(1, 11)]
+    """Measure, print and write the tables."""
+    data = sg.open_dataset(prepare_dataset(ROWS, COLUMNS, 5), columns=[f"x{j}" for j in range(COLUMNS)])
+    candidates = [
+        draw_mixture(np.random.default_rng(k), k, COLUMNS, name) for name in COVARIANCE_TYPES for k in range(1, 11)
+    ]
     executor, table = ThreadsExecutor(2), []
     for cache in ("none", "memory"):
         profile = profile_source(data, Settings(cache="none", sample_rows=1000), executor)
@@ -39,9 +41,9 @@ def main() -> None:
             for candidate in candidates:
                 full([candidate])
 
-        times = in_turn({"shared": together, "alone": one_by_one}, rounds=5)
+        times = time_alternately({"shared": together, "alone": one_by_one}, rounds=5)
         table.append((cache, times["shared"], times["alone"], times["shared"] / times["alone"]))
-    report("sweep_shared", HEADS, table)
+    write_report("sweep_shared", HEADINGS, table)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def test_any_number_of_threads_gives_the_same_bits(data, expected, threads):
     assert _bits(data, ThreadsExecutor(threads)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])  # two: test_every_cache_mode_gives_the_same_bits
 def test_any_number_of_dask_workers_gives_the_same_bits(data, expected, workers):
     with connect(ClusterSpec(n_workers=workers)) as client:
@@ -62,11 +63,13 @@ def test_any_number_of_dask_workers_gives_the_same_bits(data, expected, workers)
         assert _bits(data, DaskExecutor(client)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "memory", "disk"])
 def test_every_cache_mode_gives_the_same_bits(data, expected, executor, cache):
     assert _bits(data, executor, cache=cache) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["quadratic", "sphered", "whitened"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_every_kernel_repeats_itself(data, kernel, dtype):
@@ -88,6 +91,7 @@ def _kill_one_worker(client, killed: list[int]) -> None:
     killed.append(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "memory", "disk"])
 def test_a_worker_killed_with_signal_9_during_a_pass_changes_no_bit(data, expected, cache):
     with (

@@ -137,6 +137,7 @@ def test_pruned_candidates_stay_in_the_table_with_reason_and_parameters(rows):
     assert all(c.on_full_data for c in result.candidates if c.n_components == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criterion", CHOICES)
 def test_pruning_does_not_change_what_is_chosen(rows, criterion):
     options = {"criterion": criterion, "sample_rows": 4_000, "holdout": 0.1, "elbow": 0.05}

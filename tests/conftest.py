@@ -34,7 +34,7 @@ settings.load_profile("ci")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """In a worker of pytest-xdist: long tests first, so that no worker ends late; those that share a fixture together."""
+    """In a worker of pytest-xdist: long tests first, so that none ends late; what shares a fixture together."""
     if not hasattr(config, "workerinput"):
         return
     items.sort(key=lambda item: (item.get_closest_marker("prefect") is None, item.get_closest_marker("slow") is None))

@@ -168,11 +168,11 @@ class TestRatio:
         """Faithful, VVV: 319.0654 (p = 0.001) for 1 against 2, 6.1305 (p = 0.572) for 2 against 3."""
         (oracle,) = (p for p in MCLUST["published"] if p["id"] == "faithful_book_lrt")
         one, two = (
-            sg.likelihood_ratio_test(rows_of("faithful"), k, "VVV", replicates=19, n_init=2) for k in (1, 2)
-        )  # fmt: skip
+            sg.likelihood_ratio_test(rows_of("faithful"), k, "VVV", replicates=n, n_init=2) for k, n in ((1, 9), (2, 5))
+        )
 
         assert one.statistic == pytest.approx(oracle["lrts"]["1 vs 2"], abs=0.02)
-        assert one.p_value == 0.05
+        assert one.p_value == 0.1
         # A better optimum with three components than mclust's, here and in the simulated data.
         assert two.statistic >= oracle["lrts"]["2 vs 3"] - 0.02
         assert np.median(two.simulated) > oracle["lrts"]["2 vs 3"]

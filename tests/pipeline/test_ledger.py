@@ -62,7 +62,7 @@ def _sweep(rows, ledger, ks=(1, 2, 3, 4), die_after=None, **options):
 @pytest.mark.parametrize("accel", ["auto", "anderson", "squarem", "none"])
 def test_a_sweep_killed_after_any_pass_resumes_to_the_same_bytes(rows, tmp_path, accel):
     whole = _sweep(rows, None, settings={"accel": accel})
-    for die_after in range(1, min(whole.passes - 1, 8)):
+    for die_after in range(1, min(whole.passes - 1, 8), 1 if accel == "auto" else 3):
         folder = tmp_path / str(die_after)
         with pytest.raises(Killed):
             _sweep(rows, folder, settings={"accel": accel}, die_after=die_after)

@@ -168,7 +168,8 @@ class TestRatio:
         """Faithful, VVV: 319.0654 (p = 0.001) for 1 against 2, 6.1305 (p = 0.572) for 2 against 3."""
         (oracle,) = (p for p in MCLUST["published"] if p["id"] == "faithful_book_lrt")
         one, two = (
-            sg.likelihood_ratio_test(rows_of("faithful"), k, "VVV", replicates=n, n_init=2) for k, n in ((1, 9), (2, 5))
+            sg.likelihood_ratio_test(rows_of("faithful"), k, "VVV", replicates=n, n_init=2)
+            for k, n in ((1, 9), (2, 5))
         )
 
         assert one.statistic == pytest.approx(oracle["lrts"]["1 vs 2"], abs=0.02)

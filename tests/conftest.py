@@ -33,20 +33,17 @@ settings.load_profile("ci")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Long tests first, so that no worker of pytest-xdist ends late; tests that share a fixture on one worker."""
+def pytest_collection_modifyitems(config, items):
+    """In a worker of pytest-xdist: long tests first, so that none ends late; what shares a fixture together."""
+    if not hasattr(config, "workerinput"):
+        return
     items.sort(key=lambda item: (item.get_closest_marker("prefect") is None, item.get_closest_marker("slow") is None))
     for item in items:
-        if group := _group_of(item):
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _group_of(item) -> str | None:
-    if item.get_closest_marker("prefect"):
-        return "prefect"
-    fixtures = item._fixtureinfo.name2fixturedefs.values()
-    shares = any(definition.scope == "module" for (*_, definition) in fixtures)
-    return item.path.name if shares else None
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        if item.get_closest_marker("prefect"):
+            item.add_marker(pytest.mark.xdist_group("prefect"))
+        elif any(definition.scope == "module" for (*_, definition) in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture

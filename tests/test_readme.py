@@ -26,7 +26,9 @@ def blocks(language: str) -> list[str]:
 
 
 def _commands() -> list[str]:
-    return [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+    """Return the commands; a fifth of the rows is enough to see them run."""
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+    return [line.replace("--rows 100000", "--rows 20000") for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     for name in ("configs", "flows", "prefect.yaml"):
         (folder / name).symlink_to(ROOT / name)
-    _run("stream-gmm demo-data demo/data --rows 100000", folder)
+    _run("stream-gmm demo-data demo/data --rows 20000", folder)
     return folder
 
 
@@ -78,6 +80,7 @@ def test_the_make_targets_of_the_readme_exist():
         assert f"\n{target}:" in makefile
 
 
+@pytest.mark.slow
 def test_the_commands_for_own_data_run(here):
     for command in _commands():
         elsewhere = {"--address", "<", "&"} & set(command.split())
@@ -86,12 +89,14 @@ def test_the_commands_for_own_data_run(here):
     assert (here / "runs/mine/report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_every_python_snippet_runs(here, number, monkeypatch, capsys):
     monkeypatch.chdir(here)
     exec(compile(blocks("python")[number], f"README, snippet {number}", "exec"), {})
 
 
+@pytest.mark.slow
 def test_the_commands_for_a_stream_score_every_row(here, monkeypatch):
     monkeypatch.chdir(here)
     (snippet,) = (b for b in blocks("python") if "batches.arrows" in b)
@@ -113,6 +118,7 @@ def test_the_yaml_snippets_are_valid():
     assert ClusterConfig.model_validate(yaml.safe_load(cluster)["cluster"]).adapt
 
 
+@pytest.mark.slow
 def test_the_commands_for_a_cluster_run(here):
     port = str(free_port())
     scheduler, worker, sweep = (c.replace("8786", port) for c in _commands() if "8786" in c)

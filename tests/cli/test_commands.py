@@ -216,6 +216,7 @@ def test_a_second_sweep_reads_nothing_and_fresh_reads_again(demo_folder, tmp_pat
     assert models == {f"{n}-{k}" for n in ("full", "diag") for k in (1, 2, 3)}
 
 
+@pytest.mark.slow
 def test_bootstrap_adds_standard_errors_to_the_run_and_to_the_report(demo_folder, tmp_path):
     data = ("--paths", demo_folder, *COLUMNS, *THREADS, *SMALL, "--folder", tmp_path / "run")
     run("sweep", *data)

@@ -97,6 +97,7 @@ def test_lengths_near_the_reference_do_not_depend_on_units(seed):
     assert here @ here == pytest.approx(there @ there, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["anderson", "squarem", "auto"])
 @settings(max_examples=10)
 @given(seeds, families)
@@ -202,6 +203,7 @@ def test_auto_needs_far_fewer_passes_than_em_from_the_same_start(seed):
     assert ended["auto"].history[-1] >= ended["none"].history[-1] - 1e-4
 
 
+@pytest.mark.slow
 def test_every_structure_can_be_accelerated(rng):
     rows = np.vstack([rng.normal(size=(300, 2)), rng.normal(size=(300, 2)) + 4.0])
     for family in FAMILIES:

@@ -135,6 +135,7 @@ def test_keeping_no_items_is_an_error(executor):
         executor.keep(_note, [])
 
 
+@pytest.mark.slow
 def test_what_a_dead_worker_kept_is_computed_again():
     from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
 
@@ -162,6 +163,7 @@ class TestConnect:
         with connect(ClusterSpec(scheduler_file=str(path))) as client:
             assert client.submit(lambda: 7).result() == 7
 
+    @pytest.mark.slow
     def test_a_cluster_class_is_started_with_its_options_and_scaled(self):
         from stream_gmm.execute.dask import ClusterSpec, connect
 
@@ -171,6 +173,7 @@ class TestConnect:
             client.wait_for_workers(1, timeout=30)
             assert len(client.nthreads()) == 1
 
+    @pytest.mark.slow
     def test_an_adaptive_cluster_starts_workers_on_demand(self):
         from stream_gmm.execute.dask import ClusterSpec, connect
 
@@ -180,6 +183,7 @@ class TestConnect:
         with connect(spec) as client:
             assert client.submit(lambda: 7).result() == 7
 
+    @pytest.mark.slow
     def test_an_embedded_cluster_listens_on_the_loopback_address_only(self):
         from stream_gmm.execute.dask import ClusterSpec, connect
 

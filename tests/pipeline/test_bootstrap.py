@@ -136,6 +136,7 @@ def test_wrong_requests_are_refused(model):
 class TestRatio:
     """The likelihood-ratio test of K against K + 1."""
 
+    @pytest.mark.slow
     def test_two_components_are_more_than_one(self):
         found = sg.likelihood_ratio_test(_rows(1), 1, replicates=9, rows=500)
         assert found.p_value == 0.1
@@ -143,14 +144,14 @@ class TestRatio:
 
     @pytest.mark.slow
     def test_under_the_null_it_rarely_rejects(self):
-        """Level 0.1 on ten data sets of one Gaussian each: more than four rejections have a chance of 2e-3."""
+        """Level 0.1 on five data sets of one Gaussian each: more than two rejections have a chance of 9e-3."""
         rejected = sum(
             sg.likelihood_ratio_test(
-                np.random.default_rng(seed).normal(size=(300, 1)), 1, replicates=9, rows=300, random_state=seed
+                np.random.default_rng(seed).normal(size=(300, 1)), 1, replicates=9, random_state=seed
             ).p_value <= 0.1
-            for seed in range(10)
+            for seed in range(5)
         )  # fmt: skip
-        assert rejected <= 4
+        assert rejected <= 2
 
     def test_it_is_the_same_on_any_executor(self):
         a, b = (sg.likelihood_ratio_test(_rows(1), 1, replicates=3, rows=300, client=e)
@@ -167,11 +168,12 @@ class TestRatio:
         """Faithful, VVV: 319.0654 (p = 0.001) for 1 against 2, 6.1305 (p = 0.572) for 2 against 3."""
         (oracle,) = (p for p in MCLUST["published"] if p["id"] == "faithful_book_lrt")
         one, two = (
-            sg.likelihood_ratio_test(rows_of("faithful"), k, "VVV", replicates=19, n_init=2) for k in (1, 2)
-        )  # fmt: skip
+            sg.likelihood_ratio_test(rows_of("faithful"), k, "VVV", replicates=n, n_init=2)
+            for k, n in ((1, 9), (2, 5))
+        )
 
         assert one.statistic == pytest.approx(oracle["lrts"]["1 vs 2"], abs=0.02)
-        assert one.p_value == 0.05
+        assert one.p_value == 0.1
         # A better optimum with three components than mclust's, here and in the simulated data.
         assert two.statistic >= oracle["lrts"]["2 vs 3"] - 0.02
         assert np.median(two.simulated) > oracle["lrts"]["2 vs 3"]

@@ -55,6 +55,7 @@ def test_any_number_of_threads_gives_the_same_bits(data, expected, threads):
     assert _bits(data, ThreadsExecutor(threads)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])  # two: test_every_cache_mode_gives_the_same_bits
 def test_any_number_of_dask_workers_gives_the_same_bits(data, expected, workers):
     with connect(ClusterSpec(n_workers=workers)) as client:
@@ -62,11 +63,13 @@ def test_any_number_of_dask_workers_gives_the_same_bits(data, expected, workers)
         assert _bits(data, DaskExecutor(client)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "memory", "disk"])
 def test_every_cache_mode_gives_the_same_bits(data, expected, executor, cache):
     assert _bits(data, executor, cache=cache) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["quadratic", "sphered", "whitened"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_every_kernel_repeats_itself(data, kernel, dtype):
@@ -79,6 +82,13 @@ def test_mini_batches_repeat_themselves(data):
     assert _bits(data, ThreadsExecutor(3), "minibatch") == _bits(data, SerialExecutor(), "minibatch")
 
 
+@pytest.fixture(scope="module")
+def two_workers():
+    """A cluster whose workers may be killed: others take their place."""
+    with connect(ClusterSpec(n_workers=2)) as client:
+        yield client
+
+
 def _kill_one_worker(client, killed: list[int]) -> None:
     """Send signal 9 to a worker process as soon as a pass has begun: what it kept is lost with it."""
     while not any(k for keys in client.processing().values() for k in keys if "e-step" in str(k)):
@@ -88,13 +98,12 @@ def _kill_one_worker(client, killed: list[int]) -> None:
     killed.append(pid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "memory", "disk"])
-def test_a_worker_killed_with_signal_9_during_a_pass_changes_no_bit(data, expected, cache):
-    with (
-        connect(ClusterSpec(n_workers=2)) as client,
-        connect(ClusterSpec(address=client.scheduler.address)) as watcher,
-    ):
-        client.wait_for_workers(2, timeout=60)
+def test_a_worker_killed_with_signal_9_during_a_pass_changes_no_bit(data, expected, two_workers, cache):
+    client = two_workers
+    client.wait_for_workers(2, timeout=60)
+    with connect(ClusterSpec(address=client.scheduler.address)) as watcher:
         killed: list[int] = []
         killer = threading.Thread(target=_kill_one_worker, args=(watcher, killed))
         killer.start()

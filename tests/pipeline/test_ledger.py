@@ -58,10 +58,11 @@ def _sweep(rows, ledger, ks=(1, 2, 3, 4), die_after=None, **options):
     return sweep(source, ks, NAMES, settings, ThreadsExecutor(2), ledger=profile, on_pass=on_pass, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accel", ["auto", "anderson", "squarem", "none"])
 def test_a_sweep_killed_after_any_pass_resumes_to_the_same_bytes(rows, tmp_path, accel):
     whole = _sweep(rows, None, settings={"accel": accel})
-    for die_after in range(1, min(whole.passes - 1, 8)):
+    for die_after in range(1, min(whole.passes - 1, 8), 1 if accel == "auto" else 3):
         folder = tmp_path / str(die_after)
         with pytest.raises(Killed):
             _sweep(rows, folder, settings={"accel": accel}, die_after=die_after)
@@ -69,6 +70,7 @@ def test_a_sweep_killed_after_any_pass_resumes_to_the_same_bytes(rows, tmp_path,
         assert _bytes(resumed) == _bytes(whole)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_after_every_pass_still_ends_in_the_same_bytes(rows, tmp_path):
     whole = _sweep(rows, None)
     for _ in range(50):

@@ -29,6 +29,7 @@ def swept(request):
     return request.param, {(r["covariance_type"], r["n_components"]): r for r in result.table.to_pylist()}
 
 
+@pytest.mark.slow
 def test_every_bic_of_mclust_is_reached(swept):
     """K = 1 to 1e-6, K = 2 within 0.03, more components: no worse than published + 0.03."""
     name, specs = swept
@@ -50,6 +51,7 @@ def test_every_bic_of_mclust_is_reached(swept):
     assert met == 56
 
 
+@pytest.mark.slow
 def test_the_published_table_of_the_book_is_reached(swept):
     """Printed to one digit, so half a digit on top."""
     name, specs = swept
@@ -70,6 +72,7 @@ def test_the_best_model_of_the_mclust_vignette_is_chosen():
     assert best.criteria.icl <= 2358.389 + 0.03  # of the converged fit; the vignette stops early
 
 
+@pytest.mark.slow
 def test_the_best_model_of_mclust_is_chosen_on_iris_and_faithful(swept):
     name, specs = swept
     best = min(specs.values(), key=lambda c: c["bic"])

@@ -36,7 +36,7 @@ def run(*arguments, code: int = 0) -> str:
             main()
             returned = 0
         except SystemExit as stop:
-            returned = stop.code
+            returned = int(stop.code or 0)
     output = printed.getvalue() + errors.getvalue()
     assert returned == code, output
     return output

@@ -11,7 +11,7 @@ import pytest
 import stream_gmm as sg
 from stream_gmm.core.online import OnlineRule
 from stream_gmm.pipeline.fit.settings import FitOptions, Settings, describe_option
-from stream_gmm.pipeline.job.config import EMConfig
+from stream_gmm.pipeline.job.sections import EMConfig
 
 FIELDS = {f.name: f for f in dataclasses.fields(Settings)}
 

@@ -23,7 +23,7 @@ from stream_gmm.core.estep.kernel_choice import DTYPES, KERNELS
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.errors import did_you_mean, redact_value
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
-from stream_gmm.pipeline.fit.settings import ACCELERATIONS, PROFILES
+from stream_gmm.pipeline.fit.settings import ACCELERATIONS, PROFILES, describe_option
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 
 MOST_COMPONENTS = 10_000
@@ -183,30 +183,22 @@ _NAMES = {
 class EMConfig(Section):
     """How to fit."""
 
-    algorithm: str = Field("auto", description="auto (exact EM, accelerated), em or minibatch")
-    accel: str | None = Field(None, description="Acceleration of exact EM: auto, anderson, squarem, none")
-    n_init: Whole = Field(3, ge=1, description="Restarts on the sample")
-    tol: Number | None = Field(
-        None, ge=0.0, description="Predicted remaining gain to stop at, nats per row; none: 0.1 p / (2 N)"
-    )
-    max_passes: Whole = Field(100, ge=1, description="Largest number of steps on the full data")
-    reg_covar: Number | None = Field(
-        None, ge=0.0, description="Added to the diagonals of the covariances; none: a penalty without units"
-    )
-    prior: Literal["mclust"] | None = Field(
-        None, description="mclust: the conjugate prior of Fraley and Raftery, instead of reg_covar or the penalty"
-    )
-    noise: bool = Field(False, description="One more component, uniform in the box of the data, for stray rows")
-    random_state: Whole = Field(0, ge=0, lt=1 << 63, description="Seed")
-    sample_rows: Whole = Field(50_000, ge=1, description="Rows of the uniform sample")
-    profile: str = Field("full", description="First pass: full, or sample (leaves drawn at random; no full read)")
-    holdout: Number = Field(0.0, ge=0.0, lt=1.0, description="Share of the rows held out of every fit, to judge by")
-    kernel: str = Field(AUTO, description="auto (the fastest that is exact enough), quadratic, sphered or whitened")
-    dtype: str = Field("float64", description="float64, or float32 where its error stays below 1e-3 nats a row")
-    cache: str = Field(AUTO, description="Where decoded rows stay after the first pass: auto, none, memory or disk")
-    cache_bytes: Whole | None = Field(
-        None, ge=0, description="Bytes of decoded rows to keep; none: 1/4 of the workers' memory, or the disk"
-    )
+    algorithm: str = Field("auto", description=describe_option("algorithm"))
+    accel: str | None = Field(None, description=describe_option("accel"))
+    n_init: Whole = Field(3, ge=1, description=describe_option("n_init"))
+    tol: Number | None = Field(None, ge=0.0, description=describe_option("tol"))
+    max_passes: Whole = Field(100, ge=1, description=describe_option("max_passes"))
+    reg_covar: Number | None = Field(None, ge=0.0, description=describe_option("reg_covar"))
+    prior: Literal["mclust"] | None = Field(None, description=describe_option("prior"))
+    noise: bool = Field(False, description=describe_option("noise"))
+    random_state: Whole = Field(0, ge=0, lt=1 << 63, description=describe_option("random_state"))
+    sample_rows: Whole = Field(50_000, ge=1, description=describe_option("sample_rows"))
+    profile: str = Field("full", description=describe_option("profile"))
+    holdout: Number = Field(0.0, ge=0.0, lt=1.0, description=describe_option("holdout"))
+    kernel: str = Field(AUTO, description=describe_option("kernel"))
+    dtype: str = Field("float64", description=describe_option("dtype"))
+    cache: str = Field(AUTO, description=describe_option("cache"))
+    cache_bytes: Whole | None = Field(None, ge=0, description=describe_option("cache_bytes"))
 
     @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile")
     @classmethod

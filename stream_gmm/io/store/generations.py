@@ -35,7 +35,7 @@ def current_state(folder: Path) -> Path:
 
 
 def publish_state(
-    folder: Path, names: Sequence[str], write: Callable[[Path], None], base: Path | None = None
+    folder: Path, names: Sequence[str], write: Callable[[Path], object], base: Path | None = None
 ) -> bool:
     """Replace the files ``names`` of a folder together, in one atomic step.
 

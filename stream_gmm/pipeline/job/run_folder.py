@@ -32,7 +32,7 @@ _REQUIRED = frozenset(
 )
 
 
-def publish_results(folder: Path, write: Callable[[Path], None]) -> None:
+def publish_results(folder: Path, write: Callable[[Path], object]) -> None:
     """Replace all results of a run together: ``write`` puts the new files into the folder it is called with.
 
     Raises
@@ -100,7 +100,7 @@ def update_record(
     folder: Path,
     model_digest: str,
     change: Callable[[dict[str, Any]], None],
-    write: Callable[[Path], None] = lambda _: None,
+    write: Callable[[Path], object] = lambda _: None,
 ) -> bool:
     """Add to the record of the run whose model has this digest, together with the files that ``write`` writes.
 

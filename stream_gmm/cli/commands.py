@@ -46,9 +46,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run a command; an error becomes one message, without credentials, and the documented exit code."""
-    logging.basicConfig(level=logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    handler = logging.StreamHandler()
+    handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import click
 import yaml
@@ -61,7 +61,8 @@ def _variable_name(dotted: str) -> str:
 
 def _union_members(annotation: Any) -> tuple[Any, ...]:
     union = get_origin(annotation) in (Union, types.UnionType)
-    return get_args(annotation) if union else (annotation,)
+    members = get_args(annotation) if union else (annotation,)
+    return tuple(get_args(m)[0] if get_origin(m) is Annotated else m for m in members)
 
 
 def _is_list(field: FieldInfo) -> bool:

@@ -44,7 +44,7 @@ def check_job(config: RunConfig, *, scoring: bool) -> Dataset:
     settings.check_structures([name for _, name in grid])
     if base_criterion(config.choice().criterion) == HELDOUT and not settings.holdout:
         raise ConfigError(
-            f"the criterion {config.sweep.criterion} needs rows that no fit uses: set em.holdout (such as 0.1)."
+            f"the criterion {config.sweep.criterion!r} needs rows held out: set em.holdout, such as 0.1."
         )
     dataset = config.open()
     for key, path in (("output.truth", config.output.truth), ("sweep.match_to", config.sweep.match_to)):

@@ -1,7 +1,7 @@
 """One Dask cluster, one Prefect API and one S3 server for the whole session.
 
-Under pytest-xdist (--dist loadfile) a session is a worker process. All tests that need the Prefect API are in one file,
-so that it is started once; a Dask cluster and an S3 server are started by each worker that meets a test for them.
+Under pytest-xdist (--dist loadfile) a session is a worker process. All tests that need the Prefect API are in one
+file, so that it starts once; a Dask cluster and an S3 server are started by each worker that meets a test for them.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # make demo: the main job on generated data.  make quick: lint, types and the fast tests.  make test: everything.
 PYTHON ?= python3
 BIN := .venv/bin
-# Two worker processes; the tests that share a fixture stay together (tests/conftest.py).
+# Two worker processes, each file on one of them; plain pytest runs in one process.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo quick test lint types imports pytest pytest-quick bench clean
 

@@ -1,7 +1,7 @@
 """One Dask cluster, one Prefect API and one S3 server for the whole session.
 
-Under pytest-xdist a session is a worker process: the tests that need the Prefect API form one group, so that it is
-started once; a Dask cluster and an S3 server are started by each worker that meets a test for them.
+Under pytest-xdist (--dist loadfile) a session is a worker process. All tests that need the Prefect API are in one
+file, so that it starts once; a Dask cluster and an S3 server are started by each worker that meets a test for them.
 """
 
 from __future__ import annotations
@@ -32,18 +32,11 @@ settings.register_profile("quick", settings.get_profile("ci"), max_examples=10)
 settings.load_profile("ci")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """In a worker of pytest-xdist: long tests first, so that none ends late; what shares a fixture together."""
-    if not hasattr(config, "workerinput"):
-        return
-    items.sort(key=lambda item: (item.get_closest_marker("prefect") is None, item.get_closest_marker("slow") is None))
-    for item in items:
-        fixtures = item._fixtureinfo.name2fixturedefs.values()
-        if item.get_closest_marker("prefect"):
-            item.add_marker(pytest.mark.xdist_group("prefect"))
-        elif any(definition.scope == "module" for (*_, definition) in fixtures):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """In a worker of pytest-xdist take the files with long tests first, so that no worker ends late."""
+    if hasattr(config, "workerinput"):
+        waiting, long = ({t.path for t in items if t.get_closest_marker(name)} for name in ("prefect", "slow"))
+        items.sort(key=lambda t: (t.path not in waiting, t.path not in long))
 
 
 @pytest.fixture
@@ -125,6 +118,18 @@ def demo_folder(tmp_path_factory):
     """20,000 rows x 3 columns of a three-component mixture in four files."""
     folder = tmp_path_factory.mktemp("demo")
     demo.write(folder, rows=20_000, columns=3, files=4, components=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder that looks like a checkout, with the small demo data of the README's own command."""
+    from tests.readme import ROOT, run
+
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("configs", "flows", "prefect.yaml"):
+        (folder / name).symlink_to(ROOT / name)
+    run("stream-gmm demo-data demo/data --rows 20000", folder)
     return folder
 
 

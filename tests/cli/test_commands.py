@@ -32,9 +32,9 @@ def run(*arguments, code: int = 0) -> str:
         redirect_stdout(printed),
         redirect_stderr(errors),
     ):
+        returned: object = 0
         try:
             main()
-            returned = 0
         except SystemExit as stop:
             returned = int(stop.code or 0)
     output = printed.getvalue() + errors.getvalue()

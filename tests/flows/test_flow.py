@@ -17,6 +17,7 @@ import pytest
 
 from stream_gmm.errors import InputDataError, StorageError
 from stream_gmm.pipeline.job.config import RunConfig
+from tests.readme import commands, run, start, stop
 from tests.servers import wait_for
 
 pytestmark = pytest.mark.prefect
@@ -153,3 +154,41 @@ def test_a_cron_deployment_really_runs(prefect_api, demo_folder, tmp_path):
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme_for_a_schedule_creates_runs(here, prefect_api):
+    (serve,) = (c for c in commands() if c.startswith("stream-gmm serve"))
+    process = start(serve, here, PREFECT_API_URL=prefect_api)
+    body = {"deployments": {"name": {"any_": ["nightly"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    try:
+        runs = wait_for(lambda: ask(prefect_api, "/flow_runs/filter", body), 120, "the cron schedule makes runs")
+        assert runs[0]["auto_scheduled"]
+    finally:
+        stop(process)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_for_a_work_pool_complete_a_run(here, prefect_api):
+    """Create the pool, deploy, start a worker, and see a run of the deployment succeed."""
+    variables = {"PREFECT_API_URL": prefect_api, "STREAM_GMM_HOME": str(here), "PYTHONPATH": str(ROOT)}
+    create, deploy, worker = (c for c in commands() if c.startswith("prefect ") and "server" not in c)
+    run(create, here, **variables)
+    run(deploy, here, **variables)
+    process = start(worker, here, **variables, PREFECT_WORKER_QUERY_SECONDS="2")
+    config = (
+        '{"name": "pool", "data": {"paths": ["demo/data"], "columns": ["x0", "x1"]}, '
+        '"sweep": {"n_components": [1, 2]}, "cluster": {"executor": "threads"}, "output": {"folder": "runs/pool"}}'
+    )
+    try:
+        run(f"prefect deployment run stream-gmm/nightly --param 'config={config}'", here, **variables)
+        body = {"flow_runs": {"name": {"any_": ["pool"]}}}
+
+        def ended():
+            runs = ask(prefect_api, "/flow_runs/filter", body)
+            return runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED") and runs[0]
+
+        assert wait_for(ended, 180, "the run ends")["state_type"] == "COMPLETED"
+        assert (here / "runs/pool/report.html").exists()
+    finally:
+        stop(process)

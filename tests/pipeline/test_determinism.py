@@ -36,7 +36,7 @@ def data(folder):
 
 def _bits(data, executor, algorithm="em", **options):
     result = sg.sweep(
-        data, [2, 4], NAMES, client=executor, max_passes=4, sample_rows=5000, algorithm=algorithm, **options
+        data, [2, 4], NAMES, client=executor, max_passes=4, sample_rows=2000, algorithm=algorithm, **options
     )
     return [to_bytes(c.result) for c in result.candidates if c.result is not None]
 

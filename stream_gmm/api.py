@@ -146,10 +146,12 @@ def fit(
         algorithm, accel, n_init, tol, max_passes, reg_covar, random_state, sample_rows, profile, outlier_quantile,
         holdout, kernel, dtype, cache, cache_bytes, prior, noise,
     )  # fmt: skip
-    start = init.params if isinstance(init, FitResult) else init
+    source = as_source(data, weight=weight)
+    if isinstance(init, FitResult):
+        init, source = init.params, as_source(source, init.columns) if init.columns else source
     return _fit.fit(
-        as_source(data, weight=weight), n_components, covariance_type, settings, executor_for(client),
-        init=start, listener=progress,
+        source, n_components, covariance_type, settings, executor_for(client),
+        init=init, listener=progress,
     )  # fmt: skip
 
 

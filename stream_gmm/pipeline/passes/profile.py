@@ -16,8 +16,9 @@ from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.cache import NONE, cache_mode_of
-from stream_gmm.io.source.chunks import KINDS, Chunk, split_holdout
-from stream_gmm.io.source.protocols import Leaf, Source
+from stream_gmm.io.source.chunks import Chunk, split_holdout
+from stream_gmm.io.source.decode import KINDS
+from stream_gmm.io.source.protocols import Leaf, Source, read_completely
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 from stream_gmm.pipeline.passes.tasks import PassTasks
 
@@ -26,7 +27,8 @@ from stream_gmm.pipeline.passes.tasks import PassTasks
 class Profile:
     """What one read says of a data set.
 
-    ``rows`` were read and ``used`` can be used; ``bad (D, 3)`` counts nulls, NaNs and infinities;
+    ``rows`` were read and ``used`` can be used; ``bad (D, 4)`` counts nulls, NaNs, infinities and
+    oversized values;
     ``moments`` are those of all usable rows (one component); ``low`` and ``high`` are ``(D,)``.
     """
 
@@ -54,6 +56,8 @@ class Profile:
     """Rows to fit."""
     weight_squares: float = 0.0
     weighted: bool = False
+    data_warnings: tuple[str, ...] = ()
+    """Warnings of the data set: files and columns left out."""
 
     @property
     def is_partial(self) -> bool:
@@ -113,7 +117,7 @@ class Profile:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of any result should know about the data."""
-        out = []
+        out = list(self.data_warnings)
         if self.dropped:
             by_column = ", ".join(
                 f"{name}: " + ", ".join(f"{c} {k}" for k, c in zip(KINDS, row, strict=True) if c)
@@ -216,7 +220,7 @@ def _empty_profile(options: _ProfileTask) -> Profile:
 
 def _profile_leaf(leaf: Leaf, options: _ProfileTask) -> Profile:
     out = _empty_profile(options)
-    for chunk in leaf.chunks():
+    for chunk in read_completely(leaf):
         out = out.merge(_profile_chunk(chunk, options))
     cached_rows = leaf.rows if cache_mode_of(leaf) != NONE else 0
     return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=options.total_rows)
@@ -264,6 +268,12 @@ def profile_rows(
                 remedy="check data.paths, data.columns and data.missing",
             )
         )
+    expected = sum(tasks.rows)
+    if out.rows != expected:
+        raise InputDataError(
+            explain(f"{out.rows} rows were read where the files promise {expected}", remedy="run again")
+        )
+    out = replace(out, data_warnings=source.warnings)
     return out if holdout else _split_off_validation(out, sample_rows)
 
 

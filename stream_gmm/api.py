@@ -148,7 +148,8 @@ def fit(
     )  # fmt: skip
     source = as_source(data, weight=weight)
     if isinstance(init, FitResult):
-        init, source = init.params, as_source(source, init.columns) if init.columns else source
+        source = as_source(source, init.columns)
+        init = init.params
     return _fit.fit(
         source, n_components, covariance_type, settings, executor_for(client),
         init=init, listener=progress,

@@ -59,7 +59,8 @@ def score_rows(density: Density, rows: Array) -> Scores:
     """Score ``rows (N, D)`` of finite values by the route that never cancels.
 
     Where even the log-density of every component underflows (a squared distance above 1.8e308), it is ``-inf``, and
-    the row belongs to the component of smallest Mahalanobis distance, with responsibility 1, or to the noise.
+    the row belongs to the component of smallest Mahalanobis distance (to rounding), with responsibility 1, or to the
+    noise.
     """
     logp = weighted_log_densities(density, rows)
     if not len(logp):

@@ -87,10 +87,12 @@ def fit(
     SingularCovarianceError
         If a covariance cannot be estimated.
     """
-    start = init.params if isinstance(init, FitResult) else init
     settings, source = Settings.from_options(options), as_source(data, weight=weight)
+    if isinstance(init, FitResult):
+        source = as_source(source, init.columns)
+        init = init.params
     return _fit.fit(
-        source, n_components, covariance_type, settings, executor_for(client), init=start, listener=progress
+        source, n_components, covariance_type, settings, executor_for(client), init=init, listener=progress
     )
 
 

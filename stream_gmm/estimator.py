@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,13 @@ from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConfigError, NotFittedError, did_you_mean
+from stream_gmm.errors import ConfigError, InputDataError, NotFittedError, did_you_mean, explain
+from stream_gmm.io.source.chunks import Chunk
 from stream_gmm.io.source.memory import as_source
-from stream_gmm.io.source.protocols import Source
+from stream_gmm.io.source.protocols import Source, read_completely
+
+NOT_SCORED = -2
+"""Label of a row that ``missing="drop"`` leaves out; -1 is noise."""
 
 _FITTED = (
     "weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "converged_", "n_iter_",
@@ -28,8 +32,9 @@ _FITTED = (
 class GaussianMixture:
     """Gaussian mixture with scikit-learn's parameters, attributes and methods.
 
-    ``fit`` and the methods take an array ``(N, D)``, a data frame, a path to Parquet, or a data set
-    from :func:`stream_gmm.open_dataset`; files are read in chunks and never held whole.
+    ``fit`` and the methods take an array ``(N, D)``, a data frame, an Arrow table, a path to Parquet, or a data set
+    from :func:`stream_gmm.open_dataset`; files are read in chunks and never held whole. Whatever has column names is
+    taken by name; the columns of an array must be in the order of the fit.
 
     Parameters
     ----------
@@ -150,13 +155,19 @@ class GaussianMixture:
         """Fit to rows ``X``, with weights ``(N,)`` if there are any; ``y`` is ignored. Returns self."""
         del y
         source = as_source(X, weight=sample_weight)
+        start: MixtureParams | FitResult | None
+        if self.warm_start and hasattr(self, "result_"):
+            start = self.result_
+            source = as_source(source, start.columns)
+        else:
+            start = self._start_params(source)
         self.result_ = api.fit(
             source,
             self.n_components,
             self.covariance_type,
             algorithm=self.algorithm,
             accel=self.accel,
-            init=self._init(source),
+            init=start,
             n_init=self.n_init,
             tol=self.tol,
             max_passes=self.max_iter,
@@ -177,18 +188,13 @@ class GaussianMixture:
             self.feature_names_in_ = self.result_.feature_names_in_
         return self
 
-    def _init(self, source: Source) -> MixtureParams | None:
-        if self.warm_start and hasattr(self, "result_"):
-            return self.result_.params
+    def _start_params(self, source: Source) -> MixtureParams | None:
+        """Return the parameters to start from; what is not given of them comes from a fit on the sample."""
         given = (self.weights_init, self.means_init, self.precisions_init)
         if all(v is None for v in given):
             return None
         if all(v is not None for v in given):
             return api.params_from(*given, self.covariance_type)
-        return self._completed(source)
-
-    def _completed(self, source: Source) -> MixtureParams:
-        """Fill in what of the start is not given from a fit on the sample."""
         start = api.fit(
             source, self.n_components, self.covariance_type,
             n_init=self.n_init, max_passes=1, reg_covar=self.reg_covar, prior=self.prior,
@@ -214,53 +220,90 @@ class GaussianMixture:
             raise NotFittedError("this GaussianMixture is not fitted yet; call fit first.")
         return self.result_
 
-    def _blocks(self, X: Any) -> Iterator[Array]:
-        model = self._model
-        columns = model.columns if not isinstance(X, np.ndarray | list) else ()
-        source = as_source(X, columns)
-        for leaf in source.leaves():
-            for chunk in leaf.chunks():
-                yield chunk.features
+    def _chunks(self, X: Any, sample_weight: Any = None) -> Iterator[Chunk]:
+        """Read ``X`` in the columns of the model: by name, if it has names."""
+        for leaf in as_source(X, self._model.columns, weight=sample_weight).leaves():
+            yield from read_completely(leaf)
+
+    def _score_each(self, X: Any, score: Callable[[Array], Any], not_scored: Any) -> np.ndarray[Any, Any]:
+        """Score every row of ``X``; rows that ``missing="drop"`` leaves out get ``not_scored``."""
+        out = []
+        for chunk in self._chunks(X):
+            values = score(chunk.features)
+            if chunk.keep is not None:
+                usable = values
+                values = np.full((chunk.size, *usable.shape[1:]), not_scored, usable.dtype)
+                values[chunk.keep] = usable
+            out.append(values)
+        return np.concatenate(out) if out else score(np.empty((0, self._model.n_features_in_)))
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
-        """Return the component of highest responsibility ``(N,)``."""
-        return np.concatenate([self._model.predict(b) for b in self._blocks(X)])
+        """Return the component of highest responsibility ``(N,)``, for every row of ``X``.
+
+        -1 is noise; -2 a row that a data set opened with ``missing="drop"`` leaves out.
+
+        Raises
+        ------
+        InputDataError
+            If ``X`` lacks a column of the model, or a value is missing.
+        """
+        return self._score_each(X, self._model.predict, NOT_SCORED)
 
     def predict_proba(self, X: Any) -> Array:
-        """Return responsibilities ``(N, K)``."""
-        return np.concatenate([self._model.predict_proba(b) for b in self._blocks(X)])
+        """Return responsibilities ``(N, K)``; NaN for rows that ``missing="drop"`` leaves out."""
+        return self._score_each(X, self._model.predict_proba, np.nan)
 
     def score_samples(self, X: Any) -> Array:
-        """Return the log-density of each row ``(N,)``."""
-        return np.concatenate([self._model.score_samples(b) for b in self._blocks(X)])
+        """Return the log-density of each row ``(N,)``, in nats; NaN for rows that ``missing="drop"`` leaves out."""
+        return self._score_each(X, self._model.score_samples, np.nan)
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return the mean log-density per row."""
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Return the mean log-density per row, in nats.
+
+        Parameters
+        ----------
+        y
+            Ignored.
+        sample_weight
+            Weights ``(N,)`` of rows in memory. A data set that was opened with weights is weighted by them.
+        """
         del y
-        criteria = self._criteria(X)
+        criteria = self._criteria(X, sample_weight)
         return criteria.loglik / criteria.n_rows
 
-    def _criteria(self, X: Any) -> Criteria:
-        parts = [self._model.evaluate_criteria(b) for b in self._blocks(X)]
-        return Criteria(
+    def _criteria(self, X: Any, sample_weight: Any) -> Criteria:
+        parts = [
+            self._model.evaluate_criteria(chunk.features, chunk.rows[:, -1] if chunk.weighted else None)
+            for chunk in self._chunks(X, sample_weight)
+        ]
+        total = Criteria(
             sum(p.loglik for p in parts),
-            parts[0].n_parameters,
+            self._model.params.n_parameters,
             sum(p.n_rows for p in parts),
             sum(p.entropy for p in parts),
             sum(p.log_max for p in parts),
         )
+        if not total.n_rows:
+            raise InputDataError(
+                explain(
+                    "there is no row to judge the model by",
+                    why="the data are empty, every row has a missing value, or every weight is 0",
+                    remedy="pass other rows",
+                )
+            )
+        return total
 
-    def bic(self, X: Any) -> float:
-        """Return the BIC on ``X``; lower is better."""
-        return self._criteria(X).bic
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
+        """Return the BIC on ``X``, lower is better; weights as in :meth:`score`, their sum is the number of rows."""
+        return self._criteria(X, sample_weight).bic
 
-    def aic(self, X: Any) -> float:
-        """Return the AIC on ``X``; lower is better."""
-        return self._criteria(X).aic
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
+        """Return the AIC on ``X``, lower is better; weights as in :meth:`score`."""
+        return self._criteria(X, sample_weight).aic
 
-    def icl(self, X: Any) -> float:
-        """Return the ICL on ``X``; lower is better."""
-        return self._criteria(X).icl
+    def icl(self, X: Any, sample_weight: Any = None) -> float:
+        """Return the ICL on ``X``, lower is better; weights as in :meth:`score`."""
+        return self._criteria(X, sample_weight).icl
 
     def sample(self, n_samples: int = 1) -> tuple[Array, np.ndarray[Any, Any]]:
         """Draw rows ``(n, D)`` and their components ``(n,)``."""

@@ -9,7 +9,7 @@ from stream_gmm.api import executor_for
 from stream_gmm.core.criteria import CHOICES
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import one_of
+from stream_gmm.errors import ConfigError, explain, one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline.fit.results import recover_settings
@@ -35,7 +35,7 @@ def bootstrap(
     client: Client | Executor | None = None,
     progress: Listener = ignore_progress,
 ) -> BootstrapResult:
-    """Refit a model in bootstrap replicates of all rows, which share every read of the data.
+    """Refit a model in bootstrap replicates of all rows; all replicates share every read of the data.
 
     A replicate weighs every row by a Poisson(1) number from the row's hash, starts at the model, so that
     components keep their numbers, and runs to its own optimum.
@@ -43,11 +43,21 @@ def bootstrap(
     Parameters
     ----------
     model
-        What :func:`fit` or :func:`sweep` found on ``data``.
+        The result of :func:`fit` on ``data``, or the ``best`` of :func:`sweep`.
+    data
+        The data of the fit. Whatever has column names is read by the names of the model's columns; the columns of
+        an array must be in their order.
+    replicates
+        Number of replicates.
     rivals
-        Other models of the same data: how often each would be chosen is ``chosen`` and ``chosen_k`` of the result.
+        Other models of the same data, with the same columns in the same order: how often each would be chosen is
+        ``chosen`` and ``chosen_k`` of the result.
     weight
         Weights of the rows, as in :func:`fit`.
+    criterion
+        What chooses among the model and its rivals: ``"bic"``, ``"aic"``, ``"icl"``.
+    client, progress
+        As in :func:`fit`.
 
     Returns
     -------
@@ -60,6 +70,15 @@ def bootstrap(
         See their descriptions.
     """
     result = model if isinstance(model, FitResult) else model.result_
+    for rival in rivals:
+        if rival.columns != result.columns:
+            raise ConfigError(
+                explain(
+                    f"a rival has the columns {list(rival.columns)}, the model {list(result.columns)}",
+                    why="both are refitted to the same rows",
+                    remedy="fit both to the same columns in the same order",
+                )
+            )
     source = as_source(data, result.columns, weight=weight)
     settings, executor = recover_settings(result), executor_for(client)
     tasks = open_tasks(source, settings, executor)
@@ -87,12 +106,16 @@ def likelihood_ratio_test(
 
     Parameters
     ----------
-    n_components
-        K, of the null hypothesis.
+    data
+        Rows, as in :func:`fit`.
+    n_components, covariance_type
+        K of the null hypothesis, and the covariance structure of both.
     replicates
         Data sets to simulate: the smallest p-value is ``1 / (1 + replicates)``.
     rows
-        Rows of the test. With more rows, smaller departures from K components are found.
+        Rows of the sample. With more rows, the test detects smaller departures from K components.
+    n_init, reg_covar, random_state, client, progress
+        As in :func:`fit`.
 
     Returns
     -------

@@ -11,10 +11,10 @@ import numpy as np
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows, make_online_result
-from stream_gmm.core.result import FitResult, as_rows
+from stream_gmm.core.result import FitResult, as_rows, column_names
 from stream_gmm.errors import InputDataError, NotFittedError
 from stream_gmm.io.sink.stream import arrow_batches, decode_batch
-from stream_gmm.io.source.dataset import numeric_columns
+from stream_gmm.io.source.schema import numeric_columns
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
 
 
@@ -120,14 +120,10 @@ class OnlineGaussianMixture:
             yield chunk.rows
 
     def _plain_rows(self, X: Any) -> Array:
-        if hasattr(X, "columns") and not self._columns:
-            self._columns = tuple(str(c) for c in X.columns)
-        if self.missing != "drop":
-            return as_rows(X, self._columns)
-        values = np.asarray(X[list(self._columns)] if hasattr(X, "columns") else X, dtype=np.float64)
-        kept = values[np.isfinite(values).all(axis=1)]
-        self.rows_dropped_ += len(values) - len(kept)
-        return kept
+        self._columns = self._columns or column_names(X)
+        rows = as_rows(X, self._columns, missing=self.missing)
+        self.rows_dropped_ += len(X) - len(rows)
+        return rows
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state; :meth:`load` goes on from it to the same bits.

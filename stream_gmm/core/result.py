@@ -20,23 +20,29 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import ConfigError, InputDataError, explain
 
+LARGEST = 1e150
+"""Largest absolute value that can be used: a sum of the squares of larger ones overflows."""
 
-def as_rows(data: Any, columns: tuple[str, ...] = ()) -> Array:
-    """Return an array or a data frame as float64 rows ``(N, D)``.
 
-    If ``columns`` are given, those of a data frame are selected by name, in that order.
+def column_names(data: Any) -> tuple[str, ...]:
+    """Return the names of the columns of a data frame or Arrow table; none for anything else."""
+    names = data.column_names if hasattr(data, "column_names") else getattr(data, "columns", ())
+    return tuple(str(name) for name in names)
+
+
+def as_rows(data: Any, columns: tuple[str, ...] = (), missing: str = "error") -> Array:
+    """Return an array, a data frame or an Arrow table as float64 rows ``(N, D)``.
+
+    The columns of frames and tables go by name; those that are not in ``columns`` are left out. With ``missing``
+    ``"drop"``, rows with a value that cannot be used are left out.
 
     Raises
     ------
     InputDataError
-        If a column is missing, the shape is not ``(N, D)``, or a value is NaN or infinite.
+        If a column is missing, there twice or not numeric, the shape is wrong, or a value is NaN, infinite or
+        beyond 1e150.
     """
-    if columns and hasattr(data, "columns"):
-        missing = [c for c in columns if c not in list(data.columns)]
-        if missing:
-            raise InputDataError(explain(f"the frame lacks columns {missing}", why=f"the model has {list(columns)}"))
-        data = data[list(columns)]
-    rows = np.asarray(data, dtype=np.float64)
+    rows = _to_float64(_select_by_name(data, columns))
     if rows.ndim != 2:
         raise InputDataError(
             explain(
@@ -44,15 +50,55 @@ def as_rows(data: Any, columns: tuple[str, ...] = ()) -> Array:
                 remedy="reshape a single column with .reshape(-1, 1)",
             )
         )
-    bad = np.argwhere(~np.isfinite(rows))
+    usable = np.abs(rows) <= LARGEST
+    if missing == "drop":
+        return rows[usable.all(axis=1)]
+    bad = np.argwhere(~usable)
     if len(bad):
+        row, column = (int(i) for i in bad[0])
+        value = rows[row, column]
+        oversized = bool(np.isfinite(value))
         raise InputDataError(
             explain(
-                f"row {bad[0][0]}, column {bad[0][1]} is NaN or infinite ({len(bad)} such values)",
+                f"row {row}, column {column} is {f'{value:.6g}' if oversized else 'NaN or infinite'} "
+                f"({len(bad)} such values)",
+                why=f"squares of values beyond {LARGEST:g} overflow" if oversized else "",
                 remedy="drop or fill these rows, or pass a data set opened with missing='drop'",
             )
         )
     return rows
+
+
+def _select_by_name(data: Any, columns: tuple[str, ...]) -> Any:
+    names = column_names(data)
+    if not names:
+        return data
+    wanted = columns or names
+    wrong = [c for c in wanted if names.count(c) != 1]
+    if wrong:
+        raise InputDataError(
+            explain(
+                f"the frame lacks columns {wrong}, or has them twice",
+                why=f"the model has {list(wanted)}",
+                remedy=f"pass a frame with these columns; this one has {list(names)}",
+            )
+        )
+    if hasattr(data, "column_names"):
+        arrays = [np.asarray(data.column(names.index(c))) for c in wanted]
+    elif hasattr(data, "iloc"):
+        arrays = [np.asarray(data.iloc[:, names.index(c)]) for c in wanted]
+    else:
+        arrays = [np.asarray(data[c]) for c in wanted]
+    return np.column_stack([_to_float64(a, f"column '{c}'") for a, c in zip(arrays, wanted, strict=True)])
+
+
+def _to_float64(values: Any, where: str = "the rows") -> Array:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputDataError(
+            explain(f"{where} cannot be read as numbers", why=str(error), remedy="leave out what is not a number")
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -245,13 +291,20 @@ class FitResult:
         """Return which rows have a log-density below the threshold, as booleans ``(N,)``."""
         return self.score_samples(rows) < self.threshold
 
-    def evaluate_criteria(self, rows: Any) -> Criteria:
-        """Return the criteria of this model on other rows."""
+    def evaluate_criteria(self, rows: Any, weights: Array | None = None) -> Criteria:
+        """Return the criteria of this model on other rows; ``weights (N,)``: how often each row counts."""
         scores = self.scores(rows)
         proba = scores.shares
-        entropy = -float(np.sum(proba * np.log(np.maximum(proba, 1e-300))))
-        log_max = float(np.log(scores.max_proba).sum())
-        return Criteria(float(scores.log_density.sum()), self.params.n_parameters, len(proba), entropy, log_max)
+        plogp = proba * np.log(np.maximum(proba, 1e-300))
+        log_max = np.log(scores.max_proba)
+        loglik, n_rows = scores.log_density, float(len(proba))
+        if weights is not None:
+            some = weights > 0.0  # a row of weight 0 is none, even where its density is 0
+            loglik, plogp, log_max = ((values[some].T * weights[some]).T for values in (loglik, plogp, log_max))
+            n_rows = float(weights.sum())
+        return Criteria(
+            float(loglik.sum()), self.params.n_parameters, n_rows, -float(np.sum(plogp)), float(log_max.sum())
+        )
 
     def bic(self, rows: Any) -> float:
         """Return the BIC on these rows; lower is better."""

@@ -13,7 +13,7 @@ from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.io.sink.stream import WriteTable, decode_batch, record_batches, score_batch
 from stream_gmm.io.source.chunks import Chunk
-from stream_gmm.io.source.dataset import numeric_columns
+from stream_gmm.io.source.schema import numeric_columns
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
 
 SAVE_ROWS = 1_000_000

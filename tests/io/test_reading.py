@@ -190,7 +190,7 @@ class TestMissing:
 
         np.testing.assert_array_equal(chunk.rows, [[1, 1], [3, 3], [6, 6]])
         np.testing.assert_array_equal(chunk.row_numbers, [0, 2, 5])
-        np.testing.assert_array_equal(chunk.bad, [[1, 1, 0], [1, 0, 1]])
+        np.testing.assert_array_equal(chunk.bad, [[1, 1, 0, 0], [1, 0, 1, 0]])
 
     def test_penguins_with_nulls_fit_and_say_so(self):
         data = sg.open_dataset(

@@ -58,17 +58,43 @@ def weighted_log_densities(density: Density, rows: Array) -> Array:
 
 
 def score_rows(density: Density, rows: Array) -> Scores:
-    """Return the scores of ``rows (N, D)`` of finite values, computed by the whitened kernel, which never cancels."""
+    """Return the scores of ``rows (N, D)`` of finite values, computed by the whitened kernel, which never cancels.
+
+    Where even the log-density of every component underflows (a squared distance above 1.8e308), it is ``-inf``, and
+    the row belongs to the component of smallest Mahalanobis distance (to rounding), with responsibility 1, or to the
+    noise.
+    """
     logp = weighted_log_densities(density, rows)
     if not len(logp):
         empty = np.empty(0)
         return Scores(np.empty(0, np.int32), np.empty((0, len(density.log_norm))), empty, empty)
+    remote = ~np.isfinite(logp.max(axis=1))
+    logp[remote] = -np.inf
     log_density = np.asarray(logsumexp(logp, axis=1))
     component = logp.argmax(axis=1)
+    if remote.any():
+        component[remote] = _nearest_components(density, rows[remote])
     assigned = logp[np.arange(len(logp)), component]
     distance = np.maximum(-2.0 * (assigned - density.log_norm[component]), 0.0)
     if density.noisy:
         log_density = np.logaddexp(log_density, density.background)
         component = np.where(density.background > assigned, -1, component)
     noise = np.exp(density.background - log_density) if density.noisy else NO_NOISE
-    return Scores(component.astype(np.int32), np.exp(logp - log_density[:, None]), log_density, distance, noise)
+    # Far from every component -inf stands against -inf; with noise, all of such a row is noise.
+    reference = np.where(np.isfinite(log_density), log_density, 0.0)
+    proba = np.exp(logp - reference[:, None])
+    if not density.noisy:
+        proba[remote, component[remote]] = 1.0
+    return Scores(component.astype(np.int32), proba, log_density, distance, noise)
+
+
+def _nearest_components(density: Density, rows: Array) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Return the component of smallest Mahalanobis distance for rows at which every squared distance overflows."""
+    whitener = density.whitener / np.abs(density.whitener).max()
+    size = np.maximum(np.abs(rows).max(axis=1), np.abs(density.means).max())[:, None, None]
+    offset = rows[:, None, :] / size - density.means / size
+    if whitener.ndim == 2:
+        whitened = offset * whitener
+    else:
+        whitened = np.einsum("nkd,kde->nke", offset, whitener)
+    return np.asarray(np.linalg.norm(whitened, axis=2).argmin(axis=1))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,10 +18,10 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.errors import InputDataError, explain
-from stream_gmm.io.source.files import check_unchanged, is_uri, open_parquet, redact
+from stream_gmm.io.source.decode import KINDS, Locate, decode_values
+from stream_gmm.io.source.files import is_uri, open_parquet, open_unchanged, redact
 from stream_gmm.io.source.parts import Part
-
-KINDS = ("null", "nan", "infinite")
+from stream_gmm.io.source.schema import conform_batch
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Chunk:
     """Consecutive rows of one file.
 
     ``rows (n, D)`` holds those that can be used, column-major. ``keep (N,)`` tells which of the
-    ``size`` rows those are (None: all); ``bad (D, 3)`` counts nulls, NaNs and infinities.
+    ``size`` rows those are (None: all); ``bad (D, 4)`` counts nulls, NaNs, infinities and oversized values.
     """
 
     rows: Array
@@ -103,23 +102,38 @@ def parquet_chunks(part: Part, columns: Sequence[str], missing: str, extra: Sequ
     """Read the row groups of a part in chunks of at most 65,536 rows; small row groups share a chunk.
 
     ``extra`` columns come along undecoded in ``chunk.batch``, and ``chunk.reasons`` then says why a
-    row cannot be used.
+    row cannot be used; of those that the file lacks every value is null.
 
     Raises
     ------
     InputDataError
-        If data is damaged, or a value is missing and ``missing`` is ``"error"``; names file, row
-        group and column.
+        If data is damaged, has fewer rows than the footer says, or was replaced; or a value is missing and
+        ``missing`` is ``"error"``; names file, row group and column.
     """
-    check_unchanged(part.file)
     wanted = list(dict.fromkeys([*columns, *extra]))
     row = part.first_row
-    with open_parquet(part.path) as parquet:
-        for batch in _read_batches(parquet, part, wanted):
-            locate = partial(_locate_row, part)
+    locate = partial(_locate_row, part)
+    with open_unchanged(part.file) as parquet:
+        there = [c for c in wanted if c in parquet.schema_arrow.names]
+        for batch in _read_batches(parquet, part, there):
             chunk = decode_rows(batch, locate, row, columns, missing, file_index=part.file_index, attach=bool(extra))
             row += chunk.size
-            yield chunk
+            conform = extra and part.file.conform
+            yield replace(chunk, batch=_conform(batch, wanted, part)) if conform else chunk
+
+
+def _conform(batch: pa.RecordBatch, wanted: Sequence[str], part: Part) -> pa.RecordBatch:
+    try:
+        return conform_batch(batch, wanted, part.file.conform)
+    except (pa.ArrowException, NotImplementedError) as error:
+        names = [f.name for f in part.file.conform if f.name in wanted]
+        raise InputDataError(
+            explain(
+                f"{redact(part.path)}: columns {names} cannot be passed through with the types of the other files",
+                why=str(error),
+                remedy="leave them out of score.passthrough, or write all files with the same types",
+            )
+        ) from error
 
 
 def read_ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -142,7 +156,11 @@ def _read_batches(parquet: pq.ParquetFile, part: Part, columns: list[str]) -> It
     groups = list(part.row_groups)
     try:
         for run in _group_small_row_groups(part):
-            yield from parquet.iter_batches(CHUNK_ROWS, row_groups=run, columns=columns, use_threads=False)
+            read = 0
+            for batch in parquet.iter_batches(CHUNK_ROWS, row_groups=run, columns=columns, use_threads=False):
+                read += batch.num_rows
+                yield batch
+            _check_row_count(part, run, read)
     except (OSError, pa.ArrowException) as error:
         if is_uri(part.path) and isinstance(error, OSError):
             # May be the network: the executor tries again.
@@ -155,6 +173,21 @@ def _read_batches(parquet: pq.ParquetFile, part: Part, columns: list[str]) -> It
                 remedy="restore the file, or leave it out with data.exclude",
             )
         ) from error
+
+
+def _check_row_count(part: Part, groups: Sequence[int], read: int) -> None:
+    """Refuse row groups that hold fewer rows than the footer says: the reader itself does not mind."""
+    promised = dict(zip(part.row_groups, part.group_rows, strict=True))
+    expected = sum(promised[g] for g in groups)
+    if read != expected:
+        where = f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"
+        raise InputDataError(
+            explain(
+                f"{redact(part.path)}, {where}: {read} rows were read where the footer promises {expected}",
+                why="the file is damaged, or was written by a faulty writer",
+                remedy="rewrite the file, or leave it out with data.exclude",
+            )
+        )
 
 
 def _group_small_row_groups(part: Part) -> Iterator[list[int]]:
@@ -181,43 +214,6 @@ def _find_damage(part: Part, columns: list[str]) -> tuple[int | str, str]:
     return "unknown", "unknown"
 
 
-Locate = Callable[[int], str]
-"""What says in words where a row number is."""
-
-
-def _to_float(column: pa.Array, locate: Locate, first_row: int, name: str) -> NDArray[Any]:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind = column.type
-    if not (pa.types.is_float64(kind) or pa.types.is_float32(kind)):
-        try:
-            column = pc.cast(column, pa.float64())
-        except pa.ArrowInvalid as error:
-            raise InputDataError(
-                explain(
-                    f"{locate(first_row + _find_misfit(column))}, column '{name}': a value does not fit a "
-                    "float64 exactly",
-                    why=str(error),
-                    remedy="leave the column out (is it an identifier?) or convert it to double",
-                )
-            ) from error
-    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return values
-
-
-def _find_misfit(column: pa.Array) -> int:
-    """Return the position of the first value that cannot be cast, by bisection."""
-    low, high = 0, len(column)
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            pc.cast(column[low:middle], pa.float64())
-            low = middle
-        except pa.ArrowInvalid:
-            high = middle
-    return low
-
-
 def decode_rows(
     batch: pa.RecordBatch,
     locate: Locate,
@@ -235,49 +231,8 @@ def decode_rows(
     InputDataError
         If a value cannot be used and ``missing`` is ``"error"``, or does not fit a float64.
     """
-    n, d = batch.num_rows, len(columns)
-    values, clean = np.empty((d, n)), True
-    for j, name in enumerate(columns):
-        values[j] = _to_float(batch.column(name), locate, first_row, name)
-        # Any NaN or infinity makes the sum one; and the column is in the cache now.
-        clean = clean and bool(np.isfinite(values[j].sum()))
-    bad = np.zeros((d, len(KINDS)), np.int64)
+    decoded = decode_values(batch, locate, first_row, columns, missing, attach)
     attached = batch if attach else None
-    if clean:
-        return Chunk(values.T, n, file_index, first_row, None, bad, attached)
-    finite = np.isfinite(values)
-    if finite.all():
-        return Chunk(values.T, n, file_index, first_row, None, bad, attached)
-    for j, name in enumerate(columns):
-        nulls = batch.column(name).null_count
-        bad[j] = nulls, np.isnan(values[j]).sum() - nulls, np.isinf(values[j]).sum()
-    if missing == "error":
-        raise InputDataError(_describe_missing(locate, columns, finite, bad, first_row))
-    keep = np.asarray(finite.all(axis=0))
-    reasons = _explain_missing(batch, columns, values) if attach else None
-    kept = np.ascontiguousarray(values[:, keep])
-    return Chunk(kept.T, n, file_index, first_row, keep, bad, attached, reasons)
-
-
-def _describe_missing(
-    locate: Locate, columns: Sequence[str], finite: NDArray[np.bool_], bad: NDArray[np.int64], first_row: int
-) -> str:
-    j = int(np.flatnonzero(bad.sum(axis=1))[0])
-    row = first_row + int(np.flatnonzero(~finite[j])[0])
-    counts = ", ".join(f"{c} {kind}" for kind, c in zip(KINDS, bad[j], strict=True) if c)
-    return explain(
-        f"{locate(row)}, column '{columns[j]}': {counts} among these rows, the first at row {row} of the input",
-        why="a Gaussian has no density there",
-        remedy="use missing: drop (data.missing, or open_dataset(missing='drop')), or fill the values",
+    return Chunk(
+        decoded.values.T, batch.num_rows, file_index, first_row, decoded.keep, decoded.bad, attached, decoded.reasons
     )
-
-
-def _explain_missing(batch: pa.RecordBatch, columns: Sequence[str], values: Array) -> NDArray[Any]:
-    """Say for each row why it cannot be used (the first column that is to blame); None if it can."""
-    out = np.full(values.shape[1], None, dtype=object)
-    for j in range(len(columns) - 1, -1, -1):
-        null = batch.column(columns[j]).is_null().to_numpy(zero_copy_only=False)
-        nan, infinite = np.isnan(values[j]) & ~null, np.isinf(values[j])
-        for mask, word in ((null, "null"), (nan, "NaN"), (infinite, "infinite value")):
-            out[mask] = f"{word} in {columns[j]}"
-    return out

@@ -15,8 +15,17 @@ import pyarrow.parquet as pq
 
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
-from stream_gmm.io.source.files import SourceFile, drop_excluded, find_files, is_uri, open_parquet, redact
+from stream_gmm.io.source.files import SourceFile, inspect_file, is_uri, redact
+from stream_gmm.io.source.listing import find_files
 from stream_gmm.io.source.parts import Part
+from stream_gmm.io.source.schema import (
+    Features,
+    FileSchema,
+    check_features,
+    choose_features,
+    unite_schemas,
+    with_conform,
+)
 
 # Bytes of float64 in one part (one scored file), and in one task of a pass. They depend on the data
 # alone: were they to depend on the workers, so would the bits of the result.
@@ -74,9 +83,13 @@ class Dataset:
     columns: tuple[str, ...]
     missing: str
     schema: pa.Schema
-    """Schema of the first file; pass-through columns are taken from it."""
+    """All columns of all files, each with a type that holds the values of every file; they can be passed through."""
     weight: str | None = None
     """Column with the weights of the rows."""
+    warnings: tuple[str, ...] = ()
+    """What a reader of any result should know: files and columns left out, columns that some files lack."""
+    clashes: tuple[tuple[str, str], ...] = ()
+    """Columns that cannot be passed through, as their types differ from file to file; each with a message."""
 
     resident: ClassVar[bool] = False
 
@@ -87,13 +100,53 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the manifest (paths, sizes, times of change, rows), columns and policy."""
+        """SHA-256 over the files (paths, sizes, times, footers or ETags, some of the content), columns and policy."""
         weight = (self.weight,) if self.weight else ()
         sha = hashlib.sha256(repr((self.columns, self.missing, *weight)).encode())
         for part in self.parts:
             f = part.file
-            sha.update(repr((f.relative, f.size, f.modified, part.row_groups, part.rows)).encode())
+            identity = (f.relative, f.size, f.modified, f.version, f.content)
+            sha.update(repr((*identity, part.row_groups, part.rows)).encode())
         return sha.hexdigest()
+
+    def with_columns(self, columns: Sequence[str]) -> Dataset:
+        """Return the data set with some of its columns, in the given order.
+
+        Raises
+        ------
+        InputDataError
+            If the data set was opened without one of them; names both lists.
+        """
+        absent = [c for c in columns if c not in self.columns]
+        if absent:
+            raise InputDataError(
+                explain(
+                    f"the model has the columns {list(columns)}, and the data set was opened with "
+                    f"{list(self.columns)}; {absent} are missing",
+                    remedy="open the data set with the model's columns",
+                )
+            )
+        return replace(self, columns=tuple(columns))
+
+    def check_passthrough(self, columns: Iterable[str]) -> None:
+        """Refuse columns that cannot be passed through to a scored output.
+
+        Raises
+        ------
+        ConfigError
+            If no file has one of them; gives the nearest name.
+        InputDataError
+            If files have one with types that have nothing in common; names the files.
+        """
+        clashes, names = dict(self.clashes), self.schema.names
+        for name in columns:
+            if name not in names:
+                raise ConfigError(
+                    f"score.passthrough: no file has a column '{name}'{did_you_mean(name, names)} "
+                    f"There are: {', '.join(names)}."
+                )
+            if name in clashes:
+                raise InputDataError(clashes[name])
 
     def leaves(self) -> list[ParquetLeaf]:
         """Return the tasks of a pass: row groups, collected in order up to a size in bytes."""
@@ -143,13 +196,16 @@ def open_dataset(
     Parameters
     ----------
     paths
-        A file, a folder (searched recursively), a glob pattern (``**`` crosses folders), a URI such
-        as ``s3://bucket/prefix/``, or several of them.
+        A file, a folder (searched recursively for ``.parquet``, ``.parq`` and ``.pq``), a glob pattern
+        (``part-[0-3].parquet``; ``**`` crosses folders), a URI such as ``s3://bucket/prefix/``, or several of them.
+        Below folders and patterns, names that begin with ``_`` or ``.`` and the outputs of earlier runs are skipped.
     columns
-        The numeric columns to be used, in this order. None: all numeric columns of the first file.
+        The numeric columns to be used, in this order. None: all columns that are numeric in every file, except an
+        index of pandas.
     missing
         What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and
-        names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null.
+        names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null. Values
+        beyond 1e150, whose squares overflow, count as missing too.
     exclude
         Shell patterns of relative paths to leave out.
     weight
@@ -158,80 +214,31 @@ def open_dataset(
     Raises
     ------
     InputDataError
-        If nothing is found, a file is not Parquet, or a column is missing or not numeric in a file.
+        If nothing is found, a file is not Parquet, or a column is missing or not numeric in a file; or, where
+        ``columns`` is None, numeric in some files only, or a vector. The order of the files does not matter.
     ConfigError
         If ``missing`` is unknown.
     """
     if missing not in MISSING:
         raise ConfigError(f"missing must be one of {MISSING}, not {missing!r}{did_you_mean(missing, MISSING)}")
     chosen = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files = drop_excluded(find_files(os.fspath(p) for p in chosen), exclude)
-    if not files:
-        raise InputDataError("every file is excluded by data.exclude.")
+    listing = find_files(chosen, exclude)
     with ThreadPoolExecutor(8) as pool:
-        footers = list(pool.map(_read_footer, files))
-    schema = footers[0][1]
-    names = tuple(columns) if columns else tuple(c for c in numeric_columns(schema) if c != weight)
+        footers = list(pool.map(inspect_file, listing.files))
+    schemas = [FileSchema(schema, file, footer.num_rows) for file, footer, schema in footers]
+    features = Features(tuple(columns)) if columns else choose_features(schemas, weight)
+    names = features.columns
     if len(set(names)) != len(names):
         raise ConfigError(f"a column is named twice: {list(names)}.")
-    for file, (_, own) in zip(files, footers, strict=True):
-        _check_columns(file, own, names if weight is None else (*names, weight))
-    parts = _cut_parts(files, [f[0] for f in footers], len(names))
-    return Dataset(tuple(files), parts, names, missing, schema, weight)
+    check_features(schemas, names if weight is None else (*names, weight))
+    common = unite_schemas(schemas)
+    files = tuple(with_conform(file, common, schema) for file, _, schema in footers)
+    parts = _cut_parts(files, [footer for _, footer, _ in footers], len(names))
+    warnings = (*listing.warnings, *features.warnings, *common.warnings)
+    return Dataset(files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()))
 
 
-def _read_footer(file: SourceFile) -> tuple[pq.FileMetaData, pa.Schema]:
-    with open_parquet(file.path) as parquet:
-        return parquet.metadata, parquet.schema_arrow
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def is_numeric(kind: pa.DataType) -> bool:
-    """Return True for the types that can be read as float64."""
-    kind = _value_type(kind)
-    return bool(
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_boolean(kind)
-    )
-
-
-def numeric_columns(schema: pa.Schema) -> tuple[str, ...]:
-    """Return the columns that can be fitted.
-
-    Raises
-    ------
-    InputDataError
-        If there is none.
-    """
-    names = tuple(f.name for f in schema if is_numeric(f.type))
-    if not names:
-        raise InputDataError(f"the data set has no numeric column; it has {schema.names}.")
-    return names
-
-
-def _check_columns(file: SourceFile, schema: pa.Schema, columns: Sequence[str]) -> None:
-    for name in columns:
-        if name not in schema.names:
-            raise InputDataError(
-                f"{redact(file.path)}: there is no column '{name}'{did_you_mean(name, schema.names)} "
-                f"It has: {', '.join(schema.names)}."
-            )
-        kind = schema.field(name).type
-        if not is_numeric(kind):
-            raise InputDataError(
-                explain(
-                    f"{redact(file.path)}: column '{name}' is {kind}, not a number",
-                    remedy="leave it out of data.columns, or convert it where the data is written",
-                )
-            )
-
-
-def _cut_parts(files: list[SourceFile], footers: list[pq.FileMetaData], n_columns: int) -> tuple[Part, ...]:
+def _cut_parts(files: Sequence[SourceFile], footers: list[pq.FileMetaData], n_columns: int) -> tuple[Part, ...]:
     limit = max(1, PART_BYTES // (8 * n_columns))
     out: list[Part] = []
     for file_index, (file, footer) in enumerate(zip(files, footers, strict=True)):

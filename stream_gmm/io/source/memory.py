@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from stream_gmm.core.model.moments import Array
-from stream_gmm.core.result import as_rows
-from stream_gmm.errors import ConfigError
+from stream_gmm.core.result import as_rows, column_names
+from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.io.source.chunks import Chunk, array_chunks
 from stream_gmm.io.source.dataset import Dataset, open_dataset, rows_per_leaf
 from stream_gmm.io.source.parts import Part
@@ -50,6 +50,7 @@ class ArrayDataset:
     weights: Array | None = None
     """Weights ``(N,)`` of the rows."""
     resident: ClassVar[bool] = True
+    warnings: ClassVar[tuple[str, ...]] = ()
 
     @property
     def num_rows(self) -> int:
@@ -71,6 +72,27 @@ class ArrayDataset:
         """Name of the weights, if there are any."""
         return None if self.weights is None else "sample_weight"
 
+    def with_columns(self, columns: Sequence[str]) -> ArrayDataset:
+        """Return the data set with some of its columns, in the given order.
+
+        Raises
+        ------
+        InputDataError
+            If it lacks one of them; names both lists.
+        """
+        absent = [c for c in columns if c not in self.columns]
+        if absent:
+            raise InputDataError(
+                explain(
+                    f"the model has the columns {list(columns)}, and the data have {list(self.columns)}",
+                    remedy="pass data with the model's columns",
+                )
+            )
+        if tuple(columns) == self.columns:
+            return self
+        order = [self.columns.index(c) for c in columns]
+        return replace(self, values=self.values[:, order], columns=tuple(columns))
+
     @cached_property
     def _values(self) -> Array:
         return self.values if self.weights is None else np.column_stack([self.values, self.weights])
@@ -89,25 +111,30 @@ class ArrayDataset:
 
 
 def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", weight: Any = None) -> Source:
-    """Return anything that holds rows as a source: a data set, a path, an array, a data frame.
+    """Return anything that holds rows as a source: a data set, a path, an array, a data frame, an Arrow table.
 
-    ``weight`` is the name of a column of files, or an array ``(N,)`` beside rows in memory.
+    With ``columns``, the source has these columns in this order: whatever has names is taken by name. An array has
+    none, and its columns must be in that order. ``weight`` is the name of a column of files, or an array ``(N,)``
+    beside rows in memory.
 
     Raises
     ------
     ConfigError
         If the weights do not fit the rows.
+    InputDataError
+        If a column is missing, or a value in memory cannot be used.
     """
     if isinstance(data, Dataset | ArrayDataset):
         if weight is not None:
             raise ConfigError("an open data set has its weights already: open_dataset(weight=...).")
-        return data
+        return data.with_columns(columns) if columns else data
     if isinstance(data, str | os.PathLike):
         return open_dataset(data, columns or None, missing=missing, weight=weight)
-    if not columns and hasattr(data, "columns"):
-        columns = tuple(str(c) for c in data.columns)
+    columns = columns or column_names(data)
     rows = as_rows(data, columns)
     names = columns or tuple(f"x{j}" for j in range(rows.shape[1]))
+    if len(names) != rows.shape[1]:
+        raise InputDataError(f"the rows have {rows.shape[1]} columns, the model has {len(names)}: {list(names)}.")
     return ArrayDataset(rows, names, weights=None if weight is None else _check_weights(weight, len(rows)))
 
 

@@ -1,10 +1,11 @@
-"""What a source of rows is, whether files or memory; and what one task of a pass reads."""
+"""What a source of rows is, whether files or memory; what one task of a pass reads, and that it reads all of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.chunks import Chunk
 
 
@@ -17,6 +18,28 @@ class Leaf(Protocol):
 
     def chunks(self) -> Iterator[Chunk]:
         """Read, one bounded chunk at a time."""
+
+
+def read_completely(leaf: Leaf) -> Iterator[Chunk]:
+    """Return the chunks of a leaf, and make sure at its end that they were all of its rows.
+
+    Raises
+    ------
+    InputDataError
+        If rows are missing: no sum over the data may silently miss some.
+    """
+    read = 0
+    for chunk in leaf.chunks():
+        read += chunk.size
+        yield chunk
+    if read != leaf.rows:
+        raise InputDataError(
+            explain(
+                f"{read} rows were read where the footers of the files promise {leaf.rows}",
+                why=f"the task was {leaf!r:.300}",
+                remedy="rewrite the damaged file, or leave it out with data.exclude",
+            )
+        )
 
 
 class Source(Protocol):
@@ -43,8 +66,21 @@ class Source(Protocol):
         """Identity of the rows."""
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of any result should know about the choice of files and columns."""
+
+    @property
     def resident(self) -> bool:
         """True if the rows are in memory anyway."""
+
+    def with_columns(self, columns: Sequence[str]) -> Source:
+        """Return the source with some of its columns, in the given order.
+
+        Raises
+        ------
+        InputDataError
+            If it lacks one of them.
+        """
 
     def leaves(self) -> Sequence[Leaf]:
         """Return the tasks of a pass, in order; a function of the data alone."""

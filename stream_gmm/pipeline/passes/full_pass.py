@@ -19,7 +19,7 @@ from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.chunks import split_holdout
-from stream_gmm.io.source.protocols import Leaf
+from stream_gmm.io.source.protocols import Leaf, read_completely
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 from stream_gmm.pipeline.passes.tasks import PassTasks
@@ -64,12 +64,18 @@ class PassStats:
 
 
 def collect_leaf_stats(leaf: Leaf, shared: _PassShared) -> PassStats:
-    """Return the statistics of the rows of one leaf."""
+    """Return the statistics of the rows of one leaf.
+
+    Raises
+    ------
+    InputDataError
+        If a file has fewer rows than its footer says.
+    """
     batch, no_moments = shared.batch, SuffStats.zero(1, 1, FULL)
     no_groups = tuple(StackedStats.zero(1) for _ in batch.groups)
     no_sums = tuple(np.zeros(len(g.layout.index)) for g in batch.groups)
     out = PassStats(no_groups, no_moments, no_sums)
-    for chunk in leaf.chunks():
+    for chunk in read_completely(leaf):
         part = split_holdout(chunk, shared.holdout)
         rows, heldout = part.rows, part.heldout
         groups = accumulate_stats(batch, rows, part.weights) if len(rows) else no_groups

@@ -16,8 +16,9 @@ from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.cache import NONE, cache_mode_of
-from stream_gmm.io.source.chunks import KINDS, Chunk, split_holdout
-from stream_gmm.io.source.protocols import Leaf, Source
+from stream_gmm.io.source.chunks import Chunk, split_holdout
+from stream_gmm.io.source.decode import KINDS
+from stream_gmm.io.source.protocols import Leaf, Source, read_completely
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 from stream_gmm.pipeline.passes.tasks import PassTasks
 
@@ -33,7 +34,7 @@ class Profile:
     rows, total_rows
         Rows that were read, and rows of the data set.
     bad
-        Counts ``(D, 3)`` of nulls, NaNs and infinities.
+        Counts ``(D, 4)`` of nulls, NaNs, infinities and values whose squares overflow.
     low, high
         Smallest and largest value ``(D,)`` among the rows to fit.
     moments, heldout
@@ -54,6 +55,8 @@ class Profile:
         Sum of the squared weights of the rows to fit.
     weighted
         True if rows have weights.
+    data_warnings
+        Warnings of the data set: files and columns that are left out.
     """
 
     columns: tuple[str, ...]
@@ -73,6 +76,7 @@ class Profile:
     fit_rows: int = 0
     weight_squares: float = 0.0
     weighted: bool = False
+    data_warnings: tuple[str, ...] = ()
 
     @property
     def is_partial(self) -> bool:
@@ -127,7 +131,7 @@ class Profile:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of any result should know about the data."""
-        out = []
+        out = list(self.data_warnings)
         if self.dropped:
             by_column = ", ".join(
                 f"{name}: " + ", ".join(f"{c} {k}" for k, c in zip(KINDS, row, strict=True) if c)
@@ -225,7 +229,7 @@ def _profile_leaf(leaf: Leaf, task: _ProfileTask) -> Profile:
     no_rows = np.empty((0, d + task.weighted))
     no_chunk = Chunk(no_rows, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=task.weighted)
     out = _profile_chunk(no_chunk, task)
-    for chunk in leaf.chunks():
+    for chunk in read_completely(leaf):
         out = out.merge(_profile_chunk(chunk, task))
     cached_rows = leaf.rows if cache_mode_of(leaf) != NONE else 0
     return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=task.total_rows)
@@ -273,6 +277,12 @@ def profile_rows(
                 remedy="check data.paths, data.columns and data.missing",
             )
         )
+    expected = sum(tasks.rows)
+    if out.rows != expected:
+        raise InputDataError(
+            explain(f"{out.rows} rows were read where the files promise {expected}", remedy="run again")
+        )
+    out = replace(out, data_warnings=source.warnings)
     if holdout:
         return out
     sample, validation = out.sample.split_off(sample_rows)

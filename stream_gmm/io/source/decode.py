@@ -1,0 +1,141 @@
+"""Arrow columns -> float64 values, with the policy for missing values applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.result import LARGEST
+from stream_gmm.errors import InputDataError, explain
+
+KINDS = ("null", "nan", "infinite", "oversized")
+"""Why a value cannot be used; oversized: beyond 1e150, so that sums of squares overflow."""
+_REASONS = ("null", "NaN", "infinite value", "oversized value")
+
+Locate = Callable[[int], str]
+"""Returns in words where a row number is."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The values ``(D, n)`` of the usable rows of a batch.
+
+    ``keep (N,)`` marks those rows among all of the batch (None: all are usable); ``bad (D, 4)`` counts the values
+    of each of ``KINDS``; ``reasons (N,)`` says why a row cannot be used.
+    """
+
+    values: Array
+    keep: NDArray[np.bool_] | None
+    bad: NDArray[np.int64]
+    reasons: NDArray[Any] | None = None
+
+
+def decode_values(
+    batch: pa.RecordBatch, locate: Locate, first_row: int, columns: Sequence[str], missing: str, explained: bool
+) -> Decoded:
+    """Return the usable rows of a record batch as float64; ``explained``: with the reasons for the others.
+
+    Raises
+    ------
+    InputDataError
+        If a value cannot be used and ``missing`` is ``"error"``, or does not fit a float64.
+    """
+    n, d = batch.num_rows, len(columns)
+    values, clean = np.empty((d, n)), True
+    with np.errstate(over="ignore"):
+        for j, name in enumerate(columns):
+            values[j] = _to_float(batch.column(name), locate, first_row, name)
+            # One look, while the column is in the cache: NaN and values beyond the limit show in the sum of squares.
+            clean = clean and bool(np.einsum("i,i->", values[j], values[j]) < LARGEST**2)
+    bad = np.zeros((d, len(KINDS)), np.int64)
+    if clean:
+        return Decoded(values, None, bad)
+    usable = np.abs(values) <= LARGEST
+    if usable.all():
+        return Decoded(values, None, bad)
+    for j, name in enumerate(columns):
+        nulls = batch.column(name).null_count
+        nans, infinities = int(np.isnan(values[j]).sum()), int(np.isinf(values[j]).sum())
+        bad[j] = nulls, nans - nulls, infinities, n - int(usable[j].sum()) - nans - infinities
+    if missing == "error":
+        raise InputDataError(_describe_missing(locate, columns, values, usable, bad, first_row))
+    keep = np.asarray(usable.all(axis=0))
+    reasons = _explain_missing(batch, columns, values) if explained else None
+    return Decoded(np.ascontiguousarray(values[:, keep]), keep, bad, reasons)
+
+
+def _to_float(column: pa.Array, locate: Locate, first_row: int, name: str) -> NDArray[Any]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if not (pa.types.is_float64(kind) or pa.types.is_float32(kind)):
+        try:
+            column = pc.cast(column, pa.float64())
+        except pa.ArrowInvalid as error:
+            raise InputDataError(
+                explain(
+                    f"{locate(first_row + _find_misfit(column))}, column '{name}': a value does not fit a "
+                    "float64 exactly",
+                    why=str(error),
+                    remedy="leave the column out (is it an identifier?) or convert it to double",
+                )
+            ) from error
+    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _find_misfit(column: pa.Array) -> int:
+    """Return the position of the first value that cannot be cast, by bisection."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            pc.cast(column[low:middle], pa.float64())
+            low = middle
+        except pa.ArrowInvalid:
+            high = middle
+    return low
+
+
+def _describe_missing(
+    locate: Locate,
+    columns: Sequence[str],
+    values: Array,
+    usable: NDArray[np.bool_],
+    bad: NDArray[np.int64],
+    first_row: int,
+) -> str:
+    j = int(np.flatnonzero(bad.sum(axis=1))[0])
+    position = int(np.flatnonzero(~usable[j])[0])
+    row, value = first_row + position, values[j, position]
+    counts = ", ".join(f"{c} {kind}" for kind, c in zip(KINDS, bad[j], strict=True) if c)
+    oversized = bad[j, -1] > 0
+    example = f" ({value:.6g})" if oversized and np.isfinite(value) else ""
+    return explain(
+        f"{locate(row)}, column '{columns[j]}': {counts} among these rows, the first at row {row} of the input"
+        f"{example}",
+        why="squares of values beyond 1e150 overflow; is it a mark for a missing value?"
+        if oversized
+        else "a Gaussian has no density there",
+        remedy="use missing: drop (data.missing, or open_dataset(missing='drop')), or fill the values",
+    )
+
+
+def _explain_missing(batch: pa.RecordBatch, columns: Sequence[str], values: Array) -> NDArray[Any]:
+    """Say for each row why it cannot be used (the first column that is to blame); None if it can."""
+    out = np.full(values.shape[1], None, dtype=object)
+    for j in range(len(columns) - 1, -1, -1):
+        null = batch.column(columns[j]).is_null().to_numpy(zero_copy_only=False)
+        infinite = np.isinf(values[j])
+        oversized = (np.abs(values[j]) > LARGEST) & ~infinite
+        masks = (null, np.isnan(values[j]) & ~null, infinite, oversized)
+        for mask, word in zip(masks, _REASONS, strict=True):
+            out[mask] = f"{word} in {columns[j]}"
+    return out

@@ -1,0 +1,149 @@
+"""Which columns are fitted and passed through: whatever the order of the files and of the columns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+import stream_gmm as sg
+from stream_gmm.errors import InputDataError
+
+ORDERS = [("1.parquet", "2.parquet"), ("2.parquet", "1.parquet")]
+
+
+def _write_pair(folder, names, first, second):
+    folder.mkdir(exist_ok=True)
+    for name, columns in zip(names, (first, second), strict=True):
+        pq.write_table(pa.table(columns), folder / name)
+    return folder
+
+
+class TestPandasIndex:
+    @pytest.mark.parametrize("index", [np.arange(0, 1000, 2), pd.Index(np.arange(500) ** 2, name="row")])
+    def test_the_index_of_a_frame_is_not_fitted(self, tmp_path, rng, index):
+        frame = pd.DataFrame(rng.normal(size=(500, 2)), columns=["x", "y"], index=index)
+        frame.to_parquet(tmp_path / "a.parquet")
+        assert len(pq.read_schema(tmp_path / "a.parquet").names) == 3
+        data = sg.open_dataset(tmp_path)
+
+        assert list(data.columns) == list(pd.read_parquet(tmp_path / "a.parquet").columns)
+        assert "index of a pandas frame" in sg.fit(data, 1).warnings[0]
+
+    def test_an_index_that_is_named_is_fitted(self, tmp_path):
+        pd.DataFrame({"x": [1.0, 2.0]}, index=pd.Index([3, 9], name="k")).to_parquet(tmp_path / "a.parquet")
+
+        assert sg.open_dataset(tmp_path, columns=["k", "x"]).columns == ("k", "x")
+
+    def test_a_table_of_a_stream(self, rng):
+        frame = pd.DataFrame(rng.normal(size=(1000, 2)), columns=["x", "y"], index=np.arange(0, 2000, 2))
+        stream = sg.OnlineGaussianMixture(1).partial_fit(pa.Table.from_pandas(frame))
+
+        assert stream.result_.columns == ("x", "y")
+
+
+class TestEveryFileHasASay:
+    X = np.arange(50.0)
+
+    @pytest.mark.parametrize("names", ORDERS)
+    @pytest.mark.parametrize(
+        "other",
+        [{"x": X}, {"x": X, "y": ["a"] * 50}, {"x": X, "y": [[1.0, 2.0]] * 50}],
+        ids=["absent", "string", "list"],
+    )
+    def test_a_column_that_is_a_number_in_one_file_only_is_an_error(self, tmp_path, names, other):
+        folder = _write_pair(tmp_path / "in", names, {"x": self.X, "y": self.X}, other)
+        with pytest.raises(InputDataError, match=f"{folder / names[1]}: column 'y' .*data.columns"):
+            sg.open_dataset(folder)
+        assert sg.open_dataset(folder, columns=["x"]).num_rows == 100
+
+    @pytest.mark.parametrize("names", ORDERS)
+    def test_a_column_without_values_in_one_file_is_fitted(self, tmp_path, names):
+        folder = _write_pair(tmp_path / "in", names, {"x": self.X, "y": pa.nulls(50)}, {"x": self.X, "y": self.X})
+        dropped = sg.open_dataset(folder, missing="drop")
+
+        assert dropped.columns == ("x", "y")
+        assert sg.fit(dropped, 1).criteria.n_rows == 50
+        with pytest.raises(InputDataError, match=f"{folder / names[0]}, row group 0, column 'y': 50 null"):
+            sg.fit(folder, 1)
+
+    def test_a_column_without_values_in_any_file_is_named(self, tmp_path):
+        folder = _write_pair(tmp_path / "in", ORDERS[0], *[{"x": self.X, "y": pa.nulls(50)}] * 2)
+
+        assert "['y'] hold no value in any file" in sg.open_dataset(folder).warnings[0]
+        with pytest.raises(InputDataError, match="column 'y' is null, not a number"):
+            sg.open_dataset(folder, columns=["x", "y"])
+
+    def test_a_name_that_is_there_twice_is_refused(self, tmp_path):
+        table = pa.Table.from_arrays([pa.array([1.0, 2.0])] * 3, names=["a", "b", "a"])
+        pq.write_table(table, tmp_path / "a.parquet")
+        for columns in (None, ["a", "b"]):
+            with pytest.raises(InputDataError, match="a.parquet: .*'a'"):
+                sg.open_dataset(tmp_path, columns=columns)
+
+
+class TestPassthrough:
+    """What the files have not in common, against pyarrow's own union of their schemas."""
+
+    @pytest.mark.parametrize("names", ORDERS)
+    def test_columns_that_some_files_lack_are_null_there(self, tmp_path, names, rng):
+        one = {"x": rng.normal(size=80), "key": np.arange(80, dtype=np.int32), "old": ["o"] * 80}
+        two = {"x": rng.normal(size=60), "new": [True] * 60, "key": np.arange(60, dtype=np.int64)}
+        folder = _write_pair(tmp_path / "in", names, one, two)
+        data = sg.open_dataset(folder, columns=["x"])
+        assert any("'new' is not in 1 of 2 files" in w and "80 rows" in w for w in data.warnings)
+        assert any("'old' is not in 1 of 2 files" in w and "60 rows" in w for w in data.warnings)
+        sg.score(sg.fit(data, 1), data, tmp_path / "out")
+
+        schemas = [pq.read_schema(folder / n) for n in sorted(names)]
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        expected = pads.dataset(folder, schema=schema, format="parquet").to_table()
+        scored = pq.read_table(tmp_path / "out").select(schema.names)
+        assert scored.to_pylist() == expected.to_pylist()
+        assert set(zip(scored.schema.names, scored.schema.types, strict=True)) == set(
+            zip(schema.names, schema.types, strict=True)
+        )
+
+    @pytest.mark.parametrize("names", ORDERS)
+    def test_types_with_nothing_in_common_are_refused_by_name(self, tmp_path, names):
+        x = np.arange(20.0)
+        folder = _write_pair(tmp_path / "in", names, {"x": x, "k": np.arange(20)}, {"x": x, "k": ["a"] * 20})
+        data = sg.open_dataset(folder, columns=["x"])
+        with pytest.raises(
+            InputDataError, match=r"column 'k' is (string|int64), and (string|int64) in .*passthrough"
+        ):
+            data.check_passthrough(["x", "k"])
+        data.check_passthrough(["x"])
+        with pytest.raises(sg.errors.ConfigError, match="no file has a column 'kk'; did you mean 'k'"):
+            data.check_passthrough(["kk"])
+        model = sg.fit(data, 1)
+        assert sg.score(model, data, tmp_path / "out", passthrough=["x"]).rows == 40
+
+
+class TestVectors:
+    SPARK = pa.struct(
+        [
+            ("type", pa.int8()), ("size", pa.int32()),
+            ("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float64())),
+        ]
+    )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "kind", [pa.list_(pa.float64()), pa.large_list(pa.int32()), pa.list_(pa.float32(), 3), SPARK], ids=str
+    )
+    def test_a_vector_column_is_an_error_and_the_remedies_work(self, tmp_path, kind):
+        value = (
+            {"type": 1, "size": 3, "indices": None, "values": [1.0, 2.0, 3.0]} if kind == self.SPARK else [1, 2, 3]
+        )
+        table = pa.table({"x": [1.0, 2.0], "features": pa.array([value, value], kind)})
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(InputDataError, match="a.parquet: column 'features' is .*, a vector.*data.columns"):
+            sg.open_dataset(tmp_path)
+        with pytest.raises(InputDataError, match="column 'features' is"):
+            sg.open_dataset(tmp_path, columns=["features"])
+        assert sg.open_dataset(tmp_path, columns=["x"]).num_rows == 2
+        with pytest.raises(InputDataError, match="a vector"):
+            sg.OnlineGaussianMixture(1).partial_fit(table)

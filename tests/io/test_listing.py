@@ -1,0 +1,194 @@
+"""Which files are read: patterns as in pathlib and fsspec, known endings, never our own output."""
+
+from __future__ import annotations
+
+import os
+from itertools import product
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import stream_gmm as sg
+from stream_gmm.errors import ConfigError, InputDataError
+from stream_gmm.io.source.listing import check_output_apart, find_files, match_pattern
+
+NAMES = [f"part-{i}.parquet" for i in range(6)] + ["part-10.parquet", "other.parquet", "a]b.parquet", "x-y.parquet"]
+FOLDERS = ["", "day=1/", "day=2/", "day=2/deep/er/", "a.b/"]
+PATTERNS = [
+    "part-[0-3].parquet", "part-[!0].parquet", "part-[!0-2].parquet", "part-[135].parquet", "part-?.parquet",
+    "part-*.parquet", "*.parquet", "[a-o]*.parquet", "a[]]b.parquet", "x[-a]y.parquet", "x[a-]y.parquet",
+    "part-[0-24].parquet", "part-[[]*", "part-[.parquet", "*[0-9].parquet",
+]  # fmt: skip
+PREFIXES = ["", "*/", "**/", "day=[12]/", "day=[!1]/", "day=?/**/", "**/er/", "*.b/"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tree")
+    table = pa.table({"x": [1.0]})
+    for folder, name in product(FOLDERS, NAMES):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, root / folder / name)
+    return root
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_pattern_selects_what_pathlib_selects(tree, prefix):
+    for pattern in (prefix + p for p in PATTERNS):
+        expected = {str(p) for p in tree.glob(pattern) if p.is_file()}
+        if expected:
+            assert {f.path for f in find_files([f"{tree}/{pattern}"]).files} == expected, pattern
+        else:
+            with pytest.raises(InputDataError, match="no Parquet file matches"):
+                find_files([f"{tree}/{pattern}"])
+
+
+def test_keys_of_an_object_store_match_as_in_fsspec():
+    memory = fsspec.filesystem("memory")
+    keys = [f"bucket/{folder}{name}" for folder, name in product(FOLDERS, NAMES)]
+    for key in keys:
+        memory.pipe_file(f"/{key}", b"")
+    for pattern in (f"bucket/{prefix}{p}" for prefix, p in product(PREFIXES, PATTERNS)):
+        expected = {k.lstrip("/") for k in memory.glob(f"/{pattern}")}
+        assert {k for k in keys if match_pattern(k, pattern)} == expected, pattern
+    memory.rm("/bucket", recursive=True)
+
+
+def test_patterns_of_an_object_store_read_the_same_files(s3):
+    s3.create_dir("bucket-glob")
+    for i in range(5):
+        pq.write_table(pa.table({"x": [float(i)]}), f"bucket-glob/in/part-{i}.parquet", filesystem=s3)
+
+    def numbers(pattern):
+        return [f.relative[5] for f in find_files([f"s3://bucket-glob/in/{pattern}"]).files]
+
+    assert numbers("part-[0-3].parquet") == list("0123")
+    assert numbers("part-[!0].parquet") == list("1234")
+    assert numbers("part-?.parquet") == list("01234")
+
+
+def test_two_stars_beside_other_characters_are_refused_as_in_pathlib(tree):
+    with pytest.raises(ValueError, match=r"\*\*"):
+        list(tree.glob("a**.parquet"))
+    with pytest.raises(InputDataError, match=r"'\*\*' beside other characters.*write"):
+        find_files([f"{tree}/**.parquet"])
+
+
+class TestEndings:
+    @pytest.fixture
+    def mixed(self, tmp_path):
+        for i, name in enumerate(["a.parquet", "b.parq", "c.pq", "d.PARQUET", "e.Pq", "part-00000", "f.snappy"]):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            pq.write_table(pa.table({"x": np.arange(100.0) + i}), tmp_path / "in" / name)
+        (tmp_path / "in" / "README").write_text("not data")
+        (tmp_path / "in" / "_SUCCESS").write_text("")
+        return tmp_path / "in"
+
+    def test_known_endings_are_read_in_any_case_and_the_others_are_named(self, mixed):
+        data = sg.open_dataset(mixed)
+
+        assert [f.relative for f in data.files] == ["a.parquet", "b.parq", "c.pq", "d.PARQUET", "e.Pq"]
+        (warning,) = data.warnings
+        assert "2 files" in warning
+        assert "f.snappy, part-00000" in warning
+        assert warning in sg.fit(data, 1).warnings
+        assert warning in sg.sweep(data, [1], "full").warnings
+
+    def test_the_remedy_works(self, mixed):
+        assert sg.open_dataset([mixed, mixed / "part-00000", mixed / "f.snappy"]).num_rows == 700
+
+    def test_a_folder_with_no_known_ending_names_the_files_in_its_error(self, tmp_path):
+        pq.write_table(pa.table({"x": [1.0]}), tmp_path / "part-0")
+        with pytest.raises(InputDataError, match="begin as Parquet does .part-0."):
+            sg.open_dataset(tmp_path)
+
+    def test_an_object_store(self, s3):
+        s3.create_dir("bucket-endings")
+        for name in ("a.PARQUET", "b.pq", "part-0"):
+            pq.write_table(pa.table({"x": [1.0]}), f"bucket-endings/in/{name}", filesystem=s3)
+        data = sg.open_dataset("s3://bucket-endings/in")
+
+        assert [f.relative for f in data.files] == ["a.PARQUET", "b.pq"]
+        assert "1 files below s3://bucket-endings/in" in data.warnings[0]
+
+    def test_links_to_folders_elsewhere_are_named(self, tmp_path):
+        for name in ("in", "elsewhere"):
+            (tmp_path / name).mkdir()
+            pq.write_table(pa.table({"x": [1.0]}), tmp_path / name / "a.parquet")
+        os.symlink(tmp_path / "elsewhere", tmp_path / "in" / "link")
+
+        assert "1 links" in sg.open_dataset(tmp_path / "in").warnings[0]
+
+
+class TestOwnOutput:
+    @pytest.fixture
+    def published(self, tmp_path, rng):
+        """600 rows in in/, and their scores below in/."""
+        for i in range(2):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            table = pa.table({"x": rng.normal(size=300), "y": rng.normal(size=300)})
+            pq.write_table(table, tmp_path / "in" / f"part-{i}.parquet")
+        model = sg.fit(tmp_path / "in", 1)
+        sg.score(model, sg.open_dataset(tmp_path / "in"), tmp_path / "in" / "out" / "scored")
+        return tmp_path / "in"
+
+    @pytest.mark.parametrize("pattern", ["", "/**/part-*.parquet", "/**", "/*/*/*.parquet"])
+    def test_scores_below_the_input_are_not_read(self, published, pattern):
+        assert len(list(published.glob("**/part-*.parquet"))) == 4
+        if pattern == "/*/*/*.parquet":
+            with pytest.raises(InputDataError, match="2 files .* output of earlier runs .out/scored."):
+                sg.open_dataset(f"{published}{pattern}")
+            return
+        data = sg.open_dataset(f"{published}{pattern}")
+
+        assert data.num_rows == 600
+        assert "2 files" in data.warnings[0]
+        assert "out/scored" in data.warnings[0]
+
+    def test_a_staging_folder_is_not_read(self, published):
+        staging = published / "out" / "._scored.0123456789abcdef.staging"
+        os.rename(published / "out" / "scored", staging)
+        (staging / "_manifest.json").unlink()
+
+        assert sg.open_dataset(f"{published}/**/part-*.parquet").num_rows == 600
+
+    def test_a_run_folder_is_not_read(self, published):
+        run = published / "run"
+        run.mkdir()
+        for name in ("sweep.parquet", "sample.parquet", "bootstrap.parquet"):
+            pq.write_table(pa.table({"x": [1.0], "y": [1.0]}), run / name)
+        (run / "run.json").write_text("{}")
+
+        assert sg.open_dataset(published).num_rows == 600
+
+    def test_what_is_named_is_read(self, published):
+        assert sg.open_dataset(published / "out" / "scored", columns=["x"]).num_rows == 600
+
+    def test_a_manifest_of_another_program_hides_nothing(self, published):
+        (published / "out" / "scored" / "_manifest.json").write_text('{"files": []}')
+        assert sg.open_dataset(f"{published}/**/part-*.parquet", columns=["x"]).num_rows == 1200
+
+    def test_an_output_that_is_or_holds_an_input_is_refused(self, published, tmp_path):
+        inputs = ["in", "in/part-0.parquet", "in/*.parquet", "in/**/part-[0-9].parquet"]
+        for path in inputs:
+            with pytest.raises(ConfigError, match="the output folder .* the input .*write to another folder"):
+                check_output_apart([tmp_path / path], tmp_path / "in")
+            with pytest.raises(ConfigError, match="holds the input"):
+                check_output_apart([str(tmp_path / path)], tmp_path)
+            check_output_apart([tmp_path / path], tmp_path / "in" / "out")
+            check_output_apart([tmp_path / path], tmp_path / "elsewhere")
+        os.symlink(tmp_path / "in", tmp_path / "alias")
+        with pytest.raises(ConfigError, match="is the input"):
+            check_output_apart([tmp_path / "in"], tmp_path / "alias")
+        check_output_apart(["s3://bucket/in"], tmp_path / "in")
+
+
+def test_a_path_with_wild_cards_in_its_name_is_taken_literally(tmp_path):
+    path = Path(tmp_path / "a[1].parquet")
+    pq.write_table(pa.table({"x": [1.0, 2.0]}), path)
+
+    assert sg.open_dataset(path).num_rows == 2

@@ -45,8 +45,8 @@ class OnlineGaussianMixture:
     ----------
     weights_, means_, covariances_, precisions_cholesky_
         As in scikit-learn, once the first fit is made.
-    rows_seen_, rows_behind_, n_steps_
-        Rows taken in; effective rows that stand behind the model (Kish); steps made.
+    rows_seen_, effective_rows_, n_steps_
+        Rows taken in; effective number of rows in the statistics of the model (Kish); steps made.
     result_ : FitResult
 
     Examples

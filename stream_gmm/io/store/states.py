@@ -49,7 +49,7 @@ def save_state(saved: SavedStream, path: str | os.PathLike[str]) -> Path:
         "rule": {**asdict(rule), "family": rule.family.name},
         "counts": {name: getattr(state, name) for name in _COUNTS},
         # JSON keeps no infinities; hexadecimal keeps every bit.
-        "numbers": {name: float(getattr(state, name)).hex() for name in _NUMBERS},
+        "numbers": {key: float(getattr(state, name)).hex() for key, name in _NUMBERS.items()},
         "report": asdict(state.report),
     }
     arrays: dict[str, Any] = {"pending": np.ascontiguousarray(state.pending_rows)}
@@ -63,7 +63,10 @@ def save_state(saved: SavedStream, path: str | os.PathLike[str]) -> Path:
 
 
 _COUNTS = ("step", "rows_seen", "relocations")
-_NUMBERS = ("rows_behind", "loglik", "scored_rows", "threshold")
+_NUMBERS = {
+    "rows_behind": "effective_rows", "loglik": "loglik", "scored_rows": "scored_rows", "threshold": "threshold",
+}  # fmt: skip
+"""Keys of the file, and the attributes of the state that they hold; keys keep the names that older files have."""
 _SCALARS = ("rows", "loglik", "entropy", "log_max")
 
 
@@ -93,7 +96,7 @@ def _decode_stats(name: str, arrays: dict[str, Any], moments: Moments) -> SuffSt
 def _build_state(header: dict[str, Any], arrays: dict[str, Any]) -> SavedStream:
     family = family_named(header["rule"]["family"])
     rule = OnlineRule(**{**header["rule"], "family": family})
-    numbers: dict[str, Any] = {name: float.fromhex(value) for name, value in header["numbers"].items()}
+    numbers: dict[str, Any] = {_NUMBERS[key]: float.fromhex(value) for key, value in header["numbers"].items()}
     report = MStepReport(**{k: tuple(v) for k, v in header["report"].items()})
     fitted: dict[str, Any] = {}
     if "weights" in arrays:

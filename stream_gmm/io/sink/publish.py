@@ -100,7 +100,7 @@ def check_target(target: Path, inputs: list[str]) -> None:
     manifest = read_manifest(target) if target.is_dir() else None
     foreign = sorted(list_files(target)) if target.is_dir() else [target.name]
     if manifest is not None:
-        listed = {part.get("path") for part in manifest.get("parts", []) if isinstance(part, dict)}
+        listed = {part.get("path") for part in manifest.get("parts") or () if isinstance(part, dict)}
         foreign = [f for f in foreign if f not in listed and not f.rsplit("/", 1)[-1].startswith((".", "_"))]
     if foreign:
         raise StorageError(

@@ -6,7 +6,6 @@ The right values come from scikit-learn, from arrays in the right order, and fro
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +13,8 @@ from sklearn.mixture import GaussianMixture as SkGaussianMixture
 
 import stream_gmm as sg
 from stream_gmm.errors import ConfigError, InputDataError
+
+pd = pytest.importorskip("pandas")
 
 NAMES = ["height", "weight", "age"]
 
@@ -153,7 +154,7 @@ def test_every_row_has_an_answer_where_rows_are_dropped(fitted, rows, tmp_path):
 def test_streams_take_frames_by_name(rows):
     frame = pd.DataFrame(np.tile(rows, (4, 1)), columns=NAMES)
     straight = sg.OnlineGaussianMixture(2, warmup_rows=500, step_rows=500).partial_fit(frame)
-    turned = sg.OnlineGaussianMixture(2, missing="drop", warmup_rows=500, step_rows=500).partial_fit(frame[:500])
+    turned = sg.OnlineGaussianMixture(2, warmup_rows=500, step_rows=500, missing="drop").partial_fit(frame[:500])
     for lo in (500, 1000, 1500):
         part = frame[lo : lo + 500][["age", "height", "weight"]]
         turned.partial_fit(pa.Table.from_pandas(part, preserve_index=True) if lo == 1000 else part)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
@@ -11,6 +10,8 @@ import pytest
 
 import stream_gmm as sg
 from stream_gmm.errors import InputDataError
+
+pd = pytest.importorskip("pandas")
 
 ORDERS = [("1.parquet", "2.parquet"), ("2.parquet", "1.parquet")]
 

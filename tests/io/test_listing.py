@@ -6,7 +6,6 @@ import os
 from itertools import product
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +14,8 @@ import pytest
 import stream_gmm as sg
 from stream_gmm.errors import ConfigError, InputDataError
 from stream_gmm.io.source.listing import check_output_apart, find_files, match_pattern
+
+fsspec = pytest.importorskip("fsspec")
 
 NAMES = [f"part-{i}.parquet" for i in range(6)] + ["part-10.parquet", "other.parquet", "a]b.parquet", "x-y.parquet"]
 FOLDERS = ["", "day=1/", "day=2/", "day=2/deep/er/", "a.b/"]

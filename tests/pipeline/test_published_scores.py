@@ -125,7 +125,7 @@ def test_the_staging_folder_of_a_living_job_stays(model, data, demo_folder, tmp_
 
 def test_what_a_kill_after_the_exchange_leaves_is_removed(model, data, tmp_path, monkeypatch):
     sg.score(sg.fit(data, 2, "diag"), data, tmp_path / "scored")
-    monkeypatch.setattr(publishing.shutil, "rmtree", lambda *_, **__: None)  # as if killed before it
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # as if killed before it
     sg.score(model, data, tmp_path / "scored")
     monkeypatch.undo()
     assert len(_leftovers(tmp_path)) == 1

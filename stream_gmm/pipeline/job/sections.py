@@ -200,7 +200,9 @@ class EMConfig(Section):
     random_state: Whole = Field(0, ge=0, lt=1 << 63, description="Seed")
     sample_rows: Whole = Field(50_000, ge=1, description="Rows of the uniform sample")
     profile: str = Field("full", description="First pass: full, or sample (leaves drawn at random; no full read)")
-    holdout: Number = Field(0.0, ge=0.0, lt=1.0, description="Share of the rows held out of every fit, to judge by")
+    holdout: Number = Field(
+        0.0, ge=0.0, lt=1.0, description="Share of the rows held out of every fit, as validation rows"
+    )
     kernel: str = Field(AUTO, description="auto (the fastest that is exact enough), quadratic, sphered or whitened")
     dtype: str = Field("float64", description="float64, or float32 where its error stays below 1e-3 nats a row")
     cache: str = Field(AUTO, description="Where decoded rows stay after the first pass: auto, none, memory or disk")

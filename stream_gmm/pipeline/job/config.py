@@ -87,7 +87,7 @@ def _read_yaml(path: str | Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = yaml.load(Path(path).read_text(), _DistinctKeysLoader)
+        content = _DistinctKeysLoader(Path(path).read_text()).get_single_data()
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

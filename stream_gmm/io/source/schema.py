@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stream_gmm.errors import InputDataError, did_you_mean, explain
-from stream_gmm.io.source.files import SourceFile, redact
+from stream_gmm.io.source.files import SourceFile, open_unchanged, redact
 
 _INDEX_NAME = re.compile(r"__index_level_\d+__")
 
@@ -296,7 +295,14 @@ def with_conform(file: SourceFile, common: CommonSchema, schema: pa.Schema) -> S
     return replace(file, conform=conform) if conform else file
 
 
-def read_schema(parquet: pq.ParquetFile, file: SourceFile, columns: Sequence[str]) -> pa.Schema:
-    """Return the columns of a file as they are passed through."""
-    empty = pa.RecordBatch.from_pylist([], schema=parquet.schema_arrow)
-    return conform_batch(empty, columns, file.conform).schema
+def read_schema(file: SourceFile, columns: Sequence[str]) -> pa.Schema:
+    """Return the columns of a file as they are passed through.
+
+    Raises
+    ------
+    InputDataError
+        If the file cannot be opened, or was replaced.
+    """
+    with open_unchanged(file) as parquet:
+        batch = pa.RecordBatch.from_pylist([], schema=parquet.schema_arrow)
+    return conform_batch(batch, columns, file.conform).schema

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.errors import ConfigError, InputDataError
-from stream_gmm.io.source.listing import check_output_apart, find_files, match_pattern
+from stream_gmm.errors import InputDataError
+from stream_gmm.io.source.listing import find_files, match_pattern
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -172,20 +172,6 @@ class TestOwnOutput:
     def test_a_manifest_of_another_program_hides_nothing(self, published):
         (published / "out" / "scored" / "_manifest.json").write_text('{"files": []}')
         assert sg.open_dataset(f"{published}/**/part-*.parquet", columns=["x"]).num_rows == 1200
-
-    def test_an_output_that_is_or_holds_an_input_is_refused(self, published, tmp_path):
-        inputs = ["in", "in/part-0.parquet", "in/*.parquet", "in/**/part-[0-9].parquet"]
-        for path in inputs:
-            with pytest.raises(ConfigError, match="the output folder .* the input .*write to another folder"):
-                check_output_apart([tmp_path / path], tmp_path / "in")
-            with pytest.raises(ConfigError, match="holds the input"):
-                check_output_apart([str(tmp_path / path)], tmp_path)
-            check_output_apart([tmp_path / path], tmp_path / "in" / "out")
-            check_output_apart([tmp_path / path], tmp_path / "elsewhere")
-        os.symlink(tmp_path / "in", tmp_path / "alias")
-        with pytest.raises(ConfigError, match="is the input"):
-            check_output_apart([tmp_path / "in"], tmp_path / "alias")
-        check_output_apart(["s3://bucket/in"], tmp_path / "in")
 
 
 def test_a_path_with_wild_cards_in_its_name_is_taken_literally(tmp_path):

@@ -97,7 +97,7 @@ def test_the_layout_of_the_scored_table_can_be_chosen(model, data, tmp_path):
 
     with pytest.raises(ConfigError, match="did you mean 'columns'"):
         sg.score(model, data, tmp_path / "c", proba="column")
-    with pytest.raises(ConfigError, match="not there: .'no'."):
+    with pytest.raises(ConfigError, match="no file has a column 'no'"):
         sg.score(model, data, tmp_path / "c", passthrough=["no"])
 
 

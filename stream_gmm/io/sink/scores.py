@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.model.density import Density
-from stream_gmm.errors import ConfigError, StorageError, did_you_mean, explain
+from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks
 from stream_gmm.io.source.dataset import Dataset
@@ -111,14 +111,10 @@ def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) 
     ------
     ConfigError
         If a pass-through column does not exist, is named twice, or has the name of a score column.
+    InputDataError
+        If files have a pass-through column with types that have nothing in common.
     """
-    unknown = [c for c in layout.passthrough if c not in dataset.schema.names]
-    if unknown:
-        known = dataset.schema.names
-        raise ConfigError(
-            f"score.passthrough names columns that are not there: {unknown}"
-            f"{did_you_mean(unknown[0], known) or '.'} The data has: {', '.join(known)}."
-        )
+    dataset.check_passthrough(layout.passthrough)
     twice = sorted({c for c in layout.passthrough if layout.passthrough.count(c) > 1})
     if twice:
         raise ConfigError(f"score.passthrough names columns twice: {twice}.")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from stream_gmm.errors import ConfigError, InputDataError, explain
+from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.files import SourceFile, is_uri, locate, redact
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -254,33 +254,3 @@ def _is_manifest(folder: _Folder, parent: str) -> bool:
     except ValueError:
         return False
     return isinstance(content, dict) and {"job", "model_digest", "parts"} <= content.keys()
-
-
-def check_output_apart(paths: Iterable[str | os.PathLike[str]], output: str | os.PathLike[str]) -> None:
-    """Refuse an output folder that is an input folder, or that holds one. An output below an input folder is fine.
-
-    ``paths`` are those given to :func:`~stream_gmm.io.source.dataset.open_dataset`; URIs never clash.
-
-    Raises
-    ------
-    ConfigError
-        If the next run would read what this one writes, or writing would replace the input.
-    """
-    if is_uri(os.fspath(output)):
-        return
-    target = Path(os.path.realpath(os.path.expanduser(output)))
-    for path in (os.fspath(p) for p in paths):
-        if is_uri(path):
-            continue
-        local = os.path.normpath(os.path.expanduser(path))
-        if not os.path.exists(local) and _MAGIC.search(local):
-            local = _split_pattern(Path(local).as_posix())[0]
-        source = Path(os.path.realpath(local))
-        if source == target or target in source.parents:
-            raise ConfigError(
-                explain(
-                    f"the output folder {output} {'is' if source == target else 'holds'} the input {path}",
-                    why="the next run would read the results of this one as data",
-                    remedy="write to another folder, such as a new one beside the input",
-                )
-            )

@@ -15,7 +15,7 @@ import numpy as np
 
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.coordinates import Chart
-from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Proposal, Scheme
+from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Proposal, Scheme, predict_gain
 from stream_gmm.core.fit.surrogate import run_inner_steps
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -27,6 +27,8 @@ _MIXING_RIDGE = 1e-7
 """Of the least squares of Anderson's mixing, relative to the largest singular value squared."""
 INNER_STEPS = 10
 """Steps on the sample between two passes."""
+MIN_STEPS_TO_TRUST = 3
+"""With fewer steps on the sample, the gain that they predict is no bound on what remains."""
 
 
 def take_em_step(params: MixtureParams, stats: SuffStats, scheme: Scheme) -> MixtureParams:
@@ -59,15 +61,6 @@ class Secants:
         return np.asarray(g[-1] - gamma @ dg)
 
 
-def _predict_gain(step: Array, to_optimum: Array) -> float:
-    """Return the gain of going all the way, if the log-likelihood is quadratic.
-
-    In coordinates where the complete data's information is the identity, EM's step is the gradient. What a few
-    secants have not seen yet is assumed to shrink by no more than a fiftieth in each EM step.
-    """
-    return max(0.5 * float(step @ to_optimum), 25.0 * float(step @ step))
-
-
 @dataclass(frozen=True)
 class Anderson:
     """Anderson acceleration of EM."""
@@ -82,7 +75,7 @@ class Anderson:
         predicted_gain = np.inf
         if len(secants.points) > 1:
             step = secants.images[-1] - secants.points[-1]
-            predicted_gain = _predict_gain(step, target - secants.points[-1])
+            predicted_gain = predict_gain(step, target - secants.points[-1], state.slope)
         return Proposal(
             secants.chart.params(target), predicted_gain, is_plain_step=len(secants.points) == 1, memory=secants
         )
@@ -120,7 +113,7 @@ class Squarem:
         longest = float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-300)
         length = min(max(longest, 1.0), cycle.cap)
         target = 2.0 * length * r + length**2 * v
-        predicted_gain = _predict_gain(second - r, target - r)
+        predicted_gain = predict_gain(second - r, target - r, state.slope)
         if length == 1.0:
             return Proposal(em, predicted_gain, is_plain_step=True, memory=SquaremCycle(cap=cycle.cap))
         cap = 4.0 * cycle.cap if length == cycle.cap else cycle.cap
@@ -164,7 +157,13 @@ class Auto:
         )
         secants = secants.append(at, image.params)
         params = secants.chart.params(secants.extrapolate()) if len(secants.points) > 1 else image.params
-        return Proposal(params, image.predicted_gain, memory=secants)
+        predicted_gain = image.predicted_gain
+        if not scheme.penalty.has_objective or image.steps < MIN_STEPS_TO_TRUST:
+            chart = Chart(at)
+            predicted_gain = max(
+                predicted_gain, predict_gain(chart.vector(em), chart.vector(image.params), state.slope)
+            )
+        return Proposal(params, predicted_gain, memory=secants)
 
     def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:
         if isinstance(state.memory, SquaremCycle):

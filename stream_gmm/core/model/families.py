@@ -72,7 +72,7 @@ def _upper_factors(covariances: Array) -> Array:
             explain(
                 "some components have ill-defined empirical covariance",
                 why="a component has collapsed onto too few distinct rows, or columns are collinear",
-                remedy="use fewer components, raise reg_covar, scale the columns or drop one",
+                remedy="use fewer components, drop a collinear column, or leave reg_covar unset",
             )
         ) from error
     identity = np.broadcast_to(np.eye(lower.shape[-1]), lower.shape)
@@ -85,7 +85,7 @@ def _inverse_deviations(variances: Array) -> Array:
             explain(
                 "some components have a variance that is not positive",
                 why="a component has collapsed onto repeated values",
-                remedy="use fewer components or raise reg_covar",
+                remedy="use fewer components, drop the column, or leave reg_covar unset",
             )
         )
     return np.asarray(1.0 / np.sqrt(variances))

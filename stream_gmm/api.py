@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import InputDataError, explain
+from stream_gmm.errors import ConvergenceWarning, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.source.dataset import Dataset
@@ -135,6 +136,11 @@ def fit(
         Parameters whose log-likelihood on the full data is known exactly, under scikit-learn's
         names: ``weights_``, ``means_``, ``covariances_``, ``converged_``, ``n_iter_`` and so on.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If the fit has not converged: ``outcome`` and ``reason`` say why.
+
     Raises
     ------
     ConfigError, InputDataError, ClusterError
@@ -147,10 +153,14 @@ def fit(
         holdout, kernel, dtype, cache, cache_bytes, prior, noise,
     )  # fmt: skip
     start = init.params if isinstance(init, FitResult) else init
-    return _fit.fit(
+    result = _fit.fit(
         as_source(data, weight=weight), n_components, covariance_type, settings, executor_for(client),
         init=start, listener=progress,
     )  # fmt: skip
+    if not result.converged_:
+        reason = f" ({result.reason})" if result.reason else ""
+        warnings.warn(f"{result.outcome.value}{reason}.", ConvergenceWarning, stacklevel=2)
+    return result
 
 
 def sweep(

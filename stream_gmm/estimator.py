@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConfigError, NotFittedError, did_you_mean
+from stream_gmm.errors import ConfigError, ConvergenceWarning, NotFittedError, did_you_mean
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.io.source.protocols import Source
 
@@ -189,11 +190,13 @@ class GaussianMixture:
 
     def _completed(self, source: Source) -> MixtureParams:
         """Fill in what of the start is not given from a fit on the sample."""
-        start = api.fit(
-            source, self.n_components, self.covariance_type,
-            n_init=self.n_init, max_passes=1, reg_covar=self.reg_covar, prior=self.prior,
-            random_state=self.random_state or 0, sample_rows=self.sample_rows, client=self.client,
-        ).params  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # it is a start, and need not have converged
+            start = api.fit(
+                source, self.n_components, self.covariance_type,
+                n_init=self.n_init, max_passes=1, reg_covar=self.reg_covar, prior=self.prior,
+                random_state=self.random_state or 0, sample_rows=self.sample_rows, client=self.client,
+            ).params  # fmt: skip
         changes: dict[str, Any] = {}
         if self.weights_init is not None:
             changes["weights"] = self.weights_init

@@ -91,7 +91,7 @@ def test_a_duplicate_on_the_sample_is_put_to_better_use(rng):
     assert np.sort(found.params.weights) == pytest.approx([1 / 3] * 3, abs=0.05)
 
 
-@pytest.mark.parametrize("seeding", SEEDINGS)
+@pytest.mark.parametrize("seeding", SEEDINGS.values(), ids=SEEDINGS)
 @given(seeds, families)
 def test_every_seeding_gives_a_valid_start(seeding, seed, family):
     rng = np.random.default_rng(seed)

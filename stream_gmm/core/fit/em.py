@@ -210,6 +210,10 @@ SLOWEST_RATE = 0.98
 """Directions in which no step has been seen yet are assumed to shrink by a fiftieth in each EM step."""
 
 
+LEAST_STEPS = 20.0
+"""With a ridge, the way to the fixed point is assumed to be at least so many of the next EM step."""
+
+
 def predict_gain(step: Array, to_optimum: Array, slope: float = 0.0) -> float:
     """Return the gain of moving to the optimum, nats per row, in the coordinates of :class:`.Chart`.
 
@@ -218,7 +222,8 @@ def predict_gain(step: Array, to_optimum: Array, slope: float = 0.0) -> float:
     log-likelihood per unit of length where it has no maximum at the fixed point (with a ridge).
     """
     gain = max(0.5 * float(step @ to_optimum), 0.5 * float(step @ step) / (1.0 - SLOWEST_RATE))
-    return max(gain, slope * float(np.linalg.norm(to_optimum)))
+    distance = max(float(np.linalg.norm(to_optimum)), float(np.linalg.norm(step)) * LEAST_STEPS)
+    return max(gain, slope * distance)
 
 
 def _predict_gain_by_lengths(lengths: Sequence[float], slope: float) -> float:

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
@@ -19,7 +20,10 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.stats import SuffStats
 
-PSEUDO_ROWS = 1e-3
+PSEUDO_ROWS = 1e-8
+"""So few that a component of 100 rows with a standard deviation of 1e-4 of the data's is biased by about 1 %."""
+TIGHT = 1e-2
+"""Standard deviation, relative to the data's, below which a component of few rows may be a coincidence."""
 
 SINGULAR = 1e-10
 """A component has collapsed if a variance is below this share of the pooled within-component variance."""
@@ -104,13 +108,21 @@ class PseudoRows:
         return family.moments.condense(matrices[None] * n_components ** (-2.0 / d))
 
     def estimate(self, family: CovarianceFamily, stats: SuffStats) -> Estimate:
-        """Return the penalised estimate; a component has collapsed if the penalty outweighs its rows."""
+        """Return the penalised estimate.
+
+        A component has collapsed if the penalty outweighs its rows, or if so few rows lie so close together in
+        some direction that among all the rows this is to be expected by chance.
+        """
         k, scatter = len(stats.weight), stats.scatter
         own, each = self._prior_scatter(family, k), self.rows / (k if family.shared else 1)
         covariances = family.estimate(stats.weight + each, scatter + self.rows * own)
         pooled = scatter if len(scatter) == k or family.shared else scatter.sum(axis=0, keepdims=True)
         smallest = family.moments.smallest_variance(_express_in_units(pooled, own[0]))
-        return covariances, np.broadcast_to(smallest < self.rows, (k,))
+        collapsed = np.broadcast_to(smallest < self.rows, (k,))
+        if len(scatter) == k and not family.shared:
+            dimension = len(self.spread) if family.matrices else 1
+            collapsed = collapsed | _is_coincidence(stats.weight, smallest, dimension)
+        return covariances, collapsed
 
     def value(self, params: MixtureParams) -> float:
         family = params.family
@@ -134,6 +146,19 @@ def find_collapsed(family: CovarianceFamily, covariances: Array, stats: SuffStat
     smallest = family.moments.smallest_variance(_express_in_units(values, within))
     rounding = (_ULPS * np.finfo(np.float64).eps * np.abs(stats.mean)) ** 2
     return np.asarray((smallest <= SINGULAR) | np.any(family.moments.diagonal(values) <= rounding, axis=1))
+
+
+def _is_coincidence(weight: Array, scatter: Array, dimension: int) -> NDArray[np.bool_]:
+    """Return where some ``weight (K,)`` of all the rows are expected to lie in so thin a slab by chance.
+
+    ``dimension`` rows always lie in a common hyperplane. Each further one is within a relative distance r of it
+    with a probability of about r, and there are ``C(N, n)`` ways to choose n rows of N.
+    """
+    relative = np.sqrt(np.maximum(scatter, 1e-300) / np.maximum(weight, 1.0))
+    total = max(float(weight.sum()), 1.0)
+    choices = gammaln(total + 1.0) - gammaln(weight + 1.0) - gammaln(np.maximum(total - weight, 0.0) + 1.0)
+    expected = choices + np.maximum(weight - dimension, 0.0) * np.log(relative)
+    return np.asarray((relative < TIGHT) & (expected > 0.0))
 
 
 def _express_in_units(scatter: Array, unit: Array) -> Array:

@@ -19,6 +19,8 @@ CAUTION = 3.0
 """How many times its expected gain from the sample's optimum to that of all rows a candidate is granted."""
 RISK = 0.01
 """Chance that any comparison of a sweep is decided wrongly (Bonferroni)."""
+POOR_OPTIMUM = 2.0
+"""So many standard errors below its neighbours' line a fit is taken for a poor local optimum."""
 ALWAYS_KEPT = 3
 """So many candidates go on in any case: the best of the sample may turn out degenerate."""
 
@@ -58,7 +60,9 @@ class SampleCandidate:
     values: Array
     """What every judging row adds to the criterion ``(n,)``, nats."""
     is_sound: bool = True
-    """False for a degenerate fit: it may lose, but beats nobody."""
+    """False for a degenerate fit: it may lose, but beats no other."""
+    family: str = ""
+    """Name of its covariance structure."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class SamplePruning:
                 continue
             kept = 1 if self.criterion == "elbow" else ALWAYS_KEPT
             for i in ranked[kept:]:
-                if i != best and candidates[i].n_components > 1:
+                if i != best and candidates[i].n_components > 1 and not self._is_poor_optimum(i, candidates):
                     out[i] = self._explain_pruning(candidates[i], candidates[best], len(candidates))
         return out
 
@@ -102,6 +106,30 @@ class SamplePruning:
             return [list(range(len(candidates)))]
         ks = sorted({candidate.n_components for candidate in candidates})
         return [[i for i, candidate in enumerate(candidates) if candidate.n_components == k] for k in ks]
+
+    def _is_poor_optimum(self, index: int, candidates: Sequence[SampleCandidate]) -> bool:
+        """Return True if a candidate fits worse than those with fewer and more components say it can.
+
+        The optimum of K components is no worse than that of fewer, and gains fall as K grows: a fit that is clearly
+        below the line between its neighbours has probably missed a better optimum, and must not be pruned for that.
+        """
+        own = candidates[index]
+        same = [c for c in candidates if c.family == own.family and c is not own]
+        below = max(
+            (c for c in same if c.n_components < own.n_components), key=lambda c: c.n_components, default=None
+        )
+        above = min(
+            (c for c in same if c.n_components > own.n_components), key=lambda c: c.n_components, default=None
+        )
+        if below is None:
+            return False
+        # Positive where the neighbours say more of the rows than the candidate does.
+        line = below.values
+        if above is not None:
+            share = (own.n_components - below.n_components) / (above.n_components - below.n_components)
+            line = (1.0 - share) * below.values + share * above.values
+        lack = [compare_paired(values, own.values, self.weights) for values in (below.values, line)]
+        return any(d.mean > POOR_OPTIMUM * d.standard_error for d in lack)
 
     def _predict_value(self, candidate: SampleCandidate) -> float:
         mean = float(np.average(candidate.values, weights=self.weights if len(self.weights) else None))

@@ -6,13 +6,13 @@ from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.search.sample_search import NOISE_START
-from stream_gmm.errors import ConfigError, SingularCovarianceError
+from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.fit.results import describe_provenance, explain_collapse, make_result
-from stream_gmm.pipeline.fit.sample import fit_on_sample
+from stream_gmm.pipeline.fit.sample import explain_too_few_rows, fit_on_sample
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks, run_states
 from stream_gmm.pipeline.passes.profile import Profile
@@ -36,6 +36,8 @@ def fit(
     ------
     ConfigError
         If ``init`` contradicts the other arguments.
+    InputDataError
+        If there are fewer distinct rows than components.
     SingularCovarianceError
         If no covariance can be estimated.
     """
@@ -59,6 +61,9 @@ def fit(
 def _start_on_sample(
     k: int, name: str, profile: Profile, settings: Settings, executor: Executor, listener: Listener
 ) -> EMState:
+    too_few = explain_too_few_rows(k, profile)
+    if too_few:
+        raise InputDataError(too_few)
     (sample_outcome,) = fit_on_sample([(k, name)], profile, settings, executor, listener)
     start = sample_outcome.fit
     if start.params is None:

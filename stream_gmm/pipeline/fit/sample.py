@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.search.sample_search import SampleFit, SampleSearch, Seed
-from stream_gmm.errors import InputDataError, explain
+from stream_gmm.errors import explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
 from stream_gmm.pipeline.fit.grid import CandidateSpec
@@ -83,8 +85,9 @@ def fit_on_sample(
     others run to convergence, and then each is tried from its neighbours: a split of K - 1, a merge of K + 1.
     ``keep`` gets what is fitted when it is.
     """
-    _check_enough_rows(grid, fitted)
     fits: dict[CandidateSpec, SampleOutcome] = dict(known or {})
+    too_large = {spec: SampleFit(None, reason=why) for spec in grid if (why := explain_too_few_rows(spec[0], fitted))}
+    fits |= {spec: SampleOutcome(fit) for spec, fit in too_large.items()}
     # The largest first: they take longest, and should not be left for the end.
     new = sorted((spec for spec in grid if spec not in fits), key=lambda spec: -spec[0])
     task = _SampleTask(make_sample_search(fitted, settings), settings.n_init, settings.random_state)
@@ -129,15 +132,22 @@ class _SampleStage:
         return dict(zip(items, done, strict=True))
 
 
-def _check_enough_rows(grid: Sequence[CandidateSpec], fitted: Profile) -> None:
-    largest = max(k for k, _ in grid)
-    if largest > len(fitted.sample.rows):
-        raise InputDataError(
-            explain(
-                f"{largest} components need at least as many rows, and there are {len(fitted.sample.rows)}",
-                remedy="use fewer components or more data",
-            )
-        )
+def explain_too_few_rows(n_components: int, fitted: Profile) -> str:
+    """Return why so many components cannot be fitted to the sample, or nothing if they can."""
+    rows = fitted.sample.rows
+    few = rows[: 10 * n_components]
+    if n_components == 1 or (len(few) >= n_components and len(np.unique(few, axis=0)) >= n_components):
+        return ""
+    distinct = len(np.unique(rows, axis=0))
+    if distinct >= n_components:
+        return ""
+    what = (
+        f"there are {len(rows)}" if len(rows) < n_components else f"only {distinct} of the {len(rows)} are distinct"
+    )
+    return explain(
+        f"{n_components} components need at least as many rows, and {what}",
+        remedy=f"use at most {distinct} components, or more data",
+    )
 
 
 def make_sample_search(fitted: Profile, settings: Settings) -> SampleSearch:

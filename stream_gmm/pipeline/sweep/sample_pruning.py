@@ -93,5 +93,5 @@ def _make_entrant(spec: CandidateSpec, fit: SampleFit, values: Array, criterion:
     in_sample = fit.history[-1] if criterion != "icl" and not fit.finalists else float("nan")
     name = f"{spec[1]}-{spec[0]}"
     return SampleCandidate(
-        name, spec[0], fit.params.n_parameters, in_sample, criterion_terms(values, criterion), fit.is_sound
+        name, spec[0], fit.params.n_parameters, in_sample, criterion_terms(values, criterion), fit.is_sound, spec[1]
     )

@@ -11,14 +11,18 @@ from sklearn.mixture import GaussianMixture
 
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.fit.accelerate import METHODS
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, aitken_gain, em_step, run_to_end
 from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, take_stepwise_step
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
+from stream_gmm.core.mstep.prior import ConjugatePrior
+from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import SampleSearch
+from stream_gmm.errors import SingularCovarianceError
 from tests.oracles import rows_of, standardised
 from tests.strategies import families, mixtures, random_params, seeds
 
@@ -225,3 +229,59 @@ def test_stepwise_em_with_step_size_one_is_exact_em(rng):
 def test_step_sizes_fall_as_published():
     assert PowerDecay()(0) == pytest.approx(2**-0.6)
     assert PowerDecay()(8) == pytest.approx(10**-0.6)
+
+
+class _FailingPenalty(PseudoRows):
+    """A penalty whose M-step fails from the n-th call on."""
+
+    def estimate(self, family, stats):
+        self.calls.append(1)
+        if len(self.calls) > self.allowed:
+            raise SingularCovarianceError("no covariance here")
+        return super().estimate(family, stats)
+
+
+@pytest.mark.parametrize("method", ["none", "anderson", "squarem"])
+@pytest.mark.parametrize("allowed", [0, 1, 3, 6])
+def test_an_m_step_that_fails_ends_its_candidate_alone(rng, method, allowed):
+    rows = np.vstack([rng.normal(size=(300, 2)), rng.normal(1.0, 1.0, size=(300, 2))])
+    penalty = _FailingPenalty(np.eye(2))
+    object.__setattr__(penalty, "calls", [])
+    object.__setattr__(penalty, "allowed", allowed)
+    scheme = Scheme(StopRule(1e-12, 50), penalty, METHODS[method])
+    start = random_params(rng, 3, 2, family_named("full"))
+    (state,) = run_to_end([EMState(start)], InMemoryEStep(rows, _scaling(rows)), scheme)
+
+    assert state.outcome is Outcome.FAILED
+    assert state.reason == "no covariance here"
+
+
+@pytest.mark.parametrize("name", ["full", "diag", "tied", "spherical"])
+@pytest.mark.parametrize("penalty", ["default", "ridge", "large ridge", "mclust"])
+@pytest.mark.parametrize("method", METHODS)
+def test_converged_means_that_plain_em_gains_no_more_than_the_tolerance(rng, name, penalty, method):
+    rows = np.vstack([rng.normal(size=(150, 2)), rng.normal(1.5, 1.0, size=(150, 2))]) * [1e-3, 1e3]
+    moments = collect_moments(rows)
+    scheme = Scheme(
+        StopRule(1e-5, 2000),
+        {
+            "default": PseudoRows.of(moments),
+            "ridge": Ridge(1e-9),
+            "large ridge": Ridge(0.3e-6),
+            "mclust": ConjugatePrior.of(moments),
+        }[penalty],
+        METHODS[method],
+    )
+    estep, family = InMemoryEStep(rows, _scaling(rows)), family_named(name)
+    matrices = np.array([np.diag(rows.var(axis=0))] * 3)
+    start = MixtureParams.from_matrices(
+        np.full(3, 1 / 3), rows[[0, 100, 250]], family.moments.condense(matrices), family
+    )
+    (state,) = run_to_end([EMState(start)], estep, scheme)
+    assert state.outcome is Outcome.CONVERGED
+    params = state.params
+    before = scheme.objective(params, estep.evaluate(params))
+    for _ in range(400):
+        params, _, _ = em_step(params, estep, scheme.penalty)
+
+    assert abs(scheme.objective(params, estep.evaluate(params)) - before) <= 1e-5

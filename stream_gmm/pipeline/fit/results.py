@@ -15,6 +15,7 @@ from stream_gmm.core.estep.kernel_choice import choose_kernel
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import MStepReport
 from stream_gmm.core.result import FitResult
@@ -57,15 +58,22 @@ def explain_collapse(state: EMState, profile: Profile) -> EMState:
         return replace(state, outcome=Outcome.DEGENERATE, report=report, reason=reason)
     if state.outcome is not Outcome.DEGENERATE or not state.report.floored:
         return state
-    variances = np.einsum("kjj->kj", state.params.dense_covariances) / np.diagonal(profile.covariance)
-    places = {}
+    variances = _variances_of_rows(state) / np.diagonal(profile.covariance)
+    where: dict[str, None] = {}
     for k in state.report.floored:
         j = int(variances[k].argmin())
         flat = variances[k, j] < COLLAPSED_SHARE
-        places[f"{profile.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = (
-            None
-        )
-    return replace(state, reason=f"{state.reason}: on {', '.join(places)}")
+        where[f"{profile.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = None
+    return replace(state, reason=f"{state.reason}: on {', '.join(where)}")
+
+
+def _variances_of_rows(state: EMState) -> Array:
+    """Return the variances ``(K, D)`` of the rows alone; of the model, if components share their scatter."""
+    params, stats = state.params, state.stats
+    if stats is None or len(stats.scatter) != params.n_components:
+        return np.asarray(np.einsum("kjj->kj", params.dense_covariances))
+    variances = stats.moments.diagonal(stats.scatter) / np.maximum(stats.weight, 1.0)[:, None]
+    return np.broadcast_to(variances, params.means.shape)
 
 
 def _find_repeated_values(state: EMState, profile: Profile) -> dict[int, tuple[int, float]]:
@@ -75,28 +83,21 @@ def _find_repeated_values(state: EMState, profile: Profile) -> dict[int, tuple[i
     scatter is small but not zero. The sample tells: most of the component's rows are equal there.
     """
     params, stats = state.params, state.stats
-    k, d = params.means.shape
-    if stats is None or len(stats.scatter) != k:
+    if stats is None or len(stats.scatter) != params.n_components:
         return {}
-    variances = (
-        np.broadcast_to(stats.moments.diagonal(stats.scatter), (k, d)) / np.maximum(stats.weight, 1.0)[:, None]
-    )
-    tight = variances < TIGHT_SHARE * np.diagonal(profile.covariance)
+    tight = _variances_of_rows(state) < TIGHT_SHARE * np.diagonal(profile.covariance)
     if not tight.any():
         return {}
     sample = profile.sample
     shares = score_rows(compile_density(params), sample.rows).proba
     shares = shares * sample.weights[:, None] if len(sample.weights) else shares
-    out = {}
+    out: dict[int, tuple[int, float]] = {}
     for i, j in np.argwhere(tight):
-        values, index = np.unique(sample.rows[:, j], return_inverse=True)
+        values, index, counts = np.unique(sample.rows[:, j], return_inverse=True, return_counts=True)
         weight = np.bincount(index, shares[:, i], len(values))
-        if (
-            weight.sum() > 0.0
-            and weight.max() >= REPEATED_SHARE * weight.sum()
-            and np.sum(index == weight.argmax()) > 1
-        ):
-            out.setdefault(int(i), (int(j), float(values[weight.argmax()])))
+        most = int(weight.argmax())
+        if counts[most] > 1 and weight[most] >= REPEATED_SHARE * weight.sum():
+            out.setdefault(int(i), (int(j), float(values[most])))
     return out
 
 

@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ from stream_gmm.pipeline.fit.settings import Settings
 ROWS = 400
 PENALTIES = ("default", "ridge 1e-6", "ridge 0.1", "mclust")
 """Ridges are in units of the variance of the data."""
-METHODS = ({}, {"algorithm": "em"}, {"accel": "anderson"}, {"accel": "squarem"})
+METHODS: tuple[dict[str, Any], ...] = ({}, {"algorithm": "em"}, {"accel": "anderson"}, {"accel": "squarem"})
 SAMPLES = (50_000, 200)
 """Rows of the sample: all of them, or half."""
 SCALES = (1e-6, 1e-3, 1.0, 1e3, 1e6)
@@ -45,7 +46,7 @@ class Case:
     weighted: bool
     noise: bool
     scale: float
-    options: dict[str, str]
+    options: dict[str, Any]
     sample_rows: int
     seed: int
 
@@ -97,7 +98,7 @@ def measure_case(case: Case, steps: int) -> tuple[str, float]:
 
 def main() -> None:
     """Run the grid and print the distribution of what is left to gain."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Does converged mean converged?")
     parser.add_argument("--fits", type=int, default=300)
     parser.add_argument("--steps", type=int, default=500)
     args = parser.parse_args()

@@ -66,6 +66,7 @@ class Anderson:
     """Anderson acceleration of EM."""
 
     costly: ClassVar[bool] = False
+    needs_confirmation: ClassVar[bool] = True
 
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
         at, _ = state.accepted_point
@@ -102,6 +103,7 @@ class Squarem:
     """Squared extrapolation: two EM steps, one jump, and the EM step from there."""
 
     costly: ClassVar[bool] = False
+    needs_confirmation: ClassVar[bool] = True
 
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
         at, _ = state.accepted_point
@@ -135,6 +137,7 @@ class Auto:
 
     sample: InMemoryEStep
     costly: ClassVar[bool] = True
+    needs_confirmation: ClassVar[bool] = False  # plain EM steps on the sample show the slow directions
 
     def inner_step_count(self, rows: float) -> int:
         """Return the number of inner steps on data of so many rows.

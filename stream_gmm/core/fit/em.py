@@ -7,7 +7,7 @@ A pass at any point gives its log-likelihood and its statistics together, so a p
 step needs no separate evaluation. It is accepted if the objective (the penalised log-likelihood) has not fallen;
 otherwise the next point is the plain EM step from the last accepted one, which cannot lower the objective. The same
 objective decides when to stop. With a ridge there is no objective that EM raises: then a point is accepted if the EM
-step from it is no longer than that from the last one, and the fit stops when it would hardly move any more.
+step from it is shorter than that from the last one, and the fit stops when it would hardly move any more.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class EMState:
     """Penalised log-likelihoods of the accepted points, nats per row."""
     step_lengths: tuple[float, ...] = ()
     """With a ridge: lengths of the EM steps from the accepted points, in the coordinates of :class:`.Chart`."""
+    confirming: int = 0
+    """Plain EM steps made to confirm that an accelerated fit has converged; 0 while it has not come to that."""
     slope: float = 0.0
     """With a ridge: change of the mean log-likelihood per unit of length, on the way to the accepted point."""
 
@@ -133,6 +135,10 @@ class Method(Protocol):
     def costly(self) -> bool:
         """True if a move costs enough to be worth a task of its own."""
 
+    @property
+    def needs_confirmation(self) -> bool:
+        """True if the gain that it predicts is no bound, since it is taken from extrapolated points alone."""
+
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
         """Return the move from the accepted ``state.accepted``, whose plain EM step is ``em``."""
 
@@ -145,6 +151,7 @@ class PlainEM:
     """EM, with a prediction of the remaining gain by Aitken's rule, or with a ridge by the lengths of its steps."""
 
     costly: ClassVar[bool] = False
+    needs_confirmation: ClassVar[bool] = False
 
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
         gain = (
@@ -195,17 +202,20 @@ def aitken_gain(values: Sequence[float]) -> float:
 
 
 def cautious_aitken_gain(values: Sequence[float]) -> float:
-    """Return :func:`aitken_gain`, but at least the last gain: a ratio can be near zero by chance.
+    """Return twice :func:`aitken_gain`, but at least the last gain.
 
-    While a fast direction still dominates the gains, the ratio says nothing of a slower one behind it. So the larger
-    of the last two ratios counts.
+    While a fast direction still dominates the gains, their ratio is too small for the slower ones behind it; and it
+    can be near zero by chance.
     """
-    if len(values) < 4:
-        return max(aitken_gain(values), values[-1] - values[-2] if len(values) > 1 else np.inf)
-    last, before = values[-1] - values[-2], aitken_gain(values[:-1])
-    return max(aitken_gain(values), last, before - last if np.isfinite(before) else 0.0)
+    return max(SAFETY * aitken_gain(values), values[-1] - values[-2] if len(values) > 1 else np.inf)
 
 
+SAFETY = 2.0
+"""Factor on an extrapolated gain."""
+SUFFICIENT_DECREASE = 0.9
+"""With a ridge, an accelerated point is accepted if the EM step from it is shorter than before by this factor."""
+CONFIRMING_STEPS = 4
+"""Plain EM steps that must agree before an accelerated fit has converged."""
 SLOWEST_RATE = 0.98
 """Directions in which no step has been seen yet are assumed to shrink by a fiftieth in each EM step."""
 
@@ -232,7 +242,7 @@ def _predict_gain_by_lengths(lengths: Sequence[float], slope: float) -> float:
         return np.inf
     ratio = min(max(lengths[-1] / lengths[-2], lengths[-2] / lengths[-3]), 1.0 - 1e-9)
     step = np.array([lengths[-1]])
-    return predict_gain(step, step / (1.0 - ratio), slope)
+    return predict_gain(step, SAFETY * step / (1.0 - ratio), slope)
 
 
 def _is_fixed_point(a: MixtureParams, b: MixtureParams) -> bool:
@@ -274,7 +284,7 @@ def _accept_or_reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMSta
     if not penalty.has_objective:
         chart = Chart(state.params)
         length = float(np.linalg.norm(chart.vector(em)))
-        if may_reject and state.step_lengths and length > state.step_lengths[-1]:
+        if may_reject and state.step_lengths and length > SUFFICIENT_DECREASE * state.step_lengths[-1]:
             return _reject_point(state, stats, scheme)
         if before is not None:
             way = max(float(np.linalg.norm(chart.vector(before))), 1e-300)
@@ -284,13 +294,36 @@ def _accept_or_reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMSta
         state, accepted=state.params, stats=stats, history=(*state.history, stats.mean_loglik),
         objectives=(*state.objectives, objective), n_iter=state.n_iter + (before is not None),
     )  # fmt: skip
-    proposal = scheme.method.propose_after_acceptance(state, em, scheme)
+    state, proposal = _propose_next(state, em, scheme)
     if report and report != state.report:
         state = replace(state, events=(*state.events, f"pass {state.passes}: {report.describe()}"))
     state = replace(state, report=report, predicted_gains=(*state.predicted_gains, proposal.predicted_gain))
-    if proposal.predicted_gain <= scheme.tolerance(state) or _is_fixed_point(em, state.params):
+    converged = proposal.predicted_gain <= scheme.tolerance(state) and (
+        not scheme.method.needs_confirmation or state.confirming > CONFIRMING_STEPS
+    )
+    if converged or _is_fixed_point(em, state.params):
         return _end_state(state, Outcome.CONVERGED)
     return _continue_from(state, proposal, scheme)
+
+
+def _propose_next(state: EMState, em: MixtureParams, scheme: Scheme) -> tuple[EMState, Proposal]:
+    """Return the next move of the method, or of the plain EM that confirms that the method has converged.
+
+    What a few extrapolated points predict says nothing of directions that they have not moved in. Some plain EM
+    steps leave the slowest direction over, and their gains tell how much there is.
+    """
+    if not state.confirming:
+        proposal = scheme.method.propose_after_acceptance(state, em, scheme)
+        if not scheme.method.needs_confirmation or proposal.predicted_gain > scheme.tolerance(state):
+            return state, proposal
+        return replace(state, confirming=1), replace(proposal, params=em, is_plain_step=True, memory=None)
+    steps = state.confirming
+    recent = replace(state, objectives=state.objectives[-steps - 1 :], step_lengths=state.step_lengths[-steps - 1 :])
+    proposal = PLAIN_EM.propose_after_acceptance(recent, em, scheme)
+    if steps < CONFIRMING_STEPS or proposal.predicted_gain <= scheme.tolerance(state):
+        return replace(state, confirming=steps + 1), proposal
+    state = replace(state, confirming=0, memory=None)
+    return state, scheme.method.propose_after_acceptance(state, em, scheme)
 
 
 def _reject_point(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:

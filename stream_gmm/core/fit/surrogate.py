@@ -177,5 +177,5 @@ def _predict_total_gain(values: list[float]) -> float:
     if len(values) < 3:
         return so_far
     last, before = values[-1] - values[-2], values[-2] - values[-3]
-    ratio = min(last / before, 0.99) if before > 0.0 and last > 0.0 else 0.0
+    ratio = min(last / before, 0.999) if before > 0.0 and last > 0.0 else 0.0
     return so_far + max(last, 0.0) * ratio / (1.0 - ratio)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from sklearn.mixture import GaussianMixture
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.accelerate import METHODS
-from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, aitken_gain, em_step, run_to_end
+from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, em_step, run_to_end
 from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, take_stepwise_step
+from stream_gmm.core.fit.stopping import aitken_gain
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
+from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.mstep.prior import ConjugatePrior
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
@@ -231,8 +233,12 @@ def test_step_sizes_fall_as_published():
     assert PowerDecay()(8) == pytest.approx(10**-0.6)
 
 
+@dataclass(frozen=True)
 class _FailingPenalty(PseudoRows):
-    """A penalty whose M-step fails from the n-th call on."""
+    """A penalty whose M-step fails after so many calls."""
+
+    allowed: int = 0
+    calls: list[int] = field(default_factory=list)
 
     def estimate(self, family, stats):
         self.calls.append(1)
@@ -245,9 +251,7 @@ class _FailingPenalty(PseudoRows):
 @pytest.mark.parametrize("allowed", [0, 1, 3, 6])
 def test_an_m_step_that_fails_ends_its_candidate_alone(rng, method, allowed):
     rows = np.vstack([rng.normal(size=(300, 2)), rng.normal(1.0, 1.0, size=(300, 2))])
-    penalty = _FailingPenalty(np.eye(2))
-    object.__setattr__(penalty, "calls", [])
-    object.__setattr__(penalty, "allowed", allowed)
+    penalty = _FailingPenalty(np.eye(2), allowed=allowed)
     scheme = Scheme(StopRule(1e-12, 50), penalty, METHODS[method])
     start = random_params(rng, 3, 2, family_named("full"))
     (state,) = run_to_end([EMState(start)], InMemoryEStep(rows, _scaling(rows)), scheme)
@@ -263,7 +267,7 @@ def test_converged_means_that_plain_em_gains_no_more_than_the_tolerance(rng, nam
     centres = np.repeat([[0.0, 0.0], [2.5, 0.0], [0.0, 2.5]], 100, axis=0)
     rows = (centres + rng.normal(size=(300, 2))) * [1e-3, 1e3]
     moments = collect_moments(rows)
-    penalties = {
+    penalties: dict[str, Penalty] = {
         "default": PseudoRows.of(moments), "ridge": Ridge(1e-9), "large ridge": Ridge(0.1e-6),
         "mclust": ConjugatePrior.of(moments),
     }  # fmt: skip

@@ -15,7 +15,8 @@ import numpy as np
 
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.coordinates import Chart
-from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Proposal, Scheme, predict_gain
+from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Proposal, Scheme
+from stream_gmm.core.fit.stopping import predict_gain
 from stream_gmm.core.fit.surrogate import run_inner_steps
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams

@@ -20,12 +20,22 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from stream_gmm.core.fit.coordinates import Chart
-from stream_gmm.core.model.moments import Array
+from stream_gmm.core.fit.stopping import (
+    cautious_aitken_gain,
+    has_growing_share,
+    is_fixed_point,
+    predict_gain_by_lengths,
+)
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import NO_REPORT, RIDGE, MStepReport, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
+
+SUFFICIENT_DECREASE = 0.9
+"""With a ridge, an accelerated point is accepted if the EM step from it is shorter than before by this factor."""
+CONFIRMING_STEPS = 4
+"""Plain EM steps that must agree before an accelerated fit has converged."""
 
 EStep = Callable[[Sequence[MixtureParams]], Sequence[SuffStats]]
 
@@ -157,7 +167,7 @@ class PlainEM:
         gain = (
             cautious_aitken_gain(state.objectives)
             if scheme.penalty.has_objective
-            else _predict_gain_by_lengths(state.step_lengths, state.slope)
+            else predict_gain_by_lengths(state.step_lengths, state.slope)
         )
         return Proposal(em, gain, is_plain_step=True)
 
@@ -184,75 +194,6 @@ class Scheme:
         """Return the tolerance in force for a candidate."""
         rows = state.stats.rows if state.stats else 1.0
         return self.rule.tolerance(state.params.n_parameters, rows)
-
-
-def aitken_gain(values: Sequence[float]) -> float:
-    """Return the gain of the objective that remains by Aitken's rule, nats per row; inf if unknown.
-
-    A geometric tail with ratio a = d_t / d_{t-1} has ``d_t a / (1 - a)`` left to gain
-    (McLachlan & Krishnan 2008, section 4.9).
-    """
-    if len(values) < 3:
-        return np.inf
-    last, before = values[-1] - values[-2], values[-2] - values[-3]
-    if last <= 1e-13 * abs(values[-1]):
-        return 0.0
-    ratio = last / before if before > 0.0 else np.inf
-    return last * ratio / (1.0 - ratio) if ratio < 1.0 else np.inf
-
-
-def cautious_aitken_gain(values: Sequence[float]) -> float:
-    """Return twice :func:`aitken_gain`, but at least the last gain.
-
-    While a fast direction still dominates the gains, their ratio is too small for the slower ones behind it; and it
-    can be near zero by chance.
-    """
-    return max(SAFETY * aitken_gain(values), values[-1] - values[-2] if len(values) > 1 else np.inf)
-
-
-SAFETY = 2.0
-"""Factor on an extrapolated gain."""
-SUFFICIENT_DECREASE = 0.9
-"""With a ridge, an accelerated point is accepted if the EM step from it is shorter than before by this factor."""
-CONFIRMING_STEPS = 4
-"""Plain EM steps that must agree before an accelerated fit has converged."""
-SLOWEST_RATE = 0.98
-"""Directions in which no step has been seen yet are assumed to shrink by a fiftieth in each EM step."""
-
-
-LEAST_STEPS = 20.0
-"""With a ridge, the way to the fixed point is assumed to be at least so many of the next EM step."""
-
-
-def predict_gain(step: Array, to_optimum: Array, slope: float = 0.0) -> float:
-    """Return the gain of moving to the optimum, nats per row, in the coordinates of :class:`.Chart`.
-
-    There the information of the complete data is the identity, so that the EM step is the gradient, and the gain
-    of a quadratic objective is half its product with the way to the optimum. ``slope`` is the change of the
-    log-likelihood per unit of length where it has no maximum at the fixed point (with a ridge).
-    """
-    gain = max(0.5 * float(step @ to_optimum), 0.5 * float(step @ step) / (1.0 - SLOWEST_RATE))
-    distance = max(float(np.linalg.norm(to_optimum)), float(np.linalg.norm(step)) * LEAST_STEPS)
-    return max(gain, slope * distance)
-
-
-def _predict_gain_by_lengths(lengths: Sequence[float], slope: float) -> float:
-    """Return :func:`predict_gain` for EM steps of these lengths, which shrink geometrically; inf if unknown."""
-    if len(lengths) < 3 or lengths[-1] >= lengths[-2]:
-        return np.inf
-    ratio = min(max(lengths[-1] / lengths[-2], lengths[-2] / lengths[-3]), 1.0 - 1e-9)
-    step = np.array([lengths[-1]])
-    return predict_gain(step, SAFETY * step / (1.0 - ratio), slope)
-
-
-def _is_fixed_point(a: MixtureParams, b: MixtureParams) -> bool:
-    """Return True if an EM step from one point to the other is no more than rounding."""
-    sd = np.sqrt(np.einsum("kjj->kj", b.dense_covariances))
-    return bool(
-        np.all(np.abs(a.means - b.means) <= 1e-9 * sd)
-        and np.all(np.abs(a.weights - b.weights) <= 1e-9)
-        and np.allclose(a.covariances, b.covariances, rtol=1e-8, atol=0.0)
-    )
 
 
 def advance(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
@@ -295,13 +236,15 @@ def _accept_or_reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMSta
         objectives=(*state.objectives, objective), n_iter=state.n_iter + (before is not None),
     )  # fmt: skip
     state, proposal = _propose_next(state, em, scheme)
+    if has_growing_share(state.params, em):
+        proposal = replace(proposal, predicted_gain=np.inf)
     if report and report != state.report:
         state = replace(state, events=(*state.events, f"pass {state.passes}: {report.describe()}"))
     state = replace(state, report=report, predicted_gains=(*state.predicted_gains, proposal.predicted_gain))
     converged = proposal.predicted_gain <= scheme.tolerance(state) and (
         not scheme.method.needs_confirmation or state.confirming > CONFIRMING_STEPS
     )
-    if converged or _is_fixed_point(em, state.params):
+    if converged or is_fixed_point(em, state.params):
         return _end_state(state, Outcome.CONVERGED)
     return _continue_from(state, proposal, scheme)
 

@@ -1,6 +1,6 @@
-"""Where the full passes start: restarts raced on a sample, EM to the end there, and the ladder over K.
+"""Where the full passes start: restarts raced on a sample, EM to convergence there, and steps between neighbouring K.
 
-The sample does the exploring, at no pass over the data; the full data confirms.
+The search for good optima happens on the sample, without a pass over the data; the full passes refine its results.
 """
 
 from __future__ import annotations
@@ -43,18 +43,23 @@ from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
 
 RACE_STEPS = 15
+"""EM steps of every restart in a round of the race, on ``RACE_ROWS`` rows in the first one."""
 RACE_ROWS = 4_000
 RACE_TOL = 1e-5
 SPLIT_STEPS = 5
+"""EM steps after which splits and merges are compared."""
 MERGED_PAIRS = 10
 """So many pairs of components are tried when one component less is wanted."""
 FINALISTS = 2
+"""Restarts that are run to convergence."""
 SAMPLE_PRECISION = 100.0
+"""Fits on the sample stop at the default tolerance of so many times its rows."""
 REPAIRS = 2
+"""At most so many superfluous components are moved."""
 NOISE_START = 0.05
 """Weight of the noise at the start."""
 PLENTY = 20
-"""Rows a parameter from which on a degenerate fit is no accident of a small sample."""
+"""Rows per parameter from which on a degenerate fit is not blamed on a small sample."""
 Rank = tuple[bool, bool, float]
 DUPLICATE = 1e-6
 """Two components are one if a merge loses less than this, nats per row."""
@@ -68,24 +73,24 @@ class SampleFit:
     history: tuple[float, ...] = ()
     reason: str = ""
     events: tuple[str, ...] = ()
-    """What was done to components that were empty, or two of a kind."""
+    """What was done to components that were empty or duplicates."""
     rank: Rank = (False, False, -np.inf)
     """How it compares with other fits of the same candidate."""
     origin: str = ""
     """The start it came from."""
     finalists: tuple[tuple[str, MixtureParams], ...] = ()
-    """After the race alone: what would be run to convergence."""
+    """After the race: the starts that are to be run to convergence."""
 
     @property
     def is_sound(self) -> bool:
-        """False if a component has collapsed, with rows enough to tell."""
+        """False if a component has collapsed, although there are rows enough."""
         return self.rank[1]
 
 
 Start = tuple[str, MixtureParams]
-"""Where a fit starts, and what to call that."""
+"""The name of a start, and its parameters."""
 Seed = tuple[str, SuffStats]
-"""The statistics of a seeding, and what to call it."""
+"""The name of a seeding, and its statistics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +114,7 @@ class SampleSearch:
     max_steps: int = 1000
     weights: Array = field(default_factory=lambda: UNWEIGHTED)
     noise: Array | None = None
-    """Box of the noise component, if there is to be one."""
+    """Box ``(2, D)`` of the noise component, or None without one."""
 
     def fit(
         self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
@@ -132,12 +137,8 @@ class SampleSearch:
             If there are fewer rows than components.
         """
         if len(self.rows) < n_components:
-            raise InputDataError(
-                explain(
-                    f"{n_components} components need at least as many rows, and there are {len(self.rows)}",
-                    remedy="use fewer components or more data",
-                )
-            )
+            what = f"{n_components} components need at least as many rows, and there are {len(self.rows)}"
+            raise InputDataError(explain(what, remedy="use fewer components or more data"))
         out: list[Seed] = []
         for i in range(n_init if n_components > 1 else 1):
             for j, (name, seeding) in enumerate(SEEDINGS.items() if n_components > 1 else [*SEEDINGS.items()][:1]):
@@ -146,14 +147,14 @@ class SampleSearch:
                 out.append((f"restart {i + 1}, {name}", stats))
         return tuple(out)
 
-    def race_restarts(self, family: CovarianceFamily, draw_seeds: Sequence[Seed]) -> SampleFit:
+    def race_restarts(self, family: CovarianceFamily, seeds: Sequence[Seed]) -> SampleFit:
         """Return the best of the restarts as it stands before it is run to convergence, and the finalists.
 
         The restarts race by successive halving: some EM steps each on a few rows, the better half goes on with
         more rows, until two are left.
         """
         try:
-            starts = [(name, self._make_start(stats, family)) for name, stats in draw_seeds]
+            starts = [(name, self._make_start(stats, family)) for name, stats in seeds]
         except SingularCovarianceError as error:
             return SampleFit(None, reason=str(error))
         return self._race_starts(starts)

@@ -63,7 +63,7 @@ def draw_kmeans_plusplus(rows: Array, n_clusters: int, rng: np.random.Generator)
 
 def _draw_by_cost(cost: Array, trials: int, rng: np.random.Generator) -> Labels:
     total = cost.sum()
-    if total <= 0.0:  # fewer distinct rows than clusters
+    if total <= 0.0:  # every row is a centre already
         return rng.integers(len(cost), size=trials)
     return rng.choice(len(cost), size=trials, p=cost / total)
 
@@ -244,7 +244,7 @@ def collect_seed_stats(
 def start_from_seed(
     stats: SuffStats, family: CovarianceFamily, scaling: Scaling, penalty: Penalty = RIDGE
 ) -> MixtureParams:
-    """Return where a fit starts that was seeded so: after one M-step.
+    """Return the start of a fit: one M-step from the statistics of a seeding.
 
     Raises
     ------

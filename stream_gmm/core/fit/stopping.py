@@ -11,6 +11,8 @@ from stream_gmm.core.model.params import MixtureParams
 
 SAFETY = 2.0
 """Factor on an extrapolated gain."""
+SLOW_RATE = 0.99
+"""The gains of plain EM are assumed to shrink by no more than this factor in each step."""
 SLOWEST_RATE = 0.98
 """Directions in which no step has been seen yet are assumed to shrink by a fiftieth in each EM step."""
 LEAST_STEPS = 20.0
@@ -35,12 +37,13 @@ def aitken_gain(values: Sequence[float]) -> float:
 
 
 def cautious_aitken_gain(values: Sequence[float]) -> float:
-    """Return twice :func:`aitken_gain`, but at least the last gain.
+    """Return twice :func:`aitken_gain`, but at least what remains at a rate of 0.99 per step.
 
-    While a fast direction still dominates the gains, their ratio is too small for the slower ones behind it; and it
-    can be near zero by chance.
+    While a fast direction still dominates the gains, their ratio is too small for the slower ones behind it, and on a
+    plateau it can rise above 1 later.
     """
-    return max(SAFETY * aitken_gain(values), values[-1] - values[-2] if len(values) > 1 else np.inf)
+    slow = (values[-1] - values[-2]) * SLOW_RATE / (1.0 - SLOW_RATE) if len(values) > 1 else np.inf
+    return max(SAFETY * aitken_gain(values), slow)
 
 
 def predict_gain(step: Array, to_optimum: Array, slope: float = 0.0) -> float:

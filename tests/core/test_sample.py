@@ -241,7 +241,7 @@ def test_a_poor_local_optimum_is_not_pruned_on_the_sample(rng):
     base = rng.normal(-7.0, 1.0, 4000)
 
     def candidate(k, gain):
-        return SampleCandidate(f"full-{k}", k, 6 * k - 1, float("nan"), base + gain, covariance_type="full")
+        return SampleCandidate(f"full-{k}", k, 6 * k - 1, float("nan"), base + gain, structure="full")
 
     others = [candidate(k, g) for k, g in ((3, 0.2), (4, 0.2), (5, 0.2))]
     pruning = SamplePruning("bic", 1e6, 10_000, 0.0, UNWEIGHTED)

@@ -72,7 +72,7 @@ class SampleCandidate:
     """Contribution of every validation row to the criterion ``(n,)``, nats."""
     is_sound: bool = True
     """False for a degenerate fit: it may be pruned, but no other candidate is pruned because of it."""
-    covariance_type: str = ""
+    structure: str = ""
     """Name of its covariance structure."""
 
 
@@ -129,7 +129,7 @@ class SamplePruning:
         below the line between its neighbours has probably missed a better optimum, and must not be pruned for that.
         """
         own = candidates[index]
-        same = [c for c in candidates if c.covariance_type == own.covariance_type and c is not own]
+        same = [c for c in candidates if c.structure == own.structure and c is not own]
         smaller = [c for c in same if c.n_components < own.n_components]
         larger = [c for c in same if c.n_components > own.n_components]
         if not smaller:

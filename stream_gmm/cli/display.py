@@ -18,6 +18,7 @@ from stream_gmm.core.criteria import base_criterion, difference_format, display_
 from stream_gmm.core.model.matching import match_components
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.oddities import find_atoms
+from stream_gmm.io.sink.publish import read_manifest
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.plan import Plan
@@ -129,7 +130,9 @@ def show_run(folder: Path, console: Console | None = None) -> None:
         console.print(_truth_table(model, load_model(state / TRUTH)))
     for warning in record["warnings"]:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
-    for what, name in (("scored rows", SCORED), ("model", MODEL), ("report", REPORT), ("sweep table", TABLE),
+    manifest = read_manifest(folder / SCORED) or {}
+    scored = [("scored rows", SCORED)] if manifest.get("model_digest") == model.digest else []
+    for what, name in (*scored, ("model", MODEL), ("report", REPORT), ("sweep table", TABLE),
                        ("candidates", CANDIDATES)):  # fmt: skip
         if (folder / name).exists():
             console.print(f"{what:<12} {folder / name}", soft_wrap=True)

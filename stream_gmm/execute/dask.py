@@ -22,7 +22,7 @@ from distributed import Client, Future, LocalCluster, as_completed, get_worker
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
-from stream_gmm.errors import ClusterError, ConfigError, explain
+from stream_gmm.errors import ClusterError, ConfigError, StreamGMMError, explain
 from stream_gmm.execute.protocol import I, OnDone, R, S, machine_memory, require_items, run_task
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.execute.tree import Folder, fold, levels, subtrees
@@ -157,7 +157,7 @@ class DaskExecutor:
         return subtrees(len(items), TASKS_PER_SLOT * self.n_workers)
 
     def _recompute_lost(self, items: Sequence[Any]) -> None:
-        """Have kept values made again that were given up because workers died."""
+        """Recompute kept values that were lost because workers died."""
         kept = [i for bunch in items for i in (bunch if isinstance(bunch, list) else [bunch])]
         failed = [i for i in kept if isinstance(i, Future) and i.status in ("error", "lost")]
         if failed:
@@ -198,7 +198,7 @@ def _retry_lost_work(run: Callable[[], T]) -> T:
                 raise ClusterError(
                     explain(
                         f"the cluster lost the work twice: {error}",
-                        why="workers died, most likely for want of memory",
+                        why="workers died, most likely because they ran out of memory",
                         remedy="raise cluster.memory_limit or use fewer threads per worker",
                     )
                 ) from error
@@ -278,6 +278,8 @@ def connect(spec: ClusterSpec) -> Iterator[Client]:
 
     Raises
     ------
+    ConfigError
+        If its class or its options cannot be used.
     ClusterError
         If it cannot be reached or started, or no worker comes up in time.
     """
@@ -292,6 +294,16 @@ def connect(spec: ClusterSpec) -> Iterator[Client]:
                     f"no Dask worker at {where} within {spec.timeout_seconds:g} s",
                     why=str(error) or type(error).__name__,
                     remedy="check the address, that workers are up, and cluster.timeout_seconds",
+                )
+            ) from error
+        except StreamGMMError:
+            raise
+        except (TypeError, ValueError, ImportError) as error:  # from the constructors of clusters and clients
+            raise ConfigError(
+                explain(
+                    "the cluster section cannot be used",
+                    why=f"{type(error).__name__}: {error}",
+                    remedy="check cluster.address, cluster.cluster_class and cluster.cluster_options",
                 )
             ) from error
         yield client

@@ -1,4 +1,4 @@
-"""A stream of Arrow record batches: every batch is scored as it comes, then learnt from."""
+"""A stream of Arrow record batches: every batch is scored by the model before it, and then updates the model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StreamOptions:
     save_rows
         Save the state after so many rows, and at the end.
     replay
-        The input starts again from its first batch: skip those that the state has taken in.
+        The input starts again from its first batch: skip the batches that the state already holds.
     """
 
     columns: tuple[str, ...] | None = None
@@ -49,7 +49,7 @@ class StreamOptions:
 
 @dataclass(frozen=True)
 class StreamReport:
-    """What became of a stream."""
+    """The result of a stream: the saved state, and how many rows and batches were read, dropped and skipped."""
 
     saved: SavedStream
     rows: int
@@ -65,7 +65,7 @@ def run_stream(
     write: WriteTable | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> StreamReport:
-    """Read Arrow IPC record batches to their end; go on from the state file if there is one.
+    """Read Arrow IPC record batches to their end; resume from the state file if there is one.
 
     ``write`` gets the scored rows of every batch, from the model as it was before that batch.
 
@@ -117,7 +117,7 @@ def _open_state(path: str | os.PathLike[str], rule: OnlineRule, options: StreamO
             )
         return saved
     if first is None:
-        raise InputDataError("the stream has no record batch, and there is no state to go on from.")
+        raise InputDataError("the stream has no record batch, and there is no state to resume from.")
     columns = options.columns or numeric_columns(first.schema)
     return SavedStream(OnlineState.start(len(columns)), rule, columns)
 

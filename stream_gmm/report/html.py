@@ -37,7 +37,7 @@ COLUMNS = (
     ("smallest weight", "smallest_weight", "{:.4f}"),
     ("largest condition", "largest_condition", "{:.3g}"),
     ("held-out per row", "heldout", "{:.6f}"),
-    ("behind, judging rows", "behind", "{:+.5f}"),
+    ("behind, validation rows", "behind", "{:+.5f}"),
     ("its standard error", "behind_se", "{:.2g}"),
     ("gain over K - 1", "gain", "{:+.5f}"),
     ("its standard error", "gain_se", "{:.2g}"),

@@ -206,6 +206,13 @@ class TestConnect:
         ):
             pass
 
+    def test_options_that_the_class_does_not_know(self):
+        from stream_gmm.execute.dask import ClusterSpec, connect
+
+        spec = ClusterSpec(cluster_class="concurrent.futures.ThreadPoolExecutor", cluster_options={"nonsense": 1})
+        with pytest.raises(ConfigError, match=r"cluster section.*nonsense.*cluster_options"), connect(spec):
+            pass
+
     def test_a_missing_scheduler_file_is_a_cluster_error(self, tmp_path):
         from stream_gmm.execute.dask import ClusterSpec, connect
 

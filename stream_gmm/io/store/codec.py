@@ -24,7 +24,7 @@ def encode(value: Any, arrays: Arrays) -> Any:
     Raises
     ------
     TypeError
-        If there is a value of a kind that cannot be kept.
+        If a value is of a type that has no encoding.
     """
     if value is None or isinstance(value, bool | int | str):
         return value

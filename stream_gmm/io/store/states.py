@@ -24,13 +24,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class SavedStream:
-    """A state, how it is fitted, and the columns it is fitted to."""
+    """The state of an online fit, its rule and its columns."""
 
     state: OnlineState
     rule: OnlineRule
     columns: tuple[str, ...]
     batches: int = 0
-    """Batches of the input that the state has taken in."""
+    """Batches of the input that the state includes."""
 
 
 def save_state(saved: SavedStream, path: str | os.PathLike[str]) -> Path:

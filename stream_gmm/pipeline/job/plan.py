@@ -49,7 +49,7 @@ PARALLEL = 0.85
 
 @dataclass(frozen=True)
 class Workers:
-    """Who will do the work: their number, the memory of each in bytes, and the cores they share (None: not known)."""
+    """The workers of a run: their number, the memory of each in bytes, and the cores they share (None: not known)."""
 
     count: int
     memory: int | None = None
@@ -57,13 +57,13 @@ class Workers:
 
     @property
     def power(self) -> float:
-        """How many times one of them they are together."""
+        """Their speed together, in workers that have a core to themselves."""
         busy = min(self.count, self.cores or self.count)
         return busy * PARALLEL if busy > 1 else 1.0
 
     @classmethod
     def of(cls, executor: Executor) -> Workers:
-        """Return those of an executor."""
+        """Return the workers of an executor."""
         return cls(executor.n_workers, executor.memory_bytes // executor.n_workers)
 
 
@@ -111,7 +111,7 @@ class Plan:
     seconds: float
 
     def refuse_if_too_large(self) -> None:
-        """Refuse what cannot fit.
+        """Refuse a plan whose tasks do not fit into the memory of a worker.
 
         Raises
         ------

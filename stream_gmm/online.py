@@ -21,8 +21,9 @@ from stream_gmm.io.store.states import SavedStream, load_state, save_state
 class OnlineGaussianMixture:
     """Gaussian mixture fitted to a stream by stepwise EM (Cappe & Moulines 2009), in bounded memory.
 
-    The first rows are fitted to convergence; then every step blends the statistics of new rows with what stands
-    behind the model. How the stream is cut into batches changes nothing.
+    The first rows are fitted to convergence; then every step blends the statistics of new rows with the running
+    statistics of the model. The result does not depend on how the stream is cut into batches. Columns of frames and
+    Arrow tables go by name.
 
     Parameters
     ----------
@@ -39,14 +40,14 @@ class OnlineGaussianMixture:
     outlier_quantile
         The outlier threshold follows this quantile of the log-density.
     missing
-        ``"error"`` or ``"drop"``: what to do with rows that hold a null, NaN or infinity.
+        ``"error"`` or ``"drop"``: what to do with rows that hold a null, NaN, infinity or a value beyond 1e150.
 
     Attributes
     ----------
     weights_, means_, covariances_, precisions_cholesky_
         As in scikit-learn, once the first fit is made.
     rows_seen_, effective_rows_, n_steps_
-        Rows taken in; effective number of rows in the statistics of the model (Kish); steps made.
+        Rows seen; effective number of rows in the statistics of the model (Kish 1965); steps made.
     result_ : FitResult
 
     Examples

@@ -122,6 +122,32 @@ class TestRowCounts:
         ):
             sg.fit(short, 1)
 
+    @pytest.mark.parametrize(
+        ("what", "message"),
+        [
+            ("file", "the footer promises 524 rows, and its row groups hold 500"),
+            ("row group", "row group 0: 500 rows were read where the footer promises 524"),
+        ],
+    )
+    def test_a_footer_that_promises_too_much_is_refused(self, tmp_path, rng, what, message):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"x": rng.normal(size=500)}), path, compression="none", use_dictionary=False)
+        whole = path.read_bytes()
+        start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+        # 500 and 524 as Thrift writes them: zigzag, seven bits a byte.
+        true, wrong = bytes([0xE8, 0x07]), bytes([0x98, 0x08])
+        places = [i for i in range(start, len(whole)) if whole.startswith(true, i)]
+        content = bytearray(whole)
+        for place in {"file": places[:1], "row group": [places[0], places[-1]]}[what]:
+            content[place : place + 2] = wrong
+        path.write_bytes(content)
+        footer = pq.read_metadata(path)
+        assert (footer.num_rows, footer.row_group(0).num_rows) == (524, 500 if what == "file" else 524)
+        assert pq.read_table(path).num_rows == 500  # pyarrow does not mind
+
+        with pytest.raises(InputDataError, match=f"a.parquet.*{message}"):
+            sg.fit(path, 1)
+
     @pytest.mark.parametrize("cache", ["none", "memory", "disk"])
     def test_a_leaf_that_loses_rows_ends_the_pass(self, tmp_path, rng, monkeypatch, cache):
         pq.write_table(pa.table({"x": rng.normal(size=524)}), tmp_path / "a.parquet")

@@ -109,6 +109,18 @@ class TestPassthrough:
         )
 
     @pytest.mark.parametrize("names", ORDERS)
+    def test_an_empty_file_has_the_columns_of_the_others(self, tmp_path, names, rng):
+        one = {"x": rng.normal(size=80), "key": np.arange(80), "v": [[1.0]] * 80}
+        folder = _write_pair(tmp_path / "in", names, one, {"x": pa.array([], pa.float64())})
+        data = sg.open_dataset(folder, columns=["x"])
+        sg.score(sg.fit(data, 1), data, tmp_path / "out")
+
+        schemas = [pq.read_schema(tmp_path / "out" / n) for n in names]
+        assert schemas[0].names == schemas[1].names
+        assert schemas[0].types == schemas[1].types
+        assert pq.read_table(tmp_path / "out")["key"].to_pylist() == list(range(80))
+
+    @pytest.mark.parametrize("names", ORDERS)
     def test_types_with_nothing_in_common_are_refused_by_name(self, tmp_path, names):
         x = np.arange(20.0)
         folder = _write_pair(tmp_path / "in", names, {"x": x, "k": np.arange(20)}, {"x": x, "k": ["a"] * 20})

@@ -22,6 +22,7 @@ from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.parts import Part
+from stream_gmm.io.source.schema import read_schema
 
 REASON = "not_scored_reason"
 
@@ -273,10 +274,7 @@ def _open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 
 def _empty_schema(part: Part, columns: Columns, job: ScoreJob) -> pa.Schema:
-    from stream_gmm.io.source.files import open_parquet
-
-    with open_parquet(part.path) as parquet:
-        kept = [parquet.schema_arrow.field(c) for c in job.layout.passthrough]
+    kept = list(read_schema(part.file, job.layout.passthrough))
     fields = kept + [pa.field(n, t) for n, t, _ in columns]
     fields.append(pa.field(job.layout.prefix + REASON, pa.string()))
     return pa.schema(fields, metadata=dict(job.metadata))

@@ -1,4 +1,4 @@
-"""Arrow record batches as they come: from an IPC stream or out of tables, scored and written on."""
+"""Record batches of an Arrow IPC stream or a table: reading, scoring and writing them one at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def record_batches(source: BinaryIO) -> Iterator[pa.RecordBatch]:
     Raises
     ------
     InputDataError
-        If it is none, or is cut off.
+        If it is not an Arrow IPC stream, or is truncated.
     """
     try:
         with pa.ipc.open_stream(source) as reader:
@@ -64,7 +64,7 @@ def decode_batch(batch: pa.RecordBatch, number: int, columns: tuple[str, ...], m
 def score_batch(
     chunk: Chunk, density: Density | None, k: int, threshold: float, passthrough: bool, proba: str
 ) -> Any:
-    """Return a batch with its scores as a table; without a model (None) every score is null, and says why.
+    """Return a batch with its scores as a table; before the first model (None) every score is null, with the reason.
 
     Raises
     ------
@@ -79,16 +79,16 @@ def score_batch(
         raise ConfigError(f"the stream already has columns named {clash}: do not pass its columns through.")
     if density is not None:
         return make_scored_table(chunk, score_rows(density, chunk.rows), columns, layout, threshold, {})
-    nobody, reasons = np.zeros(chunk.size, dtype=bool), np.full(chunk.size, NO_MODEL, dtype=object)
+    no_rows, reasons = np.zeros(chunk.size, dtype=bool), np.full(chunk.size, NO_MODEL, dtype=object)
     unscored = Chunk(
-        chunk.rows[:0], chunk.size, chunk.file_index, chunk.first_row, nobody, chunk.bad, chunk.batch, reasons
+        chunk.rows[:0], chunk.size, chunk.file_index, chunk.first_row, no_rows, chunk.bad, chunk.batch, reasons
     )
     nothing = Scores(np.empty(0, np.int32), np.empty((0, k)), np.empty(0), np.empty(0))
     return make_scored_table(unscored, nothing, columns, layout, threshold, {})
 
 
 class StreamWriter:
-    """Writes tables to a sink as one Arrow IPC stream, which begins with the first."""
+    """Writes tables to a sink as one Arrow IPC stream; the first table sets the schema."""
 
     def __init__(self, sink: BinaryIO) -> None:
         self._sink = sink

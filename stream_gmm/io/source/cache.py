@@ -1,7 +1,7 @@
 """Decoded rows kept for later passes: in a worker's memory, or as raw column blocks in its scratch folder.
 
-A kept leaf gives the same chunks as the leaf it was made from, bit for bit. Whatever goes wrong with a
-scratch file - no space, gone, on another machine - the rows are decoded again instead.
+A cached leaf yields the same chunks as the leaf it was made from, bit for bit. If a scratch file cannot be written,
+has vanished, or lies on another machine, the rows are decoded again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stream_gmm.io.source.protocols import Leaf
 log = logging.getLogger(__name__)
 
 NONE, MEMORY, DISK = "none", "memory", "disk"
-# Left free on the scratch disk: others need it, too.
+# Bytes left free on the scratch disk for other programs.
 RESERVE = 1 << 30
 _POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 
@@ -94,7 +94,7 @@ def _align_size(size: int) -> int:
 
 
 def cache_leaf(item: tuple[Leaf, str], shared: Any, scratch: str) -> Leaf:
-    """Decode a leaf and keep it as told: ``"memory"``, ``"disk"`` (below ``scratch``) or ``"none"``."""
+    """Decode a leaf and keep its rows: in ``"memory"``, on ``"disk"`` (below ``scratch``), or not (``"none"``)."""
     del shared
     leaf, mode = item
     return _CACHERS[mode](leaf, scratch)
@@ -159,5 +159,5 @@ _CACHERS = {MEMORY: _cache_in_memory, DISK: _cache_on_disk, NONE: _keep_uncached
 
 
 def cache_mode_of(leaf: Leaf) -> str:
-    """Return how a leaf is kept."""
+    """Return how a leaf is cached: ``"none"``, ``"memory"`` or ``"disk"``."""
     return str(getattr(leaf, "kind", NONE))

@@ -28,8 +28,8 @@ from stream_gmm.io.source.schema import conform_batch
 class Chunk:
     """Consecutive rows of one file.
 
-    ``rows (n, D)`` holds those that can be used, column-major. ``keep (N,)`` tells which of the
-    ``size`` rows those are (None: all); ``bad (D, 4)`` counts nulls, NaNs, infinities and oversized values.
+    ``rows (n, D)`` holds the usable ones, column-major. ``keep (N,)`` marks them among the ``size`` rows
+    that were read (None: all are usable); ``bad (D, 4)`` counts nulls, NaNs, infinities and oversized values.
     """
 
     rows: Array

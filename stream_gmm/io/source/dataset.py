@@ -243,6 +243,15 @@ def _cut_parts(files: Sequence[SourceFile], footers: list[pq.FileMetaData], n_co
     out: list[Part] = []
     for file_index, (file, footer) in enumerate(zip(files, footers, strict=True)):
         sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
+        if sum(sizes) != footer.num_rows:
+            raise InputDataError(
+                explain(
+                    f"{redact(file.path)}: the footer promises {footer.num_rows} rows, and its row groups hold "
+                    f"{sum(sizes)}",
+                    why="the file is damaged, or was written by a faulty writer",
+                    remedy="rewrite the file, or leave it out with data.exclude",
+                )
+            )
         for run in _cut_runs(sizes, limit):
             first = sum(sizes[: run.start])
             out.append(Part(len(out), file, file_index, tuple(run), tuple(sizes[g] for g in run), first))

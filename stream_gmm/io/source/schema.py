@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stream_gmm.errors import InputDataError, did_you_mean, explain
-from stream_gmm.io.source.files import SourceFile, redact
+from stream_gmm.io.source.files import SourceFile, open_unchanged, redact
 
 _INDEX_NAME = re.compile(r"__index_level_\d+__")
 
@@ -102,11 +101,36 @@ def choose_features(files: Sequence[FileSchema], weight: str | None = None) -> F
     InputDataError
         If there is none, if a column is numeric in some files only, or holds vectors; names file and column.
     """
+    schemas = distinct_schemas(files)
+    _refuse_vectors(schemas)
     numeric: dict[str, FileSchema] = {}
-    empty: set[str] = set()
-    indices: set[str] = set()
-    for one in distinct_schemas(files):
-        indices.update(index_columns(one.schema))
+    for one in schemas:
+        for item in one.schema:
+            if is_numeric(item.type):
+                numeric.setdefault(item.name, one)
+    indices = {n for one in schemas for n in index_columns(one.schema)}
+    names = tuple(n for n in numeric if n != weight and n not in indices)
+    if not names:
+        have = ", ".join(dict.fromkeys(n for one in schemas for n in one.schema.names))
+        raise InputDataError(
+            explain("the data set has no numeric column", why=f"it has {have}", remedy="name data.columns")
+        )
+    _refuse_partly_numeric(schemas, {n: numeric[n] for n in names})
+    warnings = []
+    left_out = sorted(n for n in indices if n in numeric and n != weight)
+    if left_out:
+        warnings.append(
+            f"columns {left_out} hold the index of a pandas frame and are not fitted; name them in the columns to "
+            "fit them."
+        )
+    empty = sorted({f.name for one in schemas for f in one.schema if pa.types.is_null(f.type)} - numeric.keys())
+    if empty:
+        warnings.append(f"columns {empty} hold no value in any file and are not fitted.")
+    return Features(names, tuple(warnings))
+
+
+def _refuse_vectors(schemas: Sequence[FileSchema]) -> None:
+    for one in schemas:
         for item in one.schema:
             if is_vector(item.type):
                 raise InputDataError(
@@ -116,40 +140,24 @@ def choose_features(files: Sequence[FileSchema], weight: str | None = None) -> F
                         remedy="write every entry as a column of its own, or name the columns to fit in data.columns",
                     )
                 )
-            if pa.types.is_null(item.type):
-                empty.add(item.name)
-            elif is_numeric(item.type):
-                numeric.setdefault(item.name, one)
-    names = tuple(n for n in numeric if n != weight and n not in indices)
-    if not names:
-        have = ", ".join(dict.fromkeys(n for one in distinct_schemas(files) for n in one.schema.names))
-        raise InputDataError(
-            explain("the data set has no numeric column", why=f"it has {have}", remedy="name data.columns")
-        )
-    for name in names:
-        for one in distinct_schemas(files):
-            kind = one.schema.field(name).type if one.schema.names.count(name) == 1 else None
-            if kind is None or not (is_numeric(kind) or pa.types.is_null(kind)):
-                here = "is not there" if kind is None else f"is {kind}"
-                twice = one.schema.names.count(name) > 1
-                raise InputDataError(
-                    explain(
-                        f"{one.place}: column '{name}' {'is there twice' if twice else here}",
-                        why=f"it is a number in {numeric[name].place}",
-                        remedy="name the columns to fit in data.columns, or leave the file out by data.exclude",
-                    )
+
+
+def _refuse_partly_numeric(schemas: Sequence[FileSchema], numeric: Mapping[str, FileSchema]) -> None:
+    """Refuse columns that are numbers in one file (``numeric`` says in which) and something else in another."""
+    for name, example in numeric.items():
+        for one in schemas:
+            times = one.schema.names.count(name)
+            kind = one.schema.field(name).type if times == 1 else None
+            if kind is not None and (is_numeric(kind) or pa.types.is_null(kind)):
+                continue
+            here = f"is {kind}" if times == 1 else "is not there" if not times else f"is there {times} times"
+            raise InputDataError(
+                explain(
+                    f"{one.place}: column '{name}' {here}",
+                    why=f"it is a number in {example.place}",
+                    remedy="name the columns to fit in data.columns, or leave the file out by data.exclude",
                 )
-    warnings = []
-    left_out = sorted(n for n in indices if n in numeric and n != weight)
-    if left_out:
-        warnings.append(
-            f"columns {left_out} hold the index of a pandas frame and are not fitted; name them in the columns to "
-            "fit them."
-        )
-    nothing = sorted(empty - numeric.keys())
-    if nothing:
-        warnings.append(f"columns {nothing} hold no value in any file and are not fitted.")
-    return Features(names, tuple(warnings))
+            )
 
 
 def check_features(files: Sequence[FileSchema], columns: Sequence[str]) -> None:
@@ -287,7 +295,14 @@ def with_conform(file: SourceFile, common: CommonSchema, schema: pa.Schema) -> S
     return replace(file, conform=conform) if conform else file
 
 
-def read_schema(parquet: pq.ParquetFile, file: SourceFile, columns: Sequence[str]) -> pa.Schema:
-    """Return the columns of a file as they are passed through."""
-    empty = pa.RecordBatch.from_pylist([], schema=parquet.schema_arrow)
-    return conform_batch(empty, columns, file.conform).schema
+def read_schema(file: SourceFile, columns: Sequence[str]) -> pa.Schema:
+    """Return the columns of a file as they are passed through.
+
+    Raises
+    ------
+    InputDataError
+        If the file cannot be opened, or was replaced.
+    """
+    with open_unchanged(file) as parquet:
+        batch = pa.RecordBatch.from_pylist([], schema=parquet.schema_arrow)
+    return conform_batch(batch, columns, file.conform).schema

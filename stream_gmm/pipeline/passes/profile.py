@@ -277,11 +277,6 @@ def profile_rows(
                 remedy="check data.paths, data.columns and data.missing",
             )
         )
-    expected = sum(tasks.rows)
-    if out.rows != expected:
-        raise InputDataError(
-            explain(f"{out.rows} rows were read where the files promise {expected}", remedy="run again")
-        )
     out = replace(out, data_warnings=source.warnings)
     if holdout:
         return out

@@ -96,7 +96,7 @@ def fit(
         Largest number of steps; the pass that evaluates the last one comes on top.
     reg_covar
         Added to the diagonals of the covariances, in units of the data, as in scikit-learn (1e-6 there). None: a
-        penalty of a thousandth of a pseudo-row for each component, that varies as all the data do.
+        penalty of 1e-8 pseudo-rows for each component, that varies as all the data do.
     random_state
         Seed. Same seed, same data: same bits, whatever the executor.
     sample_rows

@@ -45,7 +45,7 @@ class Settings:
         Largest number of steps on the full data (epochs, for mini-batches).
     reg_covar
         Added to the diagonals of the covariances, as in scikit-learn, in units of the data. None: a penalty of
-        a thousandth of a pseudo-row for each component instead, which knows no units.
+        1e-8 pseudo-rows for each component instead, which knows no units.
     sample_rows
         Rows of the uniform sample on which fits are started.
     profile

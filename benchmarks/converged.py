@@ -106,7 +106,9 @@ def main() -> None:
     outcomes: Counter[str] = Counter()
     changes: list[tuple[float, Case]] = []
     start = time.perf_counter()
-    for case in itertools.islice(grid(), args.fits):
+    for done, case in enumerate(itertools.islice(grid(), args.fits)):
+        if done % 50 == 0:
+            print(f"{done} fits in {time.perf_counter() - start:.0f} s", flush=True)
         outcome, change = measure_case(case, args.steps)
         outcomes[outcome] += 1
         if outcome == "CONVERGED":

@@ -236,13 +236,13 @@ def _accept_or_reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMSta
         objectives=(*state.objectives, objective), n_iter=state.n_iter + (before is not None),
     )  # fmt: skip
     state, proposal = _propose_next(state, em, scheme)
-    if has_growing_share(state.params, em):
-        proposal = replace(proposal, predicted_gain=np.inf)
     if report and report != state.report:
         state = replace(state, events=(*state.events, f"pass {state.passes}: {report.describe()}"))
     state = replace(state, report=report, predicted_gains=(*state.predicted_gains, proposal.predicted_gain))
-    converged = proposal.predicted_gain <= scheme.tolerance(state) and (
-        not scheme.method.needs_confirmation or state.confirming > CONFIRMING_STEPS
+    converged = (
+        proposal.predicted_gain <= scheme.tolerance(state)
+        and (not scheme.method.needs_confirmation or state.confirming > CONFIRMING_STEPS)
+        and not has_growing_share(state.params, em)
     )
     if converged or is_fixed_point(em, state.params):
         return _end_state(state, Outcome.CONVERGED)

@@ -206,8 +206,11 @@ def test_components_keep_the_numbers_of_the_previous_run(demo_folder, tmp_path):
         "output": {"folder": str(tmp_path / "run")},
     }  # fmt: skip
     first = sweep_stage(validate_config(content, "test"), SerialExecutor()).best  # on the first night there is none
-    turned = sg.load_model(tmp_path / "run" / "model.gmm")
-    sg.save_model(_turned(turned, [2, 0, 1]), tmp_path / "run" / "model.gmm")
+    reordered = sg.save_model(_turned(first, [2, 0, 1]), tmp_path / "reordered.gmm")
+    like_a_file = content | {"sweep": content["sweep"] | {"match_to": str(reordered)}}
+    np.testing.assert_array_equal(
+        sweep_stage(validate_config(like_a_file, "test"), SerialExecutor()).best.means_, first.means_[[2, 0, 1]]
+    )
     second = sweep_stage(validate_config(content, "test"), SerialExecutor())
 
     np.testing.assert_array_equal(second.best.means_, first.means_[[2, 0, 1]])

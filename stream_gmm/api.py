@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import InputDataError, explain
+from stream_gmm.errors import ConvergenceWarning, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.source.dataset import Dataset
@@ -80,6 +81,11 @@ def fit(
         Parameters whose log-likelihood on the full data is known exactly, under scikit-learn's names:
         ``weights_``, ``means_``, ``covariances_``, ``converged_``, ``n_iter_`` and so on.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If the fit has not converged: ``outcome`` and ``reason`` say why.
+
     Raises
     ------
     ConfigError, InputDataError, ClusterError
@@ -91,9 +97,13 @@ def fit(
     if isinstance(init, FitResult):
         source = as_source(source, init.columns)
         init = init.params
-    return _fit.fit(
+    result = _fit.fit(
         source, n_components, covariance_type, settings, executor_for(client), init=init, listener=progress
     )
+    if not result.converged_:
+        reason = f" ({result.reason})" if result.reason else ""
+        warnings.warn(f"{result.outcome.value}{reason}.", ConvergenceWarning, stacklevel=2)
+    return result
 
 
 @document_options

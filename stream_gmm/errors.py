@@ -103,6 +103,10 @@ class SingularCovarianceError(NoAdmissibleModelError):
     """A covariance is not positive definite, and no lower bound could repair it."""
 
 
+class ConvergenceWarning(UserWarning):
+    """A fit ended without having converged; its ``outcome`` says how, and the message what to do."""
+
+
 class NotFittedError(StreamGMMError, AttributeError):
     """A method that needs a fitted model was called before ``fit``."""
 

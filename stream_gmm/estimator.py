@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,14 @@ from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConfigError, InputDataError, NotFittedError, did_you_mean, explain
+from stream_gmm.errors import (
+    ConfigError,
+    ConvergenceWarning,
+    InputDataError,
+    NotFittedError,
+    did_you_mean,
+    explain,
+)
 from stream_gmm.io.source.chunks import Chunk
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.io.source.protocols import Source, read_completely
@@ -195,11 +203,13 @@ class GaussianMixture:
             return None
         if all(v is not None for v in given):
             return api.params_from(*given, self.covariance_type)
-        start = api.fit(
-            source, self.n_components, self.covariance_type,
-            n_init=self.n_init, max_passes=1, reg_covar=self.reg_covar, prior=self.prior,
-            random_state=self.random_state or 0, sample_rows=self.sample_rows, client=self.client,
-        ).params  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a start need not have converged
+            start = api.fit(
+                source, self.n_components, self.covariance_type,
+                n_init=self.n_init, max_passes=1, reg_covar=self.reg_covar, prior=self.prior,
+                random_state=self.random_state or 0, sample_rows=self.sample_rows, client=self.client,
+            ).params  # fmt: skip
         changes: dict[str, Any] = {}
         if self.weights_init is not None:
             changes["weights"] = self.weights_init

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -11,14 +12,19 @@ from sklearn.mixture import GaussianMixture
 
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.in_memory import InMemoryEStep
-from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, aitken_gain, em_step, run_to_end
+from stream_gmm.core.fit.accelerate import METHODS
+from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, em_step, run_to_end
 from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, take_stepwise_step
+from stream_gmm.core.fit.stopping import aitken_gain
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
+from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
+from stream_gmm.core.mstep.prior import ConjugatePrior
+from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import SampleSearch
+from stream_gmm.errors import SingularCovarianceError
 from tests.oracles import rows_of, standardised
 from tests.strategies import families, mixtures, random_params, seeds
 
@@ -159,12 +165,12 @@ def test_the_default_tolerance_is_a_tenth_of_the_statistical_error():
 
 def test_a_collapsed_component_is_degenerate_and_says_so(rng):
     rows = np.vstack([rng.normal(size=(200, 2)), np.zeros((50, 2)) + 7.0])
-    fit = SampleSearch(rows, _scaling(rows)).fit(2, family_named("full"), n_init=3)
-    assert fit.params is not None
-    (state,) = run_to_end([EMState(fit.params)], InMemoryEStep(rows, _scaling(rows)), Scheme())
+    start = MixtureParams([0.8, 0.2], [[0.0, 0.0], [7.0, 7.0]], [np.eye(2)] * 2, family_named("full"))
+    (state,) = run_to_end([EMState(start)], InMemoryEStep(rows, _scaling(rows)), Scheme())
 
     assert state.outcome is Outcome.DEGENERATE
-    assert "variance floor" in state.reason
+    assert state.report.floored == (1,)
+    assert "have collapsed" in state.reason
 
 
 def test_a_constant_column_without_regularisation_fails_with_a_remedy(rng):
@@ -227,3 +233,56 @@ def test_stepwise_em_with_step_size_one_is_exact_em(rng):
 def test_step_sizes_fall_as_published():
     assert PowerDecay()(0) == pytest.approx(2**-0.6)
     assert PowerDecay()(8) == pytest.approx(10**-0.6)
+
+
+@dataclass(frozen=True)
+class _FailingPenalty(PseudoRows):
+    """A penalty whose M-step fails after so many calls."""
+
+    allowed: int = 0
+    calls: list[int] = field(default_factory=list)
+
+    def estimate(self, family, stats):
+        self.calls.append(1)
+        if len(self.calls) > self.allowed:
+            raise SingularCovarianceError("no covariance here")
+        return super().estimate(family, stats)
+
+
+@pytest.mark.parametrize("method", ["none", "anderson", "squarem"])
+@pytest.mark.parametrize("allowed", [0, 1, 3, 6])
+def test_an_m_step_that_fails_ends_its_candidate_alone(rng, method, allowed):
+    rows = np.vstack([rng.normal(size=(300, 2)), rng.normal(1.0, 1.0, size=(300, 2))])
+    penalty = _FailingPenalty(np.eye(2), allowed=allowed)
+    scheme = Scheme(StopRule(1e-12, 50), penalty, METHODS[method])
+    start = random_params(rng, 3, 2, family_named("full"))
+    (state,) = run_to_end([EMState(start)], InMemoryEStep(rows, _scaling(rows)), scheme)
+
+    assert state.outcome is Outcome.FAILED
+    assert state.reason == "no covariance here"
+
+
+@pytest.mark.parametrize("name", ["full", "tied"])
+@pytest.mark.parametrize("penalty", ["default", "ridge", "large ridge", "mclust"])
+@pytest.mark.parametrize("method", METHODS)
+def test_converged_means_that_plain_em_gains_no_more_than_the_tolerance(rng, name, penalty, method):
+    centres = np.repeat([[0.0, 0.0], [2.5, 0.0], [0.0, 2.5]], 100, axis=0)
+    rows = (centres + rng.normal(size=(300, 2))) * [1e-3, 1e3]
+    moments = collect_moments(rows)
+    penalties: dict[str, Penalty] = {
+        "default": PseudoRows.of(moments), "ridge": Ridge(1e-9), "large ridge": Ridge(0.1e-6),
+        "mclust": ConjugatePrior.of(moments),
+    }  # fmt: skip
+    scheme = Scheme(StopRule(1e-4, 2000), penalties[penalty], METHODS[method])
+    estep, family = InMemoryEStep(rows, _scaling(rows)), family_named(name)
+    matrices = np.array([np.diag(rows.var(axis=0)) / 4.0] * 3)
+    means = rows.reshape(3, 100, 2).mean(axis=1) + 0.3 * rows.std(axis=0)
+    start = MixtureParams.from_matrices(np.full(3, 1 / 3), means, family.moments.condense(matrices), family)
+    (state,) = run_to_end([EMState(start)], estep, scheme)
+    assert state.outcome is Outcome.CONVERGED
+    params = state.params
+    before = scheme.objective(params, estep.evaluate(params))
+    for _ in range(200):
+        params, _, _ = em_step(params, estep, scheme.penalty)
+
+    assert abs(scheme.objective(params, estep.evaluate(params)) - before) <= 1e-4

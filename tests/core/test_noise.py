@@ -202,7 +202,7 @@ def test_an_invalid_noise_component_is_refused():
     with pytest.raises(ConfigError, match="nothing for the noise"):
         MixtureParams([1.5], means, covariances, FAMILIES[0], BOX)
     nothing: Any = None
-    with pytest.raises(ConfigError, match="not for mixtures with noise"):
+    with pytest.raises(ConfigError, match="not defined for mixtures with a noise component"):
         ratio_test(nothing, 1, "full", Settings(noise=True), SerialExecutor())
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from scipy.optimize import minimize
 
+import stream_gmm as sg
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_pass, run_to_end
 from stream_gmm.core.model.covariance import FAMILIES, family_named
@@ -23,10 +24,13 @@ from stream_gmm.core.model.split_merge import (
 )
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
+from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.evidence import SampleCandidate, SamplePruning
 from stream_gmm.core.search.pruning import prune_states
 from stream_gmm.core.search.sample_search import SampleSearch
 from stream_gmm.core.search.seeding import SEEDINGS, collect_seed_stats, start_from_seed
+from stream_gmm.errors import InputDataError
 from tests.strategies import families, mixtures, random_params, random_stats, seeds
 
 
@@ -91,7 +95,7 @@ def test_a_duplicate_component_is_moved_to_where_it_is_needed(rng):
     assert np.sort(found.params.weights) == pytest.approx([1 / 3] * 3, abs=0.05)
 
 
-@pytest.mark.parametrize("seeding", SEEDINGS)
+@pytest.mark.parametrize("seeding", SEEDINGS.values(), ids=SEEDINGS)
 @given(seeds, families)
 def test_every_seeding_gives_a_valid_start(seeding, seed, family):
     rng = np.random.default_rng(seed)
@@ -195,3 +199,67 @@ def test_a_candidate_that_cannot_win_is_pruned_and_the_winner_never(rng):
     assert sum(s.passes for s in pruned) < sum(s.passes for s in whole)
     first = run_pass(states, estep, Scheme(penalty=penalty))
     assert prune_states(first, "icl") == first
+
+
+def _field_with_a_dense_cluster(rng, n: int = 6000, dense: int = 90):
+    return rng.permutation(
+        np.vstack([rng.normal(0.0, 10.0, (n - dense, 2)), rng.normal([4.0, 3.0], 0.1, (dense, 2))])
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_small_dense_cluster_inside_a_broad_one_is_found(seed):
+    rows = _field_with_a_dense_cluster(np.random.default_rng(seed))
+    search = SampleSearch(rows, Scaling.of_rows(rows), PseudoRows.of(collect_moments(rows)))
+    fit = search.fit(2, family_named("full"), seed=(seed,))
+
+    assert fit.params is not None
+    small = int(fit.params.weights.argmin())
+    assert fit.params.weights[small] == pytest.approx(0.015, rel=0.1)
+    np.testing.assert_allclose(fit.params.means[small], [4.0, 3.0], atol=0.1)
+    # What the rows of the cluster themselves give, without a mixture.
+    mine = rows[np.linalg.norm(rows - [4.0, 3.0], axis=1) < 0.35]
+    np.testing.assert_allclose(np.diagonal(fit.params.covariances[small]), mine.var(axis=0), rtol=0.3)
+
+
+def test_the_best_merge_keeps_a_dense_cluster_that_the_bound_would_merge_away(rng):
+    rows = _field_with_a_dense_cluster(rng)
+    family = family_named("full")
+    halves = [[-6.0, 0.0], [6.0, 0.0], [4.0, 3.0]]
+    params = MixtureParams([0.4925, 0.4925, 0.015], halves, [np.diag([64.0, 100.0])] * 2 + [0.01 * np.eye(2)], family)
+    search = SampleSearch(rows, Scaling.of_rows(rows), PseudoRows.of(collect_moments(rows)))
+    _, i, j = find_closest_pair(params)
+    assert 2 in (i, j)
+
+    merged = search.merge_best(params)
+    assert merged.n_components == 2
+    assert merged.covariances.min(axis=0).max() < 1.0
+
+
+def test_a_poor_local_optimum_is_not_pruned_on_the_sample(rng):
+    """K = 2 fits no better than K = 1, while K = 3 gains: K = 2 has missed an optimum."""
+    base = rng.normal(-7.0, 1.0, 4000)
+
+    def candidate(k, gain):
+        return SampleCandidate(f"full-{k}", k, 6 * k - 1, float("nan"), base + gain, structure="full")
+
+    others = [candidate(k, g) for k, g in ((3, 0.2), (4, 0.2), (5, 0.2))]
+    pruning = SamplePruning("bic", 1e6, 10_000, 0.0, UNWEIGHTED)
+    poor = pruning.find_reasons([candidate(1, 0.0), candidate(2, 0.0 + 1e-9), *others])
+    fair = pruning.find_reasons([candidate(1, 0.0), candidate(2, 0.12), *others])
+
+    assert not poor[1]
+    assert fair[1]
+
+
+def test_a_number_of_components_beyond_the_rows_ends_only_itself(rng):
+    rows = np.repeat(rng.normal(size=(30, 2)), 2, axis=0)
+    result = sg.sweep(rows, [1, 2, 31, 61], "spherical")
+    by_k = {c.n_components: c for c in result.candidates}
+
+    assert result.best.n_components in (1, 2)
+    assert by_k[31].outcome is by_k[61].outcome is Outcome.FAILED
+    assert "only 30 of the 60 are distinct" in by_k[31].reason
+    assert "61 components need at least as many rows, and there are 60" in by_k[61].reason
+    with pytest.raises(InputDataError, match="use at most 30 components"):
+        sg.fit(rows, 31, "spherical")

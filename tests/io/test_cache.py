@@ -136,8 +136,8 @@ def test_rows_that_do_not_fit_into_the_cache_are_a_warning_of_the_result(demo_fo
     data = sg.open_dataset(demo_folder, columns=["x0", "x1"])
     model = sg.fit(data, 2, cache="memory", cache_bytes=0, max_passes=1)
 
-    assert any("only 0 of 20000 rows are kept decoded (memory)" in w for w in model.warnings)
-    assert not any("kept decoded" in w for w in sg.fit(data, 2, max_passes=1).warnings)
+    assert any("only 0 of 20000 rows are cached (memory)" in w for w in model.warnings)
+    assert not any("are cached" in w for w in sg.fit(data, 2, max_passes=1).warnings)
 
 
 @pytest.mark.parametrize("wrong", [{"cache": "disc"}, {"cache_bytes": -1}])

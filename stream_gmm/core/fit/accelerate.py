@@ -17,6 +17,7 @@ import numpy as np
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Proposal, Scheme
+from stream_gmm.core.fit.stopping import predict_gain
 from stream_gmm.core.fit.surrogate import run_inner_steps
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -29,6 +30,8 @@ _MIXING_RIDGE = 1e-7
 """Ridge of the least squares of Anderson acceleration, relative to the largest squared singular value."""
 INNER_STEPS = 10
 """Largest number of steps on the sample between two passes."""
+MIN_STEPS_TO_TRUST = 3
+"""With fewer steps on the sample, the gain that they predict is no bound on what remains."""
 
 
 def take_em_step(params: MixtureParams, stats: SuffStats, scheme: Scheme) -> MixtureParams:
@@ -65,21 +68,12 @@ class Secants:
         return np.asarray(images[-1] - gamma @ image_differences)
 
 
-def _predict_gain(step: Array, to_optimum: Array) -> float:
-    """Return the predicted gain, in nats per row, from a point to the optimum of a quadratic log-likelihood.
-
-    ``step`` is the EM step from the point and ``to_optimum`` the way to the predicted optimum, both as vectors of a
-    chart. There the information of the complete data is the identity, so the EM step is the gradient. In directions
-    that the secants do not cover yet, an EM step is assumed to go only a fiftieth of the way.
-    """
-    return max(0.5 * float(step @ to_optimum), 25.0 * float(step @ step))
-
-
 @dataclass(frozen=True)
 class Anderson:
     """Anderson acceleration of EM. ``state.memory`` holds the :class:`Secants`."""
 
     costly: ClassVar[bool] = False
+    needs_confirmation: ClassVar[bool] = True
 
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
         at, _ = state.accepted_point
@@ -89,7 +83,7 @@ class Anderson:
         predicted_gain = np.inf
         if len(secants.points) > 1:
             step = secants.images[-1] - secants.points[-1]
-            predicted_gain = _predict_gain(step, target - secants.points[-1])
+            predicted_gain = predict_gain(step, target - secants.points[-1], state.slope)
         return Proposal(
             secants.chart.params(target), predicted_gain, is_plain_step=len(secants.points) == 1, memory=secants
         )
@@ -119,6 +113,7 @@ class Squarem:
     """
 
     costly: ClassVar[bool] = False
+    needs_confirmation: ClassVar[bool] = True
 
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
         at, _ = state.accepted_point
@@ -130,7 +125,7 @@ class Squarem:
         longest = float(np.linalg.norm(r)) / max(float(np.linalg.norm(v)), 1e-300)
         length = min(max(longest, 1.0), cycle.cap)
         target = 2.0 * length * r + length**2 * v
-        predicted_gain = _predict_gain(second - r, target - r)
+        predicted_gain = predict_gain(second - r, target - r, state.slope)
         if length == 1.0:
             return Proposal(em, predicted_gain, is_plain_step=True, memory=SquaremCycle(cap=cycle.cap))
         cap = 4.0 * cycle.cap if length == cycle.cap else cycle.cap
@@ -152,6 +147,7 @@ class Auto:
 
     sample: InMemoryEStep
     costly: ClassVar[bool] = True
+    needs_confirmation: ClassVar[bool] = False  # plain EM steps on the sample show the slow directions
 
     def inner_step_count(self, rows: float) -> int:
         """Return the number of steps on the sample between two passes over so many rows.
@@ -174,7 +170,13 @@ class Auto:
         )
         secants = secants.append(at, image.params)
         params = secants.chart.params(secants.extrapolate()) if len(secants.points) > 1 else image.params
-        return Proposal(params, image.predicted_gain, memory=secants)
+        predicted_gain = image.predicted_gain
+        if not scheme.penalty.has_objective or image.steps < MIN_STEPS_TO_TRUST:
+            chart = Chart(at)
+            predicted_gain = max(
+                predicted_gain, predict_gain(chart.vector(em), chart.vector(image.params), state.slope)
+            )
+        return Proposal(params, predicted_gain, memory=secants)
 
     def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:
         if isinstance(state.memory, SquaremCycle):

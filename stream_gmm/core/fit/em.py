@@ -1,11 +1,13 @@
-"""EM as a state machine: a state, what one pass says of it, the next state.
+"""EM as a state machine: a state, the statistics of one pass, the next state.
 
-The driver knows one callable, which turns candidates into statistics; it has never heard of
-files or clusters. Many candidates go in lockstep, so that one read of the data serves them all.
+The driver knows one callable, which turns candidates into statistics; it knows nothing of files or clusters.
+Many candidates advance in lockstep, so that one read of the data serves them all.
 
-A pass at any point gives its log-likelihood and its statistics together. So a point that is no plain EM step
-needs no separate test: it is accepted if the log-likelihood has not fallen, and else the plain EM step
-from the last accepted point, which cannot fall, is next.
+A pass at any point gives its log-likelihood and its statistics together, so a proposed point that is no plain EM
+step needs no separate evaluation. It is accepted if the objective (the penalised log-likelihood) has not fallen;
+otherwise the next point is the plain EM step from the last accepted one, which cannot lower the objective. The same
+objective decides when to stop. With a ridge there is no objective that EM raises: then a point is accepted if the EM
+step from it is shorter than that from the last one, and the fit stops when it would hardly move any more.
 """
 
 from __future__ import annotations
@@ -17,11 +19,23 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from stream_gmm.core.fit.coordinates import Chart
+from stream_gmm.core.fit.stopping import (
+    cautious_aitken_gain,
+    has_growing_share,
+    is_fixed_point,
+    predict_gain_by_lengths,
+)
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import NO_REPORT, RIDGE, MStepReport, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
+
+SUFFICIENT_DECREASE = 0.9
+"""With a ridge, an accelerated point is accepted if the EM step from it is shorter than before by this factor."""
+CONFIRMING_STEPS = 4
+"""Plain EM steps that must agree before an accelerated fit has converged."""
 
 EStep = Callable[[Sequence[MixtureParams]], Sequence[SuffStats]]
 
@@ -32,8 +46,8 @@ class Outcome(enum.Enum):
     CONVERGED = "converged: the predicted remaining gain is below the tolerance"
     MAX_PASSES = "stopped at max_passes before convergence: raise max_passes or tol"
     DEGENERATE = (
-        "degenerate: a component has collapsed onto the variance floor or has no rows; "
-        "use fewer components, raise reg_covar, or drop columns with repeated values"
+        "degenerate: the rows of a component have no spread, or it has no rows; use fewer components, drop the "
+        "column or the rows with the repeated values, or add noise as wide as the step in which they were recorded"
     )
     PRUNED = "pruned: it could not have won; with prune set to false it would have run to the end"
     STREAMED = "streamed: the parameters follow a stream, which has no end to converge to"
@@ -47,8 +61,8 @@ class StopRule:
     Parameters
     ----------
     tol
-        Predicted remaining gain (Aitken's extrapolation of the last three log-likelihoods) in
-        nats per row. None: a tenth of the statistical error, ``0.1 p / (2 N)``, at most 1e-4.
+        Predicted remaining gain of the objective in nats per row, or with a ridge the predicted change of the
+        log-likelihood. None: a tenth of the statistical error, ``0.1 p / (2 N)``, at most 1e-4.
     max_passes
         Largest number of steps; the pass that evaluates the last one comes on top.
     """
@@ -65,10 +79,11 @@ class StopRule:
 
 @dataclass(frozen=True)
 class EMState:
-    """Everything that is needed to go on with one candidate, or to report on it.
+    """Everything that is needed to continue with one candidate, or to report on it.
 
     ``params`` is the point that the next pass evaluates, and ``accepted`` the last one accepted; ``stats`` and the
-    last value of ``history``, its mean log-likelihood, were taken there. At the end the two are the same.
+    last values of ``history`` (mean log-likelihoods) and ``objectives`` (the same with the penalty, which is what
+    may not fall) were taken there. At the end the two points are the same.
     """
 
     params: MixtureParams
@@ -90,6 +105,14 @@ class EMState:
     """What the method of acceleration remembers."""
     events: tuple[str, ...] = ()
     """What happened beside the formulas, and in which pass."""
+    objectives: tuple[float, ...] = ()
+    """Penalised log-likelihoods of the accepted points, nats per row."""
+    step_lengths: tuple[float, ...] = ()
+    """With a ridge: lengths of the EM steps from the accepted points, in the coordinates of :class:`.Chart`."""
+    confirming: int = 0
+    """Plain EM steps made to confirm that an accelerated fit has converged; 0 while it has not come to that."""
+    slope: float = 0.0
+    """With a ridge: change of the mean log-likelihood per unit of length, on the way to the accepted point."""
 
     @property
     def live(self) -> bool:
@@ -110,7 +133,7 @@ class Proposal:
 
     params: MixtureParams
     predicted_gain: float = np.inf
-    """The gain of the log-likelihood it predicts from the accepted point on, nats per row."""
+    """The gain of the objective that is predicted from the accepted point on, nats per row."""
     is_plain_step: bool = False
     memory: Any = None
 
@@ -122,6 +145,10 @@ class Method(Protocol):
     def costly(self) -> bool:
         """True if a move costs enough to be worth a task of its own."""
 
+    @property
+    def needs_confirmation(self) -> bool:
+        """True if the gain that it predicts is no bound, since it is taken from extrapolated points alone."""
+
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
         """Return the move from the accepted ``state.accepted``, whose plain EM step is ``em``."""
 
@@ -131,12 +158,18 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class PlainEM:
-    """EM, with Aitken's prediction of what remains."""
+    """EM, with a prediction of the remaining gain by Aitken's rule, or with a ridge by the lengths of its steps."""
 
     costly: ClassVar[bool] = False
+    needs_confirmation: ClassVar[bool] = False
 
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
-        return Proposal(em, cautious_aitken_gain(state.history), is_plain_step=True)
+        gain = (
+            cautious_aitken_gain(state.objectives)
+            if scheme.penalty.has_objective
+            else predict_gain_by_lengths(state.step_lengths, state.slope)
+        )
+        return Proposal(em, gain, is_plain_step=True)
 
     def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:
         raise AssertionError("a plain EM step is always accepted")  # pragma: no cover
@@ -154,7 +187,7 @@ class Scheme:
     method: Method = PLAIN_EM
 
     def objective(self, params: MixtureParams, stats: SuffStats) -> float:
-        """Return what must not fall: the penalised log-likelihood, nats per row."""
+        """Return the penalised log-likelihood, nats per row: it decides on acceptance and on stopping."""
         return (stats.loglik + self.penalty.value(params)) / stats.rows
 
     def tolerance(self, state: EMState) -> float:
@@ -163,66 +196,77 @@ class Scheme:
         return self.rule.tolerance(state.params.n_parameters, rows)
 
 
-def aitken_gain(history: Sequence[float]) -> float:
-    """Return the log-likelihood still to be gained, by Aitken's rule; inf if unknown.
-
-    A geometric tail with ratio a = d_t / d_{t-1} has ``d_t a / (1 - a)`` left to go
-    (McLachlan & Krishnan 2008, section 4.9).
-    """
-    if len(history) < 3:
-        return np.inf
-    last, before = history[-1] - history[-2], history[-2] - history[-3]
-    if last <= 1e-13 * abs(history[-1]):
-        return 0.0
-    ratio = last / before if before > 0.0 else np.inf
-    return last * ratio / (1.0 - ratio) if ratio < 1.0 else np.inf
-
-
-def cautious_aitken_gain(history: Sequence[float]) -> float:
-    """Return :func:`aitken_gain`, but at least a tenth of the last gain: a ratio can be near zero by chance."""
-    return max(aitken_gain(history), 0.1 * (history[-1] - history[-2]) if len(history) > 1 else np.inf)
-
-
-def _is_fixed_point(a: MixtureParams, b: MixtureParams) -> bool:
-    """Tell whether EM does not move any more, beyond rounding."""
-    sd = np.sqrt(np.einsum("kjj->kj", b.dense_covariances))
-    return bool(
-        np.all(np.abs(a.means - b.means) <= 1e-9 * sd)
-        and np.all(np.abs(a.weights - b.weights) <= 1e-9)
-        and np.allclose(a.covariances, b.covariances, rtol=1e-8, atol=0.0)
-    )
-
-
 def advance(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
-    """Take in the statistics at ``state.params``: accept the point or not, and stop or move on."""
+    """Take in the statistics at ``state.params``: accept the point or not, and stop or continue.
+
+    An M-step that fails, of whatever step, ends this candidate as FAILED.
+    """
     state = replace(state, passes=state.passes + 1)
-    if not _is_accepted(state, stats, scheme):
+    try:
+        return _accept_or_reject(state, stats, scheme)
+    except (SingularCovarianceError, np.linalg.LinAlgError) as error:
+        return replace(state, memory=None, outcome=Outcome.FAILED, reason=str(error))
+
+
+def _accept_or_reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
+    penalty, before = scheme.penalty, state.accepted
+    may_reject = not state.is_plain_step and before is not None
+    if not np.isfinite(stats.loglik):
+        if may_reject:
+            return _reject_point(state, stats, scheme)
+        return replace(
+            state, accepted=state.params, stats=stats, history=(*state.history, stats.mean_loglik),
+            outcome=Outcome.FAILED, reason="the log-likelihood is not finite",
+        )  # fmt: skip
+    objective = scheme.objective(state.params, stats)
+    if may_reject and penalty.has_objective and objective < scheme.objective(*state.accepted_point):
         return _reject_point(state, stats, scheme)
+    em, report = mstep(stats, state.params.family, penalty, state.params)
+    if not penalty.has_objective:
+        chart = Chart(state.params)
+        length = float(np.linalg.norm(chart.vector(em)))
+        if may_reject and state.step_lengths and length > SUFFICIENT_DECREASE * state.step_lengths[-1]:
+            return _reject_point(state, stats, scheme)
+        if before is not None:
+            way = max(float(np.linalg.norm(chart.vector(before))), 1e-300)
+            state = replace(state, slope=abs(stats.mean_loglik - state.history[-1]) / way)
+        state = replace(state, step_lengths=(*state.step_lengths, length))
     state = replace(
         state, accepted=state.params, stats=stats, history=(*state.history, stats.mean_loglik),
-        n_iter=state.n_iter + (state.accepted is not None),
+        objectives=(*state.objectives, objective), n_iter=state.n_iter + (before is not None),
     )  # fmt: skip
-    if not np.isfinite(stats.loglik):
-        return replace(state, outcome=Outcome.FAILED, reason="the log-likelihood is not finite")
-    try:
-        em, report = mstep(stats, state.params.family, scheme.penalty, state.params)
-    except SingularCovarianceError as error:
-        return replace(state, outcome=Outcome.FAILED, reason=str(error))
-    proposal = scheme.method.propose_after_acceptance(state, em, scheme)
+    state, proposal = _propose_next(state, em, scheme)
     if report and report != state.report:
         state = replace(state, events=(*state.events, f"pass {state.passes}: {report.describe()}"))
     state = replace(state, report=report, predicted_gains=(*state.predicted_gains, proposal.predicted_gain))
-    if proposal.predicted_gain <= scheme.tolerance(state) or _is_fixed_point(em, state.params):
+    converged = (
+        proposal.predicted_gain <= scheme.tolerance(state)
+        and (not scheme.method.needs_confirmation or state.confirming > CONFIRMING_STEPS)
+        and not has_growing_share(state.params, em)
+    )
+    if converged or is_fixed_point(em, state.params):
         return _end_state(state, Outcome.CONVERGED)
     return _continue_from(state, proposal, scheme)
 
 
-def _is_accepted(state: EMState, stats: SuffStats, scheme: Scheme) -> bool:
-    if state.is_plain_step or state.accepted is None or state.stats is None:
-        return True
-    if not np.isfinite(stats.loglik):
-        return False
-    return scheme.objective(state.params, stats) >= scheme.objective(state.accepted, state.stats)
+def _propose_next(state: EMState, em: MixtureParams, scheme: Scheme) -> tuple[EMState, Proposal]:
+    """Return the next move of the method, or of the plain EM that confirms that the method has converged.
+
+    What a few extrapolated points predict says nothing of directions that they have not moved in. Some plain EM
+    steps leave the slowest direction over, and their gains tell how much there is.
+    """
+    if not state.confirming:
+        proposal = scheme.method.propose_after_acceptance(state, em, scheme)
+        if not scheme.method.needs_confirmation or proposal.predicted_gain > scheme.tolerance(state):
+            return state, proposal
+        return replace(state, confirming=1), replace(proposal, params=em, is_plain_step=True, memory=None)
+    steps = state.confirming
+    recent = replace(state, objectives=state.objectives[-steps - 1 :], step_lengths=state.step_lengths[-steps - 1 :])
+    proposal = PLAIN_EM.propose_after_acceptance(recent, em, scheme)
+    if steps < CONFIRMING_STEPS or proposal.predicted_gain <= scheme.tolerance(state):
+        return replace(state, confirming=steps + 1), proposal
+    state = replace(state, confirming=0, memory=None)
+    return state, scheme.method.propose_after_acceptance(state, em, scheme)
 
 
 def _reject_point(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:

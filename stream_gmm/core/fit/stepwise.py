@@ -1,4 +1,4 @@
-"""Stepwise (mini-batch) EM: the statistics as a running average over batches.
+"""Stepwise (mini-batch) EM: the statistics are a running average over batches.
 
 ``s <- (1 - eta_t) s + eta_t s_batch`` per row, ``eta_t = (t + 2)^-0.6`` (Cappe & Moulines 2009;
 Liang & Klein 2009). A convex combination of valid statistics is valid, so no step can leave the
@@ -31,7 +31,7 @@ class PowerDecay:
 
 @dataclass(frozen=True)
 class StepwiseState:
-    """Parameters, averaged statistics (scaled to one row), and the number of steps made."""
+    """Parameters, averaged statistics (scaled to one row), the number of steps made, and the rows seen."""
 
     params: MixtureParams
     stats: SuffStats | None = None
@@ -55,6 +55,6 @@ def take_stepwise_step(
     old = state.stats
     stats = batch.scale(1.0 / batch.rows) if old is None else blend_stats(old, batch, schedule(state.step))
     rows_seen = state.rows_seen + batch.rows
-    # The M-step's notion of a starving component is in rows, so show it the rows seen.
+    # The limits of an M-step (starving components, pseudo-rows) are in rows, so it gets statistics of all rows seen.
     params, report = mstep(stats.scale(rows_seen), state.params.family, penalty, state.params)
     return StepwiseState(params, stats, state.step + 1, rows_seen, report)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -103,7 +104,8 @@ def run_inner_steps(
     """Return the point after the EM step from ``anchor`` and up to ``most`` corrected steps on the sample.
 
     ``stats`` are the full data's at ``anchor``; ``estep`` gives the sample's. It ends early when a step
-    gains less than ``tol``, or the correction outweighs what the sample has.
+    gains less than ``tol`` nats per row, or the correction outweighs the sample's own statistics. With a ridge,
+    which has no objective, it ends when steps grow longer or hardly move; no gain is predicted then.
     """
     full, at_anchor = MomentsAbout.of(stats, anchor.means), estep(anchor)
     correction = full.add(MomentsAbout.of(at_anchor, anchor.means), -1.0)
@@ -122,6 +124,8 @@ def run_inner_steps(
             return None
 
     params, _ = mstep(stats, anchor.family, penalty, anchor)
+    if not penalty.has_objective:
+        return _run_inner_ridge_steps(params, estep, step, Chart(anchor), most, tol)
     values = [value(anchor, at_anchor)]
     for _ in range(most):
         own = estep(params)
@@ -133,8 +137,29 @@ def run_inner_steps(
     return SurrogatePoint(params, len(values) - 1, _predict_total_gain(values))
 
 
+def _run_inner_ridge_steps(
+    params: MixtureParams,
+    estep: Callable[[MixtureParams], SuffStats],
+    step: Callable[[SuffStats], MixtureParams | None],
+    chart: Chart,
+    most: int,
+    tol: float,
+) -> SurrogatePoint:
+    at, length = chart.vector(params), np.inf
+    for made in range(most):
+        new = step(estep(params))
+        if new is None:
+            return SurrogatePoint(params, made, 0.0)
+        to = chart.vector(new)
+        before, length = length, float(np.linalg.norm(to - at))
+        if length > before or 0.5 * length**2 <= tol:
+            return SurrogatePoint(params, made + 1, 0.0)
+        params, at = new, to
+    return SurrogatePoint(params, most, 0.0)
+
+
 def _keeps_variances(corrected: SuffStats, stats: SuffStats) -> bool:
-    """Tell whether no component has lost most of a variance by the correction alone."""
+    """Return True if no component has lost most of a variance to the correction."""
     kind = corrected.moments
     new = kind.diagonal(corrected.scatter) / _rows_per_scatter(corrected)
     old = kind.diagonal(stats.scatter) / _rows_per_scatter(stats)
@@ -152,5 +177,5 @@ def _predict_total_gain(values: list[float]) -> float:
     if len(values) < 3:
         return so_far
     last, before = values[-1] - values[-2], values[-2] - values[-3]
-    ratio = min(last / before, 0.99) if before > 0.0 and last > 0.0 else 0.0
+    ratio = min(last / before, 0.999) if before > 0.0 and last > 0.0 else 0.0
     return so_far + max(last, 0.0) * ratio / (1.0 - ratio)

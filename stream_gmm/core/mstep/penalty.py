@@ -1,12 +1,18 @@
-"""What keeps covariances away from singular ones: a ridge, or pseudo-rows in the data's own scale."""
+"""What keeps covariances from becoming singular: a ridge, or pseudo-rows in the data's own scale.
+
+Every penalty also reports which components have *collapsed*: components whose rows do not determine a covariance.
+That is judged by the rows alone, in units of the pooled within-component covariance, and never by the size of the
+ridge: a tight cluster has not collapsed, however large the ridge is beside it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
@@ -14,43 +20,58 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.stats import SuffStats
 
-PSEUDO_ROWS = 1e-3
+PSEUDO_ROWS = 1e-8
+"""So few that a component of 100 rows with a standard deviation of 1e-4 of the data's is biased by about 1 %."""
+TIGHT = 1e-2
+"""Standard deviation, relative to the data's, below which a component of few rows may be a coincidence."""
+
+SINGULAR = 1e-10
+"""A component has collapsed if a variance is below this share of the pooled within-component variance."""
+_ULPS = 4.0
+"""A standard deviation of so many units in the last place of the mean is rounding error, not spread."""
 
 Estimate = tuple[Array, NDArray[np.bool_]]
-"""Covariances in the family's shape, and which components ``(K,)`` owe their smallest variance to the penalty."""
+"""Covariances in the family's shape, and which components ``(K,)`` have collapsed."""
 
 
 class Penalty(Protocol):
-    """How an M-step estimates covariances from ``n_k (K,)`` and scatter about the means."""
+    """How an M-step estimates covariances."""
+
+    @property
+    def has_objective(self) -> bool:
+        """True if the estimate maximises the log-likelihood plus :meth:`value`, so that EM never lowers the sum."""
 
     def prepare(self, stats: SuffStats) -> SuffStats:
         """Return the statistics with the means as they are estimated, and the scatter about those."""
 
-    def estimate(self, family: CovarianceFamily, weight: Array, scatter: Array) -> Estimate:
-        """Return the penalised estimate."""
+    def estimate(self, family: CovarianceFamily, stats: SuffStats) -> Estimate:
+        """Return the penalised estimate from prepared statistics with positive weights."""
 
     def value(self, params: MixtureParams) -> float:
-        """Return what is added to the log-likelihood (nats, of all rows together) to give what EM raises."""
+        """Return the penalty term of the objective, in nats, for all rows together."""
 
 
 @dataclass(frozen=True)
 class Ridge:
-    """scikit-learn's ``reg_covar``: added to the diagonals after every M-step, in units of the data.
+    """scikit-learn's ``reg_covar``: ``amount`` is added to the diagonals after every M-step, in units of the data.
 
-    It is no penalty in the strict sense: a step with it can lower the log-likelihood a little.
+    It is not the gradient of any penalty: a step with it can lower the log-likelihood, and its fixed points are
+    not maxima of the log-likelihood. Whether EM has converged is therefore judged by how far it still moves.
     """
 
     amount: float = 1e-6
 
+    @property
+    def has_objective(self) -> bool:
+        return self.amount == 0.0
+
     def prepare(self, stats: SuffStats) -> SuffStats:
         return stats
 
-    def estimate(self, family: CovarianceFamily, weight: Array, scatter: Array) -> Estimate:
-        raw = family.estimate(weight, scatter)
-        k, d = len(weight), scatter.shape[1]
-        covariances = family.ridge(raw, np.full(d, self.amount))
-        smallest = family.moments.smallest_variance(np.array(family.expand(raw, k, d)))
-        return covariances, np.asarray(smallest < self.amount)
+    def estimate(self, family: CovarianceFamily, stats: SuffStats) -> Estimate:
+        raw = family.estimate(stats.weight, stats.scatter)
+        covariances = family.ridge(raw, np.full(stats.mean.shape[1], self.amount))
+        return covariances, find_collapsed(family, raw, stats)
 
     def value(self, params: MixtureParams) -> float:
         return 0.0
@@ -61,13 +82,14 @@ class PseudoRows:
     """``rows`` pseudo-rows for each component, at its mean, that vary as all the data together do.
 
     The penalty ``-(w / 2) (log |Sigma_k| + tr(S0 Sigma_k^-1))`` of Chen & Tan (2009), with
-    ``S0 = spread K^(-2/D)``: bounded likelihood, scale-free, and an exact maximum in every M-step, so that
-    the penalised log-likelihood never falls. A well-fed component changes by ``w / n_k``.
+    ``S0 = spread K^(-2/D)``: the likelihood is bounded, no unit matters, and every M-step is an exact maximum, so
+    that the penalised log-likelihood never falls.
     """
 
     spread: Array
     """Covariance ``(D, D)`` of all rows."""
     rows: float = PSEUDO_ROWS
+    has_objective: ClassVar[bool] = True
 
     @classmethod
     def of(cls, moments: SuffStats, rows: float = PSEUDO_ROWS) -> PseudoRows:
@@ -80,17 +102,27 @@ class PseudoRows:
         return stats
 
     def _prior_scatter(self, family: CovarianceFamily, n_components: int) -> Array:
+        """Return the scatter of one pseudo-row, with a leading axis of 1."""
         d = len(self.spread)
         matrices = self.spread if family.matrices else np.diag(np.diagonal(self.spread))
         return family.moments.condense(matrices[None] * n_components ** (-2.0 / d))
 
-    def estimate(self, family: CovarianceFamily, weight: Array, scatter: Array) -> Estimate:
-        k = len(weight)
+    def estimate(self, family: CovarianceFamily, stats: SuffStats) -> Estimate:
+        """Return the penalised estimate.
+
+        A component has collapsed if the penalty outweighs its rows, or if so few rows lie so close together in
+        some direction that among all the rows this is to be expected by chance.
+        """
+        k, scatter = len(stats.weight), stats.scatter
         own, each = self._prior_scatter(family, k), self.rows / (k if family.shared else 1)
-        covariances = family.estimate(weight + each, scatter + self.rows * own)
+        covariances = family.estimate(stats.weight + each, scatter + self.rows * own)
         pooled = scatter if len(scatter) == k or family.shared else scatter.sum(axis=0, keepdims=True)
-        relative = family.moments.smallest_variance(_in_units_of(pooled, own[0]))
-        return covariances, np.broadcast_to(relative < self.rows, (k,))
+        smallest = family.moments.smallest_variance(_express_in_units(pooled, own[0]))
+        collapsed = np.broadcast_to(smallest < self.rows, (k,))
+        if len(scatter) == k and not family.shared:
+            dimension = len(self.spread) if family.matrices else 1
+            collapsed = collapsed | _is_coincidence(stats.weight, smallest, dimension)
+        return covariances, collapsed
 
     def value(self, params: MixtureParams) -> float:
         family = params.family
@@ -102,14 +134,43 @@ class PseudoRows:
         )
 
 
-def _in_units_of(scatter: Array, own: Array) -> Array:
-    """Return scatter in units in which ``own`` is the identity."""
-    if own.ndim == 1:
-        return np.asarray(scatter / own)
+def find_collapsed(family: CovarianceFamily, covariances: Array, stats: SuffStats) -> NDArray[np.bool_]:
+    """Return which components ``(K,)`` have a variance that is zero but for rounding.
+
+    ``covariances`` are those that the rows alone give. A variance is taken for zero below 1e-10 of the pooled
+    within-component variance in the same direction, or if it is no more than the rounding of the mean.
+    """
+    k, d = stats.mean.shape
+    values = np.array(family.expand(covariances, k, d))
+    within = stats.scatter.sum(axis=0) / stats.weight.sum()
+    smallest = family.moments.smallest_variance(_express_in_units(values, within))
+    rounding = (_ULPS * np.finfo(np.float64).eps * np.abs(stats.mean)) ** 2
+    return np.asarray((smallest <= SINGULAR) | np.any(family.moments.diagonal(values) <= rounding, axis=1))
+
+
+def _is_coincidence(weight: Array, scatter: Array, dimension: int) -> NDArray[np.bool_]:
+    """Return where some ``weight (K,)`` of all the rows are expected to lie in so thin a slab by chance.
+
+    ``dimension`` rows always lie in a common hyperplane. Each further one is within a relative distance r of it
+    with a probability of about r, and there are ``C(N, n)`` ways to choose n rows of N.
+    """
+    relative = np.sqrt(np.maximum(scatter, 1e-300) / np.maximum(weight, 1.0))
+    total = max(float(weight.sum()), 1.0)
+    choices = gammaln(total + 1.0) - gammaln(weight + 1.0) - gammaln(np.maximum(total - weight, 0.0) + 1.0)
+    expected = choices + np.maximum(weight - dimension, 0.0) * np.log(relative)
+    return np.asarray((relative < TIGHT) & (expected > 0.0))
+
+
+def _express_in_units(scatter: Array, unit: Array) -> Array:
+    """Return scatter ``(K, ...)`` in units in which ``unit (...)`` is the identity."""
+    if unit.ndim == 1:
+        return np.asarray(scatter / np.where(unit > 0.0, unit, 1.0))
+    scale = np.sqrt(np.where(np.diagonal(unit) > 0.0, np.diagonal(unit), 1.0))
+    scatter, unit = scatter / np.outer(scale, scale), unit / np.outer(scale, scale)
     try:
-        inverse = np.linalg.inv(np.linalg.cholesky(own))
+        inverse = np.linalg.inv(np.linalg.cholesky(unit))
     except np.linalg.LinAlgError:  # collinear columns
-        inverse = np.diag(1.0 / np.sqrt(np.diagonal(own)))
+        return np.asarray(scatter)
     return np.asarray(inverse @ scatter @ inverse.T)
 
 

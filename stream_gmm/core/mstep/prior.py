@@ -8,6 +8,7 @@ covariances are smaller than maximum-likelihood estimates by some ``(2 D + 4) / 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from stream_gmm.core.stats import SuffStats
 
 SHRINKAGE = 0.01
 STRUCTURES = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical")
-"""Those whose modes are known in closed form."""
+"""The structures whose posterior modes are known in closed form."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class ConjugatePrior:
     mean: Array
     covariance: Array
     shrinkage: float = SHRINKAGE
+    has_objective: ClassVar[bool] = True
 
     @classmethod
     def of(cls, moments: SuffStats) -> ConjugatePrior:
@@ -39,7 +41,7 @@ class ConjugatePrior:
         return cls(np.asarray(moments.mean[0]), covariance + np.diag(constant.astype(np.float64)))
 
     def prepare(self, stats: SuffStats) -> SuffStats:
-        """Return the statistics with the means drawn to that of all rows, and what that adds to the scatter."""
+        """Return the statistics with means shrunk towards that of all rows, and the scatter that this adds."""
         total = stats.weight + self.shrinkage
         delta = stats.mean - self.mean
         mean = self.mean + (stats.weight / total)[:, None] * delta
@@ -49,7 +51,7 @@ class ConjugatePrior:
         return replace(stats, mean=mean, scatter=stats.scatter + added)
 
     def _scale(self, family: CovarianceFamily, n_components: int) -> Array:
-        """Return what the prior adds to a covariance's scatter, in the shape of one."""
+        """Return the scale matrix of the prior, in the shape of one component's scatter."""
         d = len(self.mean)
         shared_out = n_components ** (-2.0 / d)
         if family.moments is FULL:
@@ -58,19 +60,19 @@ class ConjugatePrior:
         return np.array([scale / d]) if family.moments is ISOTROPIC else np.full(d, scale)
 
     def _exponent(self, family: CovarianceFamily) -> float:
-        """Return how many rows' worth of ``-log |Sigma| / 2`` the law of a covariance is."""
+        """Return the power of ``|Sigma|^(-1/2)`` in the prior density of a covariance: it counts as so many rows."""
         d = len(self.mean)
         freedom = d + 2.0
         if family.moments is FULL:
             return freedom + d + 1.0
         return (freedom + 2.0) / d if family.moments is ISOTROPIC else freedom + 2.0
 
-    def estimate(self, family: CovarianceFamily, weight: Array, scatter: Array) -> Estimate:
-        """Return the modes, of statistics that were prepared."""
-        k = len(weight)
-        # Every mean whose law has the covariance in it counts as a row.
+    def estimate(self, family: CovarianceFamily, stats: SuffStats) -> Estimate:
+        """Return the modes of the posterior; under this prior no component collapses."""
+        k = len(stats.weight)
+        # The prior of every mean depends on the covariance, and so counts as a row.
         each = self._exponent(family) / (k if family.shared else 1) + 1.0
-        covariances = family.estimate(weight + each, scatter + self._scale(family, k)[None])
+        covariances = family.estimate(stats.weight + each, stats.scatter + self._scale(family, k)[None])
         return covariances, np.zeros(k, dtype=np.bool_)
 
     def value(self, params: MixtureParams) -> float:

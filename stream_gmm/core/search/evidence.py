@@ -20,6 +20,8 @@ GAIN_FACTOR = 3.0
 """Multiple of the expected gain, from the optimum of the sample to that of all rows, that a candidate may make."""
 ERROR_PROBABILITY = 0.01
 """Probability that any comparison of a sweep is decided wrongly (Bonferroni)."""
+POOR_OPTIMUM = 2.0
+"""A fit this many standard errors below the line between its neighbours is taken for a poor local optimum."""
 ALWAYS_KEPT = 3
 """Number of candidates that are kept in any case, since the best on the sample may turn out degenerate."""
 
@@ -70,6 +72,8 @@ class SampleCandidate:
     """Contribution of every validation row to the criterion ``(n,)``, nats."""
     is_sound: bool = True
     """False for a degenerate fit: it may be pruned, but no other candidate is pruned because of it."""
+    structure: str = ""
+    """Name of its covariance structure."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,31 @@ class SamplePruning:
             if best is None:
                 continue
             for i in ranked[1 if within_k else ALWAYS_KEPT :]:
-                if i != best and candidates[i].n_components > 1:
+                if i != best and candidates[i].n_components > 1 and not self._is_poor_optimum(i, candidates):
                     reasons[i] = self._explain_pruning(candidates[i], candidates[best], len(candidates))
         return reasons
+
+    def _is_poor_optimum(self, index: int, candidates: Sequence[SampleCandidate]) -> bool:
+        """Return True if a candidate fits worse than those with fewer and more components say it can.
+
+        The optimum of K components is no worse than that of fewer, and gains fall as K grows: a fit that is clearly
+        below the line between its neighbours has probably missed a better optimum, and must not be pruned for that.
+        """
+        own = candidates[index]
+        same = [c for c in candidates if c.structure == own.structure and c is not own]
+        smaller = [c for c in same if c.n_components < own.n_components]
+        larger = [c for c in same if c.n_components > own.n_components]
+        if not smaller:
+            return False
+        below = max(smaller, key=lambda c: c.n_components)
+        # Positive where the neighbours give the rows a higher density than the candidate does.
+        line = below.values
+        if larger:
+            above = min(larger, key=lambda c: c.n_components)
+            share = (own.n_components - below.n_components) / (above.n_components - below.n_components)
+            line = (1.0 - share) * below.values + share * above.values
+        lack = [compare_paired(values, own.values, self.weights) for values in (below.values, line)]
+        return any(d.mean > POOR_OPTIMUM * d.standard_error for d in lack)
 
     def _explain_pruning(self, candidate: SampleCandidate, best: SampleCandidate, n_candidates: int) -> str:
         """Return why a candidate has no chance against the best one, or "" if it has."""

@@ -1,6 +1,6 @@
-"""Where the full passes start: restarts raced on a sample, EM to the end there, and the ladder over K.
+"""Where the full passes start: restarts raced on a sample, EM to convergence there, and steps between neighbouring K.
 
-The sample does the exploring, at no pass over the data; the full data confirms.
+The search for good optima happens on the sample, without a pass over the data; the full passes refine its results.
 """
 
 from __future__ import annotations
@@ -12,41 +12,55 @@ from functools import cached_property
 import numpy as np
 
 from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.accelerate import ANDERSON
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_to_end
+from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.model.split_merge import find_closest_pair, merge_components, remove_component, split_component
+from stream_gmm.core.model.split_merge import (
+    bound_merge_loss,
+    find_closest_pair,
+    merge_components,
+    remove_component,
+    split_component,
+)
 from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.seeding import (
+    DENSITY_ROWS,
+    NEIGHBOURS,
     SEEDINGS,
-    Seeding,
+    LocalDensity,
+    add_peak,
     collect_seed_stats,
-    seed_by_density,
-    seed_by_kmeans,
-    seed_by_splits,
     start_from_seed,
 )
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
 
 RACE_STEPS = 15
+"""EM steps of every restart in a round of the race, on ``RACE_ROWS`` rows in the first one."""
 RACE_ROWS = 4_000
 RACE_TOL = 1e-5
 SPLIT_STEPS = 5
+"""EM steps after which splits and merges are compared."""
+MERGED_PAIRS = 10
+"""So many pairs of components are tried when one component less is wanted."""
 FINALISTS = 2
+"""Restarts that are run to convergence."""
 SAMPLE_PRECISION = 100.0
+"""Fits on the sample stop at the default tolerance of so many times its rows."""
 REPAIRS = 2
+"""At most so many superfluous components are moved."""
 NOISE_START = 0.05
 """Weight of the noise at the start."""
 PLENTY = 20
-"""Rows a parameter from which on a degenerate fit is no accident of a small sample."""
+"""Rows per parameter from which on a degenerate fit is not blamed on a small sample."""
 Rank = tuple[bool, bool, float]
-_NAMES: dict[Seeding, str] = {seed_by_kmeans: "k-means++", seed_by_splits: "splits", seed_by_density: "density"}
 DUPLICATE = 1e-6
 """Two components are one if a merge loses less than this, nats per row."""
 
@@ -59,24 +73,24 @@ class SampleFit:
     history: tuple[float, ...] = ()
     reason: str = ""
     events: tuple[str, ...] = ()
-    """What was done to components that were empty, or two of a kind."""
+    """What was done to components that were empty or duplicates."""
     rank: Rank = (False, False, -np.inf)
     """How it compares with other fits of the same candidate."""
     origin: str = ""
     """The start it came from."""
     finalists: tuple[tuple[str, MixtureParams], ...] = ()
-    """After the race alone: what would be run to convergence."""
+    """After the race: the starts that are to be run to convergence."""
 
     @property
     def is_sound(self) -> bool:
-        """False if a component has collapsed, with rows enough to tell."""
+        """False if a component has collapsed, although there are rows enough."""
         return self.rank[1]
 
 
 Start = tuple[str, MixtureParams]
-"""Where a fit starts, and what to call that."""
+"""The name of a start, and its parameters."""
 Seed = tuple[str, SuffStats]
-"""The statistics of a seeding, and what to call it."""
+"""The name of a seeding, and its statistics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +114,7 @@ class SampleSearch:
     max_steps: int = 1000
     weights: Array = field(default_factory=lambda: UNWEIGHTED)
     noise: Array | None = None
-    """Box of the noise component, if there is to be one."""
+    """Box ``(2, D)`` of the noise component, or None without one."""
 
     def fit(
         self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
@@ -123,30 +137,24 @@ class SampleSearch:
             If there are fewer rows than components.
         """
         if len(self.rows) < n_components:
-            raise InputDataError(
-                explain(
-                    f"{n_components} components need at least as many rows, and there are {len(self.rows)}",
-                    remedy="use fewer components or more data",
-                )
-            )
-        several = n_components > 1
-        places = [(i, j) for i in range(n_init if several else 1) for j in range(len(SEEDINGS) if several else 1)]
-        return tuple(
-            (f"restart {i + 1}, {_NAMES[SEEDINGS[j]]}", self._draw_seed(n_components, *seed, i, j)) for i, j in places
-        )
+            what = f"{n_components} components need at least as many rows, and there are {len(self.rows)}"
+            raise InputDataError(explain(what, remedy="use fewer components or more data"))
+        out: list[Seed] = []
+        for i in range(n_init if n_components > 1 else 1):
+            for j, (name, seeding) in enumerate(SEEDINGS.items() if n_components > 1 else [*SEEDINGS.items()][:1]):
+                rng = np.random.default_rng([*seed, i, j])
+                stats = collect_seed_stats(self.rows, n_components, self.scaling, rng, seeding, self.weights)
+                out.append((f"restart {i + 1}, {name}", stats))
+        return tuple(out)
 
-    def _draw_seed(self, n_components: int, *seed: int) -> SuffStats:
-        rng = np.random.default_rng(seed)
-        return collect_seed_stats(self.rows, n_components, self.scaling, rng, SEEDINGS[seed[-1]], self.weights)
-
-    def race_restarts(self, family: CovarianceFamily, draw_seeds: Sequence[Seed]) -> SampleFit:
+    def race_restarts(self, family: CovarianceFamily, seeds: Sequence[Seed]) -> SampleFit:
         """Return the best of the restarts as it stands before it is run to convergence, and the finalists.
 
         The restarts race by successive halving: some EM steps each on a few rows, the better half goes on with
         more rows, until two are left.
         """
         try:
-            starts = [(name, self._make_start(stats, family)) for name, stats in draw_seeds]
+            starts = [(name, self._make_start(stats, family)) for name, stats in seeds]
         except SingularCovarianceError as error:
             return SampleFit(None, reason=str(error))
         return self._race_starts(starts)
@@ -160,14 +168,21 @@ class SampleSearch:
         return raced if raced.params is None else self._fit_to_convergence(raced.finalists)
 
     def improve_from_neighbours(self, own: SampleFit, below: SampleFit | None, above: SampleFit | None) -> SampleFit:
-        """Return a fit, or a better one from a split of that with K - 1 or a merge of that with K + 1 components."""
+        """Return a fit, or a better one made from those with K - 1 and K + 1 components.
+
+        Tried are the best split of K - 1, a new component where the rows lie most densely beside K - 1, and the best
+        merge of K + 1.
+        """
         if own.params is None:
             return own
         rivals: list[Start] = []
         if below is not None and below.params is not None:
             rivals.append(("split of K - 1", self.split_best(below.params)))
+            grown = self._add_at_density_peak(below.params)
+            rivals += [] if grown is None else [("density peak beside K - 1", grown)]
         if above is not None and above.params is not None:
-            rivals.append(("merge of K + 1", merge_components(above.params, *find_closest_pair(above.params)[1:])))
+            rivals.append(("merge of K + 1", self.merge_best(above.params)))
+        rivals = [(name, params) for name, params in rivals if _is_regular(params)]
         # On a few rows first: most rivals lose there.
         raced = self._run_em(
             [own.params, *(p for _, p in rivals)], min(2 * RACE_ROWS, len(self.rows)), 2 * RACE_STEPS
@@ -187,6 +202,29 @@ class SampleSearch:
         splits = [split_component(params, k) for k in range(params.n_components)]
         tried = self._run_em(splits, min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)
         return max(tried, key=self._rank_state).params
+
+    def merge_best(self, params: MixtureParams) -> MixtureParams:
+        """Return the mixture with one component less: the best of several merges after a few EM steps.
+
+        The pair that loses least by a bound is not always the best to merge: two halves of a broad component lose
+        more by the bound than a small dense one that is merged into it.
+        """
+        k = params.n_components
+        pairs = sorted((bound_merge_loss(params, i, j), i, j) for i in range(k) for j in range(i + 1, k))
+        merged = [merge_components(params, i, j) for _, i, j in pairs[:MERGED_PAIRS]]
+        merged = [params for params in merged if _is_regular(params)] or merged[:1]
+        tried = self._run_em(merged, min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)
+        return max(tried, key=self._rank_state).params
+
+    def _add_at_density_peak(self, params: MixtureParams) -> MixtureParams | None:
+        """Return the mixture with one more component where rows lie most densely beside it, or None."""
+        density = self._local_density
+        if density is None:
+            return None
+        few = self.rows[: len(density.rows)]
+        log_mixture = score_rows(compile_density(params), few).log_density
+        peak = density.find_peak(log_mixture + np.log(self.scaling.scale).sum())
+        return None if peak is None else add_peak(params, few[peak])
 
     def run_briefly(self, params: MixtureParams) -> EMState:
         """Return a mixture after as many steps as :meth:`split_best` makes, to be compared with it."""
@@ -258,8 +296,21 @@ class SampleSearch:
         return InMemoryEStep(self.rows, self.scaling, weights=self.weights)
 
     @cached_property
+    def _local_density(self) -> LocalDensity | None:
+        few = self.scaling.scaled.apply(self.rows[:DENSITY_ROWS])
+        return LocalDensity.of(few, NEIGHBOURS[1]) if len(few) > NEIGHBOURS[1] else None
+
+    @cached_property
     def _pseudo_row(self) -> PseudoRows:
         return PseudoRows.of(collect_moments(self.rows, self.weights), 1.0)
+
+
+def _is_regular(params: MixtureParams) -> bool:
+    try:
+        _ = params.precisions_cholesky
+    except SingularCovarianceError:
+        return False
+    return True
 
 
 def _reduce_superfluous(state: EMState) -> tuple[MixtureParams, str] | None:

@@ -1,16 +1,19 @@
 """Where EM starts: kinds of seeding, each a hard assignment of some standardised rows to clusters.
 
-Three kinds, because each is fooled by other data: greedy k-means++ by outliers, divisive splits by rings,
-adaptive seeding by ties. Restarts take one of each.
+Four kinds, because each fails on other data: greedy k-means++ on outliers, divisive splits on rings, adaptive
+seeding on ties; and all three of them, which go by distance, on a small dense cluster inside a broad one. That is
+what density seeding is for. Every restart takes one of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.special import gammaln, logsumexp
 
 from stream_gmm.core.estep.scores import component_log_densities
 from stream_gmm.core.model.covariance import family_named
@@ -25,8 +28,14 @@ from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 
 LLOYD_STEPS = 10
+DENSITY_STEPS = 3
 SEEDING_ROWS = 20_000
 ADAPTIVE_ROWS = 4_000
+DENSITY_ROWS = 4_000
+NEIGHBOURS = (8, 16, 32)
+"""Neighbours that a local density is estimated from; a restart draws one of these numbers."""
+FITTED_ROWS = 3
+"""A cluster with fewer rows than this times (D + 1) does not determine a covariance to start from."""
 
 Labels = NDArray[np.int64]
 Seeding = Callable[[Array, int, np.random.Generator], Labels]
@@ -54,7 +63,7 @@ def draw_kmeans_plusplus(rows: Array, n_clusters: int, rng: np.random.Generator)
 
 def _draw_by_cost(cost: Array, trials: int, rng: np.random.Generator) -> Labels:
     total = cost.sum()
-    if total <= 0.0:  # fewer distinct rows than clusters
+    if total <= 0.0:  # every row is a centre already
         return rng.integers(len(cost), size=trials)
     return rng.choice(len(cost), size=trials, p=cost / total)
 
@@ -100,10 +109,10 @@ def seed_by_splits(rows: Array, n_clusters: int, rng: np.random.Generator) -> La
     return run_lloyd(rows, np.array([p.mean(axis=0) for p in parts]))
 
 
-def seed_by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
+def seed_adaptively(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
     """Return the clusters of adding components where the mixture so far fits worst (Bloemer & Bujna 2016).
 
-    Elongated components are followed, where k-means would cut them.
+    It follows elongated components where k-means would cut them.
     """
     family, few = family_named("full"), rows[:ADAPTIVE_ROWS]
     params = _fit_hard_assignment(collect_hard_stats(few, np.zeros(len(few), np.int64), 1), family)
@@ -122,7 +131,76 @@ def seed_by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> L
     return np.asarray(component_log_densities(compile_density(params), np.ascontiguousarray(rows.T)).argmax(axis=0))
 
 
-SEEDINGS: tuple[Seeding, ...] = (seed_by_kmeans, seed_by_splits, seed_by_density)
+@dataclass(frozen=True, eq=False)
+class LocalDensity:
+    """Densities of rows ``(m, D)`` by the distance to their nearest neighbours (Loftsgaarden & Quesenberry 1965)."""
+
+    rows: Array
+    log_density: Array
+    """Logarithm of the density at each row ``(m,)``; -inf where the neighbours are all equal to the row."""
+    neighbours: Labels
+    """Each row and its nearest neighbours ``(m, n + 1)``."""
+
+    @classmethod
+    def of(cls, rows: Array, n_neighbours: int) -> LocalDensity:
+        """Return the densities of at least two rows."""
+        m, d = rows.shape
+        n = min(n_neighbours, m - 1)
+        distances, neighbours = cKDTree(rows).query(rows, n + 1)
+        radius = distances[:, -1]
+        log_ball = 0.5 * d * np.log(np.pi) - gammaln(0.5 * d + 1.0)
+        log_density = np.log(n / m) - log_ball - d * np.log(np.where(radius > 0.0, radius, 1.0))
+        return cls(rows, np.where(radius > 0.0, log_density, -np.inf), np.asarray(neighbours, np.int64))
+
+    def find_peak(self, log_mixture: Array) -> Labels | None:
+        """Return the neighbourhood whose density most exceeds that of a mixture ``(m,)``, or None if none does.
+
+        Averaged over the neighbours, because a single outlier is always denser than a mixture allows for there.
+        """
+        excess = (self.log_density - log_mixture)[self.neighbours].mean(axis=1)
+        peak = int(np.argmax(excess))
+        return self.neighbours[peak] if excess[peak] > 0.0 else None
+
+
+def add_peak(params: MixtureParams, rows: Array) -> MixtureParams:
+    """Return a mixture with one more component, of the mean and covariance of ``rows (n, D)`` and a small weight."""
+    centred = rows - rows.mean(axis=0)
+    matrix = centred.T @ centred / len(rows)
+    matrix += 1e-3 * np.diag(np.diagonal(matrix)) + 1e-9 * np.diag(np.diagonal(params.dense_covariances.mean(axis=0)))
+    share = 0.1 / params.n_components
+    return MixtureParams.from_matrices(
+        np.append(params.weights * (1.0 - share), share), np.vstack([params.means, rows.mean(axis=0)]),
+        np.concatenate([params.dense_covariances, matrix[None]]), params.family, params.noise,
+    )  # fmt: skip
+
+
+def seed_by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
+    """Return the clusters of adding components where rows lie more densely than the mixture so far explains.
+
+    Density is measured at the local scale, by nearest neighbours, so that a small dense cluster inside a broad one
+    is found however few of the rows it has.
+    """
+    few = rows if len(rows) <= DENSITY_ROWS else rows[rng.choice(len(rows), DENSITY_ROWS, replace=False)]
+    n_neighbours, family = int(rng.choice(NEIGHBOURS)), family_named("full")
+    params = _fit_hard_assignment(collect_hard_stats(few, np.zeros(len(few), np.int64), 1), family)
+    density = LocalDensity.of(few, n_neighbours) if len(few) > 1 and n_clusters > 1 else None
+    columns = np.ascontiguousarray(few.T)
+    for k in range(2, n_clusters + 1):
+        peak = (
+            density.find_peak(logsumexp(component_log_densities(compile_density(params), columns), axis=0))
+            if density
+            else None
+        )
+        params = add_peak(params, few[rng.integers(len(few), size=1) if peak is None else peak])
+        for _ in range(DENSITY_STEPS):
+            labels = component_log_densities(compile_density(params), columns).argmax(axis=0)
+            params = _fit_hard_assignment(collect_hard_stats(few, labels, k), family)
+    return np.asarray(component_log_densities(compile_density(params), np.ascontiguousarray(rows.T)).argmax(axis=0))
+
+
+SEEDINGS: dict[str, Seeding] = {
+    "k-means++": seed_by_kmeans, "splits": seed_by_splits, "adaptive": seed_adaptively, "density": seed_by_density,
+}  # fmt: skip
 
 
 def collect_hard_stats(rows: Array, labels: Labels, n_components: int, weights: Array = UNWEIGHTED) -> SuffStats:
@@ -141,10 +219,13 @@ def collect_hard_stats(rows: Array, labels: Labels, n_components: int, weights: 
 def _fit_hard_assignment(
     stats: SuffStats, family: CovarianceFamily, spread: Array | float = 1.0, penalty: Penalty = RIDGE
 ) -> MixtureParams:
-    """Make the M-step of a hard assignment; a cluster of few rows is lent a tenth of a row of the whole data's."""
-    lent = family.moments.from_diagonal(np.broadcast_to(np.asarray(spread, np.float64), stats.mean.shape[1:]))
+    """Return the M-step of a hard assignment; a cluster of few rows gets a tenth of a row of variances ``spread``."""
+    d = stats.mean.shape[1]
+    extra = family.moments.from_diagonal(np.broadcast_to(np.asarray(spread, np.float64), (d,)))
+    few = np.where(stats.weight < FITTED_ROWS * (d + 1), 0.1, 1e-6)
     own = family.moments.condense(stats.scatter)
-    return mstep(replace(stats, scatter=own + 0.1 * lent, moments=family.moments), family, penalty)[0]
+    added = few.reshape(-1, *[1] * (own.ndim - 1)) * extra
+    return mstep(replace(stats, scatter=own + added, moments=family.moments), family, penalty)[0]
 
 
 def collect_seed_stats(
@@ -163,7 +244,7 @@ def collect_seed_stats(
 def start_from_seed(
     stats: SuffStats, family: CovarianceFamily, scaling: Scaling, penalty: Penalty = RIDGE
 ) -> MixtureParams:
-    """Return where a fit starts that was seeded so: after one M-step.
+    """Return the start of a fit: one M-step from the statistics of a seeding.
 
     Raises
     ------

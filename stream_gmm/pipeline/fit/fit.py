@@ -6,13 +6,13 @@ from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.search.sample_search import NOISE_START
-from stream_gmm.errors import ConfigError, SingularCovarianceError
+from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.fit.results import describe_provenance, explain_collapse, make_result
-from stream_gmm.pipeline.fit.sample import fit_on_sample
+from stream_gmm.pipeline.fit.sample import explain_too_few_rows, fit_on_sample
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks, run_states
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
@@ -35,6 +35,8 @@ def fit(
     ------
     ConfigError
         If ``init`` contradicts the other arguments.
+    InputDataError
+        If there are fewer distinct rows than components.
     SingularCovarianceError
         If no covariance can be estimated.
     """
@@ -54,6 +56,9 @@ def fit(
     if init is not None:
         start = EMState(init)
     else:
+        too_few = explain_too_few_rows(n_components, profile)
+        if too_few:
+            raise InputDataError(too_few)
         (outcome,) = fit_on_sample([spec], profile, settings, executor, listener)
         if outcome.fit.params is None:
             raise SingularCovarianceError(outcome.fit.reason)

@@ -15,7 +15,9 @@ from stream_gmm.core.estep.kernel_choice import choose_kernel
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.density import compile_density
+from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.mstep import MStepReport
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.stats import SuffStats
@@ -28,6 +30,10 @@ from stream_gmm.pipeline.passes.profile import Profile
 
 COLLAPSED_SHARE = 1e-3
 """A degenerate component with less than this share of a column's variance is said to have collapsed in it."""
+TIGHT_SHARE = 1e-4
+"""Below this share of a column's variance it is checked whether a component consists of one repeated value."""
+REPEATED_SHARE = 0.9
+"""A tight component has collapsed if this share of its weight is on one value of a column."""
 
 
 def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) -> float:
@@ -41,18 +47,58 @@ def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) ->
 
 
 def explain_collapse(state: EMState, profile: Profile) -> EMState:
-    """Return the state with the columns and values on which components have collapsed in its reason."""
+    """Return the state, degenerate if a component consists of a repeated value, with the place in its reason."""
+    if state.outcome in (Outcome.CONVERGED, Outcome.MAX_PASSES):
+        repeated = _find_repeated_values(state, profile)
+        if not repeated:
+            return state
+        report = MStepReport(floored=tuple(repeated))
+        places = dict.fromkeys(f"{profile.columns[j]} = {v:.6g}" for j, v in repeated.values())
+        reason = f"{report.describe()}: on {', '.join(places)}"
+        return replace(state, outcome=Outcome.DEGENERATE, report=report, reason=reason)
     if state.outcome is not Outcome.DEGENERATE or not state.report.floored:
         return state
-    variances = np.einsum("kjj->kj", state.params.dense_covariances) / np.diagonal(profile.covariance)
-    places: dict[str, None] = {}
+    variances = _variances_of_rows(state) / np.diagonal(profile.covariance)
+    where: dict[str, None] = {}
     for k in state.report.floored:
         j = int(variances[k].argmin())
         flat = variances[k, j] < COLLAPSED_SHARE
-        places[f"{profile.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = (
-            None
-        )
-    return replace(state, reason=f"{state.reason}: on {', '.join(places)}")
+        where[f"{profile.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = None
+    return replace(state, reason=f"{state.reason}: on {', '.join(where)}")
+
+
+def _variances_of_rows(state: EMState) -> Array:
+    """Return the variances ``(K, D)`` of the rows alone; of the model, if components share their scatter."""
+    params, stats = state.params, state.stats
+    if stats is None or len(stats.scatter) != params.n_components:
+        return np.asarray(np.einsum("kjj->kj", params.dense_covariances))
+    variances = stats.moments.diagonal(stats.scatter) / np.maximum(stats.weight, 1.0)[:, None]
+    return np.broadcast_to(variances, params.means.shape)
+
+
+def _find_repeated_values(state: EMState, profile: Profile) -> dict[int, tuple[int, float]]:
+    """Return the components that consist of one repeated value, with its column and the value.
+
+    A ridge hides from the M-step that a component sits on a repeated value: it draws in neighbouring rows, and the
+    scatter is small but not zero. The sample tells: most of the component's rows are equal there.
+    """
+    params, stats = state.params, state.stats
+    if stats is None or len(stats.scatter) != params.n_components:
+        return {}
+    tight = _variances_of_rows(state) < TIGHT_SHARE * np.diagonal(profile.covariance)
+    if not tight.any():
+        return {}
+    sample = profile.sample
+    shares = score_rows(compile_density(params), sample.rows).proba
+    shares = shares * sample.weights[:, None] if len(sample.weights) else shares
+    out: dict[int, tuple[int, float]] = {}
+    for i, j in np.argwhere(tight):
+        values, index, counts = np.unique(sample.rows[:, j], return_inverse=True, return_counts=True)
+        weight = np.bincount(index, shares[:, i], len(values))
+        most = int(weight.argmax())
+        if counts[most] > 1 and weight[most] >= REPEATED_SHARE * weight.sum():
+            out.setdefault(int(i), (int(j), float(values[most])))
+    return out
 
 
 def make_result(state: EMState, profile: Profile, settings: Settings, provenance: Mapping[str, Any]) -> FitResult:

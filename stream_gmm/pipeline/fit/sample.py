@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.search.sample_search import SampleFit, SampleSearch, Seed
-from stream_gmm.errors import InputDataError, explain
+from stream_gmm.errors import explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
 from stream_gmm.pipeline.fit.grid import CandidateSpec
@@ -91,21 +93,12 @@ def fit_on_sample(
     First the restarts of every candidate race each other; ``prune_raced`` may mark candidates that are hopeless by
     then. The others are fitted to convergence. Then each is tried from its neighbours with the same structure: a
     split of the fit with K - 1 components, a merge of the fit with K + 1. ``save`` is called with all outcomes.
-
-    Raises
-    ------
-    InputDataError
-        If a candidate has more components than the sample has rows.
+    A candidate with more components than the sample has distinct rows fails, with the reason in its fit.
     """
-    largest = max(spec.n_components for spec in grid)
-    if largest > len(profile.sample.rows):
-        raise InputDataError(
-            explain(
-                f"{largest} components need at least as many rows, and there are {len(profile.sample.rows)}",
-                remedy="use fewer components or more data",
-            )
-        )
     outcomes: dict[CandidateSpec, SampleOutcome] = dict(known or {})
+    for spec in grid:
+        if too_few := explain_too_few_rows(spec.n_components, profile):
+            outcomes[spec] = SampleOutcome(SampleFit(None, reason=too_few))
     # The largest first: they take longest, and should not be left for the end.
     new = sorted((spec for spec in grid if spec not in outcomes), key=lambda spec: -spec.n_components)
     task = _SampleTask(make_sample_search(profile, settings), settings.n_init, settings.random_state)
@@ -144,6 +137,24 @@ def fit_on_sample(
     if new:
         save(outcomes)
     return [outcomes[spec] for spec in grid]
+
+
+def explain_too_few_rows(n_components: int, profile: Profile) -> str:
+    """Return why so many components cannot be fitted to the sample, or nothing if they can."""
+    rows = profile.sample.rows
+    few = rows[: 10 * n_components]
+    if n_components == 1 or (len(few) >= n_components and len(np.unique(few, axis=0)) >= n_components):
+        return ""
+    distinct = len(np.unique(rows, axis=0))
+    if distinct >= n_components:
+        return ""
+    what = (
+        f"there are {len(rows)}" if len(rows) < n_components else f"only {distinct} of the {len(rows)} are distinct"
+    )
+    return explain(
+        f"{n_components} components need at least as many rows, and {what}",
+        remedy=f"use at most {distinct} components, or more data",
+    )
 
 
 def make_sample_search(profile: Profile, settings: Settings) -> SampleSearch:

@@ -91,7 +91,7 @@ class Settings:
     reg_covar: float | None = _option(
         None,
         "Added to the diagonals of the covariances, in units of the data, as in scikit-learn. None: a scale-free "
-        "penalty of a thousandth of a pseudo-row for each component instead",
+        "penalty of 1e-8 pseudo-rows for each component instead",
     )
     random_state: int = _option(
         0, "Seed. The same seed and data give the same bits, whatever the executor and the number of workers"

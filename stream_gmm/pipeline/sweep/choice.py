@@ -106,7 +106,7 @@ def choose(
         raise NoAdmissibleModelError(
             explain(
                 f"none of the {len(candidates)} candidates is admissible ({reasons})",
-                remedy="use fewer components, raise reg_covar, or look for repeated values in the columns",
+                remedy="use fewer components, or drop the columns or rows with repeated values",
             )
         )
     admissible = AdmissibleCandidates(results, values, weights, choice)

@@ -69,7 +69,15 @@ def prune_on_sample(
         terms = np.asarray(values.sum(axis=0) if criterion == "icl" else values[0])
         in_sample = fit.history[-1] if criterion != "icl" and not fit.finalists else float("nan")
         candidates.append(
-            SampleCandidate(grid[i].name, grid[i].n_components, params.n_parameters, in_sample, terms, fit.is_sound)
+            SampleCandidate(
+                grid[i].name,
+                grid[i].n_components,
+                params.n_parameters,
+                in_sample,
+                terms,
+                fit.is_sound,
+                grid[i].covariance_type,
+            )
         )
     rows = profile.moments.rows * (profile.total_rows / profile.rows if profile.is_partial else 1.0)
     fitted_rows = min(len(profile.sample.rows), RACE_ROWS) if allowance else len(profile.sample.rows)

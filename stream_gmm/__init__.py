@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stream_gmm.core.model.covariance import FAMILIES
     from stream_gmm.core.model.params import MixtureParams
     from stream_gmm.core.result import FitResult
+    from stream_gmm.errors import ConvergenceWarning
     from stream_gmm.estimator import GaussianMixture
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.source.dataset import Dataset, open_dataset
@@ -34,6 +35,7 @@ _WHERE = {
     "FAMILIES": "stream_gmm.core.model.covariance",
     "Outcome": "stream_gmm.core.fit.em",
     "MixtureParams": "stream_gmm.core.model.params",
+    "ConvergenceWarning": "stream_gmm.errors",
     "FitResult": "stream_gmm.core.result",
     "GaussianMixture": "stream_gmm.estimator",
     "Dataset": "stream_gmm.io.source.dataset",
@@ -50,6 +52,7 @@ _WHERE = {
 __all__ = [
     "FAMILIES",
     "BootstrapResult",
+    "ConvergenceWarning",
     "Dataset",
     "FitResult",
     "GaussianMixture",

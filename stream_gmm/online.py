@@ -89,22 +89,31 @@ class OnlineGaussianMixture:
     def partial_fit(self, X: Any, y: Any = None) -> OnlineGaussianMixture:
         """Learn from rows: an array ``(n, D)``, a data frame, an Arrow table or record batch. Returns self.
 
+        All of them are learnt, or with an error none.
+
         Raises
         ------
         InputDataError
             If the rows have other columns than those before, or a value that is missing.
         """
         del y
-        for rows in self._rows(X):
-            if self._state is None:
-                self._state = OnlineState.start(rows.shape[1])
-            if rows.shape[1] != self._state.n_features:
-                raise InputDataError(f"{rows.shape[1]} columns; the rows before had {self._state.n_features}.")
-            self._state = feed_rows(self._state, rows, self._rule)
+        before = self._state, self._columns, self.rows_dropped_
+        try:
+            for rows in self._rows(X):
+                state = self._state or OnlineState.start(rows.shape[1])
+                if rows.shape[1] != state.n_features:
+                    raise InputDataError(f"{rows.shape[1]} columns; the rows before had {state.n_features}.")
+                self._state = feed_rows(state, rows, self._rule)
+        except BaseException:
+            self._state, self._columns, self.rows_dropped_ = before
+            raise
         return self
 
     def fit_stream(self, batches: Iterable[Any]) -> OnlineGaussianMixture:
-        """Learn from every batch of an iterator, to its end. Returns self."""
+        """Learn from every batch of an iterator; with an error in one, those before it are learnt. Returns self.
+
+        ``rows_seen_`` tells where an interrupted stream has to go on.
+        """
         for batch in batches:
             self.partial_fit(batch)
         return self

@@ -212,6 +212,44 @@ def test_a_stream_that_is_malformed_or_cut_off_is_refused(tmp_path):
         run_stream(io.BytesIO(_ipc(rows)), tmp_path / "t", rule, StreamOptions(columns=("z",)))
 
 
+def test_a_bad_third_batch_leaves_the_two_before_it_in_the_state(tmp_path):
+    _, rows = _rows()
+    bad = rows.copy()
+    bad[1200, 1] = np.nan
+    rule, strict = OnlineRule(3, family_named("full")), StreamOptions(columns=("a", "b"), missing="error")
+    with pytest.raises(InputDataError, match=r"record batch 2, row 200.*holds the 2 batches before.*--replay"):
+        run_stream(io.BytesIO(_ipc(bad)), tmp_path / "s", rule, strict)
+    assert load_state(tmp_path / "s").state.rows_seen == 1000
+
+    replay = StreamOptions(columns=("a", "b"), missing="error", replay=True)
+    mended = run_stream(io.BytesIO(_ipc(rows)), tmp_path / "s", rule, replay).saved
+    _same(mended.state, run_stream(io.BytesIO(_ipc(rows)), tmp_path / "whole", rule, strict).saved.state)
+
+    def fail_at_the_third(table):
+        if table["id"][0].as_py() >= 1000:
+            raise BrokenPipeError("nobody reads the scores")
+
+    with pytest.raises(BrokenPipeError):
+        run_stream(io.BytesIO(_ipc(rows)), tmp_path / "pipe", rule, strict, fail_at_the_third)
+    assert load_state(tmp_path / "pipe").state.rows_seen == 1000
+
+
+def test_a_table_is_learnt_whole_or_not_at_all():
+    _, rows = _rows()
+    bad = rows.copy()
+    bad[-1, 0] = np.nan
+    tables = [pa.table({"a": r[:, 0], "b": r[:, 1]}) for r in (rows, bad)]
+    cut = pa.Table.from_batches(tables[1].to_batches(max_chunksize=500))
+    gm = sg.OnlineGaussianMixture(3).partial_fit(tables[0])
+    before = gm.rows_seen_, gm.means_
+    with pytest.raises(InputDataError, match="record batch 11"):
+        gm.partial_fit(cut)
+    assert gm.rows_seen_ == before[0]
+    np.testing.assert_array_equal(gm.means_, before[1])
+    with pytest.raises(InputDataError):
+        sg.OnlineGaussianMixture(3).fit_stream([rows[:3000], bad[3000:]])
+
+
 def _command(*arguments):
     return [sys.executable, "-m", "stream_gmm", "stream", "--columns", "a,b", "--n-components", "3", *arguments]
 

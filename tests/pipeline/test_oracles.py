@@ -62,6 +62,7 @@ def test_the_published_table_of_the_book_is_reached(swept):
                 assert specs[family.name, k]["bic"] <= -theirs + 0.05 + 0.03, (family.name, k)
 
 
+@pytest.mark.slow
 def test_the_best_model_of_the_mclust_vignette_is_chosen():
     data = sg.open_dataset(DATA / "faithful", columns=COLUMNS["faithful"])
     best = sg.sweep(data, range(1, 7), ["spherical", "diag", "tied", "full"], n_init=10).best

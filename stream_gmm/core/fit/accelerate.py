@@ -17,8 +17,8 @@ import numpy as np
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Proposal, Scheme
-from stream_gmm.core.fit.stopping import predict_gain
-from stream_gmm.core.fit.surrogate import run_inner_steps
+from stream_gmm.core.fit.stopping import SLOWEST_RATE, predict_gain
+from stream_gmm.core.fit.surrogate import guaranteed_gain, run_inner_steps
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
@@ -171,10 +171,13 @@ class Auto:
         secants = secants.append(at, image.params)
         params = secants.chart.params(secants.extrapolate()) if len(secants.points) > 1 else image.params
         predicted_gain = image.predicted_gain
-        if not scheme.penalty.has_objective or image.steps < MIN_STEPS_TO_TRUST:
+        if not scheme.penalty.has_objective:
             chart = Chart(at)
+            predicted_gain = predict_gain(chart.vector(em), chart.vector(image.params), state.slope)
+        elif image.steps < MIN_STEPS_TO_TRUST:
+            of_penalty = scheme.penalty.value(em) - scheme.penalty.value(at)
             predicted_gain = max(
-                predicted_gain, predict_gain(chart.vector(em), chart.vector(image.params), state.slope)
+                predicted_gain, (guaranteed_gain(stats, at, em) + of_penalty / stats.rows) / (1.0 - SLOWEST_RATE)
             )
         return Proposal(params, predicted_gain, memory=secants)
 

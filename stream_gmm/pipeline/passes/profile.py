@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +129,7 @@ class Profile:
         varies = (self.low < self.high).astype(np.float64)
         return Scaling.from_moments(self.mean, self.moments.scatter[0] / self.moments.rows * np.outer(varies, varies))
 
-    @property
+    @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of any result should know about the data."""
         out = list(self.data_warnings)

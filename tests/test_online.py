@@ -60,6 +60,7 @@ def test_how_a_stream_is_cut_changes_no_bit(family, cuts):
 
 @settings(max_examples=15)
 @given(seeds, families, st.floats(50.0, 1e5) | st.none())
+@pytest.mark.slow
 def test_no_step_leaves_the_valid_parameters(seed, family, half_life):
     rng = np.random.default_rng(seed)
     rule = OnlineRule(3, family, half_life, step_rows=200, warmup_rows=500, n_init=1)

@@ -17,7 +17,7 @@ from stream_gmm.core.mstep.mstep import STARVING_ROWS
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.errors import SingularCovarianceError
 
-MOST_WORK = 1_000_000
+MOST_WORK = 300_000
 """Rows x components x (D^2 + 8), above which the ordinary kernels are faster."""
 AVERAGED = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical")
 """Structures whose covariances are averages of the scatter of the rows."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stream_gmm.core.model.params import MixtureParams
     from stream_gmm.core.result import FitResult
     from stream_gmm.estimator import GaussianMixture
+    from stream_gmm.estimator_selector import GaussianMixtureSelector
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
@@ -36,6 +37,7 @@ _WHERE = {
     "MixtureParams": "stream_gmm.core.model.params",
     "FitResult": "stream_gmm.core.result",
     "GaussianMixture": "stream_gmm.estimator",
+    "GaussianMixtureSelector": "stream_gmm.estimator_selector",
     "Dataset": "stream_gmm.io.source.dataset",
     "open_dataset": "stream_gmm.io.source.dataset",
     "load_model": "stream_gmm.io.store.models",
@@ -53,6 +55,7 @@ __all__ = [
     "Dataset",
     "FitResult",
     "GaussianMixture",
+    "GaussianMixtureSelector",
     "MixtureParams",
     "OnlineGaussianMixture",
     "Outcome",

@@ -75,6 +75,10 @@ class InputDataError(StreamGMMError):
     exit_code = 3
 
 
+class InputTypeError(InputDataError, TypeError):
+    """The data are of a type that cannot be used."""
+
+
 class ModelFileError(StreamGMMError):
     """A model file is damaged, foreign, or from a newer version."""
 

@@ -324,10 +324,11 @@ def warn_unless_converged(result: FitResult) -> None:
     """Warn, in a way that scikit-learn's filters catch, if a fit has not converged."""
     if result.converged_:
         return
-    reason = f": {result.reason}" if result.reason else ""
+    reason = f" ({result.reason})" if result.reason else ""
+    outcome = result.outcome.value.replace("max_passes", "max_iter")
     warnings.warn(
         "Best performing initialization did not converge. Try different init parameters, or increase max_iter, tol, "
-        f"or check for degenerate data. The fit ended as {result.outcome.name}{reason}.",
+        f"or check for degenerate data. Outcome: {outcome}{reason}.",
         EstimatorConvergenceWarning,
         stacklevel=3,
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stream_gmm.core.model.params import MixtureParams
     from stream_gmm.core.result import FitResult
     from stream_gmm.estimator import GaussianMixture
+    from stream_gmm.estimator_bayesian import BayesianGaussianMixture
     from stream_gmm.estimator_selector import GaussianMixtureSelector
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.source.dataset import Dataset, open_dataset
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stream_gmm.pipeline.uncertainty.ratio import RatioTest
 
 _WHERE = {
+    "BayesianGaussianMixture": "stream_gmm.estimator_bayesian",
     "bootstrap": "stream_gmm.inference",
     "fit": "stream_gmm.api",
     "likelihood_ratio_test": "stream_gmm.inference",
@@ -51,6 +53,7 @@ _WHERE = {
 
 __all__ = [
     "FAMILIES",
+    "BayesianGaussianMixture",
     "BootstrapResult",
     "Dataset",
     "FitResult",

@@ -16,6 +16,7 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.estimator_base import (
+    CriteriaMixin,
     MixtureEstimator,
     check_number,
     check_whole_number,
@@ -42,7 +43,7 @@ _FITTED = (
 )  # fmt: skip
 
 
-class GaussianMixture(MixtureEstimator):
+class GaussianMixture(CriteriaMixin, MixtureEstimator):
     """Gaussian mixture with scikit-learn's parameters, attributes and methods, for pipelines and searches.
 
     ``fit`` and the methods take an array ``(N, D)``, a data frame, an Arrow table, a path to Parquet, or a data set

@@ -16,7 +16,9 @@ from sklearn import exceptions
 from sklearn.base import BaseEstimator, DensityMixin
 
 from stream_gmm.core.criteria import Criteria
+from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.frames import as_rows, column_names
 from stream_gmm.errors import (
@@ -258,29 +260,38 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
             )
         return total
 
-    def bic(self, X: Any, sample_weight: Any = None) -> float:
-        """Return the BIC on ``X``, lower is better; weights as in :meth:`score`, their sum is the number of rows."""
-        return self._criteria(X, sample_weight).bic
-
-    def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Return the AIC on ``X``, lower is better; weights as in :meth:`score`."""
-        return self._criteria(X, sample_weight).aic
-
-    def icl(self, X: Any, sample_weight: Any = None) -> float:
-        """Return the ICL on ``X``, lower is better; weights as in :meth:`score`."""
-        return self._criteria(X, sample_weight).icl
-
     def sample(self, n_samples: int = 1) -> tuple[Array, np.ndarray[Any, Any]]:
         """Draw rows ``(n, D)`` and their components ``(n,)``, grouped by component.
 
         The same rows at every call if ``random_state`` is a number, as in scikit-learn; others if it is None.
         """
-        model, state = self._model, self.random_state
-        return model.sample(n_samples, None if state is None else draw_seed(state))
+        return self._draw(self._model.params, n_samples)
+
+    def _draw(self, params: MixtureParams, n_samples: int) -> tuple[Array, np.ndarray[Any, Any]]:
+        seed = None if self.random_state is None else draw_seed(self.random_state)
+        return draw_rows(params, n_samples, np.random.default_rng(seed))
 
     def _n_parameters(self) -> int:
         """Return the number of free parameters; scikit-learn has this method, and others call it."""
         return self._model.params.n_parameters
+
+
+class CriteriaMixin:
+    """Criteria of a fitted mixture on rows, for estimators with maximum-likelihood fits."""
+
+    _criteria: Callable[[Any, Any], Criteria]
+
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
+        """Return the BIC on ``X``, lower is better; weights as in ``score``, their sum is the number of rows."""
+        return self._criteria(X, sample_weight).bic
+
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
+        """Return the AIC on ``X``, lower is better; weights as in ``score``."""
+        return self._criteria(X, sample_weight).aic
+
+    def icl(self, X: Any, sample_weight: Any = None) -> float:
+        """Return the ICL on ``X``, lower is better; weights as in ``score``."""
+        return self._criteria(X, sample_weight).icl
 
 
 def _are_strings(X: Any) -> bool:

@@ -10,6 +10,7 @@ from stream_gmm import api
 from stream_gmm.errors import ConfigError
 from stream_gmm.estimator import GaussianMixture
 from stream_gmm.estimator_base import (
+    CriteriaMixin,
     MixtureEstimator,
     check_number,
     check_whole_number,
@@ -27,7 +28,7 @@ _SHARED = (
 """Parameters that a single mixture has, too."""
 
 
-class GaussianMixtureSelector(MixtureEstimator):
+class GaussianMixtureSelector(CriteriaMixin, MixtureEstimator):
     """Gaussian mixture with as many components, and the covariance structure, as a criterion chooses.
 
     ``fit`` is :func:`stream_gmm.sweep`: all candidates share every pass over the data. After it, the methods are

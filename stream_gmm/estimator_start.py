@@ -78,14 +78,35 @@ def draw_starts(
 ) -> list[MixtureParams]:
     """Return ``n_init`` starts by one of scikit-learn's initialisations.
 
-    They are made from all rows if those are in memory, as in scikit-learn; of files, from the uniform sample.
-
     Raises
     ------
     InputDataError
         If there are fewer rows than components.
     SingularCovarianceError
         If no covariance can be estimated.
+    """
+    family = family_named(covariance_type)
+    starts, moments = draw_start_stats(source, n_components, family, init_params, settings, executor, rng)
+    return [mstep(stats, family, settings.penalty_of(moments))[0] for stats in starts]
+
+
+def draw_start_stats(
+    source: Source,
+    n_components: int,
+    family: CovarianceFamily,
+    init_params: str,
+    settings: Settings,
+    executor: Executor,
+    rng: np.random.RandomState,
+) -> tuple[list[SuffStats], SuffStats]:
+    """Return the statistics of ``n_init`` starts, and those of the same rows as of one component.
+
+    They are made from all rows if those are in memory, as in scikit-learn; of files, from the uniform sample.
+
+    Raises
+    ------
+    InputDataError
+        If there are fewer rows than components.
     """
     if isinstance(source, ArrayDataset):
         rows, weights = source.values, UNWEIGHTED if source.weights is None else source.weights
@@ -95,13 +116,11 @@ def draw_starts(
         sample = profile_source(source, settings, executor).sample
         rows, weights = sample.rows, sample.weights
     check_enough_rows(len(rows), n_components)
-    family, penalty = family_named(covariance_type), settings.penalty_of(collect_moments(rows, weights))
     starts = []
     for _ in range(settings.n_init):
         shares = INITIALISATIONS[init_params](rows, n_components, weights, rng)
-        stats = collect_stats(rows, shares * weights[:, None] if len(weights) else shares, family)
-        starts.append(mstep(stats, family, penalty)[0])
-    return starts
+        starts.append(collect_stats(rows, shares * weights[:, None] if len(weights) else shares, family))
+    return starts, collect_moments(rows, weights)
 
 
 def check_enough_rows(n_rows: int, n_components: int) -> None:

@@ -16,6 +16,7 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.frames import as_rows, column_names
 from stream_gmm.errors import NotFittedError, one_of
 from stream_gmm.estimator_base import (
+    CriteriaMixin,
     EstimatorNotFittedError,
     MixtureEstimator,
     check_number,
@@ -30,7 +31,7 @@ from stream_gmm.io.source.schema import numeric_columns
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
 
 
-class OnlineGaussianMixture(MixtureEstimator):
+class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
     """Gaussian mixture fitted to a stream by stepwise EM (Cappe & Moulines 2009), in bounded memory.
 
     The first rows are fitted to convergence; then every step blends the statistics of new rows with the running

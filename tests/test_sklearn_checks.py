@@ -39,7 +39,7 @@ def _expected_failures(estimator):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::stream_gmm.errors.ConvergenceWarning")
 @parametrize_with_checks(
-    [sg.GaussianMixture(), AS_IN_SCIKIT_LEARN, SELECTOR, sg.OnlineGaussianMixture()],
+    [sg.GaussianMixture(), AS_IN_SCIKIT_LEARN, SELECTOR, sg.OnlineGaussianMixture(), sg.BayesianGaussianMixture()],
     expected_failed_checks=_expected_failures,
 )
 def test_scikit_learn_checks(estimator, check):

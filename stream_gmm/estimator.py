@@ -14,12 +14,10 @@ from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConfigError, one_of
+from stream_gmm.errors import ConfigError, check_number, check_whole_number, one_of
 from stream_gmm.estimator_base import (
     CriteriaMixin,
     MixtureEstimator,
-    check_number,
-    check_whole_number,
     draw_seed,
     open_to_fit,
     warn_unless_converged,

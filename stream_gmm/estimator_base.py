@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from numbers import Integral, Real
+from copy import deepcopy
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from sklearn import exceptions
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import BaseEstimator, DensityMixin, clone
 
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.model.draw import draw_rows
@@ -45,32 +46,6 @@ class EstimatorConvergenceWarning(ConvergenceWarning, exceptions.ConvergenceWarn
 
 class EstimatorNotFittedError(NotFittedError, exceptions.NotFittedError):  # type: ignore[misc]
     """A method that needs a fitted model was called before ``fit``; a ``NotFittedError`` of scikit-learn, too."""
-
-
-def check_whole_number(name: str, value: Any, least: int) -> None:
-    """Refuse what is not a whole number of at least ``least``.
-
-    Raises
-    ------
-    ConfigError
-        Names the parameter.
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-
-
-def check_number(name: str, value: Any, least: float = 0.0) -> None:
-    """Refuse what is neither None nor a finite number of at least ``least``.
-
-    Raises
-    ------
-    ConfigError
-        Names the parameter.
-    """
-    if value is None:
-        return
-    if not isinstance(value, Real) or isinstance(value, bool) or not least <= float(value) < np.inf:
-        raise ConfigError(f"{name} must be None or a finite number of at least {least:g}, not {value!r}.")
 
 
 def draw_seed(random_state: Any) -> int:
@@ -115,6 +90,19 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "result_")
+
+    def __sklearn_clone__(self) -> Self:
+        """Return an unfitted copy for ``clone``; it shares the client, which cannot be copied."""
+        params = self.get_params(deep=False)
+        copied = type(self)(**{n: v if n == "client" else clone(v, safe=False) for n, v in params.items()})
+        if hasattr(self, "_metadata_request"):
+            copied._metadata_request = deepcopy(self._metadata_request)
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: all but the client, which belongs to this process."""
+        state = super().__getstate__()
+        return {**state, "client": None} if "client" in state else state
 
     def set_params(self, **params: Any) -> Self:
         """Set constructor parameters; returns self.

@@ -16,11 +16,9 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.core.variational import WEIGHT_PRIORS, VariationalPrior, VariationalState
-from stream_gmm.errors import ConfigError, one_of
+from stream_gmm.errors import ConfigError, check_number, check_whole_number, one_of
 from stream_gmm.estimator_base import (
     MixtureEstimator,
-    check_number,
-    check_whole_number,
     draw_seed,
     open_to_fit,
     warn_unless_converged,

@@ -7,13 +7,11 @@ from numbers import Integral
 from typing import Any, Self
 
 from stream_gmm import api
-from stream_gmm.errors import ConfigError
+from stream_gmm.errors import ConfigError, check_number, check_whole_number
 from stream_gmm.estimator import GaussianMixture
 from stream_gmm.estimator_base import (
     CriteriaMixin,
     MixtureEstimator,
-    check_number,
-    check_whole_number,
     draw_seed,
     open_to_fit,
     warn_unless_converged,

@@ -14,14 +14,12 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows, make_online_result
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.frames import as_rows, column_names
-from stream_gmm.errors import NotFittedError, one_of
+from stream_gmm.errors import NotFittedError, check_number, check_whole_number, one_of
 from stream_gmm.estimator_base import (
     CriteriaMixin,
     EstimatorNotFittedError,
     MixtureEstimator,
-    check_number,
     check_two_rows,
-    check_whole_number,
     draw_seed,
 )
 from stream_gmm.estimator_start import check_enough_rows

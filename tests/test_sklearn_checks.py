@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import stream_gmm as sg
 from stream_gmm.errors import ConfigError, ConvergenceWarning, InputDataError, NotFittedError
+from stream_gmm.execute.threads import ThreadsExecutor
 from tests.oracles import rows_of, standardised
 
 pd = pytest.importorskip("pandas")
@@ -243,3 +244,15 @@ def test_a_stream_can_be_fitted_at_once_and_go_on(iris):
     assert few.score(iris) == pytest.approx(sg.GaussianMixture(2).fit(iris).score(iris), abs=0.1)
     with pytest.raises(InputDataError, match="Expected n_samples >= n_components"):
         sg.OnlineGaussianMixture(3).fit(iris[:2])
+
+
+def test_copies_share_the_client(iris):
+    executor = ThreadsExecutor(2)
+    gm = sg.GaussianMixture(2, client=executor).fit(iris)
+    with sklearn.config_context(enable_metadata_routing=True):
+        gm.set_fit_request(sample_weight=True)
+
+    assert clone(gm).client is executor
+    assert clone(gm).get_metadata_routing().fit.requests == {"sample_weight": True}
+    assert pickle.loads(pickle.dumps(gm)).client is None
+    assert cross_val_score(gm, iris, cv=3).shape == (3,)

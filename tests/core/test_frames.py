@@ -20,6 +20,15 @@ SECRET = "Miller-4711"
 ROWS = np.arange(12.0).reshape(6, 2)
 
 
+class Lazy:
+    """Stands for a frame of polars or Spark whose rows are not there yet."""
+
+    columns = ("a",)
+
+    def collect(self):
+        return pd.DataFrame({"a": [1.0, 2.0]})
+
+
 def _with(column):
     return pd.DataFrame({"a": np.arange(len(column), dtype=float), "b": column})
 
@@ -44,6 +53,7 @@ BAD = {
     "ragged": ([[1.0, 2.0], [3.0]], "their lengths differ"),
     "identifiers": (_with(np.array([1, 2**60 + 1])), "row 1, column 'b': a value does not fit a float64 exactly"),
     "long integers": (np.array([[1, 2**70 + 1]], object), "row 0, column 1: a value does not fit a float64 exactly"),
+    "lazy": (Lazy(), "the rows are a Lazy, which holds none yet"),
     "flat": (ROWS[:, 0], r"shape \(6,\)\. Reshape your data"),
     "deep": (ROWS[None], r"shape \(1, 6, 2\)"),
     "no column": (ROWS[:, :0], r"0 feature\(s\) \(shape=\(6, 0\)\)"),

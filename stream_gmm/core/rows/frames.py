@@ -45,6 +45,13 @@ def as_rows(data: Any, columns: tuple[str, ...] = (), missing: str = "error") ->
         If a column is missing, there twice or not numeric, the shape is wrong, or a value is NaN, infinite, beyond
         1e150, or not exactly a float64. It is also a TypeError where the type is to blame.
     """
+    if hasattr(data, "collect"):
+        raise InputTypeError(
+            explain(
+                f"the rows are a {type(data).__name__}, which holds none yet",
+                remedy="collect them, or write them to Parquet and pass the path",
+            )
+        )
     names = column_names(data)
     if names:
         names = _select_columns(names, columns)

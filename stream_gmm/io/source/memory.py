@@ -132,9 +132,8 @@ def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", 
         if not isinstance(weight, str | None):
             raise ConfigError("files take the weights of their rows from a column: weight is its name.")
         return open_dataset(data, columns or None, missing=missing, weight=weight)
-    columns = columns or column_names(data)
     rows = as_rows(data, columns)
-    names = columns or tuple(f"x{j}" for j in range(rows.shape[1]))
+    names = columns or column_names(data) or tuple(f"x{j}" for j in range(rows.shape[1]))
     if len(names) != rows.shape[1]:
         raise InputDataError(f"the rows have {rows.shape[1]} columns, the model has {len(names)}: {list(names)}.")
     return ArrayDataset(rows, names, weights=None if weight is None else _check_weights(weight, len(rows)))

@@ -18,6 +18,7 @@ from stream_gmm.errors import ConfigError, check_number, check_whole_number, one
 from stream_gmm.estimator_base import (
     CriteriaMixin,
     MixtureEstimator,
+    columns_of,
     draw_seed,
     open_to_fit,
     warn_unless_converged,
@@ -194,7 +195,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         self._check_parameters()
         source = open_to_fit(X, sample_weight)
         if self.warm_start and hasattr(self, "result_"):
-            source = as_source(source, self.result_.columns)
+            source = as_source(source, columns_of(self.result_))
             starts: Sequence[MixtureParams] = [self.result_.params]
             settings = self._make_settings(draw_seed(self.random_state))
         else:
@@ -204,7 +205,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
             init=starts or None, on_pass=self._print_steps,
         )  # fmt: skip
         self._take_result(result)
-        self._remember_columns(X, result.columns, result.n_features_in_)
+        self._remember_columns(X, columns_of(result), result.n_features_in_)
         if self.max_iter:
             warn_unless_converged(result)
         return self

@@ -74,6 +74,11 @@ def has_names(X: Any) -> bool:
     return is_opened(X) or bool(column_names(X))
 
 
+def columns_of(model: FitResult) -> tuple[str, ...]:
+    """Return the columns that rows must have to be scored by a model."""
+    return model.columns
+
+
 def is_opened(X: Any) -> bool:
     """Return True for a path or a data set, False for rows in memory."""
     return isinstance(X, str | os.PathLike | Dataset | ArrayDataset)
@@ -150,14 +155,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
 
     def _open(self, X: Any, sample_weight: Any = None) -> Source:
         """Return ``X`` in the columns of the model: by name, if both have names."""
-        model = self._model
+        columns = columns_of(self._model)
         if is_opened(X):
-            return as_source(X, model.columns, weight=sample_weight)
+            return as_source(X, columns, weight=sample_weight)
         self._compare_names(X)
         if not (self._by_name and has_names(X)):
             X = as_rows(X)
             self._check_n_features(X.shape[1])
-        return as_source(X, model.columns, weight=sample_weight)
+        return as_source(X, columns, weight=sample_weight)
 
     def _check_n_features(self, found: int) -> None:
         if found != self.n_features_in_:

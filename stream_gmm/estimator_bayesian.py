@@ -19,6 +19,7 @@ from stream_gmm.core.variational import WEIGHT_PRIORS, VariationalPrior, Variati
 from stream_gmm.errors import ConfigError, check_number, check_whole_number, one_of
 from stream_gmm.estimator_base import (
     MixtureEstimator,
+    columns_of,
     draw_seed,
     open_to_fit,
     warn_unless_converged,
@@ -161,7 +162,7 @@ degrees_of_freedom_prior, covariance_prior
         starts: Sequence[SuffStats] | VariationalState
         if self.warm_start and hasattr(self, "_state"):
             starts, start_rows = self._state, 1.0
-            source = as_source(source, self._tilted.columns)
+            source = as_source(source, columns_of(self._tilted))
         else:
             starts, moments = draw_start_stats(source, k, family, self.init_params, settings, executor, rng)
             start_rows = moments.rows
@@ -169,7 +170,7 @@ degrees_of_freedom_prior, covariance_prior
             source, starts, start_rows, family, make_prior, self.tol, settings, executor, self._print_steps
         )
         self._take_fit(fit, family)
-        self._remember_columns(X, fit.tilted.columns, fit.tilted.n_features_in_)
+        self._remember_columns(X, columns_of(fit.tilted), fit.tilted.n_features_in_)
         if self.max_iter:
             warn_unless_converged(fit.tilted)
         return self

@@ -12,11 +12,14 @@ from stream_gmm.estimator import GaussianMixture
 from stream_gmm.estimator_base import (
     CriteriaMixin,
     MixtureEstimator,
+    columns_of,
     draw_seed,
     open_to_fit,
     warn_unless_converged,
 )
-from stream_gmm.pipeline.sweep.choice import ELBOW
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.sweep import sweep as _sweep
+from stream_gmm.pipeline.sweep.choice import ELBOW, SelectionRule
 from stream_gmm.pipeline.sweep.result import SweepResult
 
 _SHARED = (
@@ -155,18 +158,20 @@ cache, prior, noise, client
         check_number("reg_covar", self.reg_covar)
         check_number("elbow", self.elbow)
         shared = {name: getattr(self, name) for name in _SHARED}
-        options = {**shared, "random_state": draw_seed(self.random_state), "max_passes": shared["max_iter"]}
-        del options["max_iter"]
-        self.results_ = api.sweep(
-            open_to_fit(X, sample_weight), self.n_components, self.covariance_type,
-            criterion=self.criterion, elbow=self.elbow, prune=self.prune, holdout=self.holdout, **options,
+        options = {n: v for n, v in shared.items() if n not in ("client", "max_iter", "random_state")}
+        settings = Settings(
+            **options, random_state=draw_seed(self.random_state), max_passes=self.max_iter, holdout=self.holdout
+        )
+        self.results_ = _sweep.sweep(
+            open_to_fit(X, sample_weight), self.n_components, self.covariance_type, settings,
+            api.executor_for(self.client), choice=SelectionRule(self.criterion, self.elbow), prune=self.prune,
         )  # fmt: skip
         self.result_ = self.results_.best
         self.n_components_ = self.result_.n_components
         self.covariance_type_ = self.result_.covariance_type
         best = GaussianMixture(self.n_components_, covariance_type=self.covariance_type_, **shared)
         for each in (self, best):
-            each._remember_columns(X, self.result_.columns, self.result_.n_features_in_)
+            each._remember_columns(X, columns_of(self.result_), self.result_.n_features_in_)
         best._take_result(self.result_)
         self.best_estimator_ = best
         self.n_iter_ = best.n_iter_

@@ -135,6 +135,8 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Learn from rows: an array ``(n, D)``, a data frame, an Arrow table or record batch. Returns self.
 
+        All of them are learnt, or with an error none.
+
         Raises
         ------
         ConfigError
@@ -143,14 +145,18 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
             If the rows have other columns than those before, or a value that is missing.
         """
         del y
-        rule = self._rule or self._make_rule()
-        for rows in self._rows(X):
-            if self._state is None:
-                self._state = OnlineState.start(rows.shape[1])
-                self._remember_columns(X, self._columns, rows.shape[1])
-            self._check_n_features(rows.shape[1])
-            self._state = feed_rows(self._state, rows, rule)
-            self._rule = rule
+        before = self._state, self._rule, self._columns, self.rows_dropped_
+        try:
+            self._rule = self._rule or self._make_rule()
+            for rows in self._rows(X):
+                if self._state is None:
+                    self._state = OnlineState.start(rows.shape[1])
+                    self._remember_columns(X, self._columns, rows.shape[1])
+                self._check_n_features(rows.shape[1])
+                self._state = feed_rows(self._state, rows, self._rule)
+        except BaseException:
+            self._state, self._rule, self._columns, self.rows_dropped_ = before
+            raise
         return self
 
     def _make_rule(self) -> OnlineRule:
@@ -169,7 +175,10 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         )  # fmt: skip
 
     def fit_stream(self, batches: Iterable[Any]) -> Self:
-        """Learn from every batch of an iterator, to its end. Returns self."""
+        """Learn from every batch of an iterator; with an error in one, those before it are learnt. Returns self.
+
+        ``rows_seen_`` tells where an interrupted stream has to go on.
+        """
         for batch in batches:
             self.partial_fit(batch)
         return self

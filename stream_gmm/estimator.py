@@ -91,7 +91,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
     Examples
     --------
     >>> import numpy as np, stream_gmm as sg
-    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> X = np.array([[1, 2], [1.5, 4], [0.5, 0], [10, 2], [10.5, 4], [9.5, 0]])
     >>> gm = sg.GaussianMixture(n_components=2, covariance_type="tied_diag").fit(X)
     >>> sorted(gm.means_.round().tolist())
     [[1.0, 2.0], [10.0, 2.0]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from numbers import Integral
@@ -84,7 +85,7 @@ def is_opened(X: Any) -> bool:
     return isinstance(X, str | os.PathLike | Dataset | ArrayDataset)
 
 
-class MixtureEstimator(DensityMixin, BaseEstimator):
+class MixtureEstimator(DensityMixin, BaseEstimator, metaclass=ABCMeta):
     """A mixture with scikit-learn's methods; ``result_``, set by ``fit``, holds the fitted model."""
 
     result_: FitResult
@@ -124,9 +125,9 @@ class MixtureEstimator(DensityMixin, BaseEstimator):
         super().set_params(**params)
         return self
 
+    @abstractmethod
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit to the rows of ``X``; ``y`` is ignored. Returns self."""
-        raise NotImplementedError
 
     def fit_predict(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray[Any, Any]:
         """Fit, with parameters of ``fit`` such as ``sample_weight``; return the component of each row ``(N,)``."""

@@ -23,6 +23,7 @@ from tests.oracles import rows_of, standardised
 
 pd = pytest.importorskip("pandas")
 
+# With all 32 candidates of the default grid, weighted and repeated rows (15 in 30 columns) are seeded differently.
 SELECTOR = sg.GaussianMixtureSelector((1, 2), covariance_type=("spherical", "full"))
 TYPES = ["full", "tied", "diag", "spherical"]
 

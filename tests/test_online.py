@@ -146,14 +146,14 @@ def test_rows_that_cannot_be_used_are_refused_or_dropped():
     dropped = sg.OnlineGaussianMixture(3, missing="drop").partial_fit(spoilt)
     assert dropped.rows_dropped_ == 2
     assert dropped.rows_seen_ == 6000
-    with pytest.raises(InputDataError, match="3 columns; the rows before had 2"):
+    with pytest.raises(InputDataError, match="X has 3 features, but OnlineGaussianMixture is expecting 2"):
         dropped.partial_fit(np.ones((5, 3)))
     with pytest.raises(NotFittedError, match="nothing to save"):
         sg.OnlineGaussianMixture(3).save("nowhere")
     with pytest.raises(NotFittedError, match="the first fit needs"):
         _ = sg.OnlineGaussianMixture(3).partial_fit(rows[:10]).means_
     with pytest.raises(ConfigError, match="half_life must be positive"):
-        sg.OnlineGaussianMixture(3, half_life=-1.0)
+        sg.OnlineGaussianMixture(3, half_life=-1.0).partial_fit(rows)
 
 
 def _ipc(rows, step=500, truncate=0):

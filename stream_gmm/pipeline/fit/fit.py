@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
+
 from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
@@ -25,11 +28,13 @@ def fit(
     settings: Settings,
     executor: Executor,
     *,
-    init: MixtureParams | None = None,
+    init: MixtureParams | Sequence[MixtureParams] | None = None,
     listener: Listener = ignore_progress,
     on_pass: OnPass = lambda _: None,
 ) -> FitResult:
     """Fit one mixture. Components keep the order of ``init``; else they go by falling weight.
+
+    ``init`` may hold several starts: they share every pass, and the best fit is returned.
 
     Raises
     ------
@@ -42,31 +47,37 @@ def fit(
     """
     (spec,) = parse_grid(n_components, covariance_type)
     settings.check_structures([spec.covariance_type])
-    if init is not None:
+    given = [init] if isinstance(init, MixtureParams) else list(init or ())
+    for params in given:
         expected = (*spec, len(source.columns))
-        actual = (init.n_components, init.family.name, init.n_features)
+        actual = (params.n_components, params.family.name, params.n_features)
         if expected != actual:
             raise ConfigError(
                 f"init has (components, covariance_type, features) = {actual}, and the fit asks for {expected}."
             )
     tasks = open_tasks(source, settings, executor)
     profile = make_profile(source, tasks, settings, executor, listener)
-    if init is not None and settings.noise and init.noise is None:
-        init = init.with_noise(profile.bounding_box, NOISE_START)
-    if init is not None:
-        start = EMState(init)
-    else:
+    if settings.noise:
+        given = [p if p.noise is not None else p.with_noise(profile.bounding_box, NOISE_START) for p in given]
+    starts = [EMState(params) for params in given]
+    if not starts:
         too_few = explain_too_few_rows(n_components, profile)
         if too_few:
             raise InputDataError(too_few)
         (outcome,) = fit_on_sample([spec], profile, settings, executor, listener)
         if outcome.fit.params is None:
             raise SingularCovarianceError(outcome.fit.reason)
-        start = EMState(outcome.fit.params.sort_by_weight(), events=outcome.fit.events)
+        starts = [EMState(outcome.fit.params.sort_by_weight(), events=outcome.fit.events)]
     full = make_full_pass(tasks, profile, settings, executor, listener)
-    (state,) = run_states([start], full, profile, settings, on_pass)
+    state = max(run_states(starts, full, profile, settings, on_pass), key=_rank_end)
     if state.outcome is Outcome.FAILED:
         raise SingularCovarianceError(state.reason)
     return make_result(
         explain_collapse(state, profile), profile, settings, describe_provenance(source, profile, settings)
     )
+
+
+def _rank_end(state: EMState) -> tuple[bool, bool, float]:
+    """Return how good a finished fit is; of several starts the one with the largest value is kept."""
+    sound = state.outcome is not Outcome.DEGENERATE
+    return state.outcome is not Outcome.FAILED, sound, state.history[-1] if state.history else -inf

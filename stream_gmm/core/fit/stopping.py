@@ -11,6 +11,8 @@ from stream_gmm.core.model.params import MixtureParams
 
 SAFETY = 2.0
 """Factor on an extrapolated gain."""
+SAFETY_OF_LENGTHS = 5.0
+"""Factor on an extrapolated way, with a ridge: behind the directions that show there are often slower ones."""
 SLOW_RATE = 0.99
 """The gains of plain EM are assumed to shrink by no more than this factor in each step."""
 SLOWEST_RATE = 0.98
@@ -76,7 +78,7 @@ def predict_gain_by_lengths(lengths: Sequence[float], slope: float) -> float:
     if ratio >= 1.0:
         return np.inf
     step = np.array([lengths[-1]])
-    return predict_gain(step, SAFETY * step / (1.0 - ratio), slope)
+    return predict_gain(step, SAFETY_OF_LENGTHS * step / (1.0 - ratio), slope)
 
 
 def is_fixed_point(a: MixtureParams, b: MixtureParams) -> bool:

@@ -17,7 +17,7 @@ SLOW_RATE = 0.99
 """The gains of plain EM are assumed to shrink by no more than this factor in each step."""
 SLOWEST_RATE = 0.98
 """Directions in which no step has been seen yet are assumed to shrink by a fiftieth in each EM step."""
-LEAST_STEPS = 20.0
+LEAST_STEPS = 50.0
 """With a ridge, the way to the fixed point is assumed to be at least so many of the next EM step."""
 NO_STEP = 1e-7
 """With a ridge, an EM step of no more than this length is rounding."""

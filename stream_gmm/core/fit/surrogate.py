@@ -24,7 +24,7 @@ from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
 
 _HARDLY = 1e-6
-"""With a ridge, inner steps go on to this part of the tolerance: then their lengths tell how slow the rest is."""
+"""Inner steps go on to this part of the tolerance: only several of them tell how slowly the rest will come."""
 _SMALLEST_RATIO = 0.1
 """A corrected variance below this part of the anchor's is more likely noise than truth."""
 
@@ -112,7 +112,7 @@ def run_inner_steps(
     """Return the point after the EM step from ``anchor`` and up to ``most`` corrected steps on the sample.
 
     ``stats`` are the full data's at ``anchor``; ``estep`` gives the sample's. It ends early when a step
-    gains less than ``tol`` nats per row, or the correction outweighs the sample's own statistics. With a ridge,
+    gains much less than ``tol`` nats per row, or the correction outweighs the sample's own statistics. With a ridge,
     which has no objective, it ends when steps grow longer or hardly move; no gain is predicted then.
     """
     full, at_anchor = MomentsAbout.of(stats, anchor.means), estep(anchor)
@@ -139,7 +139,7 @@ def run_inner_steps(
         own = estep(params)
         values.append(value(params, own))
         new = step(own) if values[-1] >= values[-2] else None
-        if new is None or values[-1] - values[-2] <= tol:
+        if new is None or values[-1] - values[-2] <= _HARDLY * tol:
             break
         params = new
     return SurrogatePoint(params, len(values) - 1, _predict_total_gain(values))

@@ -95,7 +95,7 @@ def fit(
     """
     settings, source = Settings.from_options(options), as_source(data, weight=weight)
     if isinstance(init, FitResult):
-        source = as_source(source, init.columns)
+        source = as_source(source, init.input_columns)
         init = init.params
     result = _fit.fit(
         source, n_components, covariance_type, settings, executor_for(client), init=init, listener=progress
@@ -211,7 +211,7 @@ def score(
         See their descriptions.
     """
     result = model if isinstance(model, FitResult) else model.result_
-    source = as_source(data, result.columns, missing)
+    source = data if isinstance(data, Dataset) else as_source(data, result.input_columns, missing)
     if not isinstance(source, Dataset):
         raise InputDataError(
             explain(

@@ -166,7 +166,7 @@ class GaussianMixture:
         start: MixtureParams | FitResult | None
         if self.warm_start and hasattr(self, "result_"):
             start = self.result_
-            source = as_source(source, start.columns)
+            source = as_source(source, start.input_columns)
         else:
             start = self._start_params(source)
         self.result_ = api.fit(
@@ -188,6 +188,8 @@ class GaussianMixture:
             cache=self.cache,
             prior=self.prior,
             noise=self.noise,
+            # An array keeps its columns, as in scikit-learn.
+            constants="fit" if isinstance(X, np.ndarray | list) else "aside",
             client=self.client,
         )
         for name in _FITTED:
@@ -208,7 +210,8 @@ class GaussianMixture:
             start = api.fit(
                 source, self.n_components, self.covariance_type,
                 n_init=self.n_init, max_passes=1, reg_covar=self.reg_covar, prior=self.prior,
-                random_state=self.random_state or 0, sample_rows=self.sample_rows, client=self.client,
+                random_state=self.random_state or 0, sample_rows=self.sample_rows, constants="fit",
+                client=self.client,
             ).params  # fmt: skip
         changes: dict[str, Any] = {}
         if self.weights_init is not None:
@@ -232,7 +235,7 @@ class GaussianMixture:
 
     def _chunks(self, X: Any, sample_weight: Any = None) -> Iterator[Chunk]:
         """Read ``X`` in the columns of the model: by name, if it has names."""
-        for leaf in as_source(X, self._model.columns, weight=sample_weight).leaves():
+        for leaf in as_source(X, self._model.input_columns, weight=sample_weight).leaves():
             yield from read_completely(leaf)
 
     def _score_each(self, X: Any, score: Callable[[Array], Any], not_scored: Any) -> np.ndarray[Any, Any]:

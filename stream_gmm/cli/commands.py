@@ -205,7 +205,8 @@ def score(config: str | None, model: str | None, **arguments: Any) -> None:
     settings = _load_settings(config, arguments)
     check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
-    check_scoring(settings, settings.open(), fitted.n_components, fitted.density.noisy)  # before a cluster starts
+    # Before a cluster starts.
+    check_scoring(settings, settings.open(fitted), fitted.n_components, fitted.density.noisy)
     with progress_display() as listener, open_executor(settings.cluster) as executor:
         result = score_stage(settings, executor, fitted, listener)
     show_model(fitted, make_console(), result.manifest)
@@ -278,7 +279,8 @@ def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_row
     from stream_gmm.pipeline.fit.steps import profile_source
 
     dataset = open_dataset(list(data), columns.split(",") if columns else None, missing=missing)
-    settings = Settings(sample_rows=sample_rows, profile="sample" if sample else "full", cache="none")
+    read = "sample" if sample else "full"
+    settings = Settings(sample_rows=sample_rows, profile=read, cache="none", constants="fit")
     executor = ThreadsExecutor()
     with progress_display() as listener:
         profile = profile_source(dataset, settings, executor, listener)

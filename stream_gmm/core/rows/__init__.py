@@ -5,5 +5,6 @@ May import: ``model``, ``stats``. Begin with ``moments.py``.
 - ``moments.py``: weight, mean and scatter of rows, and row weights
 - ``scaling.py``: the coordinates of the kernels
 - ``sampling.py``: uniform samples, held-out rows and bootstrap weights by hashes of the rows
+- ``constants.py``: columns with a single value
 - ``oddities.py``: repeated values, collinear columns, rows ordered by their values
 """

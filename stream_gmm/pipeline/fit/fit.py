@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
@@ -10,10 +12,10 @@ from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceErr
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass
-from stream_gmm.pipeline.fit.grid import parse_grid
+from stream_gmm.pipeline.fit.grid import CandidateSpec, parse_grid
 from stream_gmm.pipeline.fit.results import describe_provenance, explain_collapse, make_result
 from stream_gmm.pipeline.fit.sample import explain_too_few_rows, fit_on_sample
-from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.settings import FIT, Settings
 from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks, run_states
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 
@@ -31,6 +33,8 @@ def fit(
 ) -> FitResult:
     """Fit one mixture. Components keep the order of ``init``; else they go by falling weight.
 
+    If ``init`` has a mean for every column, none is set aside as constant.
+
     Raises
     ------
     ConfigError
@@ -43,14 +47,13 @@ def fit(
     (spec,) = parse_grid(n_components, covariance_type)
     settings.check_structures([spec.covariance_type])
     if init is not None:
-        expected = (*spec, len(source.columns))
-        actual = (init.n_components, init.family.name, init.n_features)
-        if expected != actual:
-            raise ConfigError(
-                f"init has (components, covariance_type, features) = {actual}, and the fit asks for {expected}."
-            )
+        _check_init(init, spec, len(source.columns), exact=settings.constants == FIT)
+        if init.n_features == len(source.columns):
+            settings = replace(settings, constants=FIT)
     tasks = open_tasks(source, settings, executor)
     profile = make_profile(source, tasks, settings, executor, listener)
+    if init is not None:
+        _check_init(init, spec, len(profile.columns))
     if init is not None and settings.noise and init.noise is None:
         init = init.with_noise(profile.bounding_box, NOISE_START)
     if init is not None:
@@ -70,3 +73,13 @@ def fit(
     return make_result(
         explain_collapse(state, profile), profile, settings, describe_provenance(source, profile, settings)
     )
+
+
+def _check_init(init: MixtureParams, spec: CandidateSpec, n_features: int, exact: bool = True) -> None:
+    """Refuse a start of another shape; unless ``exact`` it may have fewer features, as columns may be constant."""
+    actual = (init.n_components, init.family.name, init.n_features)
+    expected = (*spec, n_features if exact or init.n_features > n_features else init.n_features)
+    if expected != actual:
+        raise ConfigError(
+            f"init has (components, covariance_type, features) = {actual}, and the fit asks for {expected}."
+        )

@@ -13,7 +13,7 @@ from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.kernel_choice import choose_kernel
 from stream_gmm.core.estep.scores import score_rows
-from stream_gmm.core.fit.em import EMState, Outcome
+from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -118,6 +118,7 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
         passes=state.passes,
         rejected=state.rejected,
         columns=profile.columns,
+        constants=profile.constants,
         reason=state.reason,
         threshold=outlier_threshold(state.params, profile.sample, settings.outlier_quantile),
         outlier_quantile=settings.outlier_quantile,
@@ -133,23 +134,30 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
 
 def describe_provenance(source: Source, profile: Profile, settings: Settings) -> dict[str, Any]:
     """Return the data, settings and version that a result comes from; JSON values only."""
+    row_filter = getattr(source, "row_filter", None)  # rows in memory have none
     return {
         "data_fingerprint": source.fingerprint,
         "rows": profile.total_rows,
         "missing": source.missing,
         "weight": source.weight,
+        **({"filter": row_filter} if row_filter else {}),
         **settings.decisive,
         "sample_rows": len(profile.sample.rows),
         "version": version("stream-gmm"),
     }
 
 
-def _evaluate_params(params: MixtureParams, estep: InMemoryEStep) -> SuffStats:
-    return estep.evaluate(params)
+def _evaluate_params(params: MixtureParams, estep: InMemoryEStep) -> SuffStats | None:
+    try:
+        return estep.evaluate(params)
+    except FIT_ERRORS:
+        return None
 
 
-def collect_sample_stats(mixtures: Sequence[MixtureParams], profile: Profile, executor: Executor) -> list[SuffStats]:
-    """Return the statistics of the sample at each of the mixtures."""
+def collect_sample_stats(
+    mixtures: Sequence[MixtureParams], profile: Profile, executor: Executor
+) -> list[SuffStats | None]:
+    """Return the statistics of the sample at each of the mixtures; None for one that has no density."""
     if not mixtures:
         return []
     estep = InMemoryEStep(profile.sample.rows, profile.scaling, weights=profile.sample.weights)
@@ -169,6 +177,7 @@ def make_sample_result(
         history=(stats.mean_loglik,),
         n_iter=0,
         columns=profile.columns,
+        constants=profile.constants,
         reason=outcome.pruned_reason,
         warnings=("fitted on the sample alone.",),
         events=outcome.fit.events,

@@ -22,6 +22,8 @@ from stream_gmm.errors import ConfigError, did_you_mean, one_of
 from stream_gmm.pipeline.passes.tasks import AUTO, CachePolicy
 
 PROFILES = ("full", "sample")
+ASIDE, FIT = "aside", "fit"
+CONSTANTS = (ASIDE, FIT)
 DEFAULT_ACCEL: dict[str, str | None] = {AUTO: AUTO, "em": "none", "minibatch": None}
 """The algorithms, and the acceleration that each stands for; None: it has no full passes to accelerate."""
 ACCELERATIONS = (AUTO, *METHODS)
@@ -50,6 +52,7 @@ class FitOptions(TypedDict, total=False):
     cache_bytes: int | None
     prior: str | None
     noise: bool
+    constants: str
 
 
 def _option(default: Any, text: str) -> Any:
@@ -132,6 +135,12 @@ class Settings:
         "Add a component that is uniform in the bounding box of the data, for rows that belong to no cluster "
         "(Banfield & Raftery 1993); such rows have component -1",
     )
+    constants: str = _option(
+        ASIDE,
+        "Columns with the same value in all rows to fit: 'aside' (they take no part in the fit; the model keeps "
+        "their values, and a scored row with another one is an outlier) or 'fit' (like any column, as scikit-learn "
+        "does: the outcome is degenerate)",
+    )
 
     def __post_init__(self) -> None:
         accel = DEFAULT_ACCEL[one_of(self.algorithm, DEFAULT_ACCEL, "algorithm")]
@@ -139,6 +148,7 @@ class Settings:
             one_of(self.accel, ACCELERATIONS, "accel")
         _ = self.preference, self.cache_policy
         one_of(self.profile, PROFILES, "profile")
+        one_of(self.constants, CONSTANTS, "constants")
         checks = (
             (self.accel is None or accel is not None, "accel is for exact EM: algorithm auto or em"),
             (self.profile == "full" or not self.holdout, "holdout needs profile: full"),

@@ -26,6 +26,7 @@ from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.sweep.result import ADMISSIBLE, Candidate, SweepResult, compare_with_chosen
 
 ELBOW = 0.01
+NAMED_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,9 @@ def choose(
     """
     results = {i: c.result for i, c in enumerate(candidates) if c.admissible and c.result is not None}
     if not results:
-        reasons = "; ".join(f"{c.name}: {c.reason or c.outcome.value}" for c in candidates[:5])
         raise NoAdmissibleModelError(
             explain(
-                f"none of the {len(candidates)} candidates is admissible ({reasons})",
+                f"none of the {len(candidates)} candidates is admissible ({_list_reasons(candidates)})",
                 remedy="use fewer components, or drop the columns or rows with repeated values",
             )
         )
@@ -117,6 +117,19 @@ def choose(
         {c: candidates[admissible.pick(c)].name for c in _usable_criteria(profile)},
     )  # fmt: skip
     return replace(out, why=_explain_choice(out), warnings=_collect_warnings(out))
+
+
+def _list_reasons(candidates: Sequence[Candidate]) -> str:
+    """Return the reasons why candidates cannot be chosen, each once, with the first candidates that it concerns."""
+    names: dict[str, list[str]] = {}
+    for c in candidates:
+        names.setdefault((c.reason or c.outcome.value).rstrip("."), []).append(c.name)
+    groups = []
+    for reason, own in list(names.items())[:NAMED_REASONS]:
+        more = f" and {len(own) - NAMED_REASONS} more" if len(own) > NAMED_REASONS else ""
+        groups.append(f"{', '.join(own[:NAMED_REASONS])}{more}: {reason}")
+    others = [f"and {len(names) - NAMED_REASONS} other reasons"] if len(names) > NAMED_REASONS else []
+    return "; ".join([*groups, *others])
 
 
 def _usable_criteria(profile: Profile) -> list[str]:

@@ -186,7 +186,9 @@ def score(
     """Write the scored Parquet: one file for each input part, published in one atomic step.
 
     Columns: the pass-through columns, ``component``, ``max_proba``, ``proba_0`` ..., ``log_density``,
-    ``uncertainty``, ``mahalanobis_sq``, ``is_outlier``, ``not_scored_reason``.
+    ``uncertainty``, ``mahalanobis_sq``, ``is_outlier``, ``not_scored_reason``. A row that differs from a column that
+    was constant in the fit has no scores, is an outlier, and says why; rows that do not match the filter of the data
+    set are not written.
 
     Parameters
     ----------

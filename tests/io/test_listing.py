@@ -262,6 +262,7 @@ class TestOtherFormats:
     def test_files_beside_parquet_are_named(self, tmp_path):
         pq.write_table(pa.table({"x": [1.0]}), tmp_path / "a.parquet")
         (tmp_path / "b.csv").write_text("x\n1\n")
+        (tmp_path / "c.json").write_text("{}")  # describes the others
 
         assert "1 files below" in sg.open_dataset(tmp_path).warnings[0]
         assert "b.csv" in sg.open_dataset(tmp_path).warnings[0]

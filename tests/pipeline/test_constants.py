@@ -277,3 +277,13 @@ def test_missing_values_of_a_constant_column_count(table, write_parquet):
 
     assert model.criteria.n_rows == 899
     assert "1 of 900 rows have a missing value (flag: 1 null)." in model.warnings
+
+
+def test_the_bits_are_the_same_from_every_executor(folder, executor):
+    data = sg.open_dataset(folder, filter="x < 7 and flag == 3")
+    result = sg.sweep(data, [1, 2], ["full", "diag"], cache="none", client=executor)
+    serial = sg.sweep(data, [1, 2], ["full", "diag"], cache="none", client=SerialExecutor())
+
+    assert result.best.columns == ("x", "y")
+    assert result.best.digest == serial.best.digest
+    assert result.best.history == serial.best.history

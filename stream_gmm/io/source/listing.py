@@ -226,12 +226,13 @@ def _select(folder: _Folder, shown: str, pattern: str) -> Listing:
                 f"({_name_some(data)}): files of a folder are read if they end in {', '.join(ENDINGS)}. "
                 "To read them, rename them or name them in data.paths."
             )
-        foreign = [n for n in others if explain_conversion(n)]
+        # JSON beside Parquet describes it; without Parquet it may be the data.
+        foreign = [n for n in others if explain_conversion(n) and not (wanted and n.lower().endswith(".json"))]
         if foreign:
-            place = posixpath.join(folder.root, foreign[0])
+            how = "" if wanted else f": {explain_conversion(posixpath.join(folder.root, foreign[0]))}"
             warnings.append(
                 f"{len(foreign)} files below {shown} are in another format and were not read "
-                f"({_name_some(foreign)}): {explain_conversion(place)}."
+                f"({_name_some(foreign)}){how}."
             )
     if folder.linked:
         warnings.append(

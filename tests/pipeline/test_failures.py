@@ -83,7 +83,7 @@ STAGES = {
     "sample fit": (SampleSearch, "fit_finalists", lambda self, raced: raced.params),
     "M-step": (em, "mstep", lambda stats, family, *rest: _Shape(family, len(stats.weight))),
     "result": (results, "outlier_threshold", lambda params, *rest: params),
-    "report of a collapse": (sweep_module, "explain_collapse", lambda state, profile: state.params),
+    "report of a collapse": (sweep_module, "explain_collapse", lambda state, *rest: state.params),
 }
 
 

@@ -24,6 +24,7 @@ from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, take_stepwis
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import one_of
 from stream_gmm.io.source.protocols import Leaf, Source
+from stream_gmm.pipeline.fit.penalty import make_penalty
 from stream_gmm.pipeline.fit.settings import DEFAULT_ACCEL, Settings
 from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.profile import Profile
@@ -154,4 +155,4 @@ def make_scheme(settings: Settings, profile: Profile) -> Scheme:
         if name == AUTO
         else METHODS[name or "none"]
     )
-    return Scheme(settings.rule, settings.penalty_of(profile.moments), method)
+    return Scheme(settings.rule, make_penalty(profile, settings), method)

@@ -71,7 +71,7 @@ def fit(
     if state.outcome is Outcome.FAILED:
         raise SingularCovarianceError(state.reason)
     return make_result(
-        explain_collapse(state, profile), profile, settings, describe_provenance(source, profile, settings)
+        explain_collapse(state, profile, settings), profile, settings, describe_provenance(source, profile, settings)
     )
 
 

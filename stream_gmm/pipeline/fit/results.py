@@ -18,12 +18,14 @@ from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import MStepReport
+from stream_gmm.core.mstep.resolution import Resolution
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
+from stream_gmm.pipeline.fit.penalty import describe_atoms, make_penalty
 from stream_gmm.pipeline.fit.sample import SampleOutcome
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
@@ -46,9 +48,14 @@ def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) ->
     return float(np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf"))
 
 
-def explain_collapse(state: EMState, profile: Profile) -> EMState:
-    """Return the state, degenerate if a component consists of a repeated value, with the place in its reason."""
+def explain_collapse(state: EMState, profile: Profile, settings: Settings) -> EMState:
+    """Return the state, degenerate if a component consists of a repeated value, with the place in its reason.
+
+    With a resolution, a component on a repeated value is as wide as the recording step, and not degenerate.
+    """
     if state.outcome in (Outcome.CONVERGED, Outcome.MAX_PASSES):
+        if isinstance(make_penalty(profile, settings), Resolution):
+            return state
         repeated = _find_repeated_values(state, profile)
         if not repeated:
             return state
@@ -106,6 +113,8 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
     assert state.stats is not None
     assert state.outcome is not None
     warnings = list(profile.warnings)
+    atoms = describe_atoms(state.params, profile, settings)
+    warnings += [atoms] if atoms else []
     choice = choose_kernel(state.params, compile_density(state.params), profile.scaling, settings.preference)
     if state.outcome not in (Outcome.CONVERGED, Outcome.PRUNED):
         warnings.append(f"{state.params.family.name}-{state.params.n_components}: {state.outcome.value}.")

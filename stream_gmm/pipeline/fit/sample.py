@@ -16,6 +16,7 @@ from stream_gmm.errors import explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
 from stream_gmm.pipeline.fit.grid import CandidateSpec
+from stream_gmm.pipeline.fit.penalty import make_penalty
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
@@ -176,5 +177,5 @@ def make_sample_search(profile: Profile, settings: Settings) -> SampleSearch:
     sample = profile.sample
     noise = profile.bounding_box if settings.noise else None
     return SampleSearch(
-        sample.rows, profile.scaling, settings.penalty_of(profile.moments), tol, steps, sample.weights, noise
+        sample.rows, profile.scaling, make_penalty(profile, settings), tol, steps, sample.weights, noise
     )

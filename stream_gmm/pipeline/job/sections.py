@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -199,6 +200,7 @@ class EMConfig(Section):
     prior: Literal["mclust"] | None = Field(None, description=describe_option("prior"))
     noise: bool = Field(False, description=describe_option("noise"))
     constants: str = Field("aside", description=describe_option("constants"))
+    resolution: str | dict[str, Number] = Field("none", description=describe_option("resolution"))
     random_state: Whole = Field(0, ge=0, lt=1 << 63, description=describe_option("random_state"))
     sample_rows: Whole = Field(50_000, ge=1, description=describe_option("sample_rows"))
     profile: str = Field("full", description=describe_option("profile"))
@@ -207,6 +209,12 @@ class EMConfig(Section):
     dtype: str = Field("float64", description=describe_option("dtype"))
     cache: str = Field(AUTO, description=describe_option("cache"))
     cache_bytes: Whole | None = Field(None, ge=0, description=describe_option("cache_bytes"))
+
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _read_steps(cls, value: Any) -> Any:
+        """Read the text of the command line, such as ``{x5: 1, x7: 0.1}``."""
+        return yaml.safe_load(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
 
     @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile", "constants")
     @classmethod

@@ -158,7 +158,7 @@ class SweepJob:
             if state is None or state.outcome is Outcome.FAILED:
                 reason = (outcome.fit.reason if state is None else state.reason) or "its parameters have no density"
                 return Candidate(k, family, None, Outcome.FAILED, reason, outcome)
-            state = explain_collapse(state, profile)
+            state = explain_collapse(state, profile, self.settings)
             state = replace(state, params=state.params.sort_by_weight())
             result = make_result(state, profile, self.settings, provenance)
         except FIT_ERRORS as error:

@@ -53,6 +53,15 @@ def test_a_sweep_without_columns_says_what_it_has_left_out(folder, tmp_path):
     assert "3 candidates were finished before" in run("sweep", *chosen, *SWEEP, "--folder", tmp_path / "run")
 
 
+def test_a_profile_takes_the_same_choice(folder):
+    out = run("profile", folder, "--exclude-columns", "drift,un*", "--filter", "station == 'A'")
+    kept = pq.read_table(folder).to_pandas().query("station == 'A'")
+
+    assert f"{len(kept):,} rows read" in out
+    assert f"{kept.x.mean():.5g}" in out
+    assert "drift" not in out.split("warning")[0]
+
+
 def test_without_a_filter_all_rows_are_scored(folder, tmp_path):
     data = ("--paths", folder, "--columns", "[xy],unit")
     run("sweep", *data, "--data.filter", "station in ['A', 'B']", *SWEEP, "--folder", tmp_path / "run")

@@ -110,6 +110,7 @@ def test_a_component_on_a_repeated_value_is_an_atom_and_is_reported(rng):
     assert result.best.n_components >= 2
     atoms = [w for w in result.best.warnings if "as narrow as the recording step" in w]
     assert "x0 = 0" in atoms[0]
+    assert atoms[0] in result.warnings
     k = int(result.best.predict([[0.0, 0.0, 0.0]])[0])
     assert f"component {k}: " in atoms[0]
 

@@ -9,6 +9,7 @@ from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 
 NAMED_COLUMNS = 4
+ATOMS = "atoms, as narrow as the recording step"
 
 
 def make_penalty(profile: Profile, settings: Settings) -> Penalty:
@@ -35,4 +36,4 @@ def describe_atoms(params: MixtureParams, profile: Profile, settings: Settings) 
         values = [f"{profile.columns[j]} = {value:.6g}" for j, value in recorded.items()]
         more = f" and {len(columns) - NAMED_COLUMNS} more" if len(columns) > NAMED_COLUMNS else ""
         found.append(f"component {component}: {', '.join(values)}{more}")
-    return f"atoms, as narrow as the recording step: {'; '.join(found)}." if found else ""
+    return f"{ATOMS}: {'; '.join(found)}." if found else ""

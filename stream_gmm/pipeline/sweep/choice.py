@@ -22,6 +22,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.search.evidence import compare_paired
 from stream_gmm.errors import NoAdmissibleModelError, explain
+from stream_gmm.pipeline.fit.penalty import ATOMS
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.sweep.result import ADMISSIBLE, Candidate, SweepResult, compare_with_chosen
 
@@ -146,6 +147,7 @@ def _collect_warnings(result: SweepResult) -> tuple[str, ...]:
         out.append(f"the chosen number of components, {ks[-1]}, is the largest tried: {_describe_gain_curve(result)}")
     if best.outcome is not Outcome.CONVERGED:
         out.append(f"the chosen model {best.name} {best.outcome.value}.")
+    out += [warning for warning in result.best.warnings if warning.startswith(ATOMS)]
     rejected = [c.name for c in candidates if not c.admissible and c.outcome is not Outcome.PRUNED]
     if rejected:
         out.append(f"{len(rejected)} candidates are not admissible: {', '.join(rejected)}.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -115,6 +117,15 @@ def test_a_component_on_a_repeated_value_is_an_atom_and_is_reported(rng):
     assert f"component {k}: " in atoms[0]
 
 
+def test_collinear_columns_are_degenerate_as_without_a_resolution(rng):
+    x = rng.normal(size=400)
+    rows = np.column_stack([x, 2.0 * x, np.where(rng.random(400) < 0.5, 0.0, rng.integers(1, 50, 400))])
+    model = sg.fit(rows, 2, resolution="auto")
+
+    assert model.outcome is sg.Outcome.DEGENERATE
+    assert "combination of columns" in model.reason
+
+
 def test_steps_can_be_given_by_column(rng):
     rows = _counters(rng)
     model = sg.fit(rows, 2, resolution={"x0": 6.0})
@@ -126,3 +137,26 @@ def test_steps_can_be_given_by_column(rng):
             sg.fit(rows, 2, **wrong)
     with pytest.raises(sg.errors.ConfigError, match="resolution is defined for full"):
         sg.fit(rows, 2, "VEV", resolution="auto")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithm": "minibatch", "max_passes": 3},
+        {"noise": True},
+        {"holdout": 0.2},
+        {"sample_rows": 300, "accel": "squarem"},
+        {"sample_rows": 300, "accel": "anderson"},
+    ],
+    ids=str,
+)
+def test_other_options_keep_the_bound_too(rng, options):
+    rows = _counters(rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sg.errors.ConvergenceWarning)  # of mini-batches
+        model = sg.fit(rows, 3, "full", resolution="auto", **options)
+
+    bound = np.array([1.0, 1.0, 0.0]) / 12.0
+    for matrix in model.params.dense_covariances:
+        assert np.linalg.eigvalsh(matrix - np.diag(bound)).min() > -1e-9
+    assert model.outcome in (sg.Outcome.CONVERGED, sg.Outcome.MAX_PASSES)

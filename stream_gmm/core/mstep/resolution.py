@@ -26,6 +26,8 @@ from stream_gmm.core.stats import SuffStats
 
 _SLACK = 1e-9
 """Relative rounding error by which a covariance may be below the bound."""
+_LIFT = 1e-13
+"""Relative variance that keeps collinear columns without a bound positive definite; they have collapsed as ever."""
 _BARRIER = 1e12
 """What a covariance below the bound costs, nats for each unit of the relative lack."""
 AT_BOUND = 1.01
@@ -121,7 +123,7 @@ def _diagonalise(covariances: Array, bound: Array) -> tuple[Array, Array, Array]
     scale = np.sqrt(np.einsum("kjj->kj", covariances) + bound)
     both = covariances / (scale[:, :, None] * scale[:, None, :])
     diagonal = bound / scale**2
-    lower = np.linalg.cholesky(both + diagonal[:, :, None] * np.eye(len(bound)))
+    lower = np.linalg.cholesky(both + (diagonal + _LIFT)[:, :, None] * np.eye(len(bound)))
     inverse = np.linalg.inv(lower)
     shares, vectors = np.linalg.eigh((inverse * diagonal[:, None, :]) @ np.swapaxes(inverse, 1, 2))
     return lower @ vectors, shares, scale

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from stream_gmm.core.model.covariance import FAMILIES
     from stream_gmm.core.model.params import MixtureParams
     from stream_gmm.core.result import FitResult
+    from stream_gmm.errors import ConvergenceWarning
     from stream_gmm.estimator import GaussianMixture
+    from stream_gmm.estimator_bayesian import BayesianGaussianMixture
+    from stream_gmm.estimator_selector import GaussianMixtureSelector
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from stream_gmm.pipeline.uncertainty.ratio import RatioTest
 
 _WHERE = {
+    "BayesianGaussianMixture": "stream_gmm.estimator_bayesian",
     "bootstrap": "stream_gmm.inference",
     "fit": "stream_gmm.api",
     "likelihood_ratio_test": "stream_gmm.inference",
@@ -34,8 +38,10 @@ _WHERE = {
     "FAMILIES": "stream_gmm.core.model.covariance",
     "Outcome": "stream_gmm.core.fit.em",
     "MixtureParams": "stream_gmm.core.model.params",
+    "ConvergenceWarning": "stream_gmm.errors",
     "FitResult": "stream_gmm.core.result",
     "GaussianMixture": "stream_gmm.estimator",
+    "GaussianMixtureSelector": "stream_gmm.estimator_selector",
     "Dataset": "stream_gmm.io.source.dataset",
     "open_dataset": "stream_gmm.io.source.dataset",
     "load_model": "stream_gmm.io.store.models",
@@ -49,10 +55,13 @@ _WHERE = {
 
 __all__ = [
     "FAMILIES",
+    "BayesianGaussianMixture",
     "BootstrapResult",
+    "ConvergenceWarning",
     "Dataset",
     "FitResult",
     "GaussianMixture",
+    "GaussianMixtureSelector",
     "MixtureParams",
     "OnlineGaussianMixture",
     "Outcome",

@@ -40,6 +40,13 @@ def executor_for(client: Client | Executor | None) -> Executor:
     return DaskExecutor(client)
 
 
+def warn_unless_converged(result: FitResult) -> None:
+    """Raise a :class:`ConvergenceWarning`, where the caller of the public verb stands, if a fit stopped short."""
+    if not result.converged_:
+        reason = f" ({result.reason})" if result.reason else ""
+        warnings.warn(f"{result.outcome.value}{reason}.", ConvergenceWarning, stacklevel=3)
+
+
 @document_options
 def fit(
     data: Any,
@@ -100,9 +107,7 @@ def fit(
     result = _fit.fit(
         source, n_components, covariance_type, settings, executor_for(client), init=init, listener=progress
     )
-    if not result.converged_:
-        reason = f" ({result.reason})" if result.reason else ""
-        warnings.warn(f"{result.outcome.value}{reason}.", ConvergenceWarning, stacklevel=2)
+    warn_unless_converged(result)
     return result
 
 
@@ -157,18 +162,25 @@ def sweep(
         ``result.table`` (an Arrow table, one row a candidate), ``result.best`` (a :class:`FitResult`),
         ``result.why`` (sentences), ``result.warnings``, ``result.passes``.
 
+    Warns
+    -----
+    ConvergenceWarning
+        If the chosen candidate has not converged.
+
     Raises
     ------
     NoAdmissibleModelError
         If every candidate failed or is degenerate; and as :func:`fit`.
     """
     settings, source = Settings.from_options(options), as_source(data, weight=weight)
-    return _sweep.sweep(
+    result = _sweep.sweep(
         source, n_components, covariance_type, settings, executor_for(client),
         choice=SelectionRule(criterion, elbow), prune=prune,
         ledger=Ledger.open(Path(ledger), source, settings, fresh) if ledger else NO_LEDGER,
         match_to=match_to, listener=progress,
     )  # fmt: skip
+    warn_unless_converged(result.best)
+    return result
 
 
 def score(

@@ -6,8 +6,10 @@ One base class, one subclass per documented exit code. This module imports nothi
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
+from numbers import Integral, Real
 from typing import Any
 
 # Greedy up to the last '@' of a word: secret keys contain '/', ':' and '@', although they should be escaped.
@@ -75,6 +77,10 @@ class InputDataError(StreamGMMError):
     exit_code = 3
 
 
+class InputTypeError(InputDataError, TypeError):
+    """The data are of a type that cannot be used."""
+
+
 class ModelFileError(StreamGMMError):
     """A model file is damaged, foreign, or from a newer version."""
 
@@ -129,6 +135,32 @@ def one_of(name: str, known: Iterable[str], what: str) -> str:
     if name not in known:
         raise ConfigError(f"unknown {what} {name!r}{did_you_mean(str(name), known)} Known: {', '.join(known)}.")
     return name
+
+
+def check_whole_number(name: str, value: Any, least: int) -> None:
+    """Refuse what is not a whole number of at least ``least``.
+
+    Raises
+    ------
+    ConfigError
+        Names the parameter.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+
+
+def check_number(name: str, value: Any, least: float = 0.0) -> None:
+    """Refuse what is neither None nor a finite number of at least ``least``.
+
+    Raises
+    ------
+    ConfigError
+        Names the parameter.
+    """
+    if value is None:
+        return
+    if not isinstance(value, Real) or isinstance(value, bool) or not least <= float(value) < math.inf:
+        raise ConfigError(f"{name} must be None or a finite number of at least {least:g}, not {value!r}.")
 
 
 def explain(what: str, *, why: str = "", remedy: str = "") -> str:

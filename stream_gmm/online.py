@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, Self
 
 import numpy as np
 
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows, make_online_result
-from stream_gmm.core.result import FitResult, as_rows, column_names
-from stream_gmm.errors import InputDataError, NotFittedError
+from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.frames import as_rows, column_names
+from stream_gmm.errors import NotFittedError, check_number, check_whole_number, one_of
+from stream_gmm.estimator_base import (
+    CriteriaMixin,
+    EstimatorNotFittedError,
+    MixtureEstimator,
+    check_two_rows,
+    draw_seed,
+)
+from stream_gmm.estimator_start import check_enough_rows
 from stream_gmm.io.sink.stream import arrow_batches, decode_batch
+from stream_gmm.io.source.dataset import MISSING
 from stream_gmm.io.source.schema import numeric_columns
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
 
 
-class OnlineGaussianMixture:
+class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
     """Gaussian mixture fitted to a stream by stepwise EM (Cappe & Moulines 2009), in bounded memory.
 
     The first rows are fitted to convergence; then every step blends the statistics of new rows with the running
@@ -28,7 +39,8 @@ class OnlineGaussianMixture:
     Parameters
     ----------
     n_components, covariance_type, reg_covar, n_init, random_state
-        As in :class:`stream_gmm.GaussianMixture`.
+        As in :class:`stream_gmm.GaussianMixture`. Parameters are read when the first row comes; later changes have
+        no effect on a stream that has begun.
     half_life
         Rows after which a row counts half, for streams that drift; None: all rows count.
     power
@@ -44,7 +56,7 @@ class OnlineGaussianMixture:
 
     Attributes
     ----------
-    weights_, means_, covariances_, precisions_cholesky_
+    weights_, means_, covariances_, precisions_cholesky_, n_features_in_, feature_names_in_
         As in scikit-learn, once the first fit is made.
     rows_seen_, effective_rows_, n_steps_
         Rows seen; effective number of rows in the statistics of the model (Kish 1965); steps made.
@@ -61,6 +73,11 @@ class OnlineGaussianMixture:
     [0.0, 10.0]
     """
 
+    rows_dropped_ = 0
+    _rule: OnlineRule | None = None
+    _state: OnlineState | None = None
+    _columns: tuple[str, ...] = ()
+
     def __init__(
         self,
         n_components: int = 1,
@@ -74,37 +91,94 @@ class OnlineGaussianMixture:
         prior_rows: float = 1.0,
         reg_covar: float | None = None,
         outlier_quantile: float = 0.01,
-        random_state: int = 0,
+        random_state: Any = 0,
         missing: str = "error",
     ) -> None:
-        self._rule = OnlineRule(
-            n_components, family_named(covariance_type), half_life, power, step_rows, warmup_rows, n_init,
-            prior_rows, reg_covar, outlier_quantile, random_state,
-        )  # fmt: skip
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.half_life = half_life
+        self.power = power
+        self.step_rows = step_rows
+        self.warmup_rows = warmup_rows
+        self.n_init = n_init
+        self.prior_rows = prior_rows
+        self.reg_covar = reg_covar
+        self.outlier_quantile = outlier_quantile
+        self.random_state = random_state
         self.missing = missing
-        self._state: OnlineState | None = None
-        self._columns: tuple[str, ...] = ()
-        self.rows_dropped_ = 0
 
-    def partial_fit(self, X: Any, y: Any = None) -> OnlineGaussianMixture:
-        """Learn from rows: an array ``(n, D)``, a data frame, an Arrow table or record batch. Returns self.
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Forget what was learnt, and learn from rows in memory; if they are few, the first fit is of all of them.
+
+        Parameters
+        ----------
+        X
+            As for :meth:`partial_fit`.
+        y
+            Ignored.
 
         Raises
         ------
+        ConfigError, InputDataError
+            As :meth:`partial_fit`.
+        """
+        self._state, self._rule, self._columns, self.rows_dropped_ = None, None, (), 0
+        self.partial_fit(X, y)
+        state, rule = self._seen, self._rule
+        check_two_rows(state.rows_seen)
+        if state.params is None and rule is not None:
+            check_enough_rows(state.rows_seen, rule.n_components)
+            first = replace(rule, warmup_rows=state.rows_seen)
+            self._state = feed_rows(OnlineState.start(state.n_features), state.pending_rows, first)
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
+        """Learn from rows: an array ``(n, D)``, a data frame, an Arrow table or record batch. Returns self.
+
+        All of them are learnt, or with an error none.
+
+        Raises
+        ------
+        ConfigError
+            If a parameter is out of range.
         InputDataError
             If the rows have other columns than those before, or a value that is missing.
         """
         del y
-        for rows in self._rows(X):
-            if self._state is None:
-                self._state = OnlineState.start(rows.shape[1])
-            if rows.shape[1] != self._state.n_features:
-                raise InputDataError(f"{rows.shape[1]} columns; the rows before had {self._state.n_features}.")
-            self._state = feed_rows(self._state, rows, self._rule)
+        before = self._state, self._rule, self._columns, self.rows_dropped_
+        try:
+            self._rule = self._rule or self._make_rule()
+            for rows in self._rows(X):
+                if self._state is None:
+                    self._state = OnlineState.start(rows.shape[1])
+                    self._remember_columns(X, self._columns, rows.shape[1])
+                self._check_n_features(rows.shape[1])
+                self._state = feed_rows(self._state, rows, self._rule)
+        except BaseException:
+            self._state, self._rule, self._columns, self.rows_dropped_ = before
+            raise
         return self
 
-    def fit_stream(self, batches: Iterable[Any]) -> OnlineGaussianMixture:
-        """Learn from every batch of an iterator, to its end. Returns self."""
+    def _make_rule(self) -> OnlineRule:
+        for name, least in (("n_components", 1), ("n_init", 1)):
+            check_whole_number(name, getattr(self, name), least)
+        for name in ("step_rows", "warmup_rows"):
+            if getattr(self, name) is not None:
+                check_whole_number(name, getattr(self, name), 1)
+        for name in ("half_life", "power", "prior_rows", "reg_covar", "outlier_quantile"):
+            check_number(name, getattr(self, name), -np.inf)
+        one_of(self.missing, MISSING, "missing")
+        return OnlineRule(
+            int(self.n_components), family_named(self.covariance_type), self.half_life, self.power, self.step_rows,
+            self.warmup_rows, int(self.n_init), self.prior_rows, self.reg_covar, self.outlier_quantile,
+            draw_seed(self.random_state),
+        )  # fmt: skip
+
+    def fit_stream(self, batches: Iterable[Any]) -> Self:
+        """Learn from every batch of an iterator; with an error in one, those before it are learnt. Returns self.
+
+        ``rows_seen_`` tells where an interrupted stream has to go on.
+        """
         for batch in batches:
             self.partial_fit(batch)
         return self
@@ -115,13 +189,16 @@ class OnlineGaussianMixture:
             yield self._plain_rows(X)
             return
         for number, batch in enumerate(batches):
-            self._columns = self._columns or numeric_columns(batch.schema)
-            chunk = decode_batch(batch, number, self._columns, self.missing)
+            columns = self._columns or numeric_columns(batch.schema)
+            if self._state is None:
+                self._columns = columns
+            chunk = decode_batch(batch, number, columns, self.missing)
             self.rows_dropped_ += chunk.size - len(chunk.rows)
             yield chunk.rows
 
     def _plain_rows(self, X: Any) -> Array:
-        self._columns = self._columns or column_names(X)
+        if self._state is None:
+            self._columns = column_names(X)
         rows = as_rows(X, self._columns, missing=self.missing)
         self.rows_dropped_ += len(X) - len(rows)
         return rows
@@ -136,8 +213,8 @@ class OnlineGaussianMixture:
         NotFittedError
             Before the first row.
         """
-        if self._state is None:
-            raise NotFittedError("there is nothing to save before the first row.")
+        if self._state is None or self._rule is None:
+            raise EstimatorNotFittedError("there is nothing to save before the first row.")
         save_state(SavedStream(self._state, self._rule, self._columns), path)
 
     @classmethod
@@ -149,8 +226,13 @@ class OnlineGaussianMixture:
         ModelFileError
             If it is missing, damaged, or no state file.
         """
-        saved, out = load_state(path), cls(missing=missing)
+        saved = load_state(path)
+        rule = {f.name: getattr(saved.rule, f.name) for f in fields(saved.rule) if f.name != "family"}
+        out = cls(covariance_type=saved.rule.family.name, missing=missing, **rule)
         out._rule, out._state, out._columns = saved.rule, saved.state, saved.columns
+        out.n_features_in_, out._by_name = saved.state.n_features, bool(saved.columns)
+        if saved.columns:
+            out.feature_names_in_ = np.array(saved.columns, dtype=object)
         return out
 
     @property
@@ -158,9 +240,14 @@ class OnlineGaussianMixture:
         return self._state if self._state is not None else OnlineState.start(1)
 
     @property
-    def result_(self) -> FitResult:
+    def result_(self) -> FitResult:  # type: ignore[override]
         """The model as it is now."""
-        return make_online_result(self._seen, self._rule, self._columns)
+        if self._rule is None:
+            raise AttributeError("no row was seen")
+        try:
+            return make_online_result(self._seen, self._rule, self._columns)
+        except NotFittedError as error:
+            raise EstimatorNotFittedError(*error.args) from None
 
     @property
     def weights_(self) -> Array:
@@ -196,20 +283,3 @@ class OnlineGaussianMixture:
     def n_steps_(self) -> int:
         """Steps made, the first fit being one."""
         return self._seen.step
-
-    def predict(self, X: Any) -> np.ndarray[Any, Any]:
-        """Return the component of highest responsibility ``(N,)``."""
-        return self.result_.predict(X)
-
-    def predict_proba(self, X: Any) -> Array:
-        """Return responsibilities ``(N, K)``."""
-        return self.result_.predict_proba(X)
-
-    def score_samples(self, X: Any) -> Array:
-        """Return the log-density of each row ``(N,)``."""
-        return self.result_.score_samples(X)
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return the mean log-density per row."""
-        del y
-        return float(self.result_.score_samples(X).mean())

@@ -129,7 +129,7 @@ def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     for name in ("configs", "flows", "prefect.yaml"):
         (folder / name).symlink_to(ROOT / name)
-    run("stream-gmm demo-data demo/data --rows 20000", folder)
+    run("stream-gmm demo-data demo/data --rows 5000", folder)
     return folder
 
 

@@ -20,9 +20,16 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """Return the commands; a fifth of the rows is enough to see them run."""
+    """Return the commands; fewer rows and replicates are enough to see them run."""
+    fewer = {
+        "--rows 100000": "--rows 5000",
+        "--replicates 20": "--replicates 4",
+        "--ratio-replicates 9": "--ratio-replicates 3",
+    }
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
-    return [line.replace("--rows 100000", "--rows 20000") for line in lines]
+    for many, few in fewer.items():
+        lines = [line.replace(many, few) for line in lines]
+    return lines
 
 
 def _environment(**more: str) -> dict[str, str]:

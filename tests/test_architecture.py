@@ -22,8 +22,9 @@ FRAGMENTS_ALLOWED = 29
 @pytest.mark.parametrize(
     ("module", "banned"),
     [
-        ("stream_gmm", {"dask", "distributed", "pyarrow", "prefect", "numba", "matplotlib"}),
+        ("stream_gmm", {"dask", "distributed", "pyarrow", "prefect", "numba", "matplotlib", "sklearn"}),
         ("stream_gmm.core.fit.em", {"dask", "distributed", "pyarrow", "prefect", "pydantic", "matplotlib"}),
+        ("stream_gmm.core.online", {"dask", "pyarrow", "sklearn"}),
         ("stream_gmm.execute.threads", {"dask", "distributed", "pyarrow", "prefect"}),
         ("stream_gmm.io.sink.scores", {"dask", "distributed", "prefect", "matplotlib"}),
         ("stream_gmm.pipeline.job.stages", {"dask", "distributed", "prefect", "matplotlib"}),

@@ -89,7 +89,7 @@ def test_a_lacking_column_is_an_error(fitted, rows, folder):
         fitted.predict(sg.open_dataset(folder, columns=["age", "height"]))
     with pytest.raises(InputDataError, match=r"lacks columns \['weight'\]"):
         fitted.predict(pd.DataFrame(rows[:, :2], columns=["age", "height"]))
-    with pytest.raises(InputDataError, match="the rows have 2 columns, the model has 3"):
+    with pytest.raises(InputDataError, match="X has 2 features, but GaussianMixture is expecting 3"):
         fitted.predict(rows[:, :2])
 
 

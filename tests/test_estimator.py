@@ -62,14 +62,14 @@ def test_it_clones_and_shows_its_parameters():
     again = clone(gm)
 
     assert again.get_params() == gm.get_params()
-    assert repr(gm) == "GaussianMixture(n_components=3, covariance_type='diag', tol=0.0001)"
+    assert repr(gm) == "GaussianMixture(covariance_type='diag', n_components=3, tol=0.0001)"
     assert gm.set_params(n_components=4).n_components == 4
     with pytest.raises(ConfigError, match="did you mean 'n_components'"):
         gm.set_params(n_component=4)
 
 
 def test_an_estimator_without_a_fit_says_so():
-    with pytest.raises(NotFittedError, match="call fit first"):
+    with pytest.raises(NotFittedError, match="Call 'fit' with appropriate arguments"):
         sg.GaussianMixture().predict([[0.0]])
 
 

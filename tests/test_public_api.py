@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 import stream_gmm as sg
-from stream_gmm import errors, estimator
+from stream_gmm import errors, estimator, estimator_bayesian, estimator_selector
 
 
 def test_every_public_name_is_there_and_documented():
@@ -29,5 +29,6 @@ def test_exit_codes_are_those_of_the_documentation():
     }  # fmt: skip
 
 
-def test_the_example_of_the_estimator_runs():
-    assert doctest.testmod(estimator).failed == 0
+def test_the_examples_of_the_estimators_run():
+    for module in (estimator, estimator_bayesian, estimator_selector):
+        assert doctest.testmod(module).failed == 0

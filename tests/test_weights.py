@@ -95,6 +95,7 @@ def test_a_weight_column_of_files_counts_as_repeated_rows(weighted_files, cache)
     assert found.provenance["weight"] == "w"
 
 
+@pytest.mark.slow
 def test_held_out_rows_and_sweeps_are_weighted_too(weighted_files):
     folder, _, w = weighted_files
     result = sg.sweep(folder, range(1, 4), ["full", "tied"], weight="w", holdout=0.2, sample_rows=1000)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.stats import SuffStats
 
 
@@ -116,3 +117,17 @@ def penalty_per_parameter(criterion: str, rows: float) -> float:
     """Return the gain in nats per row at which one more parameter leaves a criterion unchanged."""
     penalties = {"bic": np.log(rows), "icl": np.log(rows), "aic": 2.0}
     return float(penalties.get(base_criterion(criterion), 0.0)) / (2.0 * rows)
+
+
+def estimate_optimism(family: CovarianceFamily, stats: SuffStats) -> float:
+    """Return by how much the log-likelihood of a fit exceeds that of new rows, nats per row.
+
+    A component of n rows with p parameters of its own loses ``p n / (n - m)`` nats in all, which is p for many rows
+    and without bound for as many as determine no covariance, m. For a full covariance m = D + 2, and the expression
+    follows from the mean of an inverse Wishart matrix, as in the corrected AIC (Hurvich & Tsai 1989).
+    """
+    n, d = stats.weight, stats.mean.shape[1]
+    own = family.n_parameters(2, d) - family.n_parameters(1, d)
+    undetermined = 1.0 + 2.0 * own / d
+    n = np.maximum(n, undetermined + 0.5)
+    return float((d + own) * np.sum(n / (n - undetermined)) / stats.rows)

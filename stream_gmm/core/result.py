@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import Criteria
+from stream_gmm.core.display import make_html_table, shorten_list
 from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.density import Density, compile_density
@@ -19,90 +20,11 @@ from stream_gmm.core.model.matching import trace_components
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.constants import Constant, insert_constants, split_columns
-from stream_gmm.errors import ConfigError, InputDataError, explain
-
-LARGEST = 1e150
-"""Largest absolute value that can be used: a sum of the squares of larger ones overflows."""
+from stream_gmm.core.rows.frames import as_rows, column_names
+from stream_gmm.errors import ConfigError
 
 
-def column_names(data: Any) -> tuple[str, ...]:
-    """Return the names of the columns of a data frame or Arrow table; none for anything else."""
-    names = data.column_names if hasattr(data, "column_names") else getattr(data, "columns", ())
-    return tuple(str(name) for name in names)
-
-
-def as_rows(data: Any, columns: tuple[str, ...] = (), missing: str = "error") -> Array:
-    """Return an array, a data frame or an Arrow table as float64 rows ``(N, D)``.
-
-    The columns of frames and tables go by name; those that are not in ``columns`` are left out. With ``missing``
-    ``"drop"``, rows with a value that cannot be used are left out.
-
-    Raises
-    ------
-    InputDataError
-        If a column is missing, there twice or not numeric, the shape is wrong, or a value is NaN, infinite or
-        beyond 1e150.
-    """
-    rows = _to_float64(_select_by_name(data, columns))
-    if rows.ndim != 2:
-        raise InputDataError(
-            explain(
-                f"expected rows of shape (N, D), found an array of shape {rows.shape}",
-                remedy="reshape a single column with .reshape(-1, 1)",
-            )
-        )
-    usable = np.abs(rows) <= LARGEST
-    if missing == "drop":
-        return rows[usable.all(axis=1)]
-    bad = np.argwhere(~usable)
-    if len(bad):
-        row, column = (int(i) for i in bad[0])
-        value = rows[row, column]
-        oversized = bool(np.isfinite(value))
-        raise InputDataError(
-            explain(
-                f"row {row}, column {column} is {f'{value:.6g}' if oversized else 'NaN or infinite'} "
-                f"({len(bad)} such values)",
-                why=f"squares of values beyond {LARGEST:g} overflow" if oversized else "",
-                remedy="drop or fill these rows, or pass a data set opened with missing='drop'",
-            )
-        )
-    return rows
-
-
-def _select_by_name(data: Any, columns: tuple[str, ...]) -> Any:
-    names = column_names(data)
-    if not names:
-        return data
-    wanted = columns or names
-    wrong = [c for c in wanted if names.count(c) != 1]
-    if wrong:
-        raise InputDataError(
-            explain(
-                f"the frame lacks columns {wrong}, or has them twice",
-                why=f"the model has {list(wanted)}",
-                remedy=f"pass a frame with these columns; this one has {list(names)}",
-            )
-        )
-    if hasattr(data, "column_names"):
-        arrays = [np.asarray(data.column(names.index(c))) for c in wanted]
-    elif hasattr(data, "iloc"):
-        arrays = [np.asarray(data.iloc[:, names.index(c)]) for c in wanted]
-    else:
-        arrays = [np.asarray(data[c]) for c in wanted]
-    return np.column_stack([_to_float64(a, f"column '{c}'") for a, c in zip(arrays, wanted, strict=True)])
-
-
-def _to_float64(values: Any, where: str = "the rows") -> Array:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputDataError(
-            explain(f"{where} cannot be read as numbers", why=str(error), remedy="leave out what is not a number")
-        ) from error
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult:
     """A fitted mixture, with scikit-learn's attribute names and in-memory methods.
 
@@ -159,6 +81,19 @@ class FitResult:
     def input_columns(self) -> tuple[str, ...]:
         """All columns that the fit has read, in order: the features and the constants."""
         return insert_constants(self.columns, self.constants)
+
+    def __repr__(self) -> str:
+        n, c = self.n_components, self.criteria
+        return (
+            f"FitResult({self.covariance_type}, {n} component{'s' * (n != 1)}, columns {shorten_list(self.columns)}: "
+            f"{self.outcome.name}, {c.n_rows:,.9g} rows, mean log-likelihood {self.lower_bound_:.6g}, "
+            f"BIC {c.bic:.6g}, {self.n_iter} steps, {self.passes} passes)"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [(k, self.weights_[k], *mean) for k, mean in enumerate(self.means_)]
+        names = self.columns or [f"x{j}" for j in range(self.n_features_in_)]
+        return make_html_table(repr(self), ["component", "weight", *(f"mean {n}" for n in names)], rows)
 
     def match_to(self, reference: FitResult) -> FitResult:
         """Return the same model with its components numbered as the matching ones of an earlier model.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -146,14 +148,16 @@ class Scratch:
     """A temporary folder of this process, made when first asked for and removed at the end."""
 
     def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = ""
 
     @property
     def path(self) -> str:
         """Path of the folder."""
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="stream-gmm-", ignore_cleanup_errors=True)
-        return self._folder.name
+        if not self._folder:
+            self._folder = tempfile.mkdtemp(prefix="stream-gmm-")
+            # A TemporaryDirectory would warn when it is collected.
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
 
 
 def require_items(items: Sequence[Any]) -> None:

@@ -72,7 +72,8 @@ def run_stream(
     Raises
     ------
     InputDataError
-        If the input is no Arrow IPC stream, or a value cannot be used. The state has what came before.
+        If the input is no Arrow IPC stream, or a value cannot be used. The state file then holds every batch before
+        the bad one, as it does after any other error.
     ConfigError
         If the state was made with other options.
     """
@@ -81,20 +82,30 @@ def run_stream(
     saved = _open_state(state_path, rule, options, first)
     rows = dropped = unsaved = 0
     skip = saved.batches if options.replay else 0
-    for number, batch in enumerate(_chain_first(first, batches)):
-        if number < skip:
-            continue
-        chunk = decode_batch(batch, number, saved.columns, options.missing)
-        if write is not None:
-            write(_score_chunk(chunk, saved, options))
-        state = feed_rows(saved.state, chunk.rows, saved.rule)
-        saved = replace(saved, state=state, batches=saved.batches + 1)
-        rows, dropped, unsaved = rows + chunk.size, dropped + chunk.size - len(chunk.rows), unsaved + chunk.size
-        if unsaved >= options.save_rows:
+    try:
+        for number, batch in enumerate(_chain_first(first, batches)):
+            if number < skip:
+                continue
+            chunk = decode_batch(batch, number, saved.columns, options.missing)
+            if write is not None:
+                write(_score_chunk(chunk, saved, options))
+            state = feed_rows(saved.state, chunk.rows, saved.rule)
+            saved = replace(saved, state=state, batches=saved.batches + 1)
+            rows, dropped, unsaved = rows + chunk.size, dropped + chunk.size - len(chunk.rows), unsaved + chunk.size
+            if unsaved >= options.save_rows:
+                save_state(saved, state_path)
+                unsaved = 0
+            on_batch(chunk.size)
+    except InputDataError as error:
+        if not saved.batches:
+            raise
+        remedy = "mend the input and start it again from its first batch with --replay, or go on behind the bad one"
+        raise InputDataError(
+            f"{error} The state {state_path} holds the {saved.batches} batches before: {remedy}."
+        ) from error
+    finally:
+        if saved.batches:
             save_state(saved, state_path)
-            unsaved = 0
-        on_batch(chunk.size)
-    save_state(saved, state_path)
     return StreamReport(saved, rows, dropped, skip)
 
 

@@ -138,6 +138,7 @@ class TestExitCodes:
         assert "No such option" in run("sweep", "--no-such-option", 1, code=2)
         assert "data: is required" in run("sweep", code=2)
 
+    @pytest.mark.slow
     def test_3_input_data(self, tmp_path):
         null = ("sweep", "--paths", _null_file(tmp_path / "in"), *THREADS, "--folder", tmp_path / "r")
         output = run_process(*null, code=3)
@@ -162,6 +163,7 @@ class TestExitCodes:
         )  # fmt: skip
         assert "not an output of stream-gmm" in output
 
+    @pytest.mark.slow
     def test_7_cluster(self, demo_folder, tmp_path):
         output = run(
             "sweep", "--paths", demo_folder, "--address", "tcp://127.0.0.1:1", "--timeout-seconds", 1,
@@ -182,6 +184,7 @@ def _config_error(demo_folder) -> str:
     return run("sweep", path, code=2)
 
 
+@pytest.mark.slow
 def test_fit_runs_on_an_existing_cluster(dask_cluster, demo_folder, tmp_path):
     output = run(
         "fit", "--paths", demo_folder, *COLUMNS, "--address", dask_cluster.scheduler_address,
@@ -204,6 +207,7 @@ def test_plan_prints_the_needs_and_refuses_what_cannot_fit(demo_folder):
     assert "use fewer workers with more memory" in refused
 
 
+@pytest.mark.slow
 def test_a_second_sweep_reads_nothing_and_fresh_reads_again(demo_folder, tmp_path):
     arguments = ("sweep", "--paths", demo_folder, *COLUMNS, *THREADS, *SMALL, "--folder", tmp_path / "run")
     first = run(*arguments)
@@ -232,6 +236,7 @@ def test_bootstrap_adds_standard_errors_to_the_run_and_to_the_report(demo_folder
     assert "is not the folder of a run" in refused
 
 
+@pytest.mark.slow
 def test_noise_and_prior_are_options_of_the_command_line(demo_folder, tmp_path):
     data = ("--paths", demo_folder, *COLUMNS, *THREADS, "--folder", tmp_path / "run")
     output = run("fit", *data, "--n-components", "3", "--covariance-type", "full", "--noise", "--prior", "mclust")

@@ -106,6 +106,7 @@ def test_the_chosen_kernel_holds_the_bound_far_from_the_origin(mixture, log_offs
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 64), families)
 @settings(max_examples=25)
+@pytest.mark.slow
 def test_large_shapes_and_heavy_tails_give_the_statistics_of_the_slow_loop(seed, d, k, family):
     rng = np.random.default_rng(seed)
     params = random_params(rng, k, d, family)

@@ -24,7 +24,7 @@ def _nested(a, b):
 
 
 def _late(item, shared):
-    time.sleep(random.Random(item).random() * 0.05)
+    time.sleep(random.Random(item).random() * 0.02)
     return (item,)
 
 
@@ -190,6 +190,7 @@ class TestConnect:
         with connect(ClusterSpec(n_workers=1)) as client:
             assert client.scheduler.address.startswith("tcp://127.0.0.1:")
 
+    @pytest.mark.slow
     def test_an_address_without_a_cluster_is_a_cluster_error(self):
         from stream_gmm.execute.dask import ClusterSpec, connect
 

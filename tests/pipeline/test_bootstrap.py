@@ -49,6 +49,7 @@ def test_weights_are_poisson_and_independent():
     )
 
 
+@pytest.mark.slow
 def test_a_single_gaussian_has_the_standard_errors_of_the_text_books():
     rng = np.random.default_rng(2)
     rows = rng.normal(size=(2_000, 3)) * [1.0, 2.0, 5.0]
@@ -95,6 +96,7 @@ def test_replicates_share_the_reads_and_executors_the_bits(model):
     assert many.passes <= few.passes + 6
 
 
+@pytest.mark.slow
 def test_a_bootstrap_counts_how_often_each_candidate_would_be_chosen(model):
     rows = _rows(0)
     rivals = [sg.fit(rows, 1, "full"), sg.fit(rows, 2, "tied"), sg.fit(rows, 3, "full")]

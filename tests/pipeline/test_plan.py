@@ -58,6 +58,7 @@ def test_the_reads_of_a_sweep_lie_within_those_planned(data):
     assert plan.passes[0] <= found.passes + 1 <= plan.passes[2]
 
 
+@pytest.mark.slow
 def test_what_cannot_fit_is_refused_with_number_and_remedy():
     rows = np.random.default_rng(0).normal(size=(500, 300))
     plan = make_plan(as_source(rows), parse_grid(range(1, 31), "full"), Settings(), Workers(2, 1 << 30))

@@ -94,6 +94,7 @@ def _start_scoring(script, model, demo_folder, target, folder):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_three_killed_nights_leave_nothing(data, demo_folder, tmp_path):
     target = tmp_path / "scored"
     for k in (1, 2, 3):
@@ -108,6 +109,7 @@ def test_three_killed_nights_leave_nothing(data, demo_folder, tmp_path):
 _PAUSED = _KILLED.replace("os.kill(os.getpid(), signal.SIGKILL)", "print('half', flush=True) or sys.stdin.readline()")
 
 
+@pytest.mark.slow
 def test_the_staging_folder_of_a_living_job_stays(model, data, demo_folder, tmp_path):
     target = tmp_path / "scored"
     process = _start_scoring(_PAUSED, model, demo_folder, target, tmp_path)
@@ -148,6 +150,7 @@ def test_without_an_exchange_of_folders_the_previous_result_comes_back(model, da
     assert _leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_unfinished_files_of_killed_tasks_are_not_published(model, data, demo_folder, tmp_path):
     assert _start_scoring(_KILLED, model, demo_folder, tmp_path / "scored", tmp_path).wait() == -9
     (staging,) = tmp_path.glob("._scored*")

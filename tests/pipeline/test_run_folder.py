@@ -110,6 +110,7 @@ def _start_with(kind: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["empty", "published", "plain"])
+@pytest.mark.slow
 def test_a_publication_killed_at_any_point_leaves_the_old_results_or_the_new(tmp_path, kind):
     _start_with(kind, tmp_path / "start")
     _write_run(tmp_path / "new", "new", [n for n in RESULTS if n != "truth.gmm"])

@@ -32,6 +32,7 @@ def _leftovers(folder):
     return [p.name for p in folder.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_rows_order_and_columns_are_kept_and_scores_are_right(model, data, tmp_path, executor):
     result = sg.score(model, data, tmp_path / "scored", client=executor)
     table = ds.dataset(tmp_path / "scored").to_table()
@@ -203,6 +204,7 @@ sg.score(model, data, sys.argv[3], client=SerialExecutor(), progress=stop)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_invisible_and_resumes(model, data, demo_folder, tmp_path):
     sg.save_model(model, tmp_path / "m.gmm")
     target = tmp_path / "scored"

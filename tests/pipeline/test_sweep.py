@@ -23,7 +23,7 @@ def data(demo_folder):
 
 @pytest.fixture(scope="module")
 def swept(data):
-    return sg.sweep(data, range(1, 6), ["diag", "full"], n_init=2)
+    return sg.sweep(data, range(1, 6), ["diag", "full"])
 
 
 def test_a_sweep_recovers_the_true_mixture(swept, demo_folder):
@@ -134,6 +134,7 @@ def test_minibatch_comes_near_exact_em(data):
     assert gm.score(data) == pytest.approx(steps.lower_bound_, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_minibatch_sweeps_all_structures(data):
     result = sg.sweep(data, [1, 2, 3], [f.name for f in FAMILIES], algorithm="minibatch", max_passes=2)
 
@@ -193,6 +194,7 @@ class TestHoldout:
             assert model.criteria.heldout == pytest.approx(model.score(out), rel=1e-9)
             assert model.lower_bound_ == pytest.approx(model.score(kept), rel=1e-9)
 
+    @pytest.mark.slow
     def test_the_held_out_likelihood_can_choose(self, data):
         result = sg.sweep(data, [1, 2, 3, 4], "full", criterion="heldout", holdout=0.2)
         rows = result.table.to_pylist()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import logsumexp
 
 from stream_gmm.core.estep import whitening
+from stream_gmm.core.estep.kernels import complete_scores
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import Array
 
+_BLOCK_ROWS = 8192
+"""Rows whose log-densities are in the cache together."""
 NO_NOISE = np.empty(0)
 """Probabilities of being noise, of a mixture without a noise component."""
 
@@ -60,32 +62,26 @@ def weighted_log_densities(density: Density, rows: Array) -> Array:
 def score_rows(density: Density, rows: Array) -> Scores:
     """Return the scores of ``rows (N, D)`` of finite values, computed by the whitened kernel, which never cancels.
 
-    Where even the log-density of every component underflows (a squared distance above 1.8e308), it is ``-inf``, and
-    the row belongs to the component of smallest Mahalanobis distance (to rounding), with responsibility 1, or to the
-    noise.
+    Responsibilities below 1e-100 are 0. Where even the log-density of every component underflows (a squared distance
+    above 1.8e308), it is ``-inf``, and the row belongs to the component of smallest Mahalanobis distance (to
+    rounding), with responsibility 1, or to the noise.
     """
-    logp = weighted_log_densities(density, rows)
-    if not len(logp):
-        empty = np.empty(0)
-        return Scores(np.empty(0, np.int32), np.empty((0, len(density.log_norm))), empty, empty)
-    remote = ~np.isfinite(logp.max(axis=1))
-    logp[remote] = -np.inf
-    log_density = np.asarray(logsumexp(logp, axis=1))
-    component = logp.argmax(axis=1)
-    if remote.any():
+    n, k = len(rows), len(density.log_norm)
+    component, proba = np.empty(n, np.int32), np.empty((n, k))
+    log_density, distance = np.empty(n), np.empty(n)
+    noise = np.empty(n) if density.noisy else NO_NOISE
+    for start in range(0, n, _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        logp = component_log_densities(density, np.ascontiguousarray(rows[block].T, dtype=np.float64))
+        complete_scores(
+            logp, density.log_norm, density.background, density.noisy,
+            component[block], proba[block], log_density[block], distance[block], noise[block],
+        )  # fmt: skip
+    remote = np.isinf(distance)
+    if remote.any() and not density.noisy:
         component[remote] = _nearest_components(density, rows[remote])
-    assigned = logp[np.arange(len(logp)), component]
-    distance = np.maximum(-2.0 * (assigned - density.log_norm[component]), 0.0)
-    if density.noisy:
-        log_density = np.logaddexp(log_density, density.background)
-        component = np.where(density.background > assigned, -1, component)
-    noise = np.exp(density.background - log_density) if density.noisy else NO_NOISE
-    # Far from every component -inf stands against -inf; with noise, all of such a row is noise.
-    reference = np.where(np.isfinite(log_density), log_density, 0.0)
-    proba = np.exp(logp - reference[:, None])
-    if not density.noisy:
         proba[remote, component[remote]] = 1.0
-    return Scores(component.astype(np.int32), proba, log_density, distance, noise)
+    return Scores(component, proba, log_density, distance, noise)
 
 
 def _nearest_components(density: Density, rows: Array) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

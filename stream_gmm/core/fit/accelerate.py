@@ -17,8 +17,8 @@ import numpy as np
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Proposal, Scheme
-from stream_gmm.core.fit.stopping import predict_gain
-from stream_gmm.core.fit.surrogate import run_inner_steps
+from stream_gmm.core.fit.stopping import SLOWEST_RATE, predict_gain, predict_gain_by_lengths
+from stream_gmm.core.fit.surrogate import guaranteed_gain, run_inner_steps
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
@@ -30,8 +30,6 @@ _MIXING_RIDGE = 1e-7
 """Ridge of the least squares of Anderson acceleration, relative to the largest squared singular value."""
 INNER_STEPS = 10
 """Largest number of steps on the sample between two passes."""
-MIN_STEPS_TO_TRUST = 3
-"""With fewer steps on the sample, the gain that they predict is no bound on what remains."""
 
 
 def take_em_step(params: MixtureParams, stats: SuffStats, scheme: Scheme) -> MixtureParams:
@@ -162,7 +160,8 @@ class Auto:
         at, stats = state.accepted_point
         memory = state.memory
         if isinstance(memory, SquaremCycle) and memory.stage == 1:
-            return SQUAREM.propose_after_acceptance(state, em, scheme)
+            # Two steps tell too little to stop by them; the next steps on the sample will.
+            return replace(SQUAREM.propose_after_acceptance(state, em, scheme), predicted_gain=np.inf)
         secants = memory if isinstance(memory, Secants) else Secants(Chart(at))
         tol = 0.01 * scheme.tolerance(state)
         image = run_inner_steps(
@@ -171,11 +170,14 @@ class Auto:
         secants = secants.append(at, image.params)
         params = secants.chart.params(secants.extrapolate()) if len(secants.points) > 1 else image.params
         predicted_gain = image.predicted_gain
-        if not scheme.penalty.has_objective or image.steps < MIN_STEPS_TO_TRUST:
-            chart = Chart(at)
-            predicted_gain = max(
-                predicted_gain, predict_gain(chart.vector(em), chart.vector(image.params), state.slope)
-            )
+        if not scheme.penalty.has_objective:
+            chart, slope = Chart(at), max(state.slope, image.slope)
+            of_lengths = 0.0 if len(image.lengths) < 2 else predict_gain_by_lengths(image.lengths, slope)
+            predicted_gain = max(of_lengths, predict_gain(chart.vector(em), chart.vector(image.params), slope))
+        else:  # the steps on the sample may have left slow directions alone
+            of_penalty = scheme.penalty.value(em) - scheme.penalty.value(at)
+            of_step = guaranteed_gain(stats, at, em) + of_penalty / stats.rows
+            predicted_gain = max(predicted_gain, of_step / (1.0 - SLOWEST_RATE))
         return Proposal(params, predicted_gain, memory=secants)
 
     def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:

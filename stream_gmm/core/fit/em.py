@@ -38,7 +38,6 @@ CONFIRMING_STEPS = 4
 """Plain EM steps that must agree before an accelerated fit has converged."""
 FIT_ERRORS = (SingularCovarianceError, np.linalg.LinAlgError, ConfigError)
 """What a candidate's arithmetic raises if its rows determine no mixture; it ends this candidate, and no other."""
-
 EStep = Callable[[Sequence[MixtureParams]], Sequence[SuffStats]]
 
 
@@ -247,7 +246,7 @@ def _accept_or_reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMSta
         and not has_growing_share(state.params, em)
     )
     if converged or is_fixed_point(em, state.params):
-        return _end_state(state, Outcome.CONVERGED)
+        return end_state(state, Outcome.CONVERGED)
     return _continue_from(state, proposal, scheme)
 
 
@@ -280,11 +279,12 @@ def _reject_point(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
 
 def _continue_from(state: EMState, proposal: Proposal, scheme: Scheme) -> EMState:
     if state.passes > scheme.rule.max_passes:
-        return _end_state(state, Outcome.MAX_PASSES)
+        return end_state(state, Outcome.MAX_PASSES)
     return replace(state, params=proposal.params, is_plain_step=proposal.is_plain_step, memory=proposal.memory)
 
 
-def _end_state(state: EMState, outcome: Outcome) -> EMState:
+def end_state(state: EMState, outcome: Outcome) -> EMState:
+    """Return the state at its last accepted point, ended; as DEGENERATE if a component has collapsed there."""
     state = replace(state, params=state.accepted_point[0], memory=None)
     if state.report:
         return replace(state, outcome=Outcome.DEGENERATE, reason=state.report.describe())

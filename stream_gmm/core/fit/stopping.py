@@ -11,12 +11,18 @@ from stream_gmm.core.model.params import MixtureParams
 
 SAFETY = 2.0
 """Factor on an extrapolated gain."""
+SAFETY_OF_LENGTHS = 5.0
+"""Factor on an extrapolated way, with a ridge: behind the directions that show there are often slower ones."""
 SLOW_RATE = 0.99
 """The gains of plain EM are assumed to shrink by no more than this factor in each step."""
 SLOWEST_RATE = 0.98
 """Directions in which no step has been seen yet are assumed to shrink by a fiftieth in each EM step."""
 LEAST_STEPS = 20.0
 """With a ridge, the way to the fixed point is assumed to be at least so many of the next EM step."""
+NO_STEP = 1e-7
+"""With a ridge, an EM step of no more than this length is rounding."""
+RISING_STEPS = 10.0
+"""With a ridge, a rise of the ratio of two EM steps is assumed to go on for so many more."""
 NO_SHARE, SMALL_SHARE = 1e-12, 1e-2
 """Between these weights, a component that grows shows that a fit has not converged."""
 
@@ -59,12 +65,20 @@ def predict_gain(step: Array, to_optimum: Array, slope: float = 0.0) -> float:
 
 
 def predict_gain_by_lengths(lengths: Sequence[float], slope: float) -> float:
-    """Return :func:`predict_gain` for EM steps of these lengths, which shrink geometrically; inf if unknown."""
-    if len(lengths) < 3 or lengths[-1] >= lengths[-2]:
+    """Return :func:`predict_gain` for EM steps of these lengths, which shrink geometrically; inf if unknown.
+
+    A ratio that still rises is extrapolated: if that leads to 1, the steps are about to grow, as beside a saddle.
+    """
+    if lengths and lengths[-1] <= NO_STEP:
+        return 0.0
+    if len(lengths) < 3:
         return np.inf
-    ratio = min(max(lengths[-1] / lengths[-2], lengths[-2] / lengths[-3]), 1.0 - 1e-9)
+    ratio, before = lengths[-1] / lengths[-2], lengths[-2] / lengths[-3]
+    ratio = max(ratio, before) + RISING_STEPS * max(ratio - before, 0.0)
+    if ratio >= 1.0:
+        return np.inf
     step = np.array([lengths[-1]])
-    return predict_gain(step, SAFETY * step / (1.0 - ratio), slope)
+    return predict_gain(step, SAFETY_OF_LENGTHS * step / (1.0 - ratio), slope)
 
 
 def is_fixed_point(a: MixtureParams, b: MixtureParams) -> bool:

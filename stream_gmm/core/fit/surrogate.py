@@ -23,6 +23,8 @@ from stream_gmm.core.mstep.penalty import Penalty, compute_precisions
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
 
+_HARDLY = 1e-6
+"""With a ridge, inner steps go on to this part of the tolerance: then their lengths tell how slow the rest is."""
 _SMALLEST_RATIO = 0.1
 """A corrected variance below this part of the anchor's is more likely noise than truth."""
 
@@ -86,11 +88,17 @@ def guaranteed_gain(stats: SuffStats, params: MixtureParams, new: MixtureParams)
 
 @dataclass(frozen=True)
 class SurrogatePoint:
-    """Where the inner steps lead, and the log-likelihood (nats per row) predicted to be gained in all."""
+    """Where the inner steps lead, and the log-likelihood (nats per row) predicted to be gained in all.
+
+    With a ridge there is no such prediction: ``lengths`` are those of the inner steps, which tell how they shrink.
+    """
 
     params: MixtureParams
     steps: int
     predicted_gain: float
+    lengths: tuple[float, ...] = ()
+    slope: float = 0.0
+    """With a ridge: change of the sample's log-likelihood per unit of length in the first inner step."""
 
 
 def run_inner_steps(
@@ -145,17 +153,21 @@ def _run_inner_ridge_steps(
     most: int,
     tol: float,
 ) -> SurrogatePoint:
-    at, length = chart.vector(params), np.inf
+    at, before = chart.vector(params), estep(chart.reference).mean_loglik
+    lengths, slope = [float(np.linalg.norm(at))], 0.0
     for made in range(most):
-        new = step(estep(params))
+        own = estep(params)
+        if not made:
+            slope = abs(own.mean_loglik - before) / max(lengths[0], 1e-300)
+        new = step(own)
         if new is None:
-            return SurrogatePoint(params, made, 0.0)
+            return SurrogatePoint(params, made, 0.0, tuple(lengths), slope)
         to = chart.vector(new)
-        before, length = length, float(np.linalg.norm(to - at))
-        if length > before or 0.5 * length**2 <= tol:
-            return SurrogatePoint(params, made + 1, 0.0)
+        lengths.append(float(np.linalg.norm(to - at)))
+        if lengths[-1] > lengths[-2] or 0.5 * lengths[-1] ** 2 <= _HARDLY * tol:
+            return SurrogatePoint(params, made + 1, 0.0, tuple(lengths), slope)
         params, at = new, to
-    return SurrogatePoint(params, most, 0.0)
+    return SurrogatePoint(params, most, 0.0, tuple(lengths), slope)
 
 
 def _keeps_variances(corrected: SuffStats, stats: SuffStats) -> bool:

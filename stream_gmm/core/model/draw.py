@@ -27,7 +27,7 @@ def draw_rows(params: MixtureParams, n_samples: int, rng: np.random.Generator) -
         If ``n_samples`` is less than 1.
     """
     if n_samples < 1:
-        raise InputDataError(f"n_samples must be at least 1, not {n_samples}.")
+        raise InputDataError(f"Invalid value for 'n_samples': {n_samples}. It must be at least 1.")
     if params.noise is not None:
         return _draw_rows_with_noise(params, n_samples, rng)
     counts = rng.multinomial(n_samples, params.weights / params.weights.sum())

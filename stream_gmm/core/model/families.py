@@ -14,6 +14,8 @@ from stream_gmm.core.model.features import Features
 from stream_gmm.core.model.moments import Array, Moments
 from stream_gmm.errors import SingularCovarianceError, explain
 
+SINGULAR_REMEDY = "use fewer components, or leave out a column that is constant or follows from the others"
+
 
 class CovarianceFamily(Protocol):
     """A covariance structure: its shape, its M-step and its number of parameters."""
@@ -102,7 +104,7 @@ class MatrixFactors:
                 explain(
                     "some components have ill-defined empirical covariance",
                     why="a component has collapsed onto too few distinct rows, or columns are collinear",
-                    remedy="use fewer components, raise reg_covar, scale the columns or drop one",
+                    remedy=SINGULAR_REMEDY,
                 )
             ) from error
         identity = np.broadcast_to(np.eye(lower.shape[-1]), lower.shape)
@@ -136,7 +138,7 @@ class VarianceFactors:
                 explain(
                     "some components have a variance that is not positive",
                     why="a component has collapsed onto repeated values",
-                    remedy="use fewer components or raise reg_covar",
+                    remedy=SINGULAR_REMEDY,
                 )
             )
         return np.asarray(1.0 / np.sqrt(covariances))

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numba import njit
 
 from stream_gmm.core.model.families import MatrixFactors, VarianceFactors
 from stream_gmm.core.model.features import DIAGONAL_FEATURES, QUADRATIC_FEATURES
@@ -161,24 +162,33 @@ class VEV(MatrixFactors):
         return _rebuild_matrices(vectors, volumes * shape)
 
 
-def _rotate_pairs(axes: Array, scatter: Array, precisions: Array) -> Array:
+@njit(nogil=True, cache=True)
+def _rotate_pairs(axes, scatter, precisions):  # type: ignore[no-untyped-def]
     """Rotate each pair of the common axes to the minimum of ``sum_k tr(D' W_k D A_k^-1)``.
 
     ``axes (D, D)`` has the axes as columns and is changed in place; ``precisions (K, D)`` are the diagonals of
     ``A_k^-1``.
     """
-    d = len(axes)
+    k, d = precisions.shape
     for p in range(d):
         for q in range(p + 1, d):
-            pair = axes[:, [p, q]]
-            contrast = np.tensordot(precisions[:, p] - precisions[:, q], scatter, axes=1)
-            inner = pair.T @ contrast @ pair
-            angle = 0.5 * np.arctan2(2.0 * inner[0, 1], inner[0, 0] - inner[1, 1]) + 0.5 * np.pi
+            pp, pq, qq = 0.0, 0.0, 0.0  # of the contrast of the two axes, in their plane
+            for i in range(d):
+                for j in range(d):
+                    contrast = 0.0
+                    for c in range(k):
+                        contrast += (precisions[c, p] - precisions[c, q]) * scatter[c, i, j]
+                    pp += axes[i, p] * contrast * axes[j, p]
+                    pq += axes[i, p] * contrast * axes[j, q]
+                    qq += axes[i, q] * contrast * axes[j, q]
+            angle = 0.5 * np.arctan2(2.0 * pq, pp - qq) + 0.5 * np.pi
             # Of the two stationary angles, that of the minimum; and no more than a quarter turn.
-            c, s = np.cos(angle), np.sin(angle)
-            if c < 0.0:
-                c, s = -c, -s
-            axes[:, [p, q]] = np.column_stack([c * pair[:, 0] + s * pair[:, 1], -s * pair[:, 0] + c * pair[:, 1]])
+            cosine, sine = np.cos(angle), np.sin(angle)
+            if cosine < 0.0:
+                cosine, sine = -cosine, -sine
+            for i in range(d):
+                first, second = axes[i, p], axes[i, q]
+                axes[i, p], axes[i, q] = cosine * first + sine * second, cosine * second - sine * first
     return axes
 
 

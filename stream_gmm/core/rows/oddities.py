@@ -1,7 +1,8 @@
-"""Oddities of a data set: values that many rows share, collinear columns, and rows ordered by their values."""
+"""Oddities of a data set: values that many rows share, long tails, collinear columns, rows ordered by values."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,15 @@ COLLINEAR = 1e-10
 """Eigenvalues of the correlation matrix below this part of the largest count as zero."""
 ATOM_SHARE = 0.05
 """Share of rows with the same value from which there is a warning."""
+LIMIT_ROWS, LIMIT_RATIO = 10, 10.0
+"""A limit of measurement holds so many rows, and so many times those of any of the next ``LIMIT_VALUES`` values."""
+LIMIT_VALUES = 20
+SKEWED, TAMED = 1.0, 1.0 / 3.0
+"""A column is skewed from this skewness on, and a transform helps that leaves at most this part of it."""
+TRANSFORMS: Mapping[str, Callable[[Array], Array]] = {
+    "logarithm": np.log, "cube root": np.cbrt, "square root": np.sqrt
+}  # fmt: skip
+"""The transforms of Box & Cox (1964) with exponents 0, 1/3 and 1/2, for values above zero."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,9 @@ def find_atoms(rows: Array) -> list[Atom]:
 
 
 def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, constant: list[str]) -> list[str]:
-    """Return warnings about columns with a value that many rows share, and about collinear columns.
+    """Return warnings about columns whose values no mixture of normal distributions describes well.
+
+    These are values that many rows share, values piled up at a limit, long tails, and collinear columns.
 
     ``sample (n, D)`` are rows of the data, ``spread (D, D)`` is the covariance (or the scatter) of all rows, and
     ``constant`` names the columns with one value, which need no warning here.
@@ -106,10 +118,62 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
         warnings.append(
             f"many rows share one value: {', '.join(named)}; a component that collapses onto it is degenerate."
         )
+    for name, column in zip(columns, sample.T, strict=True):
+        if name in constant:
+            continue
+        for limit, count in find_limits(column):
+            warnings.append(
+                f"column {name!r}: {count} of {len(column)} sample rows are at {limit:g}, the end of its range, as "
+                "if a limit of measurement had cut off what lies beyond; they can make a component of their own: "
+                "leave out the rows at the limit."
+            )
+        if (tail := describe_tail(column)) is not None:
+            before, transform, after = tail
+            warnings.append(
+                f"column {name!r} has a long tail (skewness {before:.1f}), which takes several components to cover: "
+                f"fit its {transform} instead (skewness {after:.1f})."
+            )
     dependent = find_collinear(columns, spread)
     if dependent:
         warnings.append(f"columns {dependent} are collinear: one follows from the others; leave one out.")
     return warnings
+
+
+def find_limits(column: Array) -> list[tuple[float, int]]:
+    """Return the smallest or largest value of a sample ``(n,)`` if rows pile up there, with their number.
+
+    The other values near the end of the range are the measure, so that whole numbers and rounded values do not count.
+    """
+    values, counts = np.unique(column, return_counts=True)
+    if len(values) <= 2 * LIMIT_VALUES:
+        return []
+    out = []
+    for end, near in ((0, counts[1 : LIMIT_VALUES + 1]), (-1, counts[-LIMIT_VALUES - 1 : -1])):
+        if counts[end] >= max(LIMIT_ROWS, LIMIT_RATIO * near.max()):
+            out.append((float(values[end]), int(counts[end])))
+    return out
+
+
+def describe_tail(column: Array) -> tuple[float, str, float] | None:
+    """Return the skewness of a sample ``(n,)`` of positive values, the transform that helps most, and what it leaves.
+
+    None if the values are not skewed to the right or no transform helps: a small cluster far away is no long tail.
+    """
+    if len(column) < 100 or column.min() <= 0.0:
+        return None
+    before = measure_skewness(column)
+    if before < SKEWED:
+        return None
+    left = {name: measure_skewness(transform(column)) for name, transform in TRANSFORMS.items()}
+    best = min(left, key=lambda name: abs(left[name]))
+    return (before, best, left[best]) if abs(left[best]) <= TAMED * before else None
+
+
+def measure_skewness(values: Array) -> float:
+    """Return the third central moment in units of the standard deviation."""
+    centred = values - values.mean()
+    spread = float(np.sqrt(np.mean(centred**2)))
+    return float(np.mean((centred / spread) ** 3)) if spread > 0.0 else 0.0
 
 
 def find_collinear(columns: tuple[str, ...], spread: Array) -> list[str]:

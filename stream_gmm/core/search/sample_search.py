@@ -8,23 +8,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
+from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.accelerate import ANDERSON
 from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Scheme, StopRule, run_to_end
+from stream_gmm.core.fit.few_rows import is_small_enough, run_plain_steps
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import (
     bound_merge_loss,
-    find_closest_pair,
     merge_components,
-    remove_component,
     split_component,
 )
 from stream_gmm.core.mstep.mstep import RIDGE, mstep
@@ -40,6 +40,7 @@ from stream_gmm.core.search.seeding import (
     collect_seed_stats,
     start_from_seed,
 )
+from stream_gmm.core.search.superfluous import STALL_GAIN, end_stalled, reduce_superfluous
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
 
@@ -62,8 +63,6 @@ NOISE_START = 0.05
 PLENTY = 20
 """Rows per parameter from which on a degenerate fit is not blamed on a small sample."""
 Rank = tuple[bool, bool, float]
-DUPLICATE = 1e-6
-"""Two components are one if a merge loses less than this, nats per row."""
 
 
 @dataclass(frozen=True)
@@ -236,8 +235,12 @@ class SampleSearch:
         return self._run_em([params], min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)[0]
 
     def _run_em(self, starts: Sequence[MixtureParams], size: int, steps: int) -> list[EMState]:
+        rows, weights = self.rows[:size], self.weights[:size]
+        if starts and is_small_enough(starts[0], rows, self.penalty):
+            starts = [run_plain_steps(p, rows, weights, self.penalty, steps, RACE_TOL) for p in starts]
+            steps = 0  # what is left is the ordinary evaluation
         scheme = Scheme(StopRule(RACE_TOL, steps), self.penalty)
-        estep = InMemoryEStep(self.rows[:size], self.scaling, weights=self.weights[:size])
+        estep = InMemoryEStep(rows, self.scaling, weights=weights)
         return run_to_end([EMState(p) for p in starts], estep, scheme)
 
     def _race_starts(self, starts: Sequence[Start]) -> SampleFit:
@@ -260,7 +263,7 @@ class SampleSearch:
         origin, best = self._run_to_best(starts)
         events: tuple[str, ...] = ()
         for _ in range(REPAIRS):
-            found = None if best.outcome is Outcome.FAILED else _reduce_superfluous(best)
+            found = None if best.outcome is Outcome.FAILED else reduce_superfluous(best)
             if found is None:
                 break
             reduced, event = found
@@ -277,23 +280,29 @@ class SampleSearch:
         if tol is None:  # far below the sample's own error: what is left here costs full passes
             tol = StopRule().tolerance(starts[0][1].n_parameters, SAMPLE_PRECISION * len(self.rows))
         scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, ANDERSON)
-        ended = run_to_end([EMState(p) for _, p in starts], self._estep, scheme)
+        least_gain = max(tol, STALL_GAIN / len(self.rows))
+        ended = run_to_end(
+            [EMState(p) for _, p in starts], self._estep, scheme, review=partial(end_stalled, least_gain=least_gain)
+        )
         names = [name for name, _ in starts]
         return max(zip(names, ended, strict=True), key=lambda pair: self._rank_state(pair[1]))
 
     def _rank_state(self, state: EMState) -> Rank:
         """Return how good a fit is; of two, the one with the larger value is kept.
 
-        A degenerate one comes last if there are rows enough to tell. With few rows nearly every fit has a
-        component on two or three of them: its likelihood is then taken with a pseudo-row in every component.
+        With rows enough, a degenerate fit comes last, and the log-likelihood counts less its expected excess over
+        that of new rows: a component that owes its likelihood to a few rows that happen to lie close together does
+        not win. With few rows nearly every fit has a component on two or three of them: the likelihood of a
+        degenerate fit is then taken with a pseudo-row in every component.
         """
         if state.outcome is Outcome.FAILED or state.stats is None:
             return (False, False, -np.inf)
-        if state.outcome is not Outcome.DEGENERATE:
-            return (True, True, state.history[-1])
+        is_degenerate, family = state.outcome is Outcome.DEGENERATE, state.params.family
         if len(self.rows) >= PLENTY * state.params.n_parameters:
-            return (True, False, state.history[-1])
-        blurred, _ = mstep(state.stats, state.params.family, self._pseudo_row, state.params)
+            return (True, not is_degenerate, state.history[-1] - estimate_optimism(family, state.stats))
+        if not is_degenerate:
+            return (True, True, state.history[-1])
+        blurred, _ = mstep(state.stats, family, self._pseudo_row, state.params)
         return (True, True, self._estep.evaluate(blurred).mean_loglik)
 
     @cached_property
@@ -316,19 +325,3 @@ def _is_regular(params: MixtureParams) -> bool:
     except SingularCovarianceError:
         return False
     return True
-
-
-def _reduce_superfluous(state: EMState) -> tuple[MixtureParams, str] | None:
-    """Return the mixture without an empty component or with two equal ones merged, and what was done."""
-    params = state.params
-    if params.n_components < 2:
-        return None
-    loss, i, j = find_closest_pair(params)
-    if state.report.starving:
-        empty = state.report.starving[0]
-        what = f"on the sample, component {empty} had no rows left: it was moved to a split of another"
-        return remove_component(params, empty), what
-    if loss < DUPLICATE:
-        what = f"on the sample, components {i} and {j} were one (merging them loses {loss:.1g} nats per row)"
-        return merge_components(params, i, j), f"{what}: one was moved to a split of another"
-    return None

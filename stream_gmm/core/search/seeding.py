@@ -1,8 +1,9 @@
 """Where EM starts: kinds of seeding, each a hard assignment of some standardised rows to clusters.
 
-Four kinds, because each fails on other data: greedy k-means++ on outliers, divisive splits on rings, adaptive
-seeding on ties; and all three of them, which go by distance, on a small dense cluster inside a broad one. That is
-what density seeding is for. Every restart takes one of each.
+Five kinds, because each fails on other data: greedy k-means++ on outliers, divisive splits on rings, adaptive
+seeding on ties; all three of them, which go by distance, on a small dense cluster inside a broad one, which density
+seeding finds; and all of these where there are fewer components than clusters, for which merging is best. Every
+restart takes one of each.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ ADAPTIVE_ROWS = 4_000
 DENSITY_ROWS = 4_000
 NEIGHBOURS = (8, 16, 32)
 """Neighbours that a local density is estimated from; a restart draws one of these numbers."""
+MERGING_RIDGE = 0.01
+"""Part of the covariance of all rows that keeps the volume of a small cluster from vanishing when clusters merge."""
 FITTED_ROWS = 3
 """A cluster with fewer rows than this times (D + 1) does not determine a covariance to start from."""
 
@@ -198,8 +201,52 @@ def seed_by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> L
     return np.asarray(component_log_densities(compile_density(params), np.ascontiguousarray(rows.T)).argmax(axis=0))
 
 
+def seed_by_merging(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
+    """Return the clusters of merging twice as many k-means clusters, pair by pair.
+
+    The pair is merged that loses the least log-likelihood of a normal distribution for each cluster: model-based
+    agglomeration (Banfield & Raftery 1993), from small clusters in place of single rows.
+    """
+    labels = seed_by_kmeans(rows, min(2 * n_clusters + 2, len(rows)), rng)
+    _, labels = np.unique(labels, return_inverse=True)
+    n = int(labels.max()) + 1
+    stats = collect_hard_stats(rows, labels, n)
+    weight, mean, scatter = np.array(stats.weight), np.array(stats.mean), np.array(stats.scatter)
+    d = rows.shape[1]
+    ridge = MERGING_RIDGE * n_clusters ** (-2.0 / d) * (np.cov(rows.T, bias=True).reshape(d, d) + 1e-12 * np.eye(d))
+
+    def log_volume(weight: Array, scatter: Array) -> Array:
+        return np.asarray(0.5 * weight * np.linalg.slogdet(scatter / weight[..., None, None] + ridge)[1])
+
+    alive = list(range(n))
+    loss = np.full((n, n), np.inf)
+
+    def measure_losses(i: int, others: list[int]) -> None:
+        total, delta = weight[i] + weight[others], mean[others] - mean[i]
+        between = (weight[i] * weight[others] / total)[:, None, None] * (delta[:, :, None] * delta[:, None, :])
+        merged = log_volume(total, scatter[i] + scatter[others] + between)
+        loss[i, others] = loss[others, i] = (
+            merged - log_volume(weight[i], scatter[i]) - log_volume(weight[others], scatter[others])
+        )
+
+    for position, i in enumerate(alive[:-1]):
+        measure_losses(i, alive[position + 1 :])
+    while len(alive) > n_clusters:
+        i, j = divmod(int(loss.argmin()), n)
+        total, delta = weight[i] + weight[j], mean[j] - mean[i]
+        scatter[i] += scatter[j] + weight[i] * weight[j] / total * np.outer(delta, delta)
+        mean[i] += weight[j] / total * delta
+        weight[i] = total
+        labels[labels == j] = i
+        alive.remove(j)
+        loss[j] = loss[:, j] = np.inf
+        measure_losses(i, [k for k in alive if k != i])
+    return np.asarray(np.unique(labels, return_inverse=True)[1], np.int64)
+
+
 SEEDINGS: dict[str, Seeding] = {
     "k-means++": seed_by_kmeans, "splits": seed_by_splits, "adaptive": seed_adaptively, "density": seed_by_density,
+    "merging": seed_by_merging,
 }  # fmt: skip
 
 

@@ -7,13 +7,15 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
+from stream_gmm.core.display import make_html_table, shorten_list
+from stream_gmm.core.rows.frames import column_names
+from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
 from stream_gmm.io.source.columns import Footer, choose_columns
 from stream_gmm.io.source.files import SourceFile, inspect_file, is_uri, redact
@@ -79,7 +81,7 @@ def rows_per_leaf(n_rows: int, n_columns: int) -> int:
     return max(1, int(np.clip(n_rows * row_bytes // LEAVES, low, high)) // row_bytes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Parquet files with the columns to be used; made by :func:`open_dataset`."""
 
@@ -99,6 +101,18 @@ class Dataset:
     """Only rows that match are read; None: all."""
 
     resident: ClassVar[bool] = False
+
+    def __repr__(self) -> str:
+        files = f"{len(self.files)} file{'s' * (len(self.files) != 1)}"
+        weight = f", weight {self.weight}" if self.weight else ""
+        return (
+            f"Dataset({files}, {self.num_rows:,} rows, {len(self.columns)} columns: {shorten_list(self.columns)}"
+            f"{weight}, missing='{self.missing}')"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [(name, str(self.schema.field(name).type)) for name in self.columns]
+        return make_html_table(repr(self), ["column", "type"], rows)
 
     @property
     def num_rows(self) -> int:
@@ -240,8 +254,7 @@ def open_dataset(
     """
     if missing not in MISSING:
         raise ConfigError(f"missing must be one of {MISSING}, not {missing!r}{did_you_mean(missing, MISSING)}")
-    chosen = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    listing = find_files(chosen, exclude)
+    listing = find_files(_list_paths(paths), exclude)
     with ThreadPoolExecutor(8) as pool:
         footers = [Footer(*found) for found in pool.map(inspect_file, listing.files)]
     schemas = [FileSchema(f.schema, f.file, f.metadata.num_rows) for f in footers]
@@ -264,6 +277,21 @@ def open_dataset(
     return Dataset(
         files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter
     )
+
+
+def _list_paths(paths: Any) -> list[str | os.PathLike[str]]:
+    """Return one or several paths as a list; rows in memory are no paths, although they can be iterated over, too."""
+    if isinstance(paths, str | os.PathLike):
+        return [paths]
+    chosen: list[Any] = list(paths) if isinstance(paths, Iterable) and not column_names(paths) else [None]
+    if not all(isinstance(p, str | os.PathLike) for p in chosen):
+        raise InputTypeError(
+            explain(
+                f"open_dataset opens files, and was given a {type(paths).__name__}",
+                remedy="pass rows in memory to fit, sweep or an estimator as they are",
+            )
+        )
+    return chosen
 
 
 def _cut_parts(

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from stream_gmm.core.model.moments import Array
-from stream_gmm.core.result import LARGEST
+from stream_gmm.core.rows.frames import LARGEST
 from stream_gmm.errors import InputDataError, explain
 
 KINDS = ("null", "nan", "infinite", "oversized")

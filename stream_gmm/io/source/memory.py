@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from stream_gmm.core.model.moments import Array
-from stream_gmm.core.result import as_rows, column_names
+from stream_gmm.core.rows.frames import as_rows, column_names
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.io.source.chunks import Chunk, array_chunks
 from stream_gmm.io.source.dataset import Dataset, open_dataset, rows_per_leaf
@@ -26,7 +26,7 @@ SMALL_LEAF_ROWS = 1024
 class ArrayLeaf:
     """Rows in memory."""
 
-    values: Array
+    values: Array = field(repr=False)
     first_row: int
     weighted: bool = False
 
@@ -44,10 +44,10 @@ class ArrayLeaf:
 class ArrayDataset:
     """Rows in memory, seen as a data set."""
 
-    values: Array
+    values: Array = field(repr=False)
     columns: tuple[str, ...]
     missing: str = "error"
-    weights: Array | None = None
+    weights: Array | None = field(default=None, repr=False)
     """Weights ``(N,)`` of the rows."""
     resident: ClassVar[bool] = True
     warnings: ClassVar[tuple[str, ...]] = ()
@@ -129,10 +129,11 @@ def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", 
             raise ConfigError("an open data set has its weights already: open_dataset(weight=...).")
         return data.with_columns(columns) if columns else data
     if isinstance(data, str | os.PathLike):
+        if not isinstance(weight, str | None):
+            raise ConfigError("files take the weights of their rows from a column: weight is its name.")
         return open_dataset(data, columns or None, missing=missing, weight=weight)
-    columns = columns or column_names(data)
     rows = as_rows(data, columns)
-    names = columns or tuple(f"x{j}" for j in range(rows.shape[1]))
+    names = columns or column_names(data) or tuple(f"x{j}" for j in range(rows.shape[1]))
     if len(names) != rows.shape[1]:
         raise InputDataError(f"the rows have {rows.shape[1]} columns, the model has {len(names)}: {list(names)}.")
     return ArrayDataset(rows, names, weights=None if weight is None else _check_weights(weight, len(rows)))
@@ -141,7 +142,10 @@ def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", 
 def _check_weights(weight: Any, n: int) -> Array:
     if isinstance(weight, str):
         raise ConfigError("rows in memory take their weights as an array, not by the name of a column.")
-    weights = np.asarray(weight, dtype=np.float64)
+    try:
+        weights = np.asarray(weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("sample_weight cannot be read as numbers.") from error
     if weights.shape != (n,) or not np.isfinite(weights).all() or np.any(weights < 0.0):
         raise ConfigError(f"sample_weight must be {n} finite numbers, none of them negative.")
     return weights

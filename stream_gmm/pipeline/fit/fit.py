@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 
 from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.params import MixtureParams
@@ -27,13 +29,14 @@ def fit(
     settings: Settings,
     executor: Executor,
     *,
-    init: MixtureParams | None = None,
+    init: MixtureParams | Sequence[MixtureParams] | None = None,
     listener: Listener = ignore_progress,
     on_pass: OnPass = lambda _: None,
 ) -> FitResult:
     """Fit one mixture. Components keep the order of ``init``; else they go by falling weight.
 
-    If ``init`` has a mean for every column, none is set aside as constant.
+    ``init`` may hold several starts: they share every pass, and the best fit is returned. If they have a mean for
+    every column, none is set aside as constant.
 
     Raises
     ------
@@ -46,28 +49,28 @@ def fit(
     """
     (spec,) = parse_grid(n_components, covariance_type)
     settings.check_structures([spec.covariance_type])
-    if init is not None:
-        _check_init(init, spec, len(source.columns), exact=settings.constants == FIT)
-        if init.n_features == len(source.columns):
-            settings = replace(settings, constants=FIT)
+    given = [init] if isinstance(init, MixtureParams) else list(init or ())
+    for params in given:
+        _check_start(params, spec, len(source.columns), exact=settings.constants == FIT)
+    if any(params.n_features == len(source.columns) for params in given):
+        settings = replace(settings, constants=FIT)
     tasks = open_tasks(source, settings, executor)
     profile = make_profile(source, tasks, settings, executor, listener)
-    if init is not None:
-        _check_init(init, spec, len(profile.columns))
-    if init is not None and settings.noise and init.noise is None:
-        init = init.with_noise(profile.bounding_box, NOISE_START)
-    if init is not None:
-        start = EMState(init)
-    else:
+    for params in given:
+        _check_start(params, spec, len(profile.columns))
+    if settings.noise:
+        given = [p if p.noise is not None else p.with_noise(profile.bounding_box, NOISE_START) for p in given]
+    starts = [EMState(params) for params in given]
+    if not starts:
         too_few = explain_too_few_rows(n_components, profile)
         if too_few:
             raise InputDataError(too_few)
         (outcome,) = fit_on_sample([spec], profile, settings, executor, listener)
         if outcome.fit.params is None:
             raise SingularCovarianceError(outcome.fit.reason)
-        start = EMState(outcome.fit.params.sort_by_weight(), events=outcome.fit.events)
+        starts = [EMState(outcome.fit.params.sort_by_weight(), events=outcome.fit.events)]
     full = make_full_pass(tasks, profile, settings, executor, listener)
-    (state,) = run_states([start], full, profile, settings, on_pass)
+    state = max(run_states(starts, full, profile, settings, on_pass), key=_rank_end)
     if state.outcome is Outcome.FAILED:
         raise SingularCovarianceError(state.reason)
     return make_result(
@@ -75,7 +78,7 @@ def fit(
     )
 
 
-def _check_init(init: MixtureParams, spec: CandidateSpec, n_features: int, exact: bool = True) -> None:
+def _check_start(init: MixtureParams, spec: CandidateSpec, n_features: int, exact: bool = True) -> None:
     """Refuse a start of another shape; unless ``exact`` it may have fewer features, as columns may be constant."""
     actual = (init.n_components, init.family.name, init.n_features)
     expected = (*spec, n_features if exact or init.n_features > n_features else init.n_features)
@@ -83,3 +86,9 @@ def _check_init(init: MixtureParams, spec: CandidateSpec, n_features: int, exact
         raise ConfigError(
             f"init has (components, covariance_type, features) = {actual}, and the fit asks for {expected}."
         )
+
+
+def _rank_end(state: EMState) -> tuple[bool, bool, float]:
+    """Return how good a finished fit is; of several starts the one with the largest value is kept."""
+    sound = state.outcome is not Outcome.DEGENERATE
+    return state.outcome is not Outcome.FAILED, sound, state.history[-1] if state.history else -inf

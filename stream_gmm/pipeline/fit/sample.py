@@ -21,6 +21,8 @@ from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
+WHOLE_SAMPLE_GAIN = 1e-5
+"""A fit on a sample that holds every row stops when so many nats are left to gain: no choice depends on them."""
 Key = TypeVar("Key", int, CandidateSpec)
 
 
@@ -172,7 +174,8 @@ def explain_too_few_rows(n_components: int, profile: Profile) -> str:
 def make_sample_search(profile: Profile, settings: Settings) -> SampleSearch:
     """Return what fits candidates on the sample of a profile."""
     # If the sample holds every row, going all the way there saves passes and costs none.
-    tol = 1e-9 if profile.sample_is_whole and settings.tol is None else settings.tol
+    is_whole = profile.sample_is_whole and settings.tol is None
+    tol = WHOLE_SAMPLE_GAIN / profile.moments.rows if is_whole else settings.tol
     steps = algorithm_named(settings.algorithm).sample_steps
     sample = profile.sample
     noise = profile.bounding_box if settings.noise else None

@@ -170,7 +170,7 @@ class Settings:
             (self.profile == "full" or not self.holdout, "holdout needs profile: full"),
             (self.n_init >= 1, "n_init must be at least 1"),
             (self.tol is None or self.tol >= 0.0, "tol must not be negative"),
-            (self.max_passes >= 1, "max_passes must be at least 1"),
+            (self.max_passes >= 0, "max_passes must not be negative"),
             (self.reg_covar is None or self.reg_covar >= 0.0, "reg_covar must not be negative"),
             (self.prior in (None, *PRIORS), f"prior must be none or {' or '.join(PRIORS)}, not {self.prior!r}"),
             (self.prior is None or self.reg_covar is None, "prior and reg_covar exclude each other"),

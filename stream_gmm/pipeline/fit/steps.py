@@ -8,6 +8,7 @@ from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass, algorithm_named, make_scheme
 from stream_gmm.pipeline.fit.settings import ASIDE, Settings
+from stream_gmm.pipeline.passes.constants import set_constants_aside
 from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.profile import Profile, profile_rows
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
@@ -30,7 +31,7 @@ def make_profile(
         sample_rows=settings.sample_rows, random_state=settings.random_state, holdout=settings.holdout,
         total_rows=sum(tasks.rows), listener=listener,
     )  # fmt: skip
-    return profile.set_constants_aside() if settings.constants == ASIDE else profile
+    return set_constants_aside(profile) if settings.constants == ASIDE else profile
 
 
 def profile_source(

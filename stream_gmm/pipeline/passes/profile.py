@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +140,7 @@ class Profile:
         varies = (self.low < self.high).astype(np.float64)
         return Scaling.from_moments(self.mean, self.moments.scatter[0] / self.moments.rows * np.outer(varies, varies))
 
-    @property
+    @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of any result should know about the data."""
         out = list(self.data_warnings)
@@ -184,35 +185,6 @@ class Profile:
             )
         return tuple(out)
 
-    def set_constants_aside(self) -> Profile:
-        """Return the profile of the columns that vary; the others are in ``constants``.
-
-        If no column varies, all are kept: there would be nothing left to fit.
-        """
-        varies = self.low < self.high
-        if varies.all() or not varies.any():
-            return self
-        kept = np.flatnonzero(varies)
-        constants = tuple(
-            Constant(name, float(self.low[j]), j) for j, name in enumerate(self.columns) if not varies[j]
-        )
-        within = np.asarray(self.row_order.within)
-        return replace(
-            self,
-            columns=tuple(self.columns[j] for j in kept),
-            bad=self.bad[kept],
-            low=self.low[kept],
-            high=self.high[kept],
-            moments=_select_columns(self.moments, kept),
-            heldout=_select_columns(self.heldout, kept),
-            sample=replace(self.sample, rows=np.ascontiguousarray(self.sample.rows[:, kept])),
-            validation=replace(self.validation, rows=np.ascontiguousarray(self.validation.rows[:, kept])),
-            row_order=replace(self.row_order, within=within[kept]) if within.ndim else self.row_order,
-            constants=constants,
-            constants_bad=self.bad[~varies],
-            places=tuple(int(j) for j in kept),
-        )
-
     @property
     def read_columns(self) -> tuple[str, ...]:
         """All columns that were read, in order."""
@@ -240,11 +212,6 @@ class Profile:
             self.weighted,
             filtered=self.filtered + other.filtered,
         )
-
-
-def _select_columns(moments: SuffStats, kept: NDArray[np.intp]) -> SuffStats:
-    """Return the moments of some columns."""
-    return replace(moments, mean=moments.mean[:, kept], scatter=moments.scatter[:, kept[:, None], kept])
 
 
 @dataclass(frozen=True)

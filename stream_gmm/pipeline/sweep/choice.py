@@ -107,8 +107,8 @@ def choose(
         raise NoAdmissibleModelError(
             explain(
                 f"none of the {len(candidates)} candidates is admissible ({_list_reasons(candidates)})",
-                remedy="use fewer components, set resolution to auto if values were recorded in steps, or drop the "
-                "columns or rows with repeated values",
+                remedy="use fewer components, or drop the columns or rows with repeated values, or set resolution to "
+                "auto if values were recorded in steps",
             )
         )
     admissible = AdmissibleCandidates(results, values, weights, choice)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import CRITERIA, base_criterion, nat_value
+from stream_gmm.core.display import make_html_table
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
@@ -89,7 +90,7 @@ def compare_with_chosen(
     return tuple(out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """A finished sweep.
 
@@ -127,6 +128,17 @@ class SweepResult:
     why: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     reused: int = 0
+
+    def __repr__(self) -> str:
+        n, best = len(self.candidates), self.candidates[self.chosen]
+        return (
+            f"SweepResult({n} candidate{'s' * (n != 1)}: {best.name} chosen by {self.criterion}, "
+            f"{self.best.criteria.n_rows:,.9g} rows, {self.passes} passes)"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [[row[name] for name in _SHOWN] for row in self.table.to_pylist()]
+        return make_html_table(repr(self), _SHOWN, rows)
 
     @property
     def best(self) -> FitResult:
@@ -202,6 +214,8 @@ class SweepResult:
         return abs(delta) / error if error > 0.0 else (0.0 if delta == 0.0 else float("inf"))
 
 
+_SHOWN = ("candidate", "outcome", "chosen", "bic", "aic", "icl", "delta", "delta_se", "reason")
+"""Columns of the table that a notebook shows."""
 _FULL_DATA_COLUMNS = (
     "mean_loglik",
     "loglik",

@@ -187,7 +187,7 @@ def main() -> None:
 
 def _print_summary(table: list[tuple[Any, ...]], summaries: list[dict[str, Any]]) -> None:
     smooth = {s["set"] for s in summaries if s["smooth"]}
-    for name in ("none", "anderson", "squarem", "auto"):
+    for name in ("none", "anderson", "squarem", "lbfgs", "auto"):
         mine = [r for r in table if r[3] == name]
         for kind, rows in (("all", mine), ("smooth", [r for r in mine if r[0] in smooth])):
             medians = [statistics.median([float(r[i]) for r in rows]) for i in (4, 5, 6, 7)]

@@ -23,7 +23,7 @@ from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import SampleSearch
 from tests.strategies import families, mixtures, random_params, seeds
 
-NAMES = ("none", "anderson", "squarem", "auto")
+NAMES = ("none", "anderson", "squarem", "lbfgs", "auto")
 
 
 def _spread(rows):
@@ -98,7 +98,7 @@ def test_lengths_near_the_reference_do_not_depend_on_units(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["anderson", "squarem", "auto"])
+@pytest.mark.parametrize("name", ["anderson", "squarem", "lbfgs", "auto"])
 @settings(max_examples=10)
 @given(seeds, families)
 def test_where_acceleration_ends_em_ends_too(name, seed, family):

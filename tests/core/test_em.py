@@ -249,7 +249,7 @@ class _FailingPenalty(PseudoRows):
         return super().estimate(family, stats)
 
 
-@pytest.mark.parametrize("method", ["none", "anderson", "squarem"])
+@pytest.mark.parametrize("method", ["none", "anderson", "squarem", "lbfgs"])
 @pytest.mark.parametrize("allowed", [0, 1, 3, 6])
 def test_an_m_step_that_fails_ends_its_candidate_alone(rng, method, allowed):
     rows = np.vstack([rng.normal(size=(300, 2)), rng.normal(1.0, 1.0, size=(300, 2))])

@@ -59,7 +59,7 @@ def _sweep(rows, ledger, ks=(1, 2, 3, 4), die_after=None, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accel", ["auto", "anderson", "squarem", "none"])
+@pytest.mark.parametrize("accel", ["auto", "anderson", "squarem", "lbfgs", "none"])
 def test_a_sweep_killed_after_any_pass_resumes_to_the_same_bytes(rows, tmp_path, accel):
     whole = _sweep(rows, None, settings={"accel": accel})
     for die_after in range(1, min(whole.passes - 1, 8), 1 if accel == "auto" else 3):

@@ -2,9 +2,10 @@
 
 ``anderson`` combines the last steps (Walker & Ni 2011; for EM: Henderson & Varadhan 2019). ``squarem`` extrapolates
 from two steps (Varadhan & Roland 2008, scheme SqS3). ``auto`` combines steps that were continued on the sample
-(:mod:`.surrogate`), and makes a SQUAREM cycle whenever such a proposal is rejected. All of them extrapolate in the
-coordinates of :mod:`.coordinates`, where every vector is a valid mixture. The safeguard costs no extra pass: the pass
-that evaluates a proposal also decides whether it is accepted (:mod:`.em`).
+(:mod:`.surrogate`), and makes a SQUAREM cycle whenever such a proposal is rejected. ``lbfgs``, which serves the fits
+on the sample, is in :mod:`.quasi_newton`. All of them extrapolate in the coordinates of :mod:`.coordinates`, where
+every vector is a valid mixture. The safeguard costs no extra pass: the pass that evaluates a proposal also decides
+whether it is accepted (:mod:`.em`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import PLAIN_EM, EMState, Method, Proposal, Scheme
+from stream_gmm.core.fit.quasi_newton import QUASI_NEWTON
 from stream_gmm.core.fit.stopping import SLOWEST_RATE, predict_gain, predict_gain_by_lengths
 from stream_gmm.core.fit.surrogate import guaranteed_gain, run_inner_steps
 from stream_gmm.core.model.moments import Array
@@ -189,5 +191,7 @@ class Auto:
 
 ANDERSON = Anderson()
 SQUAREM = Squarem()
-METHODS: dict[str, Method] = {"none": PLAIN_EM, "anderson": ANDERSON, "squarem": SQUAREM}
+METHODS: dict[str, Method] = {
+    "none": PLAIN_EM, "anderson": ANDERSON, "squarem": SQUAREM, "lbfgs": QUASI_NEWTON
+}  # fmt: skip
 """The methods that need no sample, by name."""

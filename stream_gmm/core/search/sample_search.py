@@ -15,9 +15,9 @@ import numpy as np
 from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.scores import score_rows
-from stream_gmm.core.fit.accelerate import ANDERSON
 from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Scheme, StopRule, run_to_end
 from stream_gmm.core.fit.few_rows import is_small_enough, run_plain_steps
+from stream_gmm.core.fit.quasi_newton import QUASI_NEWTON
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
@@ -279,7 +279,7 @@ class SampleSearch:
         tol = self.tol
         if tol is None:  # far below the sample's own error: what is left here costs full passes
             tol = StopRule().tolerance(starts[0][1].n_parameters, SAMPLE_PRECISION * len(self.rows))
-        scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, ANDERSON)
+        scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, QUASI_NEWTON)
         least_gain = max(tol, STALL_GAIN / len(self.rows))
         ended = run_to_end(
             [EMState(p) for _, p in starts], self._estep, scheme, review=partial(end_stalled, least_gain=least_gain)

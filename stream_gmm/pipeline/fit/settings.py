@@ -85,7 +85,7 @@ class Settings:
     accel: str | None = _option(
         None,
         "Acceleration of exact EM: 'auto' (Anderson acceleration of steps continued on the sample, with a SQUAREM "
-        "cycle as fallback), 'anderson', 'squarem' or 'none'. None: as the algorithm says. The penalised "
+        "cycle as fallback), 'anderson', 'squarem', 'lbfgs' or 'none'. None: as the algorithm says. The penalised "
         "log-likelihood of accepted points never falls",
     )
     n_init: int = _option(1, "Restarts on the sample; the best one goes on to the full data")

@@ -102,7 +102,7 @@ def fit(
     """
     settings, source = Settings.from_options(options), as_source(data, weight=weight)
     if isinstance(init, FitResult):
-        source = as_source(source, init.columns)
+        source = as_source(source, init.input_columns)
         init = init.params
     result = _fit.fit(
         source, n_components, covariance_type, settings, executor_for(client), init=init, listener=progress
@@ -198,7 +198,9 @@ def score(
     """Write the scored Parquet: one file for each input part, published in one atomic step.
 
     Columns: the pass-through columns, ``component``, ``max_proba``, ``proba_0`` ..., ``log_density``,
-    ``uncertainty``, ``mahalanobis_sq``, ``is_outlier``, ``not_scored_reason``.
+    ``uncertainty``, ``mahalanobis_sq``, ``is_outlier``, ``not_scored_reason``. A row that differs from a column that
+    was constant in the fit has no scores, is an outlier, and says why; rows that do not match the filter of the data
+    set are not written.
 
     Parameters
     ----------
@@ -223,7 +225,7 @@ def score(
         See their descriptions.
     """
     result = model if isinstance(model, FitResult) else model.result_
-    source = as_source(data, result.columns, missing)
+    source = data if isinstance(data, Dataset) else as_source(data, result.input_columns, missing)
     if not isinstance(source, Dataset):
         raise InputDataError(
             explain(

@@ -34,7 +34,7 @@ from stream_gmm.estimator_start import (
 from stream_gmm.io.source.memory import ArrayDataset, as_source
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit import fit as _fit
-from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.settings import FIT, Settings
 
 _FITTED = (
     "weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_", "converged_",
@@ -240,6 +240,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
             cache=self.cache,
             prior=self.prior,
             noise=self.noise,
+            constants=FIT,  # attributes have the shapes of scikit-learn, with a mean for every column
         )
 
     def _make_starts(self, source: Source) -> tuple[Sequence[MixtureParams], Settings]:

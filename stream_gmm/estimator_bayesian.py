@@ -26,7 +26,7 @@ from stream_gmm.estimator_base import (
 )
 from stream_gmm.estimator_start import INITIALISATIONS, draw_start_stats
 from stream_gmm.io.source.memory import as_source
-from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.settings import FIT, Settings
 from stream_gmm.pipeline.fit.variational import VariationalFit, fit_variational
 
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
@@ -156,6 +156,7 @@ degrees_of_freedom_prior, covariance_prior
             algorithm="em", n_init=int(self.n_init), max_passes=int(self.max_iter), reg_covar=self.reg_covar,
             random_state=0 if rng is state else draw_seed(state), sample_rows=int(self.sample_rows),
             outlier_quantile=self.outlier_quantile, kernel=self.kernel, dtype=self.dtype, cache=self.cache,
+            constants=FIT,
         )  # fmt: skip
         family, k = family_named(self.covariance_type), int(self.n_components)
         make_prior = partial(self._make_prior, family)

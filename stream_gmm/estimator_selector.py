@@ -17,7 +17,7 @@ from stream_gmm.estimator_base import (
     open_to_fit,
     warn_unless_converged,
 )
-from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.settings import FIT, Settings
 from stream_gmm.pipeline.sweep import sweep as _sweep
 from stream_gmm.pipeline.sweep.choice import ELBOW, SelectionRule
 from stream_gmm.pipeline.sweep.result import SweepResult
@@ -160,8 +160,9 @@ cache, prior, noise, client
         shared = {name: getattr(self, name) for name in _SHARED}
         options = {n: v for n, v in shared.items() if n not in ("client", "max_iter", "random_state")}
         settings = Settings(
-            **options, random_state=draw_seed(self.random_state), max_passes=self.max_iter, holdout=self.holdout
-        )
+            **options, random_state=draw_seed(self.random_state), max_passes=self.max_iter, holdout=self.holdout,
+            constants=FIT,
+        )  # fmt: skip
         self.results_ = _sweep.sweep(
             open_to_fit(X, sample_weight), self.n_components, self.covariance_type, settings,
             api.executor_for(self.client), choice=SelectionRule(self.criterion, self.elbow), prune=self.prune,

@@ -9,7 +9,7 @@ from stream_gmm.api import executor_for
 from stream_gmm.core.criteria import CHOICES
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConfigError, explain, one_of
+from stream_gmm.errors import ConfigError, InputDataError, explain, one_of
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline.fit.results import recover_settings
@@ -79,10 +79,18 @@ def bootstrap(
                     remedy="fit both to the same columns in the same order",
                 )
             )
-    source = as_source(data, result.columns, weight=weight)
+    source = as_source(data, result.input_columns, weight=weight)
     settings, executor = recover_settings(result), executor_for(client)
     tasks = open_tasks(source, settings, executor)
     profile = make_profile(source, tasks, settings, executor, progress)
+    if profile.columns != result.columns:
+        raise InputDataError(
+            explain(
+                f"{list(profile.columns)} vary in these rows, and the model was fitted to {list(result.columns)}",
+                why="other columns are constant here than in the rows of the fit",
+                remedy="pass the data of the fit",
+            )
+        )
     return _bootstrap.bootstrap(
         [result, *rivals], tasks, profile, settings, executor,
         replicates=replicates, criterion=one_of(criterion, CHOICES, "criterion"), listener=progress,

@@ -52,7 +52,7 @@ def test_everything_that_holds_rows_can_be_fitted(kind, demo_folder, rng):
     labels = gm.predict(X)
     assert set(labels.tolist()) == {0, 1}
     assert gm.predict_proba(X).shape == (len(labels), 2)
-    assert gm.n_features_in_ == (4 if kind == "path" else 3)
+    assert gm.n_features_in_ == 3
     if kind in ("frame", "dataset"):
         assert gm.feature_names_in_.tolist() == names
 

@@ -56,7 +56,7 @@ def test_a_sweep_whose_choice_has_not_converged_warns_too(rng):
 def test_a_collapse_on_a_constant_column_is_cured_by_leaving_it_out(rng):
     rows = _two_clusters(rng)
     with pytest.warns(ConvergenceWarning, match="drop the column"):
-        sg.fit(np.column_stack([rows, np.ones(len(rows))]), 2, reg_covar=0.0)
+        sg.fit(np.column_stack([rows, np.ones(len(rows))]), 2, reg_covar=0.0, constants="fit")
     constant = InMemoryEStep(np.ones((9, 1)), Scaling.of_rows(np.ones((9, 1))))
     with pytest.raises(SingularCovarianceError, match="leave out a column that is constant or follows from the oth"):
         em_step(MixtureParams([1.0], [[1.0]], [[[1.0]]], family_named("full")), constant, Ridge(0.0))
@@ -69,6 +69,13 @@ def test_where_no_candidate_is_admissible_fewer_components_or_other_rows_are(rng
         sg.sweep(rows[80:], [3], "full")
     assert sg.sweep(rows, [1], "full").best.converged_
     assert sg.sweep(rows[:100], [1, 2], "full").best.converged_
+
+
+def test_a_column_recorded_in_steps_has_atoms_with_a_resolution(rng):
+    rows = np.vstack([rng.normal(size=(200, 2)), np.full((60, 2), 5.0)]).round(1)
+    with pytest.raises(NoAdmissibleModelError, match="set resolution to auto if values were recorded in steps"):
+        sg.sweep(rows, [2], "full")
+    assert sg.sweep(rows, [2], "full", resolution="auto").best.converged_
 
 
 def test_at_most_as_many_components_as_distinct_rows_can_be_fitted():
@@ -204,7 +211,7 @@ class TestFiles:
 
 def test_one_column_in_memory_is_reshaped(rng):
     values = rng.normal(size=50)
-    with pytest.raises(InputDataError, match=re.escape("reshape a single column with .reshape(-1, 1)")):
+    with pytest.raises(InputDataError, match=re.escape("Reshape your data with .reshape(-1, 1) if it is one column")):
         sg.fit(values)
     assert sg.fit(values.reshape(-1, 1)).n_features_in_ == 1
 

@@ -205,7 +205,8 @@ def score(config: str | None, model: str | None, **arguments: Any) -> None:
     settings = _load_settings(config, arguments)
     check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
-    check_scoring(settings, settings.open(), fitted.n_components, fitted.density.noisy)  # before a cluster starts
+    # Before a cluster starts.
+    check_scoring(settings, settings.open(fitted), fitted.n_components, fitted.density.noisy)
     with progress_display() as listener, open_executor(settings.cluster) as executor:
         result = score_stage(settings, executor, fitted, listener)
     show_model(fitted, make_console(), result.manifest)
@@ -265,11 +266,13 @@ def serve(config: str | None, cron: str | None, timezone: str, deployment: str, 
 
 @cli.command(epilog=EPILOG)
 @click.argument("data", nargs=-1, required=True)
-@click.option("--columns", help="Columns to look at, with commas between [default: all numeric ones]")
+@click.option("--columns", help="Columns to look at, with commas between [default: all that look like measurements]")
+@click.option("--exclude-columns", default="", help="Columns to leave out, with commas between")
+@click.option("--filter", help="Only rows for which this is true")
 @click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
 @click.option("--sample-rows", default=50_000, type=POSITIVE, show_default=True, help="Rows of the uniform sample")
 @click.option("--sample", is_flag=True, help="Read leaves drawn at random only, not everything")
-def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_rows: int, sample: bool) -> None:
+def profile(data: tuple[str, ...], **given: Any) -> None:
     """Read a data set once and show counts, missing values, ranges, repeated values and dependent columns."""
     from stream_gmm.cli.display import make_console, progress_display, show_profile
     from stream_gmm.execute.threads import ThreadsExecutor
@@ -277,11 +280,12 @@ def profile(data: tuple[str, ...], columns: str | None, missing: str, sample_row
     from stream_gmm.pipeline.fit.settings import Settings
     from stream_gmm.pipeline.fit.steps import profile_source
 
-    dataset = open_dataset(list(data), columns.split(",") if columns else None, missing=missing)
-    settings = Settings(sample_rows=sample_rows, profile="sample" if sample else "full", cache="none")
-    executor = ThreadsExecutor()
+    chosen: dict[str, Any] = {n: given[n].split(",") for n in ("columns", "exclude_columns") if given[n]}
+    dataset = open_dataset(data, missing=given["missing"], filter=given["filter"], **chosen)
+    read = "sample" if given["sample"] else "full"
+    settings = Settings(sample_rows=given["sample_rows"], profile=read, cache="none", constants="fit")
     with progress_display() as listener:
-        profile = profile_source(dataset, settings, executor, listener)
+        profile = profile_source(dataset, settings, ThreadsExecutor(), listener)
     show_profile(profile, make_console())
 
 

@@ -196,6 +196,9 @@ def show_model(
         size = [f"{scored['noise_rows']:,}"] if scored else []
         table.add_row("noise", f"{model.noise_weight_:.4f}", *size, *("" for _ in model.columns))
     console.print(table)
+    if model.constants:
+        values = ", ".join(f"{c.name} = {c.value:.6g}" for c in model.constants)
+        console.print(f"constant in the fit, and not among its columns: {values}", soft_wrap=True)
     if scored:
         console.print(
             f"{scored['rows_out']:,} rows scored into {len(scored['component_rows'])} components, "

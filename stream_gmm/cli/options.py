@@ -17,7 +17,13 @@ from stream_gmm.pipeline.job.config import RunConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_COMMA_SEPARATED = {"data.columns", "sweep.covariance_type", "sweep.n_components", "score.passthrough"}
+_COMMA_SEPARATED = {
+    "data.columns",
+    "data.exclude_columns",
+    "sweep.covariance_type",
+    "sweep.n_components",
+    "score.passthrough",
+}
 
 # A switch may stand alone: --fresh is --fresh true.
 _SWITCH: dict[str, Any] = {"is_flag": False, "flag_value": "true"}

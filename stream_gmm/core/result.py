@@ -19,8 +19,9 @@ from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.matching import trace_components
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.rows.frames import as_rows
-from stream_gmm.errors import ConfigError, InputDataError
+from stream_gmm.core.rows.constants import Constant, insert_constants, split_columns
+from stream_gmm.core.rows.frames import as_rows, column_names
+from stream_gmm.errors import ConfigError
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,6 +46,9 @@ class FitResult:
         whose point was rejected.
     columns
         Names of the features, in the order of the model.
+    constants
+        Columns that had a single value in all rows of the fit and are no features. A row with another value has the
+        log-density ``-inf`` and is an outlier.
     threshold, outlier_quantile
         Rows with a log-density below ``threshold`` (nats) are outliers; it is the ``outlier_quantile`` of the
         log-density of the uniform sample.
@@ -71,6 +75,12 @@ class FitResult:
     warnings: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    constants: tuple[Constant, ...] = ()
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """All columns that the fit has read, in order: the features and the constants."""
+        return insert_constants(self.columns, self.constants)
 
     def __repr__(self) -> str:
         n, c = self.n_components, self.criteria
@@ -188,6 +198,8 @@ class FitResult:
         """Identity of the model: SHA-256, in hexadecimal, of its structure, columns, parameters and threshold."""
         sha = hashlib.sha256()
         sha.update(repr((self.covariance_type, self.columns, self.params.means.shape)).encode())
+        if self.constants:
+            sha.update(repr(self.constants).encode())
         noise = () if self.params.noise is None else (self.params.noise,)
         for values in (self.weights_, self.means_, self.covariances_, np.array(self.threshold), *noise):
             sha.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
@@ -196,15 +208,21 @@ class FitResult:
     def scores(self, rows: Any) -> Scores:
         """Return all scores of rows in memory (an array or a data frame).
 
+        The rows have the columns of the fit (``input_columns``), or only the features (``columns``).
+
         Raises
         ------
         InputDataError
             If the rows have other columns than the model, or a value is NaN or infinite.
         """
-        rows = as_rows(rows, self.columns)
-        if rows.shape[1] != self.n_features_in_:
-            raise InputDataError(f"the rows have {rows.shape[1]} columns, the model {self.n_features_in_}.")
-        return score_rows(self.density, rows)
+        features, unlike = self._split_columns(rows)
+        scores = score_rows(self.density, features)
+        return replace(scores, log_density=np.where(unlike, -np.inf, scores.log_density)) if unlike.any() else scores
+
+    def _split_columns(self, rows: Any) -> tuple[Array, np.ndarray[Any, Any]]:
+        """Return the features ``(N, D)``, and which rows differ from a constant ``(N,)``."""
+        wanted = self.input_columns if set(self.input_columns) <= set(column_names(rows)) else self.columns
+        return split_columns(as_rows(rows, wanted), self.n_features_in_, self.constants)
 
     def predict(self, rows: Any) -> np.ndarray[Any, Any]:
         """Return the component of highest responsibility ``(N,)``; -1 for noise."""
@@ -223,8 +241,9 @@ class FitResult:
         return float(self.score_samples(rows).mean())
 
     def is_outlier(self, rows: Any) -> np.ndarray[Any, Any]:
-        """Return which rows have a log-density below the threshold, as booleans ``(N,)``."""
-        return self.score_samples(rows) < self.threshold
+        """Return which rows have a log-density below the threshold, or differ from a constant: ``(N,)`` booleans."""
+        features, unlike = self._split_columns(rows)
+        return np.asarray((score_rows(self.density, features).log_density < self.threshold) | unlike)
 
     def evaluate_criteria(self, rows: Any, weights: Array | None = None) -> Criteria:
         """Return the criteria of this model on other rows; ``weights (N,)``: how often each row counts."""

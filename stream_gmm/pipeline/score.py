@@ -52,7 +52,7 @@ class ScoreResult:
 
     @property
     def outliers(self) -> int:
-        """Rows below the threshold."""
+        """Rows below the threshold, and rows that differ from a constant column of the fit."""
         return int(self.manifest["outliers"])
 
     @property
@@ -73,6 +73,8 @@ def score(
     listener: Listener = ignore_progress,
 ) -> ScoreResult:
     """Write the scores of all rows below ``output``, which is replaced atomically.
+
+    If the data set has a filter, rows that do not match are not written.
 
     The same job on the same data with the same model is done once: a second call verifies the size and the SHA-256 of
     every published file, and scores again only what is missing or damaged; a call after a crash resumes with the
@@ -103,7 +105,7 @@ def score(
     job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
     previous = read_manifest(target)
     intact = _find_intact_parts(target, previous, job_key, executor)
-    if previous and [(r.index, r.path, r.rows_out) for r in intact] == [
+    if previous and [(r.index, r.path, r.rows_in) for r in intact] == [
         (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
     ]:
         remove_dead_staging(target)
@@ -113,8 +115,9 @@ def score(
         for report in intact:
             reuse_part(report, target, staging)
         job = ScoreJob(
-            model.density, model.threshold, model.columns, dataset.missing, layout, str(staging),
+            model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
             (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
+            tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter,
         )  # fmt: skip
         meter = Meter(listener, "score", [p.rows for p in dataset.parts])
         reports = executor.map(
@@ -148,7 +151,9 @@ def _find_intact_parts(
 
 
 def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
-    """Return the data set with the model's columns in the model's order.
+    """Return the data set with the model's columns in the model's order, and then the constant ones of its fit.
+
+    A constant column that the data set was opened without is not read, and not compared.
 
     Raises
     ------
@@ -164,7 +169,11 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
                 remedy="open the data set with the model's columns",
             )
         )
-    return replace(dataset, columns=model.columns)
+    constant = [c.name for c in model.constants]
+    unread = [name for name in constant if name not in dataset.columns]
+    if unread:
+        log.warning("the data set was opened without %s, which the model knows as constant: not compared", unread)
+    return replace(dataset, columns=(*model.columns, *(name for name in constant if name not in unread)))
 
 
 def make_layout(
@@ -211,6 +220,7 @@ def _make_manifest(
         "model_digest": model.digest,
         "data_fingerprint": dataset.fingerprint,
         "version": version("stream-gmm"),
+        **({"filter": dataset.row_filter} if dataset.row_filter else {}),
         "columns": list(model.columns),
         "layout": asdict(layout),
         "threshold": repr(model.threshold),
@@ -236,7 +246,7 @@ def _verify_parts(staging: Path, dataset: Dataset, reports: list[PartReport]) ->
     """
     if [r.index for r in reports] != [p.index for p in dataset.parts]:
         raise StorageError("the reports of the scoring tasks do not match the parts.")
-    if sum(r.rows_out for r in reports) != dataset.num_rows:
+    if sum(r.rows_in for r in reports) != dataset.num_rows:
         raise StorageError("the scored rows do not add up to the rows of the input.")
     for report in reports:
         path = staging / report.path

@@ -160,3 +160,156 @@ class TestVectors:
         assert sg.open_dataset(tmp_path, columns=["x"]).num_rows == 2
         with pytest.raises(InputDataError, match="a vector"):
             sg.OnlineGaussianMixture(1).partial_fit(table)
+
+
+class TestIdentifiers:
+    """Without columns, what is no measurement is set aside, and the result says so."""
+
+    @pytest.fixture
+    def columns(self, rng):
+        hours = np.arange(3000)
+        return {
+            "row_no": hours + 1,
+            "year": 2010 + hours // 8760,
+            "month": 1 + hours // 730,
+            "day": 1 + (hours // 24) % 28,
+            "hour": hours % 24,
+            "station_id": rng.integers(0, 12, 3000),
+            "pm25": rng.gamma(2.0, 40.0, 3000),
+            "count": rng.integers(0, 900, 3000),
+        }
+
+    def test_row_numbers_dates_and_identifiers_are_not_fitted(self, columns, write_parquet, caplog):
+        path = write_parquet("a.parquet", columns)
+        data = sg.open_dataset(path)
+
+        assert data.columns == ("pm25", "count")
+        assert sg.open_dataset(path, list(columns)).columns == tuple(columns)
+        (warning,) = data.warnings
+        for name in ("row_no", "year", "month", "day", "hour", "station_id"):
+            assert f"{name} (" in warning
+        assert f"columns: {[*list(columns)[:6], 'pm25', 'count']}" in warning
+        assert caplog.messages == [warning]
+        assert sg.open_dataset(path).columns == data.columns
+        assert caplog.messages == [warning]  # once in a process
+        for result in (sg.fit(path, 1), sg.sweep(path, [1], "full")):
+            assert warning in result.warnings
+
+    def test_the_demo_data_need_no_columns(self, demo_folder):
+        assert sg.open_dataset(demo_folder).columns == ("x0", "x1", "x2")
+
+    @pytest.mark.parametrize(
+        ("name", "values", "aside"),
+        [
+            ("n", np.arange(100), True),
+            ("n", np.arange(100)[::-1] * 7 - 3, True),
+            ("n", np.random.default_rng(0).permutation(100), True),
+            ("n", np.cumsum(1 + np.arange(100) % 3), True),
+            ("n", np.arange(100) // 2, False),
+            ("n", np.random.default_rng(0).integers(0, 1000, 100), False),
+            ("n", np.arange(100.0), False),
+            ("n", np.arange(10), False),
+            ("month", np.arange(100) % 12 + 1.0, True),
+            ("month", np.arange(100) % 13 + 1, False),
+            ("month", np.arange(100) % 12 + 0.5, False),
+            ("hour", pa.array([None, *(np.arange(99) % 24)]), True),
+            ("index", np.random.default_rng(0).permutation(300)[:100] + 0.0, True),
+            ("index", np.arange(100) % 7, False),
+            ("customerId", np.arange(100) % 7, True),
+            ("humid", np.arange(100) % 7, False),
+            ("id", np.arange(100) / 7.0, False),
+        ],
+    )
+    def test_what_counts_as_one(self, name, values, aside, write_parquet, rng):
+        path = write_parquet("a.parquet", {name: values, "x": rng.normal(size=len(values))})
+
+        assert (name not in sg.open_dataset(path).columns) == aside
+
+    def test_a_later_row_group_out_of_the_range_shows_in_its_statistics(self, write_parquet, rng):
+        hours = np.r_[np.arange(100) % 24, np.arange(100) * 3]
+        path = write_parquet("a.parquet", {"hour": hours, "x": rng.normal(size=200)}, row_group_size=100)
+
+        assert sg.open_dataset(path).columns == ("hour", "x")
+
+    def test_a_data_set_of_nothing_else_is_fitted(self, write_parquet):
+        assert sg.open_dataset(write_parquet("a.parquet", {"id": np.arange(50)})).columns == ("id",)
+
+    def test_a_model_is_scored_in_its_own_columns(self, write_parquet, tmp_path, rng):
+        model = sg.fit(write_parquet("a.parquet", {"k": rng.integers(0, 99, 50), "x": rng.normal(size=50)}), 1)
+        later = write_parquet("b.parquet", {"k": np.arange(50), "x": rng.normal(size=50)}, folder="b")
+
+        assert sg.open_dataset(later).columns == ("x",)
+        assert sg.score(model, later, tmp_path / "out").rows == 50
+
+
+class TestSelectors:
+    @pytest.fixture
+    def path(self, write_parquet, rng):
+        kinds = {"x1": "f8", "x2": "f4", "y": "f8", "n1": "i4", "n2": "u2", "b": "?", "x[1]": "f8"}
+        columns = {name: rng.integers(0, 2, 40).astype(kind) for name, kind in kinds.items()}
+        return write_parquet("a.parquet", {**columns, "xs": ["a"] * 40})
+
+    @pytest.mark.parametrize(
+        ("columns", "exclude", "expected"),
+        [
+            (["x*"], [], ["x1", "x2", "x[1]"]),
+            (["y", "x?"], [], ["y", "x1", "x2"]),
+            (["n2", "n*"], [], ["n2", "n1"]),
+            (["x[1]"], [], ["x[1]"]),
+            (["x[12]"], [], ["x1", "x2"]),
+            (["dtype:float64"], [], ["x1", "y", "x[1]"]),
+            (["dtype:float"], ["x[[]*"], ["x1", "x2", "y"]),
+            (["dtype:int", "b"], ["n1"], ["n2", "b"]),
+            (["dtype:number"], ["dtype:float32", "y"], ["x1", "n1", "n2", "x[1]"]),
+            (None, ["x*", "dtype:bool"], ["y", "n1", "n2"]),
+        ],
+    )
+    def test_names_patterns_and_types(self, path, columns, exclude, expected):
+        assert list(sg.open_dataset(path, columns, exclude_columns=exclude).columns) == expected
+
+    def test_a_column_has_its_type_in_every_file(self, path, write_parquet):
+        write_parquet("b.parquet", {**pq.read_table(path).to_pydict(), "y": np.ones(40, np.float32)})
+
+        assert sg.open_dataset(path.parent, ["dtype:float64"]).columns == ("x1", "x[1]")
+
+    def test_the_weight_is_not_among_those_that_match(self, path):
+        assert sg.open_dataset(path, ["x*"], weight="x2").columns == ("x1", "x[1]")
+
+    @pytest.mark.parametrize(
+        ("columns", "exclude", "message"),
+        [
+            (["z*"], [], "no numeric column matches 'z.'"),
+            (["xs*"], [], "no numeric column matches 'xs.'"),
+            (["dtype:flaot"], [], "unknown type 'dtype:flaot'; did you mean 'float'"),
+            (["y", "y"], [], "named twice"),
+            (["x1"], ["x*"], "every column of data.columns is left out"),
+            (["x1"], ["x11"], "exclude_columns: there is no column 'x11'; did you mean"),
+        ],
+    )
+    def test_what_selects_nothing_is_an_error(self, path, columns, exclude, message):
+        with pytest.raises(sg.errors.StreamGMMError, match=message):
+            sg.open_dataset(path, columns, exclude_columns=exclude)
+
+    def test_a_vector_that_is_excluded_does_not_matter(self, write_parquet):
+        path = write_parquet("a.parquet", {"x": [1.5, 2.5], "v": [[1.0], [2.0]]})
+
+        assert sg.open_dataset(path, exclude_columns=["v"]).columns == ("x",)
+
+
+class TestDamagedNames:
+    def test_bytes_that_are_no_text(self, tmp_path):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"xyzzy": [1.0, 2.0], "q": [1.0, 2.0]}), path, store_schema=False)
+        path.write_bytes(path.read_bytes().replace(b"xyzzy", b"x\xff\xfezy"))
+        with pytest.raises(InputDataError, match=r"a.parquet: the name of column 'x.xff.xfezy' is damaged"):
+            sg.open_dataset(tmp_path)
+
+    @pytest.mark.parametrize("columns", [None, ["b"]])
+    def test_a_name_that_is_there_twice_cannot_be_passed_through(self, tmp_path, columns, rng):
+        arrays = [pa.array(rng.normal(size=50)), pa.array(["u"] * 50), pa.array(["v"] * 50)]
+        pq.write_table(pa.Table.from_arrays(arrays, names=["b", "s", "s"]), tmp_path / "a.parquet")
+        data = sg.open_dataset(tmp_path, columns)
+        model = sg.fit(data, 1)
+        with pytest.raises(InputDataError, match="a.parquet: there are 2 columns 's'.*rename"):
+            sg.score(model, data, tmp_path / "out")
+        assert sg.score(model, data, tmp_path / "out", passthrough=["b"]).rows == 50

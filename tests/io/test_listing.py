@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.feather as feather
+import pyarrow.orc as orc
 import pyarrow.parquet as pq
 import pytest
 
@@ -179,3 +186,83 @@ def test_a_path_with_wild_cards_in_its_name_is_taken_literally(tmp_path):
     pq.write_table(pa.table({"x": [1.0, 2.0]}), path)
 
     assert sg.open_dataset(path).num_rows == 2
+
+
+class TestOtherTables:
+    """A table whose log says which files count is refused: reading all of them would count deleted rows."""
+
+    LOGS = {
+        "Delta": "_delta_log/00000000000000000000.json",
+        "Iceberg": "metadata/00000-1.metadata.json",
+        "Hudi": ".hoodie/hoodie.properties",
+    }
+
+    @pytest.fixture(params=LOGS)
+    def kind(self, request, tmp_path):
+        table = tmp_path / "lake" / "table"
+        for i, folder in enumerate(("", "data", "day=1")):
+            (table / folder).mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table({"x": [float(i)]}), table / folder / f"part-{i}.parquet")
+        log = table / self.LOGS[request.param]
+        log.parent.mkdir()
+        log.write_text("{}")
+        return request.param
+
+    @pytest.mark.parametrize("given", ["table", "", "table/day=1", "table/*.parquet", "**/*.parquet", "table/data/*"])
+    def test_its_folder_is_refused_however_it_is_named(self, kind, given, tmp_path):
+        with pytest.raises(InputDataError, match=f"a {kind} table: .*lake/table holds .*deleted or replaced.*files"):
+            sg.open_dataset(tmp_path / "lake" / given)
+
+    def test_the_remedy_works(self, kind, tmp_path):
+        table = tmp_path / "lake" / "table"
+        files = [table / "part-0.parquet", table / "day=1" / "part-2.parquet"]  # as file_uris() lists them
+
+        assert sg.open_dataset(files).num_rows == 2
+
+    def test_a_neighbour_is_read(self, kind, tmp_path):
+        (tmp_path / "lake" / "plain").mkdir()
+        pq.write_table(pa.table({"x": [1.0]}), tmp_path / "lake" / "plain" / "a.parquet")
+
+        assert sg.open_dataset(tmp_path / "lake" / "plain").num_rows == 1
+        assert sg.open_dataset(str(tmp_path / "lake" / "p*" / "*.parquet")).num_rows == 1
+
+    def test_an_object_store(self, s3):
+        s3.create_dir("bucket-delta")
+        pq.write_table(pa.table({"x": [1.0]}), "bucket-delta/t/a.parquet", filesystem=s3)
+        with s3.open_output_stream("bucket-delta/t/_delta_log/0.json") as file:
+            file.write(b"{}")
+        with pytest.raises(InputDataError, match="1 files of a Delta table"):
+            sg.open_dataset("s3://bucket-delta/t")
+
+
+class TestOtherFormats:
+    """The command that an error gives makes Parquet with the same rows."""
+
+    @pytest.mark.parametrize("ending", ["csv", "json", "orc", "feather"])
+    @pytest.mark.parametrize("by_folder", [False, True])
+    def test_the_conversion_in_the_message_works(self, tmp_path, ending, by_folder):
+        table = pa.table({"x": [1.5, 2.5, -3.0], "k": [1, 2, 3]})
+        path = tmp_path / f"a.{ending}"
+        if ending == "csv":
+            csv.write_csv(table, path)
+        elif ending == "json":
+            path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+        elif ending == "orc":
+            orc.write_table(table, path)
+        else:
+            feather.write_feather(table, path)
+        with pytest.raises(InputDataError, match="only Parquet is read; convert it") as error:
+            sg.open_dataset(tmp_path if by_folder else path)
+        (command,) = re.findall(r'python -c "(.*)"', str(error.value))
+        subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path)
+
+        assert pq.read_table(tmp_path / "a-parquet").to_pydict() == table.to_pydict()
+        assert sg.open_dataset(tmp_path / "a-parquet").num_rows == 3
+
+    def test_files_beside_parquet_are_named(self, tmp_path):
+        pq.write_table(pa.table({"x": [1.0]}), tmp_path / "a.parquet")
+        (tmp_path / "b.csv").write_text("x\n1\n")
+        (tmp_path / "c.json").write_text("{}")  # describes the others
+
+        assert "1 files below" in sg.open_dataset(tmp_path).warnings[0]
+        assert "b.csv" in sg.open_dataset(tmp_path).warnings[0]

@@ -81,7 +81,7 @@ class TestSchema:
     def test_an_open_data_set_knows_its_columns_rows_and_parts(self, demo_folder):
         data = sg.open_dataset(demo_folder)
 
-        assert data.columns == ("id", "x0", "x1", "x2")
+        assert data.columns == ("x0", "x1", "x2")  # id is an identifier
         assert data.num_rows == 20_000
         assert [p.rows for p in data.parts] == [5000] * 4
         assert data.parts[0].id == "part-000.parquet#0-0"

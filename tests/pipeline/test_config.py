@@ -111,3 +111,20 @@ def test_options_of_the_command_line_are_typed():
 def test_an_unknown_name_comes_with_the_nearest(key, wrong):
     with pytest.raises(ConfigError, match=f"em.{key}: unknown {key} '{wrong}'; did you mean"):
         validate_config({"data": {"paths": ["x"]}, "em": {key: wrong}}, "test")
+
+
+def test_recording_steps_are_a_word_or_a_mapping():
+    from stream_gmm.cli.options import collect_overrides
+    from stream_gmm.pipeline.job.config import load_config
+
+    def steps(text):
+        overrides = collect_overrides({"cfg__em__resolution": text, "cfg__data__paths": ("a",)})
+        return load_config(None, overrides).settings().resolution
+
+    assert steps("auto") == "auto"
+    assert steps("none") == "none"
+    assert steps("{x5: 1, x7: 0.1}") == {"x5": 1.0, "x7": 0.1}
+    with pytest.raises(ConfigError, match="resolution"):
+        steps("{x5: fine}")
+    with pytest.raises(ConfigError, match="unknown resolution 'atuo'; did you mean 'auto'"):
+        steps("atuo")

@@ -9,9 +9,11 @@ import typing
 import pytest
 
 import stream_gmm as sg
+from stream_gmm.cli.options import config_keys
 from stream_gmm.core.online import OnlineRule
 from stream_gmm.pipeline.fit.settings import FitOptions, Settings, describe_option
-from stream_gmm.pipeline.job.sections import EMConfig
+from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.sections import DataConfig, EMConfig
 
 FIELDS = {f.name: f for f in dataclasses.fields(Settings)}
 
@@ -53,3 +55,27 @@ def test_the_estimators_share_names_and_defaults():
 def test_an_unknown_option_names_the_nearest_one():
     with pytest.raises(TypeError, match="'sample_row'; did you mean 'sample_rows'"):
         sg.fit([[0.0], [1.0]], sample_row=10)  # type: ignore[call-arg]
+
+
+def test_the_section_data_has_the_keywords_of_open_dataset_and_passes_them_on(monkeypatch):
+    keywords = inspect.signature(sg.open_dataset).parameters
+    assert set(DataConfig.model_fields) == set(keywords)
+    given = {
+        "paths": ["a"], "columns": ["x*"], "exclude_columns": ["x9"], "filter": "k > 1", "exclude": ["b"],
+        "weight": "w", "missing": "drop",
+    }  # fmt: skip
+    assert set(given) == set(keywords)
+    seen: dict[str, object] = {}
+
+    def note(*args, **kwargs):
+        seen.update(inspect.signature(sg.open_dataset).bind(*args, **kwargs).arguments)
+
+    monkeypatch.setattr("stream_gmm.pipeline.job.config.open_dataset", note)
+    RunConfig(data=DataConfig(**given)).open()  # type: ignore[arg-type]
+    assert seen == given
+    for name, parameter in keywords.items():
+        assert f"data.{name}" in config_keys()
+        assert f"\n    {name}\n" in (sg.open_dataset.__doc__ or ""), name
+        default = DataConfig.model_fields[name].default
+        if name != "paths":
+            assert default == (list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default)

@@ -30,13 +30,14 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import NO_REPORT, RIDGE, MStepReport, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.stats import SuffStats
-from stream_gmm.errors import SingularCovarianceError
+from stream_gmm.errors import ConfigError, SingularCovarianceError
 
 SUFFICIENT_DECREASE = 0.9
 """With a ridge, an accelerated point is accepted if the EM step from it is shorter than before by this factor."""
 CONFIRMING_STEPS = 4
 """Plain EM steps that must agree before an accelerated fit has converged."""
-
+FIT_ERRORS = (SingularCovarianceError, np.linalg.LinAlgError, ConfigError)
+"""What a candidate's arithmetic raises if its rows determine no mixture; it ends this candidate, and no other."""
 EStep = Callable[[Sequence[MixtureParams]], Sequence[SuffStats]]
 
 
@@ -204,7 +205,7 @@ def advance(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
     state = replace(state, passes=state.passes + 1)
     try:
         return _accept_or_reject(state, stats, scheme)
-    except (SingularCovarianceError, np.linalg.LinAlgError) as error:
+    except FIT_ERRORS as error:
         return replace(state, memory=None, outcome=Outcome.FAILED, reason=str(error))
 
 
@@ -290,6 +291,15 @@ def end_state(state: EMState, outcome: Outcome) -> EMState:
     return replace(state, outcome=outcome)
 
 
+def _end_if_singular(state: EMState) -> EMState:
+    try:
+        if not np.isfinite(state.params.precisions_cholesky).all():
+            raise SingularCovarianceError("the precisions of a component are not finite.")
+    except FIT_ERRORS as error:
+        return replace(state, memory=None, outcome=Outcome.FAILED, reason=str(error))
+    return state
+
+
 def em_step(
     params: MixtureParams, estep: EStep, penalty: Penalty = RIDGE
 ) -> tuple[MixtureParams, SuffStats, MStepReport]:
@@ -311,11 +321,11 @@ def advance_all(pairs: Sequence[tuple[EMState, SuffStats]], scheme: Scheme) -> l
 def run_pass(
     states: Sequence[EMState], estep: EStep, scheme: Scheme, advance_states: AdvanceAll = advance_all
 ) -> list[EMState]:
-    """Advance every live candidate by one shared pass; the others are returned as they are."""
-    live = [i for i, s in enumerate(states) if s.live]
-    out = list(states)
-    gathered = estep([states[i].params for i in live])
-    moved = advance_states([(states[i], s) for i, s in zip(live, gathered, strict=True)], scheme)
+    """Advance every live candidate by one shared pass; one whose point has no density ends as FAILED before it."""
+    out = [_end_if_singular(s) if s.live else s for s in states]
+    live = [i for i, s in enumerate(out) if s.live]
+    gathered = estep([out[i].params for i in live]) if live else []
+    moved = advance_states([(out[i], s) for i, s in zip(live, gathered, strict=True)], scheme)
     for i, state in zip(live, moved, strict=True):
         out[i] = state
     return out

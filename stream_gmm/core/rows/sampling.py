@@ -8,12 +8,14 @@ order and number of workers.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.moments import UNWEIGHTED
+from stream_gmm.core.rows.resolution import find_steps
 
 Hashes = NDArray[np.uint64]
 
@@ -78,6 +80,11 @@ class Sample:
     capacity: int
     weights: Array = field(default_factory=lambda: UNWEIGHTED)
     """Weights ``(n,)`` of the rows, or none."""
+
+    @cached_property
+    def steps(self) -> Array:
+        """Recording step of each column ``(D,)``; 0 where the values have none."""
+        return find_steps(self.rows)
 
     @classmethod
     def of(cls, rows: Array, hashes: Hashes, capacity: int, weights: Array = UNWEIGHTED) -> Sample:

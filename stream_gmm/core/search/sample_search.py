@@ -5,6 +5,7 @@ The search for good optima happens on the sample, without a pass over the data; 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -14,7 +15,7 @@ import numpy as np
 from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.scores import score_rows
-from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_to_end
+from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Scheme, StopRule, run_to_end
 from stream_gmm.core.fit.few_rows import is_small_enough, run_plain_steps
 from stream_gmm.core.fit.quasi_newton import QUASI_NEWTON
 from stream_gmm.core.model.density import compile_density
@@ -128,7 +129,7 @@ class SampleSearch:
         return self.fit_finalists(self.race_restarts(family, self.draw_seeds(n_components, n_init, seed)))
 
     def draw_seeds(self, n_components: int, n_init: int = 1, seed: Sequence[int] = (0,)) -> tuple[Seed, ...]:
-        """Seed ``n_init`` restarts with every kind of seeding, for all structures.
+        """Seed ``n_init`` restarts with every kind of seeding that succeeds, for all structures.
 
         Raises
         ------
@@ -142,8 +143,10 @@ class SampleSearch:
         for i in range(n_init if n_components > 1 else 1):
             for j, (name, seeding) in enumerate(SEEDINGS.items() if n_components > 1 else [*SEEDINGS.items()][:1]):
                 rng = np.random.default_rng([*seed, i, j])
-                stats = collect_seed_stats(self.rows, n_components, self.scaling, rng, seeding, self.weights)
-                out.append((f"restart {i + 1}, {name}", stats))
+                # A seeding that these rows defeat is left out; the others go on.
+                with contextlib.suppress(*FIT_ERRORS):
+                    stats = collect_seed_stats(self.rows, n_components, self.scaling, rng, seeding, self.weights)
+                    out.append((f"restart {i + 1}, {name}", stats))
         return tuple(out)
 
     def race_restarts(self, family: CovarianceFamily, seeds: Sequence[Seed]) -> SampleFit:
@@ -152,11 +155,13 @@ class SampleSearch:
         The restarts race by successive halving: some EM steps each on a few rows, the better half goes on with
         more rows, until two are left.
         """
-        try:
-            starts = [(name, self._make_start(stats, family)) for name, stats in seeds]
-        except SingularCovarianceError as error:
-            return SampleFit(None, reason=str(error))
-        return self._race_starts(starts)
+        starts, reason = [], "no seeding gives a start: too many rows are equal"
+        for name, stats in seeds:
+            try:
+                starts.append((name, self._make_start(stats, family)))
+            except FIT_ERRORS as error:
+                reason = str(error)
+        return self._race_starts(starts) if starts else SampleFit(None, reason=reason)
 
     def _make_start(self, stats: SuffStats, family: CovarianceFamily) -> MixtureParams:
         params = start_from_seed(stats, family, self.scaling, self.penalty)

@@ -13,18 +13,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.model.density import Density
+from stream_gmm.core.rows.constants import Constant
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
-from stream_gmm.io.source.chunks import Chunk, parquet_chunks
+from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import read_schema
 
 REASON = "not_scored_reason"
+OUTLIER = "is_outlier"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class ScoreJob:
     layout: Layout
     staging: str
     metadata: tuple[tuple[str, str], ...]
+    constants: tuple[Constant, ...] = ()
+    """Those of the model, in the order of the last columns."""
+    row_filter: str | None = None
+    """Rows that do not match are not written; None: all are."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
         ("log_density", pa.float64(), lambda s, _: s.log_density),
         ("uncertainty", pa.float64(), lambda s, _: 1.0 - s.max_proba),
         ("mahalanobis_sq", pa.float64(), lambda s, _: s.mahalanobis_sq),
-        ("is_outlier", pa.bool_(), lambda s, t: s.log_density < t),
+        (OUTLIER, pa.bool_(), lambda s, t: s.log_density < t),
     ]
     return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
 
@@ -159,14 +167,13 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             totals = _write_scores(aside, part, job)
-            if totals["rows_out"] != part.rows:
-                raise StorageError(f"{part.id}: {part.rows} rows were expected and {totals['rows_out']} written.")
+            if totals["rows_in"] != part.rows:
+                raise StorageError(f"{part.id}: {part.rows} rows were expected and {totals['rows_in']} read.")
             report = PartReport(
                 index=part.index,
                 source=part.file.relative,
                 row_groups=(part.row_groups[0], part.row_groups[-1]),
                 path=name,
-                rows_in=part.rows,
                 bytes=aside.stat().st_size,
                 sha256=compute_sha256(aside),
                 **totals,
@@ -232,20 +239,22 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     k = len(job.density.log_norm)
     columns = score_columns(k, job.layout, job.density.noisy)
     counts = np.zeros(k, np.int64)
-    rows_out = rows_scored = outliers = 0
+    rows_in = rows_out = rows_scored = outliers = 0
     loglik = 0.0
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
-        for chunk in parquet_chunks(part, job.columns, job.missing, extra):
+        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter):
+            chunk, unlike = set_unlike_aside(chunk, job.constants)
             scores = score_rows(job.density, chunk.rows)
-            table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata))
+            table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)
             if writer is None:
                 writer = _open_writer(path, table.schema)
             writer.write_table(table)
+            rows_in += chunk.read
             rows_out += table.num_rows
             rows_scored += len(scores.component)
-            outliers += int((scores.log_density < job.threshold).sum())
+            outliers += int((scores.log_density < job.threshold).sum()) + int(unlike.sum())
             counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
             loglik += float(scores.log_density.sum())
         if writer is None:
@@ -254,6 +263,7 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
         if writer is not None:
             writer.close()
     return {
+        "rows_in": rows_in,
         "rows_out": rows_out,
         "rows_scored": rows_scored,
         "outliers": outliers,
@@ -277,15 +287,26 @@ def _empty_schema(part: Part, columns: Columns, job: ScoreJob) -> pa.Schema:
 
 
 def make_scored_table(
-    chunk: Chunk, scores: Scores, columns: Columns, layout: Layout, threshold: float, metadata: dict[str, str]
+    chunk: Chunk,
+    scores: Scores,
+    columns: Columns,
+    layout: Layout,
+    threshold: float,
+    metadata: dict[str, str],
+    unlike: NDArray[np.bool_] = NONE_UNLIKE,
 ) -> pa.Table:
-    """Return the rows of a chunk with its pass-through columns and the scores of those that have any."""
+    """Return the rows of a chunk with its pass-through columns and the scores of those that have any.
+
+    ``unlike (N,)`` marks rows that have no scores and are outliers; empty: none is.
+    """
     assert chunk.batch is not None
     arrays = [chunk.batch.column(c) for c in layout.passthrough]
     fields = [chunk.batch.schema.field(c) for c in layout.passthrough]
     for name, kind, content in columns:
         arrays.append(_place_rows(content(scores, threshold), kind, chunk))
         fields.append(pa.field(name, kind))
+        if name == layout.prefix + OUTLIER and len(unlike):
+            arrays[-1] = pc.if_else(pa.array(unlike), True, arrays[-1])
     reasons = [None] * chunk.size if chunk.reasons is None else chunk.reasons
     arrays.append(pa.array(reasons, pa.string()))
     fields.append(pa.field(layout.prefix + REASON, pa.string()))

@@ -43,7 +43,8 @@ class MemoryLeaf:
         return iter(self.cached)
 
     def __sizeof__(self) -> int:
-        return 512 + sum(c.rows.nbytes + (0 if c.keep is None else c.keep.nbytes) for c in self.cached)
+        masks = [m for c in self.cached for m in (c.keep, c.matching) if m is not None]
+        return 512 + sum(c.rows.nbytes for c in self.cached) + sum(m.nbytes for m in masks)
 
 
 @dataclass(frozen=True)

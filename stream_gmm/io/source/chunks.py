@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS
 from stream_gmm.core.model.moments import Array
+from stream_gmm.core.rows.constants import Constant, find_unlike
 from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.decode import KINDS, Locate, decode_values
 from stream_gmm.io.source.files import is_uri, open_parquet, open_unchanged, redact
+from stream_gmm.io.source.filters import find_matching, parse_filter
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import conform_batch
 
@@ -42,6 +44,8 @@ class Chunk:
     reasons: NDArray[Any] | None = None
     weighted: bool = False
     """Whether the last column of ``rows`` holds their weights."""
+    matching: NDArray[np.bool_] | None = None
+    """Which rows of the file match the filter, of those that were read; the other ones are not among the ``size``."""
 
     @property
     def features(self) -> Array:
@@ -49,9 +53,17 @@ class Chunk:
         return self.rows[:, :-1] if self.weighted else self.rows
 
     @property
+    def read(self) -> int:
+        """Rows that were read, those included that do not match the filter."""
+        return self.size if self.matching is None else len(self.matching)
+
+    @property
     def row_numbers(self) -> NDArray[np.int64]:
         """Row numbers in the file of the usable rows."""
-        numbers = np.arange(self.first_row, self.first_row + self.size)
+        if self.matching is None:
+            numbers = np.arange(self.first_row, self.first_row + self.size)
+        else:
+            numbers = self.first_row + np.flatnonzero(self.matching)
         return numbers if self.keep is None else numbers[self.keep]
 
 
@@ -68,9 +80,14 @@ class HoldoutSplit:
     heldout_numbers: NDArray[np.int64]
 
 
-def split_holdout(chunk: Chunk, holdout: Holdout) -> HoldoutSplit:
-    """Return the rows to fit and the rows held out. A row of weight zero is neither."""
+def split_holdout(chunk: Chunk, holdout: Holdout, columns: Sequence[int] = ()) -> HoldoutSplit:
+    """Return the rows to fit and the rows held out. A row of weight zero is neither.
+
+    ``columns`` are the positions of the columns that are wanted; none: all are.
+    """
     numbers, values = chunk.row_numbers, chunk.rows.T
+    if columns:
+        values = values[[*columns, -1] if chunk.weighted else list(columns)]
     if chunk.weighted and not np.all(values[-1] > 0.0):
         numbers, values = numbers[values[-1] > 0.0], values[:, values[-1] > 0.0]
     if not holdout.share:
@@ -83,6 +100,31 @@ def split_holdout(chunk: Chunk, holdout: Holdout) -> HoldoutSplit:
     out = holdout.mask(chunk.file_index, numbers)
     fit, heldout = _split_weights(values[:, ~out], chunk.weighted), _split_weights(values[:, out], chunk.weighted)
     return HoldoutSplit(*fit, numbers[~out], *heldout, numbers[out])
+
+
+NONE_UNLIKE = np.zeros(0, dtype=bool)
+
+
+def set_unlike_aside(chunk: Chunk, constants: Sequence[Constant]) -> tuple[Chunk, NDArray[np.bool_]]:
+    """Return a chunk without the rows that differ from a constant, which get a reason, and which these are ``(N,)``.
+
+    The last columns of the chunk are the constant ones; they are left out.
+    """
+    if not constants:
+        return chunk, NONE_UNLIKE
+    features, values = chunk.rows[:, : -len(constants)], chunk.rows[:, -len(constants) :]
+    differ = find_unlike(values, constants)
+    if not differ.any():
+        return replace(chunk, rows=features), NONE_UNLIKE
+    keep = np.ones(chunk.size, dtype=bool) if chunk.keep is None else chunk.keep.copy()
+    places = np.flatnonzero(keep)[differ]
+    reasons = np.full(chunk.size, None, dtype=object) if chunk.reasons is None else chunk.reasons.copy()
+    for place, found in zip(places, values[differ].tolist(), strict=True):
+        reasons[place] = next(c.describe_other(v) for c, v in zip(constants, found, strict=True) if v != c.value)
+    keep[places] = False
+    unlike = np.zeros(chunk.size, dtype=bool)
+    unlike[places] = True
+    return replace(chunk, rows=np.asfortranarray(features[~differ]), keep=keep, reasons=reasons), unlike
 
 
 def _split_weights(values: Array, weighted: bool) -> tuple[Array, Array]:
@@ -98,8 +140,12 @@ def array_chunks(values: Array, first_row: int, weighted: bool = False) -> Itera
         yield Chunk(rows, len(rows), 0, first_row + lo, None, bad, weighted=weighted)
 
 
-def parquet_chunks(part: Part, columns: Sequence[str], missing: str, extra: Sequence[str] = ()) -> Iterator[Chunk]:
+def parquet_chunks(
+    part: Part, columns: Sequence[str], missing: str, extra: Sequence[str] = (), row_filter: str | None = None
+) -> Iterator[Chunk]:
     """Read the row groups of a part in chunks of at most 65,536 rows; small row groups share a chunk.
+
+    Rows that do not match ``row_filter`` are left out before anything else.
 
     ``extra`` columns come along undecoded in ``chunk.batch``, and ``chunk.reasons`` then says why a
     row cannot be used; of those that the file lacks every value is null.
@@ -114,10 +160,22 @@ def parquet_chunks(part: Part, columns: Sequence[str], missing: str, extra: Sequ
     row = part.first_row
     locate = partial(_locate_row, part)
     with open_unchanged(part.file) as parquet:
-        there = [c for c in wanted if c in parquet.schema_arrow.names]
+        names, schema = wanted, parquet.schema_arrow
+        if row_filter is not None:
+            parsed = parse_filter(row_filter)
+            names = list(dict.fromkeys([*wanted, *parsed.columns]))
+            expression = parsed.bind(pa.schema([schema.field(c) for c in parsed.columns]))
+        there = [c for c in names if c in schema.names]
         for batch in _read_batches(parquet, part, there):
-            chunk = decode_rows(batch, locate, row, columns, missing, file_index=part.file_index, attach=bool(extra))
-            row += chunk.size
+            matching = None
+            if row_filter is not None:
+                matching = find_matching(batch.select(parsed.columns), expression)
+                batch = batch.filter(pa.array(matching))
+            chunk = decode_rows(
+                batch, locate, row, columns, missing,
+                file_index=part.file_index, attach=bool(extra), matching=matching,
+            )  # fmt: skip
+            row += chunk.read
             conform = extra and part.file.conform
             yield replace(chunk, batch=_conform(batch, wanted, part)) if conform else chunk
 
@@ -223,16 +281,21 @@ def decode_rows(
     *,
     file_index: int = 0,
     attach: bool = True,
+    matching: NDArray[np.bool_] | None = None,
 ) -> Chunk:
     """Return the rows of a record batch, with the policy for missing values applied.
+
+    ``matching`` says which rows of the file, from ``first_row`` on, are those of the batch; None: all in a row.
 
     Raises
     ------
     InputDataError
         If a value cannot be used and ``missing`` is ``"error"``, or does not fit a float64.
     """
-    decoded = decode_values(batch, locate, first_row, columns, missing, attach)
+    numbers = np.arange(batch.num_rows) if matching is None else np.flatnonzero(matching)
+    decoded = decode_values(batch, locate, first_row + numbers, columns, missing, attach)
     attached = batch if attach else None
     return Chunk(
-        decoded.values.T, batch.num_rows, file_index, first_row, decoded.keep, decoded.bad, attached, decoded.reasons
-    )
+        decoded.values.T, batch.num_rows, file_index, first_row, decoded.keep, decoded.bad, attached, decoded.reasons,
+        matching=matching,
+    )  # fmt: skip

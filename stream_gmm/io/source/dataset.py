@@ -17,14 +17,15 @@ from stream_gmm.core.display import make_html_table, shorten_list
 from stream_gmm.core.rows.frames import column_names
 from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
+from stream_gmm.io.source.columns import Footer, choose_columns
 from stream_gmm.io.source.files import SourceFile, inspect_file, is_uri, redact
+from stream_gmm.io.source.filters import check_filter, find_row_groups
 from stream_gmm.io.source.listing import find_files
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import (
-    Features,
     FileSchema,
     check_features,
-    choose_features,
+    distinct_schemas,
     unite_schemas,
     with_conform,
 )
@@ -45,22 +46,26 @@ class ParquetLeaf:
     columns: tuple[str, ...]
     missing: str
     weight: str | None = None
+    row_filter: str | None = None
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Number of rows, before the filter leaves some out."""
         return sum(p.rows for p in self.parts)
 
     def chunks(self) -> Iterator[Chunk]:
         """Read, one bounded chunk at a time."""
         for part in self.parts:
-            read = self._weighted_chunks(part) if self.weight else parquet_chunks(part, self.columns, self.missing)
+            read = self._weighted_chunks(part) if self.weight else self._read(part, self.columns)
             # The network makes a reader wait, the disk hardly: there the next chunk comes while this one is used.
             yield from read_ahead(read) if is_uri(part.path) else read
 
+    def _read(self, part: Part, columns: Sequence[str]) -> Iterator[Chunk]:
+        return parquet_chunks(part, columns, self.missing, (), self.row_filter)
+
     def _weighted_chunks(self, part: Part) -> Iterator[Chunk]:
         assert self.weight is not None
-        for chunk in parquet_chunks(part, (*self.columns, self.weight), self.missing):
+        for chunk in self._read(part, (*self.columns, self.weight)):
             if np.any(chunk.rows[:, -1] < 0.0):
                 row = int(chunk.row_numbers[np.argmax(chunk.rows[:, -1] < 0.0)])
                 raise InputDataError(
@@ -92,6 +97,8 @@ class Dataset:
     """What a reader of any result should know: files and columns left out, columns that some files lack."""
     clashes: tuple[tuple[str, str], ...] = ()
     """Columns that cannot be passed through, as their types differ from file to file; each with a message."""
+    row_filter: str | None = None
+    """Only rows that match are read; None: all."""
 
     resident: ClassVar[bool] = False
 
@@ -109,14 +116,15 @@ class Dataset:
 
     @property
     def num_rows(self) -> int:
-        """Rows in all files, before any policy drops some."""
+        """Rows in all row groups that are read, before the filter or any policy drops some."""
         return sum(p.rows for p in self.parts)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the files (paths, sizes, times, footers or ETags, some of the content), columns and policy."""
+        """SHA-256 over files (paths, sizes, times, footers or ETags, some content), columns, policy and filter."""
         weight = (self.weight,) if self.weight else ()
-        sha = hashlib.sha256(repr((self.columns, self.missing, *weight)).encode())
+        chosen = (("filter", self.row_filter),) if self.row_filter else ()
+        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *chosen)).encode())
         for part in self.parts:
             f = part.file
             identity = (f.relative, f.size, f.modified, f.version, f.content)
@@ -173,12 +181,14 @@ class Dataset:
                 rows = 0
             runs[-1].append(piece)
             rows += piece.rows
-        return [ParquetLeaf(_join_neighbours(r), self.columns, self.missing, self.weight) for r in runs]
+        return [self._make_leaf(_join_neighbours(r)) for r in runs]
 
     def small_leaves(self) -> list[ParquetLeaf]:
         """Return one leaf for each row group."""
-        groups = (g for p in self.parts for g in p.groups())
-        return [ParquetLeaf((g,), self.columns, self.missing, self.weight) for g in groups]
+        return [self._make_leaf((g,)) for p in self.parts for g in p.groups()]
+
+    def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
+        return ParquetLeaf(parts, self.columns, self.missing, self.weight, self.row_filter)
 
 
 def _join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
@@ -204,6 +214,8 @@ def open_dataset(
     missing: str = "error",
     exclude: Sequence[str] = (),
     weight: str | None = None,
+    exclude_columns: Sequence[str] = (),
+    filter: str | None = None,
 ) -> Dataset:
     """Open Parquet files as one data set; reads footers only.
 
@@ -214,8 +226,9 @@ def open_dataset(
         (``part-[0-3].parquet``; ``**`` crosses folders), a URI such as ``s3://bucket/prefix/``, or several of them.
         Below folders and patterns, names that begin with ``_`` or ``.`` and the outputs of earlier runs are skipped.
     columns
-        The numeric columns to be used, in this order. None: all columns that are numeric in every file, except an
-        index of pandas.
+        The numeric columns to be used, in this order: names, patterns (``"x*"``) and types (``"dtype:float64"``,
+        ``"dtype:float"``, ``"dtype:int"``). None: all columns that are numeric in every file, except an index of
+        pandas, identifiers, row numbers and parts of a date; ``warnings`` names what was left out.
     missing
         What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and
         names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null. Values
@@ -224,6 +237,12 @@ def open_dataset(
         Shell patterns of relative paths to leave out.
     weight
         Column with the weights of the rows: a row of weight 2 is two rows, one of weight 0 is none.
+    exclude_columns
+        Columns to leave out: names, patterns and types, as in ``columns``.
+    filter
+        Only rows for which this is true are read, such as ``"temperature > -200 and station == 'A'"``: comparisons
+        of columns with numbers and texts, ``in [...]``, ``is null``, joined by ``and``, ``or``, ``not``. Row groups
+        that cannot match by the statistics in their footer are not opened.
 
     Raises
     ------
@@ -231,24 +250,33 @@ def open_dataset(
         If nothing is found, a file is not Parquet, or a column is missing or not numeric in a file; or, where
         ``columns`` is None, numeric in some files only, or a vector. The order of the files does not matter.
     ConfigError
-        If ``missing`` is unknown.
+        If ``missing`` is unknown, or the filter cannot be read.
     """
     if missing not in MISSING:
         raise ConfigError(f"missing must be one of {MISSING}, not {missing!r}{did_you_mean(missing, MISSING)}")
     listing = find_files(_list_paths(paths), exclude)
     with ThreadPoolExecutor(8) as pool:
-        footers = list(pool.map(inspect_file, listing.files))
-    schemas = [FileSchema(schema, file, footer.num_rows) for file, footer, schema in footers]
-    features = Features(tuple(columns)) if columns else choose_features(schemas, weight)
+        footers = [Footer(*found) for found in pool.map(inspect_file, listing.files)]
+    schemas = [FileSchema(f.schema, f.file, f.metadata.num_rows) for f in footers]
+    features = choose_columns(footers, columns, exclude_columns, weight)
     names = features.columns
-    if len(set(names)) != len(names):
-        raise ConfigError(f"a column is named twice: {list(names)}.")
     check_features(schemas, names if weight is None else (*names, weight))
     common = unite_schemas(schemas)
-    files = tuple(with_conform(file, common, schema) for file, _, schema in footers)
-    parts = _cut_parts(files, [footer for _, footer, _ in footers], len(names))
+    files = tuple(with_conform(f.file, common, f.schema) for f in footers)
+    groups: list[set[int]] | None = None
+    if filter is not None:
+        check_filter(filter, distinct_schemas(schemas))
+        with ThreadPoolExecutor(8) as pool:
+            groups = list(pool.map(lambda f: find_row_groups(f.file, filter, f.schema), footers))
+    parts = _cut_parts(files, [f.metadata for f in footers], len(names), groups)
+    if filter is not None and not parts:
+        raise InputDataError(
+            explain(f"no row matches the filter {filter!r}", why="the ranges in the footers exclude it")
+        )
     warnings = (*listing.warnings, *features.warnings, *common.warnings)
-    return Dataset(files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()))
+    return Dataset(
+        files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter
+    )
 
 
 def _list_paths(paths: Any) -> list[str | os.PathLike[str]]:
@@ -266,7 +294,10 @@ def _list_paths(paths: Any) -> list[str | os.PathLike[str]]:
     return chosen
 
 
-def _cut_parts(files: Sequence[SourceFile], footers: list[pq.FileMetaData], n_columns: int) -> tuple[Part, ...]:
+def _cut_parts(
+    files: Sequence[SourceFile], footers: list[pq.FileMetaData], n_columns: int, groups: list[set[int]] | None = None
+) -> tuple[Part, ...]:
+    """Return the parts of all files; with ``groups``, of these row groups of each file."""
     limit = max(1, PART_BYTES // (8 * n_columns))
     out: list[Part] = []
     for file_index, (file, footer) in enumerate(zip(files, footers, strict=True)):
@@ -280,19 +311,23 @@ def _cut_parts(files: Sequence[SourceFile], footers: list[pq.FileMetaData], n_co
                     remedy="rewrite the file, or leave it out with data.exclude",
                 )
             )
-        for run in _cut_runs(sizes, limit):
+        for run in _cut_runs(sizes, limit, set(range(len(sizes))) if groups is None else groups[file_index]):
             first = sum(sizes[: run.start])
             out.append(Part(len(out), file, file_index, tuple(run), tuple(sizes[g] for g in run), first))
     return tuple(out)
 
 
-def _cut_runs(sizes: list[int], limit: int) -> list[range]:
-    """Cut row groups into runs of at most ``limit`` rows (a larger row group is a run of its own)."""
-    cuts, rows = [0], 0
+def _cut_runs(sizes: list[int], limit: int, wanted: set[int]) -> list[range]:
+    """Cut the wanted row groups into runs of neighbours with at most ``limit`` rows, or of one larger row group."""
+    runs: list[range] = []
+    rows = 0
     for group, size in enumerate(sizes):
-        if rows and rows + size > limit:
-            cuts.append(group)
-            rows = 0
-        rows += size
-    ends = [*cuts[1:], len(sizes)]
-    return [range(lo, hi) for lo, hi in zip(cuts, ends, strict=True) if hi > lo]
+        if group not in wanted:
+            continue
+        if runs and runs[-1].stop == group and not (rows and rows + size > limit):
+            runs[-1] = range(runs[-1].start, group + 1)
+            rows += size
+        else:
+            runs.append(range(group, group + 1))
+            rows = size
+    return runs

@@ -38,9 +38,16 @@ class Decoded:
 
 
 def decode_values(
-    batch: pa.RecordBatch, locate: Locate, first_row: int, columns: Sequence[str], missing: str, explained: bool
+    batch: pa.RecordBatch,
+    locate: Locate,
+    numbers: NDArray[np.int64],
+    columns: Sequence[str],
+    missing: str,
+    explained: bool,
 ) -> Decoded:
     """Return the usable rows of a record batch as float64; ``explained``: with the reasons for the others.
+
+    ``numbers (n,)`` are the numbers of its rows in the file, for messages.
 
     Raises
     ------
@@ -51,7 +58,7 @@ def decode_values(
     values, clean = np.empty((d, n)), True
     with np.errstate(over="ignore"):
         for j, name in enumerate(columns):
-            values[j] = _to_float(batch.column(name), locate, first_row, name)
+            values[j] = _to_float(batch.column(name), locate, numbers, name)
             # One look, while the column is in the cache: NaN and values beyond the limit show in the sum of squares.
             clean = clean and bool(np.einsum("i,i->", values[j], values[j]) < LARGEST**2)
     bad = np.zeros((d, len(KINDS)), np.int64)
@@ -65,13 +72,13 @@ def decode_values(
         nans, infinities = int(np.isnan(values[j]).sum()), int(np.isinf(values[j]).sum())
         bad[j] = nulls, nans - nulls, infinities, n - int(usable[j].sum()) - nans - infinities
     if missing == "error":
-        raise InputDataError(_describe_missing(locate, columns, values, usable, bad, first_row))
+        raise InputDataError(_describe_missing(locate, columns, values, usable, bad, numbers))
     keep = np.asarray(usable.all(axis=0))
     reasons = _explain_missing(batch, columns, values) if explained else None
     return Decoded(np.ascontiguousarray(values[:, keep]), keep, bad, reasons)
 
 
-def _to_float(column: pa.Array, locate: Locate, first_row: int, name: str) -> NDArray[Any]:
+def _to_float(column: pa.Array, locate: Locate, numbers: NDArray[np.int64], name: str) -> NDArray[Any]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
@@ -81,7 +88,7 @@ def _to_float(column: pa.Array, locate: Locate, first_row: int, name: str) -> ND
         except pa.ArrowInvalid as error:
             raise InputDataError(
                 explain(
-                    f"{locate(first_row + _find_misfit(column))}, column '{name}': a value does not fit a "
+                    f"{locate(int(numbers[_find_misfit(column)]))}, column '{name}': a value does not fit a "
                     "float64 exactly",
                     why=str(error),
                     remedy="leave the column out (is it an identifier?) or convert it to double",
@@ -110,11 +117,11 @@ def _describe_missing(
     values: Array,
     usable: NDArray[np.bool_],
     bad: NDArray[np.int64],
-    first_row: int,
+    numbers: NDArray[np.int64],
 ) -> str:
     j = int(np.flatnonzero(bad.sum(axis=1))[0])
     position = int(np.flatnonzero(~usable[j])[0])
-    row, value = first_row + position, values[j, position]
+    row, value = int(numbers[position]), values[j, position]
     counts = ", ".join(f"{c} {kind}" for kind, c in zip(KINDS, bad[j], strict=True) if c)
     oversized = bad[j, -1] > 0
     example = f" ({value:.6g})" if oversized and np.isfinite(value) else ""

@@ -47,6 +47,26 @@ class SourceFile:
     """Columns that other files have with another type, or that this file lacks, as the scored output has them."""
 
 
+FORMATS = {
+    ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".orc": "orc",
+    ".feather": "feather", ".arrow": "feather", ".ipc": "feather",
+}  # fmt: skip
+"""Endings of files in other formats, and the name by which pyarrow reads them."""
+
+
+def explain_conversion(path: str) -> str:
+    """Return how to make Parquet of a file in another format, in one line; nothing if its ending is not known."""
+    stem, ending = os.path.splitext(path)
+    form = FORMATS.get(ending.lower())
+    if form is None:
+        return ""
+    return (
+        'only Parquet is read; convert it, in bounded memory: python -c "import pyarrow.dataset as d; '
+        f"d.write_dataset(d.dataset({redact(path)!r}, format={form!r}), {redact(stem) + '-parquet'!r}, "
+        "format='parquet')\""
+    )
+
+
 def is_uri(path: str) -> bool:
     """Return True for ``scheme://...`` of an object store."""
     return "://" in path
@@ -129,11 +149,21 @@ def _explain_unreadable(path: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         if isinstance(error, InputDataError):
             raise
+        if isinstance(error, UnicodeDecodeError):
+            name = error.object.decode(errors="backslashreplace")
+            raise InputDataError(
+                explain(
+                    f"{redact(path)}: the name of column '{name}' is damaged",
+                    why="its bytes are not UTF-8",
+                    remedy="write the file again, or leave it out with data.exclude",
+                )
+            ) from error
+        foreign = explain_conversion(path)
         raise InputDataError(
             explain(
                 f"cannot open {redact(path)} as Parquet",
                 why=str(error),
-                remedy="remove or rewrite the file, or leave it out of data.paths",
+                remedy=foreign or "remove or rewrite the file, or leave it out of data.paths",
             )
         ) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from stream_gmm.errors import InputDataError, explain
-from stream_gmm.io.source.files import SourceFile, is_uri, locate, redact
+from stream_gmm.io.source.files import SourceFile, explain_conversion, is_uri, locate, redact
 
 _MAGIC = re.compile(r"[*?\[]")
 ENDINGS = (".parquet", ".parq", ".pq")
@@ -43,6 +44,7 @@ class _Folder:
     """Returns the first bytes of a file, or none if it cannot be read; -1: all of it."""
     linked: tuple[str, ...] = ()
     """Links to folders, which are not followed."""
+    local: bool = False
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]], exclude: Sequence[str] = ()) -> Listing:
@@ -139,7 +141,7 @@ def _walk_local(root: str) -> _Folder:
         except OSError:
             return b""
 
-    return _Folder(root, files, read, tuple(sorted(outside)))
+    return _Folder(root, files, read, tuple(sorted(outside)), local=True)
 
 
 def _find_remote(uri: str) -> Listing:
@@ -207,6 +209,7 @@ def _select(folder: _Folder, shown: str, pattern: str) -> Listing:
     wanted = [n for n in visible if (match_pattern(n, pattern) if pattern else n.lower().endswith(ENDINGS))]
     in_outputs = [n for n in wanted if any(str(p) in outputs for p in PurePosixPath(n).parents)]
     left_out = set(in_outputs)
+    _refuse_tables(folder, [n for n in wanted if n not in left_out], shown)
     warnings = []
     if in_outputs:
         where = sorted({str(p) for n in in_outputs for p in PurePosixPath(n).parents if str(p) in outputs})
@@ -223,12 +226,77 @@ def _select(folder: _Folder, shown: str, pattern: str) -> Listing:
                 f"({_name_some(data)}): files of a folder are read if they end in {', '.join(ENDINGS)}. "
                 "To read them, rename them or name them in data.paths."
             )
+        # JSON beside Parquet describes it; without Parquet it may be the data.
+        foreign = [n for n in others if explain_conversion(n) and not (wanted and n.lower().endswith(".json"))]
+        if foreign:
+            how = "" if wanted else f": {explain_conversion(posixpath.join(folder.root, foreign[0]))}"
+            warnings.append(
+                f"{len(foreign)} files below {shown} are in another format and were not read "
+                f"({_name_some(foreign)}){how}."
+            )
     if folder.linked:
         warnings.append(
             f"{len(folder.linked)} links to other folders below {shown} were not followed "
             f"({_name_some(folder.linked)}). To read these folders, name them in data.paths."
         )
     return Listing(tuple(folder.files[n] for n in wanted if n not in left_out), tuple(warnings))
+
+
+@dataclass(frozen=True)
+class _TableFormat:
+    """A format of tables whose log says which files are part of the table now."""
+
+    name: str
+    log: str
+    """Pattern of the files of the log, below the folder of the table."""
+    remedy: str
+
+
+_TABLE_FORMATS = (
+    _TableFormat(
+        "Delta", "_delta_log/*",
+        "give the files of the present version: paths = deltalake.DeltaTable({path!r}).file_uris()",
+    ),
+    _TableFormat(
+        "Iceberg", "metadata/*.metadata.json",
+        "give the files of the present snapshot, with pyiceberg: "
+        "paths = [t.file.file_path for t in table.scan().plan_files()]",
+    ),
+    _TableFormat(
+        "Hudi", ".hoodie/*",
+        "give the files of the latest commit, as a reader for Hudi lists them, or write the table out as Parquet",
+    ),
+)  # fmt: skip
+
+
+def _refuse_tables(folder: _Folder, wanted: Sequence[str], shown: str) -> None:
+    """Refuse files that belong to a table of another format: some may hold rows that were deleted or replaced.
+
+    On a local disk, a folder inside of a table is recognised, too.
+    """
+    for form in _TABLE_FORMATS:
+        log_folder = form.log.split("/")[0]
+        tables = {
+            posixpath.dirname(posixpath.dirname(n)) for n in folder.files if match_pattern(_last_two(n), form.log)
+        }
+        inside = [n for n in wanted if any(not t or n.startswith(f"{t}/") for t in tables)]
+        places = [posixpath.join(folder.root, t).rstrip("/") for t in sorted(tables)]
+        if folder.local:
+            around = [p for p in Path(os.path.abspath(folder.root)).parents if any(p.glob(form.log))]
+            places, inside = [*map(str, around), *places], list(wanted) if around else inside
+        if inside:
+            raise InputDataError(
+                explain(
+                    f"{shown} has {len(inside)} files of a {form.name} table: {places[0]} holds {log_folder}",
+                    why="the log of the table says which files hold its rows; the others hold rows that were deleted "
+                    "or replaced, which would count again",
+                    remedy=form.remedy.format(path=places[0]),
+                )
+            )
+
+
+def _last_two(path: str) -> str:
+    return "/".join(path.split("/")[-2:])
 
 
 def _name_some(names: Sequence[str]) -> str:

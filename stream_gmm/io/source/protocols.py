@@ -30,7 +30,7 @@ def read_completely(leaf: Leaf) -> Iterator[Chunk]:
     """
     read = 0
     for chunk in leaf.chunks():
-        read += chunk.size
+        read += chunk.read
         yield chunk
     if read != leaf.rows:
         raise InputDataError(

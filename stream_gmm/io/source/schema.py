@@ -222,6 +222,13 @@ def unite_schemas(files: Sequence[FileSchema]) -> CommonSchema:
     clashes: dict[str, str] = {}
     for one in schemas:
         for item in one.schema:
+            times = one.schema.names.count(item.name)
+            if times > 1:
+                clashes[item.name] = explain(
+                    f"{one.place}: there are {times} columns '{item.name}'",
+                    why="which of them is meant cannot be told by the name",
+                    remedy="rename them, or leave them out of the pass-through columns (score.passthrough)",
+                )
             known = fields.setdefault(item.name, item)
             sources.setdefault(item.name, one)
             if known.type == item.type:

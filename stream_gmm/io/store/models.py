@@ -14,11 +14,13 @@ from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.constants import Constant
 from stream_gmm.errors import ModelFileError
 from stream_gmm.io.store.container import pack, read, unpack, write_atomically
 
 MAGIC = b"STREAM-GMM MODEL\n"
-FORMAT = 1
+FORMAT = 2
+"""Format 2 has constant columns. A model without any is written in format 1, which older versions read."""
 
 
 def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
@@ -35,7 +37,7 @@ def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
 def to_bytes(result: FitResult) -> bytes:
     """Return the content of the model file."""
     arrays = {**params_to_arrays(result.params), "history": np.array(result.history, dtype=np.float64)}
-    return pack(MAGIC, FORMAT, _make_header(result), arrays)
+    return pack(MAGIC, FORMAT if result.constants else 1, _make_header(result), arrays)
 
 
 def params_to_arrays(params: MixtureParams) -> dict[str, Any]:
@@ -55,7 +57,9 @@ def params_from_arrays(arrays: dict[str, Any], covariance_type: str) -> MixtureP
 
 def _make_header(result: FitResult) -> dict[str, Any]:
     c = result.criteria
+    constants = [[k.name, k.value, k.position] for k in result.constants]
     return {
+        **({"constants": constants} if constants else {}),
         "written_by": version("stream-gmm"),
         "covariance_type": result.covariance_type,
         "columns": list(result.columns),
@@ -116,4 +120,5 @@ def _build_result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
         warnings=tuple(header["warnings"]),
         events=tuple(header.get("events", ())),
         provenance=header["provenance"],
+        constants=tuple(Constant(*values) for values in header.get("constants", ())),
     )

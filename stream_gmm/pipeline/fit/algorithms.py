@@ -9,11 +9,22 @@ import numpy as np
 
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.accelerate import METHODS, Auto
-from stream_gmm.core.fit.em import PLAIN_EM, EMState, Outcome, Review, Scheme, advance, advance_all, run_to_end
+from stream_gmm.core.fit.em import (
+    FIT_ERRORS,
+    PLAIN_EM,
+    EMState,
+    Outcome,
+    Review,
+    Scheme,
+    advance,
+    advance_all,
+    run_to_end,
+)
 from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, take_stepwise_step
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import one_of
 from stream_gmm.io.source.protocols import Leaf, Source
+from stream_gmm.pipeline.fit.penalty import make_penalty
 from stream_gmm.pipeline.fit.settings import DEFAULT_ACCEL, Settings
 from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.profile import Profile
@@ -74,7 +85,7 @@ def run_minibatch(
     largest = max(s.params.n_components * (s.params.n_features + 1) for s in states)
     batch_rows = int(np.clip(50 * largest, *BATCH_ROWS))
     averages: list[list[float]] = [[] for _ in states]
-    epochs = 0
+    epochs, failures = 0, dict[int, str]()
     while epochs < settings.max_passes and not _have_settled(averages, tol):
         rng = np.random.default_rng([settings.random_state, 1, epochs])
         full.passes += 1
@@ -82,9 +93,11 @@ def run_minibatch(
         for leaves in full.batches(batch_rows, rng):
             stats = full.read_batch(leaves, [s.params for s in steps])
             if stats[0].rows:
-                steps = [
-                    take_stepwise_step(s, b, schedule, scheme.penalty) for s, b in zip(steps, stats, strict=True)
-                ]
+                for i, batch in enumerate(stats):
+                    try:
+                        steps[i] = take_stepwise_step(steps[i], batch, schedule, scheme.penalty)
+                    except FIT_ERRORS as error:  # it stays where it is until the others have ended
+                        failures.setdefault(i, str(error))
                 sums += [[b.loglik, b.rows] for b in stats]
         epochs += 1
         for history, (loglik, rows) in zip(averages, sums, strict=True):
@@ -94,7 +107,10 @@ def run_minibatch(
     stats = full([s.params for s in steps])
     evaluation = replace(scheme, rule=replace(scheme.rule, max_passes=0), method=PLAIN_EM)
     out = []
-    for state, step, own, average in zip(states, steps, stats, averages, strict=True):
+    for i, (state, step, own, average) in enumerate(zip(states, steps, stats, averages, strict=True)):
+        if i in failures:
+            out.append(replace(state, outcome=Outcome.FAILED, reason=failures[i], passes=epochs + 1))
+            continue
         ended = advance(replace(state, params=step.params), own, evaluation)
         settled = ended.outcome is Outcome.MAX_PASSES and _have_settled([average], tol)
         out.append(
@@ -139,4 +155,4 @@ def make_scheme(settings: Settings, profile: Profile) -> Scheme:
         if name == AUTO
         else METHODS[name or "none"]
     )
-    return Scheme(settings.rule, settings.penalty_of(profile.moments), method)
+    return Scheme(settings.rule, make_penalty(profile, settings), method)

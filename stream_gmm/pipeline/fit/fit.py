@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 
 from stream_gmm.core.fit.em import EMState, Outcome
@@ -13,10 +14,10 @@ from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceErr
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass
-from stream_gmm.pipeline.fit.grid import parse_grid
+from stream_gmm.pipeline.fit.grid import CandidateSpec, parse_grid
 from stream_gmm.pipeline.fit.results import describe_provenance, explain_collapse, make_result
 from stream_gmm.pipeline.fit.sample import explain_too_few_rows, fit_on_sample
-from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.settings import FIT, Settings
 from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks, run_states
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 
@@ -34,7 +35,8 @@ def fit(
 ) -> FitResult:
     """Fit one mixture. Components keep the order of ``init``; else they go by falling weight.
 
-    ``init`` may hold several starts: they share every pass, and the best fit is returned.
+    ``init`` may hold several starts: they share every pass, and the best fit is returned. If they have a mean for
+    every column, none is set aside as constant.
 
     Raises
     ------
@@ -49,14 +51,13 @@ def fit(
     settings.check_structures([spec.covariance_type])
     given = [init] if isinstance(init, MixtureParams) else list(init or ())
     for params in given:
-        expected = (*spec, len(source.columns))
-        actual = (params.n_components, params.family.name, params.n_features)
-        if expected != actual:
-            raise ConfigError(
-                f"init has (components, covariance_type, features) = {actual}, and the fit asks for {expected}."
-            )
+        _check_start(params, spec, len(source.columns), exact=settings.constants == FIT)
+    if any(params.n_features == len(source.columns) for params in given):
+        settings = replace(settings, constants=FIT)
     tasks = open_tasks(source, settings, executor)
     profile = make_profile(source, tasks, settings, executor, listener)
+    for params in given:
+        _check_start(params, spec, len(profile.columns))
     if settings.noise:
         given = [p if p.noise is not None else p.with_noise(profile.bounding_box, NOISE_START) for p in given]
     starts = [EMState(params) for params in given]
@@ -73,8 +74,18 @@ def fit(
     if state.outcome is Outcome.FAILED:
         raise SingularCovarianceError(state.reason)
     return make_result(
-        explain_collapse(state, profile), profile, settings, describe_provenance(source, profile, settings)
+        explain_collapse(state, profile, settings), profile, settings, describe_provenance(source, profile, settings)
     )
+
+
+def _check_start(init: MixtureParams, spec: CandidateSpec, n_features: int, exact: bool = True) -> None:
+    """Refuse a start of another shape; unless ``exact`` it may have fewer features, as columns may be constant."""
+    actual = (init.n_components, init.family.name, init.n_features)
+    expected = (*spec, n_features if exact or init.n_features > n_features else init.n_features)
+    if expected != actual:
+        raise ConfigError(
+            f"init has (components, covariance_type, features) = {actual}, and the fit asks for {expected}."
+        )
 
 
 def _rank_end(state: EMState) -> tuple[bool, bool, float]:

@@ -13,17 +13,19 @@ from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.kernel_choice import choose_kernel
 from stream_gmm.core.estep.scores import score_rows
-from stream_gmm.core.fit.em import EMState, Outcome
+from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import MStepReport
+from stream_gmm.core.mstep.resolution import Resolution
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
+from stream_gmm.pipeline.fit.penalty import describe_atoms, make_penalty
 from stream_gmm.pipeline.fit.sample import SampleOutcome
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
@@ -46,9 +48,14 @@ def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) ->
     return float(np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf"))
 
 
-def explain_collapse(state: EMState, profile: Profile) -> EMState:
-    """Return the state, degenerate if a component consists of a repeated value, with the place in its reason."""
+def explain_collapse(state: EMState, profile: Profile, settings: Settings) -> EMState:
+    """Return the state, degenerate if a component consists of a repeated value, with the place in its reason.
+
+    With a resolution, a component on a repeated value is as wide as the recording step, and not degenerate.
+    """
     if state.outcome in (Outcome.CONVERGED, Outcome.MAX_PASSES):
+        if isinstance(make_penalty(profile, settings), Resolution):
+            return state
         repeated = _find_repeated_values(state, profile)
         if not repeated:
             return state
@@ -106,6 +113,8 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
     assert state.stats is not None
     assert state.outcome is not None
     warnings = list(profile.warnings)
+    atoms = describe_atoms(state.params, profile, settings)
+    warnings += [atoms] if atoms else []
     choice = choose_kernel(state.params, compile_density(state.params), profile.scaling, settings.preference)
     if state.outcome not in (Outcome.CONVERGED, Outcome.PRUNED):
         warnings.append(f"{state.params.family.name}-{state.params.n_components}: {state.outcome.value}.")
@@ -118,6 +127,7 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
         passes=state.passes,
         rejected=state.rejected,
         columns=profile.columns,
+        constants=profile.constants,
         reason=state.reason,
         threshold=outlier_threshold(state.params, profile.sample, settings.outlier_quantile),
         outlier_quantile=settings.outlier_quantile,
@@ -133,23 +143,30 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
 
 def describe_provenance(source: Source, profile: Profile, settings: Settings) -> dict[str, Any]:
     """Return the data, settings and version that a result comes from; JSON values only."""
+    row_filter = getattr(source, "row_filter", None)  # rows in memory have none
     return {
         "data_fingerprint": source.fingerprint,
         "rows": profile.total_rows,
         "missing": source.missing,
         "weight": source.weight,
+        **({"filter": row_filter} if row_filter else {}),
         **settings.decisive,
         "sample_rows": len(profile.sample.rows),
         "version": version("stream-gmm"),
     }
 
 
-def _evaluate_params(params: MixtureParams, estep: InMemoryEStep) -> SuffStats:
-    return estep.evaluate(params)
+def _evaluate_params(params: MixtureParams, estep: InMemoryEStep) -> SuffStats | None:
+    try:
+        return estep.evaluate(params)
+    except FIT_ERRORS:
+        return None
 
 
-def collect_sample_stats(mixtures: Sequence[MixtureParams], profile: Profile, executor: Executor) -> list[SuffStats]:
-    """Return the statistics of the sample at each of the mixtures."""
+def collect_sample_stats(
+    mixtures: Sequence[MixtureParams], profile: Profile, executor: Executor
+) -> list[SuffStats | None]:
+    """Return the statistics of the sample at each of the mixtures; None for one that has no density."""
     if not mixtures:
         return []
     estep = InMemoryEStep(profile.sample.rows, profile.scaling, weights=profile.sample.weights)
@@ -169,6 +186,7 @@ def make_sample_result(
         history=(stats.mean_loglik,),
         n_iter=0,
         columns=profile.columns,
+        constants=profile.constants,
         reason=outcome.pruned_reason,
         warnings=("fitted on the sample alone.",),
         events=outcome.fit.events,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from stream_gmm.core.fit.em import FIT_ERRORS
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.search.sample_search import SampleFit, SampleSearch, Seed
 from stream_gmm.errors import explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
 from stream_gmm.pipeline.fit.grid import CandidateSpec
+from stream_gmm.pipeline.fit.penalty import make_penalty
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
@@ -50,7 +52,7 @@ class SampleOutcome:
 
 @dataclass(frozen=True)
 class _SampleTask:
-    """What every task on the sample needs."""
+    """What every task on the sample needs. Arithmetic that fails ends the candidate of the task, and no other."""
 
     search: SampleSearch
     n_init: int
@@ -60,13 +62,23 @@ class _SampleTask:
         return self.search.draw_seeds(k, self.n_init, (self.seed, k))
 
     def race_restarts(self, entrant: tuple[str, Sequence[Seed]]) -> SampleFit:
-        return self.search.race_restarts(family_named(entrant[0]), entrant[1])
+        try:
+            return self.search.race_restarts(family_named(entrant[0]), entrant[1])
+        except FIT_ERRORS as error:
+            return SampleFit(None, reason=str(error))
 
     def fit_finalists(self, raced: SampleFit) -> SampleFit:
-        return self.search.fit_finalists(raced)
+        try:
+            return self.search.fit_finalists(raced)
+        except FIT_ERRORS as error:
+            return SampleFit(None, reason=str(error))
 
     def improve_from_neighbours(self, fits: tuple[SampleFit, SampleFit | None, SampleFit | None]) -> SampleFit:
-        return self.search.improve_from_neighbours(*fits)
+        try:
+            return self.search.improve_from_neighbours(*fits)
+        except FIT_ERRORS as error:
+            event = f"on the sample, starts from neighbouring K failed: {error}"
+            return replace(fits[0], events=(*fits[0].events, event))
 
 
 Method = Callable[[_SampleTask, Any], Any]
@@ -168,5 +180,5 @@ def make_sample_search(profile: Profile, settings: Settings) -> SampleSearch:
     sample = profile.sample
     noise = profile.bounding_box if settings.noise else None
     return SampleSearch(
-        sample.rows, profile.scaling, settings.penalty_of(profile.moments), tol, steps, sample.weights, noise
+        sample.rows, profile.scaling, make_penalty(profile, settings), tol, steps, sample.weights, noise
     )

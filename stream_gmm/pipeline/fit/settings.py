@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
+
+import numpy as np
 
 from stream_gmm.core.estep.kernel_choice import KernelPreference
 from stream_gmm.core.fit.accelerate import METHODS
 from stream_gmm.core.fit.em import StopRule
+from stream_gmm.core.model.moments import Array
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.mstep.prior import STRUCTURES, ConjugatePrior
+from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, did_you_mean, one_of
+from stream_gmm.io.source.cache import NONE
 from stream_gmm.pipeline.passes.tasks import AUTO, CachePolicy
 
 PROFILES = ("full", "sample")
+ASIDE, FIT = "aside", "fit"
+CONSTANTS = (ASIDE, FIT)
+RESOLUTIONS = (AUTO, NONE)
 DEFAULT_ACCEL: dict[str, str | None] = {AUTO: AUTO, "em": "none", "minibatch": None}
 """The algorithms, and the acceleration that each stands for; None: it has no full passes to accelerate."""
 ACCELERATIONS = (AUTO, *METHODS)
@@ -50,6 +58,8 @@ class FitOptions(TypedDict, total=False):
     cache_bytes: int | None
     prior: str | None
     noise: bool
+    constants: str
+    resolution: str | Mapping[str, float]
 
 
 def _option(default: Any, text: str) -> Any:
@@ -132,6 +142,18 @@ class Settings:
         "Add a component that is uniform in the bounding box of the data, for rows that belong to no cluster "
         "(Banfield & Raftery 1993); such rows have component -1",
     )
+    constants: str = _option(
+        ASIDE,
+        "Columns with the same value in all rows to fit: 'aside' (they take no part in the fit; the model keeps "
+        "their values, and a scored row with another one is an outlier) or 'fit' (like any column, as scikit-learn "
+        "does: the outcome is degenerate)",
+    )
+    resolution: str | Mapping[str, float] = _option(
+        NONE,
+        "The step in which values were recorded: no component is narrower, so that one on a repeated value is an "
+        "atom and not degenerate. 'auto': as the values of the sample show it (whole numbers, decimals, float32); or "
+        "a step for each of some columns; 'none'. For the six structures with scikit-learn's names",
+    )
 
     def __post_init__(self) -> None:
         accel = DEFAULT_ACCEL[one_of(self.algorithm, DEFAULT_ACCEL, "algorithm")]
@@ -139,6 +161,10 @@ class Settings:
             one_of(self.accel, ACCELERATIONS, "accel")
         _ = self.preference, self.cache_policy
         one_of(self.profile, PROFILES, "profile")
+        one_of(self.constants, CONSTANTS, "constants")
+        if isinstance(self.resolution, str):
+            one_of(self.resolution, RESOLUTIONS, "resolution")
+        steps = () if isinstance(self.resolution, str) else tuple(self.resolution.values())
         checks = (
             (self.accel is None or accel is not None, "accel is for exact EM: algorithm auto or em"),
             (self.profile == "full" or not self.holdout, "holdout needs profile: full"),
@@ -148,6 +174,11 @@ class Settings:
             (self.reg_covar is None or self.reg_covar >= 0.0, "reg_covar must not be negative"),
             (self.prior in (None, *PRIORS), f"prior must be none or {' or '.join(PRIORS)}, not {self.prior!r}"),
             (self.prior is None or self.reg_covar is None, "prior and reg_covar exclude each other"),
+            (
+                self.resolution == NONE or (self.prior is None and self.reg_covar is None),
+                "resolution excludes prior and reg_covar",
+            ),
+            (all(0.0 <= step < float("inf") for step in steps), "a step of resolution must not be negative"),
             (self.random_state >= 0, "random_state must not be negative"),
             (self.sample_rows >= 1, "sample_rows must be at least 1"),
             (0.0 <= self.outlier_quantile < 1.0, "outlier_quantile must lie in [0, 1)"),
@@ -199,8 +230,23 @@ class Settings:
             return PRIORS[self.prior](moments)
         return PseudoRows.of(moments) if self.reg_covar is None else Ridge(self.reg_covar)
 
+    def find_steps(self, columns: Sequence[str], sample: Sample) -> Array:
+        """Return the recording steps ``(D,)`` of the columns of a sample; 0 where there is none.
+
+        Raises
+        ------
+        ConfigError
+            If a step is given for another column.
+        """
+        if isinstance(self.resolution, str):
+            return sample.steps if self.resolution == AUTO else np.zeros(len(columns))
+        for name in self.resolution:
+            if name not in columns:
+                raise ConfigError(f"resolution names '{name}'{did_you_mean(name, columns)} There is no such column.")
+        return np.array([self.resolution.get(name, 0.0) for name in columns])
+
     def check_structures(self, names: Sequence[str]) -> None:
-        """Refuse structures for which the prior is not defined.
+        """Refuse structures for which the prior or the resolution is not defined.
 
         Raises
         ------
@@ -208,10 +254,9 @@ class Settings:
             If there is one.
         """
         unknown = [n for n in names if n not in STRUCTURES]
-        if self.prior is not None and unknown:
-            raise ConfigError(
-                f"prior {self.prior!r} is defined for {', '.join(STRUCTURES)}, and not for {', '.join(unknown)}."
-            )
+        what = "resolution" if self.resolution != NONE else f"prior {self.prior!r}" if self.prior is not None else ""
+        if what and unknown:
+            raise ConfigError(f"{what} is defined for {', '.join(STRUCTURES)}, and not for {', '.join(unknown)}.")
 
 
 def describe_option(name: str) -> str:

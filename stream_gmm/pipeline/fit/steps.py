@@ -7,7 +7,8 @@ from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass, algorithm_named, make_scheme
-from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.settings import ASIDE, Settings
+from stream_gmm.pipeline.passes.constants import set_constants_aside
 from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.profile import Profile, profile_rows
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
@@ -23,13 +24,14 @@ def open_tasks(source: Source, settings: Settings, executor: Executor) -> PassTa
 def make_profile(
     source: Source, tasks: PassTasks, settings: Settings, executor: Executor, listener: Listener = ignore_progress
 ) -> Profile:
-    """Make the first pass: fill the cache, and profile the data."""
+    """Make the first pass: fill the cache, profile the data, and set constant columns aside if that is wanted."""
     some = None if settings.profile == "full" else draw_tasks(source, settings.sample_rows, settings.random_state)
-    return profile_rows(
+    profile = profile_rows(
         source, some or tasks, executor,
         sample_rows=settings.sample_rows, random_state=settings.random_state, holdout=settings.holdout,
         total_rows=sum(tasks.rows), listener=listener,
     )  # fmt: skip
+    return set_constants_aside(profile) if settings.constants == ASIDE else profile
 
 
 def profile_source(

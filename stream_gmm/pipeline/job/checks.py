@@ -71,10 +71,10 @@ def check_scoring(config: RunConfig, dataset: Dataset, n_components: int, noise:
 
 
 def _check_columns_of(model: FitResult, dataset: Dataset, what: str) -> None:
-    if model.columns != dataset.columns:
+    if dataset.columns not in (model.columns, model.input_columns):
         raise ConfigError(
             explain(
-                f"{what} has the columns {list(model.columns)}, and the run uses {list(dataset.columns)}",
+                f"{what} has the columns {list(model.input_columns)}, and the run uses {list(dataset.columns)}",
                 remedy="set data.columns to the columns of that model, or leave the model out",
             )
         )

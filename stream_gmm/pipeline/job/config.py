@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError
 
+from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, StreamGMMError, did_you_mean, explain, redact_value
 from stream_gmm.io.source.dataset import Dataset, open_dataset
 from stream_gmm.pipeline.fit.settings import Settings
@@ -46,8 +47,10 @@ class RunConfig(Section):
         """Return what chooses."""
         return SelectionRule(self.sweep.criterion, self.sweep.elbow)
 
-    def open(self) -> Dataset:
+    def open(self, model: FitResult | None = None) -> Dataset:
         """Open the data set: its footers are read, its rows are not.
+
+        Where the configuration names no columns, those of ``model`` are opened.
 
         Raises
         ------
@@ -58,7 +61,11 @@ class RunConfig(Section):
         """
         d = self.data
         try:
-            return open_dataset(d.paths, d.columns, missing=d.missing, exclude=d.exclude, weight=d.weight)
+            columns = d.columns or (model.input_columns if model else None)
+            return open_dataset(
+                d.paths, columns, missing=d.missing, exclude=d.exclude, weight=d.weight,
+                exclude_columns=() if model and not d.columns else d.exclude_columns, filter=d.filter,
+            )  # fmt: skip
         except StreamGMMError:
             raise
         except (ValueError, OSError) as error:  # such as Arrow's for a malformed URI

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -23,7 +24,7 @@ from stream_gmm.core.estep.kernel_choice import DTYPES, KERNELS
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.errors import did_you_mean, redact_value
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
-from stream_gmm.pipeline.fit.settings import ACCELERATIONS, PROFILES, describe_option
+from stream_gmm.pipeline.fit.settings import ACCELERATIONS, CONSTANTS, PROFILES, describe_option
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 
 MOST_COMPONENTS = 10_000
@@ -69,7 +70,13 @@ class DataConfig(Section):
 
     paths: list[Text] = Field(min_length=1, description="Parquet files, folders, glob patterns or s3:// URIs")
     columns: list[Text] | None = Field(
-        None, min_length=1, description="Numeric columns to use, in this order; none: all numeric columns"
+        None, min_length=1,
+        description="Numeric columns to use, in this order: names, patterns (x*), types (dtype:float64); none: all "
+        "numeric ones but identifiers, row numbers and parts of a date",
+    )  # fmt: skip
+    exclude_columns: list[Text] = Field([], description="Columns to leave out: names, patterns, types")
+    filter: Text | None = Field(
+        None, description="Only rows for which this is true, such as \"temperature > -200 and station == 'A'\""
     )
     exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
     weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
@@ -77,7 +84,7 @@ class DataConfig(Section):
         "error", description="Rows with a null, NaN or infinity: stop, or leave out of the fit and score as null"
     )
 
-    @field_validator("paths", "columns", "exclude", mode="before")
+    @field_validator("paths", "columns", "exclude", "exclude_columns", mode="before")
     @classmethod
     def _wrap_single_value(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
@@ -177,6 +184,7 @@ _NAMES = {
     "dtype": DTYPES,
     "cache": CACHES,
     "profile": PROFILES,
+    "constants": CONSTANTS,
 }
 
 
@@ -191,6 +199,8 @@ class EMConfig(Section):
     reg_covar: Number | None = Field(None, ge=0.0, description=describe_option("reg_covar"))
     prior: Literal["mclust"] | None = Field(None, description=describe_option("prior"))
     noise: bool = Field(False, description=describe_option("noise"))
+    constants: str = Field("aside", description=describe_option("constants"))
+    resolution: str | dict[str, Number] = Field("none", description=describe_option("resolution"))
     random_state: Whole = Field(0, ge=0, lt=1 << 63, description=describe_option("random_state"))
     sample_rows: Whole = Field(50_000, ge=1, description=describe_option("sample_rows"))
     profile: str = Field("full", description=describe_option("profile"))
@@ -200,7 +210,13 @@ class EMConfig(Section):
     cache: str = Field(AUTO, description=describe_option("cache"))
     cache_bytes: Whole | None = Field(None, ge=0, description=describe_option("cache_bytes"))
 
-    @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile")
+    @field_validator("resolution", mode="before")
+    @classmethod
+    def _read_steps(cls, value: Any) -> Any:
+        """Read the text of the command line, such as ``{x5: 1, x7: 0.1}``."""
+        return yaml.safe_load(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+
+    @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile", "constants")
     @classmethod
     def _require_choice(cls, value: str | None, info: ValidationInfo) -> str | None:
         name = str(info.field_name)

@@ -142,6 +142,7 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
             "low": profile.low.tolist(),
             "high": profile.high.tolist(),
             "bad": profile.bad.tolist(),
+            "constants": {c.name: c.value for c in profile.constants},
         },
     }
 
@@ -160,7 +161,7 @@ def score_stage(
     check_output_folder(config)
     folder = config.folder
     fitted = model or load_model(current_state(folder) / MODEL)
-    dataset = config.open()
+    dataset = config.open(fitted)
     check_scoring(config, dataset, fitted.n_components, fitted.density.noisy)
     result = score(
         fitted, dataset, folder / SCORED, executor,

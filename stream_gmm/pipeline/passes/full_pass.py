@@ -13,12 +13,14 @@ from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, WHITENED, KernelPref
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.rows.constants import Constant, find_unlike
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
+from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.chunks import split_holdout
+from stream_gmm.io.source.chunks import Chunk, split_holdout
 from stream_gmm.io.source.protocols import Leaf, read_completely
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
@@ -37,6 +39,10 @@ class _PassShared:
     with_moments: bool
     """Whether the tasks also take the moments of the rows."""
     holdout: Holdout
+    columns: tuple[int, ...] = ()
+    """Positions of the columns to fit among those read; empty: all."""
+    presumed: tuple[Constant, ...] = ()
+    """Columns that are constant in the rows of a profile which did not read all rows."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +75,16 @@ def collect_leaf_stats(leaf: Leaf, shared: _PassShared) -> PassStats:
     Raises
     ------
     InputDataError
-        If a file has fewer rows than its footer says.
+        If a file has fewer rows than its footer says, or a column that was set aside as constant is not.
     """
     batch, no_moments = shared.batch, SuffStats.zero(1, 1, FULL)
     no_groups = tuple(StackedStats.zero(1) for _ in batch.groups)
     no_sums = tuple(np.zeros(len(g.layout.index)) for g in batch.groups)
     out = PassStats(no_groups, no_moments, no_sums)
     for chunk in read_completely(leaf):
-        part = split_holdout(chunk, shared.holdout)
+        if shared.presumed:
+            _refuse_unlike(chunk, shared.presumed)
+        part = split_holdout(chunk, shared.holdout, shared.columns)
         rows, heldout = part.rows, part.heldout
         groups = accumulate_stats(batch, rows, part.weights) if len(rows) else no_groups
         moments = collect_moments(rows, part.weights) if shared.with_moments else no_moments
@@ -84,6 +92,22 @@ def collect_leaf_stats(leaf: Leaf, shared: _PassShared) -> PassStats:
         sums = tuple(s.sums[:, 0] for s in heldout_stats) or no_sums
         out = out.merge(PassStats(groups, moments, sums))
     return out
+
+
+def _refuse_unlike(chunk: Chunk, constants: Sequence[Constant]) -> None:
+    rows = chunk.rows[chunk.rows[:, -1] > 0.0] if chunk.weighted else chunk.rows
+    values = rows[:, [c.position for c in constants]]
+    unlike = find_unlike(values, constants)
+    if unlike.any():
+        found = values[np.argmax(unlike)]
+        other = next(c.describe_other(v) for c, v in zip(constants, found.tolist(), strict=True) if v != c.value)
+        raise InputDataError(
+            explain(
+                f"a column that was set aside as constant is not: {other} that the profile read",
+                why="with profile: sample only some rows were read to begin with",
+                remedy="use profile: full, or leave the column out of data.columns",
+            )
+        )
 
 
 def pack_candidates(candidates: Sequence[MixtureParams]) -> list[Sequence[MixtureParams]]:
@@ -120,6 +144,10 @@ class FullPass:
     preference: KernelPreference = ANY_KERNEL
     listener: Listener = ignore_progress
     passes: int = 0
+    columns: tuple[int, ...] = ()
+    """Positions of the columns to fit among those that the tasks read; empty: all."""
+    presumed: tuple[Constant, ...] = ()
+    """Columns that are constant in the rows of a profile which did not read all rows; every pass makes sure."""
 
     @classmethod
     def for_profile(
@@ -133,7 +161,10 @@ class FullPass:
     ) -> FullPass:
         """Return the E-step over the data set of a profile."""
         moments = None if profile.is_partial else profile.moments
-        return cls(tasks, executor, profile.scaling, moments, profile.heldout, holdout, preference, listener)
+        return cls(
+            tasks, executor, profile.scaling, moments, profile.heldout, holdout, preference, listener,
+            columns=profile.places, presumed=profile.constants if profile.is_partial else (),
+        )  # fmt: skip
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Read the data once; more often if the statistics of all candidates are too large for one task."""
@@ -147,7 +178,8 @@ class FullPass:
         self, index: Sequence[int], candidates: Sequence[MixtureParams], stage: str, moments: SuffStats | None
     ) -> Sequence[SuffStats]:
         batch = compile_batch(candidates, self.scaling, self.preference)
-        shared = _PassShared(batch, batch.needs_row_moments and moments is None, self.holdout)
+        with_moments = batch.needs_row_moments and moments is None
+        shared = _PassShared(batch, with_moments, self.holdout, self.columns, self.presumed)
         rows = [self.tasks.rows[i] for i in index]
         whitened = sum(kernel == WHITENED for kernel in batch.kernels_used)
         note = f"{whitened} on the whitened kernel" if whitened else ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_gmm.core.model.moments import Array
+from stream_gmm.core.rows.constants import Constant, insert_constants
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.oddities import NO_ROW_ORDER, RowOrder, describe_values
 from stream_gmm.core.rows.sampling import Holdout, Sample, hash_rows
@@ -58,6 +59,12 @@ class Profile:
         True if rows have weights.
     data_warnings
         Warnings of the data set: files and columns that are left out.
+    filtered
+        Rows that the filter of the data set has left out.
+    constants, constants_bad
+        Columns that were read and set aside because they have one value; and ``bad`` of each, ``(C, 4)``.
+    places
+        Positions of ``columns`` among the columns that were read; empty: they are all of them.
     """
 
     columns: tuple[str, ...]
@@ -78,6 +85,10 @@ class Profile:
     weight_squares: float = 0.0
     weighted: bool = False
     data_warnings: tuple[str, ...] = ()
+    filtered: int = 0
+    constants: tuple[Constant, ...] = ()
+    constants_bad: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, len(KINDS)), np.int64))
+    places: tuple[int, ...] = ()
 
     @property
     def is_partial(self) -> bool:
@@ -133,10 +144,16 @@ class Profile:
     def warnings(self) -> tuple[str, ...]:
         """What a reader of any result should know about the data."""
         out = list(self.data_warnings)
+        if self.filtered:
+            out.append(f"the filter has left out {self.filtered} of {self.rows + self.filtered} rows.")
         if self.dropped:
             by_column = ", ".join(
                 f"{name}: " + ", ".join(f"{c} {k}" for k, c in zip(KINDS, row, strict=True) if c)
-                for name, row in zip(self.columns, self.bad.tolist(), strict=True)
+                for name, row in zip(
+                    (*self.columns, *(c.name for c in self.constants)),
+                    [*self.bad.tolist(), *self.constants_bad.tolist()],
+                    strict=True,
+                )
                 if sum(row)
             )
             out.append(f"{self.dropped} of {self.rows} rows have a missing value ({by_column}).")
@@ -148,6 +165,12 @@ class Profile:
         constant = [c for c, same in zip(self.columns, self.low == self.high, strict=True) if same]
         if constant:
             out.append(f"columns {constant} are constant; they do not help to distinguish components.")
+        if self.constants:
+            values = ", ".join(f"{c.name} = {c.value:.6g}" for c in self.constants)
+            out.append(
+                f"constant columns are set aside and not fitted: {values}. The model keeps these values, and a row "
+                "with another one is an outlier."
+            )
         out += describe_values(self.columns, self.sample.rows, self.covariance, constant)
         if self.is_partial:
             effect = self.row_order.design_effect(self.moments, len(self.sample.rows))
@@ -161,6 +184,11 @@ class Profile:
                 "room for more; the others are decoded in every pass."
             )
         return tuple(out)
+
+    @property
+    def read_columns(self) -> tuple[str, ...]:
+        """All columns that were read, in order."""
+        return insert_constants(self.columns, self.constants)
 
     def merge(self, other: Profile) -> Profile:
         """Return the profile of both sets of rows."""
@@ -182,6 +210,7 @@ class Profile:
             self.fit_rows + other.fit_rows,
             self.weight_squares + other.weight_squares,
             self.weighted,
+            filtered=self.filtered + other.filtered,
         )
 
 
@@ -222,6 +251,7 @@ def _profile_chunk(chunk: Chunk, task: _ProfileTask) -> Profile:
         fit_rows=len(rows),
         weight_squares=float(weights @ weights) if task.weighted else float(len(rows)),
         weighted=task.weighted,
+        filtered=chunk.read - chunk.size,
     )
 
 
@@ -232,7 +262,7 @@ def _profile_leaf(leaf: Leaf, task: _ProfileTask) -> Profile:
     out = _profile_chunk(no_chunk, task)
     for chunk in read_completely(leaf):
         out = out.merge(_profile_chunk(chunk, task))
-    cached_rows = leaf.rows if cache_mode_of(leaf) != NONE else 0
+    cached_rows = out.rows if cache_mode_of(leaf) != NONE else 0
     return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=task.total_rows)
 
 
@@ -275,10 +305,12 @@ def profile_rows(
             explain(
                 "the data set has no usable row",
                 why=f"{out.rows} rows were read, and all were dropped" if out.rows else "it is empty",
-                remedy="check data.paths, data.columns and data.missing",
+                remedy="check data.paths, data.columns, data.filter and data.missing",
             )
         )
-    out = replace(out, data_warnings=source.warnings)
+    # Of rows that were not read, the filter is taken to leave out the same share.
+    matching = round(out.total_rows * (out.rows / (out.rows + out.filtered)))
+    out = replace(out, data_warnings=source.warnings, total_rows=matching)
     if holdout:
         return out
     sample, validation = out.sample.split_off(sample_rows)

@@ -22,10 +22,12 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.search.evidence import compare_paired
 from stream_gmm.errors import NoAdmissibleModelError, explain
+from stream_gmm.pipeline.fit.penalty import ATOMS
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.sweep.result import ADMISSIBLE, Candidate, SweepResult, compare_with_chosen
 
 ELBOW = 0.01
+NAMED_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,11 @@ def choose(
     """
     results = {i: c.result for i, c in enumerate(candidates) if c.admissible and c.result is not None}
     if not results:
-        reasons = "; ".join(f"{c.name}: {c.reason or c.outcome.value}" for c in candidates[:5])
         raise NoAdmissibleModelError(
             explain(
-                f"none of the {len(candidates)} candidates is admissible ({reasons})",
-                remedy="use fewer components, or drop the columns or rows with repeated values",
+                f"none of the {len(candidates)} candidates is admissible ({_list_reasons(candidates)})",
+                remedy="use fewer components, or drop the columns or rows with repeated values, or set resolution to "
+                "auto if values were recorded in steps",
             )
         )
     admissible = AdmissibleCandidates(results, values, weights, choice)
@@ -117,6 +119,19 @@ def choose(
         {c: candidates[admissible.pick(c)].name for c in _usable_criteria(profile)},
     )  # fmt: skip
     return replace(out, why=_explain_choice(out), warnings=_collect_warnings(out))
+
+
+def _list_reasons(candidates: Sequence[Candidate]) -> str:
+    """Return the reasons why candidates cannot be chosen, each once, with the first candidates that it concerns."""
+    names: dict[str, list[str]] = {}
+    for c in candidates:
+        names.setdefault((c.reason or c.outcome.value).rstrip("."), []).append(c.name)
+    groups = []
+    for reason, own in list(names.items())[:NAMED_REASONS]:
+        more = f" and {len(own) - NAMED_REASONS} more" if len(own) > NAMED_REASONS else ""
+        groups.append(f"{', '.join(own[:NAMED_REASONS])}{more}: {reason}")
+    others = [f"and {len(names) - NAMED_REASONS} other reasons"] if len(names) > NAMED_REASONS else []
+    return "; ".join([*groups, *others])
 
 
 def _usable_criteria(profile: Profile) -> list[str]:
@@ -132,6 +147,7 @@ def _collect_warnings(result: SweepResult) -> tuple[str, ...]:
         out.append(f"the chosen number of components, {ks[-1]}, is the largest tried: {_describe_gain_curve(result)}")
     if best.outcome is not Outcome.CONVERGED:
         out.append(f"the chosen model {best.name} {best.outcome.value}.")
+    out += [warning for warning in result.best.warnings if warning.startswith(ATOMS)]
     rejected = [c.name for c in candidates if not c.admissible and c.outcome is not Outcome.PRUNED]
     if rejected:
         out.append(f"{len(rejected)} candidates are not admissible: {', '.join(rejected)}.")

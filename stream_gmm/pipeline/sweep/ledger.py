@@ -20,6 +20,7 @@ from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import MStepReport
+from stream_gmm.core.rows.constants import Constant
 from stream_gmm.core.rows.oddities import RowOrder
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.search.sample_search import SampleFit
@@ -34,12 +35,12 @@ from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 
 MAGIC = b"STREAM-GMM LEDGER\n"
-FORMAT = 2
+FORMAT = 3
 KEPT_FILES = 3
 """Ledgers of other data or settings that stay in the folder; older ones are removed."""
 _TYPES = (
-    Chart, SquaremCycle, EMState, SampleOutcome, MStepReport, MixtureParams, RowOrder, Outcome, Profile,
-    Sample, SampleFit, Secants, SuffStats,
+    Chart, Constant, SquaremCycle, EMState, SampleOutcome, MStepReport, MixtureParams, RowOrder, Outcome,
+    Profile, Sample, SampleFit, Secants, SuffStats,
 )  # fmt: skip
 KNOWN = {t.__name__: t for t in _TYPES}
 

@@ -247,6 +247,7 @@ def _shape_columns(result: FitResult | None) -> dict[str, Any]:
     if result is None:
         return dict.fromkeys(_SHAPE_COLUMNS)
     spectra = np.linalg.eigvalsh(result.params.dense_covariances)
-    condition = float((spectra[:, -1] / np.maximum(spectra[:, 0], 1e-300)).max())
+    with np.errstate(over="ignore"):  # of a component without spread it is infinite
+        condition = float((spectra[:, -1] / np.maximum(spectra[:, 0], 1e-300)).max())
     values = (result.params.n_parameters, float(result.weights_.min()), float(spectra[:, 0].min()), condition)
     return dict(zip(_SHAPE_COLUMNS, values, strict=True))

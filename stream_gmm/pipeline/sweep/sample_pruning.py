@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stream_gmm.core.estep.scores import score_rows
+from stream_gmm.core.fit.em import FIT_ERRORS
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -29,16 +30,22 @@ def select_validation_rows(profile: Profile) -> Sample:
     return profile.validation if len(profile.validation.rows) >= MIN_VALIDATION_ROWS else profile.sample
 
 
-def _evaluate_rows(params: MixtureParams, rows: Array) -> Array:
-    """Return the log-density and the logarithm of the largest responsibility of each row, ``(2, n)``."""
-    scores = score_rows(compile_density(params), rows)
+def _evaluate_rows(params: MixtureParams, rows: Array) -> Array | None:
+    """Return the log-density and the log of the largest responsibility of each row, ``(2, n)``; None without any."""
+    try:
+        scores = score_rows(compile_density(params), rows)
+    except FIT_ERRORS:
+        return None
     return np.array([scores.log_density, np.log(scores.max_proba)])
 
 
 def evaluate_on_validation_rows(
     mixtures: Sequence[MixtureParams], profile: Profile, executor: Executor
-) -> list[Array]:
-    """Return for each mixture the log-density and the log of the largest responsibility of each row, ``(2, n)``."""
+) -> list[Array | None]:
+    """Return for each mixture the log-density and the log of the largest responsibility of each row, ``(2, n)``.
+
+    None for a mixture that has no density.
+    """
     if not mixtures:
         return []
     return executor.map(_evaluate_rows, mixtures, shared=select_validation_rows(profile).rows, label="validate")
@@ -61,10 +68,13 @@ def prune_on_sample(
     if profile.sample_is_whole or select_validation_rows(profile) is not profile.validation or len(places) < 2:
         return list(outcomes)
     mixtures = [params for outcome in outcomes if (params := outcome.fit.params) is not None]
-    candidates = []
+    candidates, compared = [], []
     for i, params, values in zip(
         places, mixtures, evaluate_on_validation_rows(mixtures, profile, executor), strict=True
     ):
+        if values is None:
+            continue
+        compared.append(i)
         fit = outcomes[i].fit
         terms = np.asarray(values.sum(axis=0) if criterion == "icl" else values[0])
         in_sample = fit.history[-1] if criterion != "icl" and not fit.finalists else float("nan")
@@ -82,7 +92,7 @@ def prune_on_sample(
     rows = profile.moments.rows * (profile.total_rows / profile.rows if profile.is_partial else 1.0)
     fitted_rows = min(len(profile.sample.rows), RACE_ROWS) if allowance else len(profile.sample.rows)
     pruning = SamplePruning(criterion, rows, fitted_rows, profile.heldout.rows, profile.validation.weights, allowance)
-    reasons = dict(zip(places, pruning.find_reasons(candidates), strict=True))
+    reasons = dict(zip(compared, pruning.find_reasons(candidates), strict=True))
     return [
         SampleOutcome(
             outcome.fit,

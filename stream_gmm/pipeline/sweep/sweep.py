@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from stream_gmm.core.criteria import CHOICES, HELDOUT, base_criterion
-from stream_gmm.core.fit.em import EMState, Outcome, Review
+from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Review
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
@@ -149,23 +149,31 @@ class SweepJob:
         provenance: dict[str, Any],
         of_sample: SuffStats | None,
     ) -> Candidate:
-        family, outcome = family_named(spec.covariance_type), entries.outcomes[spec]
+        k, family, outcome = spec.n_components, family_named(spec.covariance_type), entries.outcomes[spec]
         state = entries.states.get(spec)
-        if of_sample is not None:
-            result = make_sample_result(outcome, of_sample, profile, provenance)
-            return Candidate(
-                spec.n_components, family, result, result.outcome, result.reason, outcome, on_full_data=False
-            )
-        if state is None or state.outcome is Outcome.FAILED:
-            reason = outcome.fit.reason if state is None else state.reason
-            return Candidate(spec.n_components, family, None, Outcome.FAILED, reason, outcome)
-        state = explain_collapse(state, profile)
-        result = make_result(replace(state, params=state.params.sort_by_weight()), profile, self.settings, provenance)
-        return Candidate(spec.n_components, family, result, result.outcome, result.reason, outcome)
+        try:
+            if of_sample is not None:
+                result = make_sample_result(outcome, of_sample, profile, provenance)
+                return Candidate(k, family, result, result.outcome, result.reason, outcome, on_full_data=False)
+            if state is None or state.outcome is Outcome.FAILED:
+                reason = (outcome.fit.reason if state is None else state.reason) or "its parameters have no density"
+                return Candidate(k, family, None, Outcome.FAILED, reason, outcome)
+            state = explain_collapse(state, profile, self.settings)
+            state = replace(state, params=state.params.sort_by_weight())
+            result = make_result(state, profile, self.settings, provenance)
+        except FIT_ERRORS as error:
+            return Candidate(k, family, None, Outcome.FAILED, str(error), outcome)
+        return Candidate(k, family, result, result.outcome, result.reason, outcome)
 
 
 def _match_numbers(result: SweepResult, reference: FitResult) -> SweepResult:
     """Return the result with the chosen model's components numbered after an earlier model's."""
+    if result.best.columns != reference.columns and result.best.input_columns == reference.input_columns:
+        warning = (
+            f"components are not numbered after the earlier model: it has {list(reference.columns)}, and now "
+            f"{list(result.best.columns)} vary."
+        )
+        return replace(result, warnings=(*result.warnings, warning))
     candidates, best = list(result.candidates), result.best.match_to(reference)
     candidates[result.chosen] = replace(candidates[result.chosen], result=best)
     new_events = best.events[len(result.best.events) :]

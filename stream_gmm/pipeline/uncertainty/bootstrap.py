@@ -65,6 +65,8 @@ class _BootstrapTask:
     replicates: tuple[int, ...]
     seed: int
     holdout: Holdout
+    columns: tuple[int, ...]
+    """Positions of the columns to fit among those read; empty: all."""
 
 
 def _resample_leaf(leaf: Leaf, task: _BootstrapTask) -> _ReplicateStats:
@@ -73,7 +75,7 @@ def _resample_leaf(leaf: Leaf, task: _BootstrapTask) -> _ReplicateStats:
         tuple(SuffStats.zero(1, 1, FULL) for _ in task.batches),
     )
     for chunk in leaf.chunks():
-        part = split_holdout(chunk, task.holdout)
+        part = split_holdout(chunk, task.holdout, task.columns)
         hashes = hash_rows(task.seed + _STREAM, chunk.file_index, part.numbers)
         stats = [_weigh_rows(part, hashes, b, r) for b, r in zip(task.batches, task.replicates, strict=True)]
         out = out.merge(_ReplicateStats(tuple(s[0] for s in stats), tuple(s[1] for s in stats)))
@@ -257,7 +259,7 @@ def _run_pass(
     candidates = [[row[c].params for c in own] for row, own in zip(states, places, strict=True)]
     batches = tuple(compile_batch(c, profile.scaling, settings.preference) for c in candidates)
     holdout = Holdout(settings.holdout, settings.random_state)
-    task = _BootstrapTask(batches, tuple(replicates), settings.random_state, holdout)
+    task = _BootstrapTask(batches, tuple(replicates), settings.random_state, holdout, profile.places)
     live = sum(len(c) for c in candidates)
     meter = Meter(listener, "bootstrap", list(tasks.rows), number=number, live=live)
     out = executor.map_reduce(

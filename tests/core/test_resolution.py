@@ -1,0 +1,162 @@
+"""Covariances at or above the recording step: steps by hand, maxima by a general optimiser, EM that never falls."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+import stream_gmm as sg
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.mstep.penalty import PseudoRows
+from stream_gmm.core.mstep.resolution import Resolution, find_lack, raise_to_bound
+from stream_gmm.core.rows.moments import collect_moments
+from stream_gmm.core.rows.resolution import find_steps
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        (np.arange(30.0), 1.0),
+        (np.arange(30.0) * 5.0 - 20.0, 5.0),
+        (np.arange(300) / 10.0, 0.1),
+        (np.round(np.random.default_rng(0).normal(size=200), 2), 0.01),
+        (np.random.default_rng(0).normal(size=200), 0.0),
+        (np.random.default_rng(0).normal(size=200).astype(np.float32).astype(float), 2.0**-22),
+        (np.zeros(20), 1.0),
+        (1e9 + np.arange(20.0) * 3.0, 1.0),
+    ],
+)
+def test_the_step_of_a_column(values, step):
+    assert find_steps(values[:, None])[0] == pytest.approx(step, rel=1e-12)
+
+
+def _constrained_maximum(covariance, bound):
+    """Minimise log|Sigma| + tr(C Sigma^-1) over Sigma = diag(bound) + L L' with a general optimiser."""
+    d = len(bound)
+    places = np.tril_indices(d)
+
+    def sigma(vector):
+        lower = np.zeros((d, d))
+        lower[places] = vector
+        return np.diag(bound) + lower @ lower.T
+
+    def loss(vector):
+        s = sigma(vector) + 1e-12 * np.eye(d)
+        return np.linalg.slogdet(s)[1] + np.trace(np.linalg.solve(s, covariance))
+
+    rng = np.random.default_rng(0)
+    found = [minimize(loss, rng.normal(size=len(places[0])), method="BFGS", options={"gtol": 1e-9}) for _ in range(6)]
+    best = min(found, key=lambda f: f.fun)
+    return sigma(best.x), best.fun
+
+
+@pytest.mark.parametrize("bound", [[1.0, 1.0, 1.0], [0.2, 3.0, 0.5], [0.0, 0.5, 2.0], [0.0, 0.0, 4.0]], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_constrained_maximum_is_that_of_a_general_optimiser(bound, seed):
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(3, 3)) * [0.3, 1.0, 1.0]
+    covariance = root @ root.T
+    raised, _, _ = raise_to_bound(covariance[None], np.array(bound), np.ones(3))
+    expected, least = _constrained_maximum(covariance, np.array(bound))
+
+    value = np.linalg.slogdet(raised[0])[1] + np.trace(np.linalg.solve(raised[0], covariance))
+    assert value == pytest.approx(least, abs=1e-6)
+    np.testing.assert_allclose(raised[0], expected, atol=2e-3)
+    assert np.linalg.eigvalsh(raised[0] - np.diag(bound)).min() > -1e-12
+    assert find_lack(raised, np.array(bound)) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"])
+def test_a_bound_that_does_not_bind_changes_no_bit(name, rng):
+    rows = rng.normal(size=(200, 3))
+    stats, family = collect_moments(rows), family_named(name)
+    scatter = family.moments.condense(stats.scatter)
+    stats = sg.core.stats.SuffStats(200.0, 0.0, 0.0, 0.0, stats.weight, stats.mean, scatter, family.moments)
+    base = PseudoRows.of(collect_moments(rows))
+    covariances, collapsed = Resolution.of(base, np.full(3, 1e-3)).estimate(family, stats)
+
+    np.testing.assert_array_equal(covariances, base.estimate(family, stats)[0])
+    assert not collapsed.any()
+
+
+def _counters(rng, n=1200):
+    """A column that is 0 in half of the rows, one of flags, and one that is continuous."""
+    on = rng.random(n) < 0.5
+    count = np.where(on, np.round(rng.lognormal(3.0, 0.5, n)), 0.0)
+    return np.column_stack([count, (rng.random(n) < 0.3) * 1.0, rng.normal(size=n) + 2.0 * on])
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"])
+@pytest.mark.parametrize("algorithm", ["em", "auto"])
+def test_the_objective_never_falls_and_every_covariance_is_at_or_above_the_bound(rng, covariance_type, algorithm):
+    rows = _counters(rng)
+    model = sg.fit(rows, 3, covariance_type, algorithm=algorithm, resolution="auto", max_passes=60)
+
+    assert np.all(np.diff(model.history) > -1e-9)
+    bound = np.array([1.0, 1.0, 0.0]) / 12.0
+    for matrix in model.params.dense_covariances:
+        assert np.linalg.eigvalsh(matrix - np.diag(bound)).min() > -1e-9
+    assert model.outcome is not sg.Outcome.DEGENERATE
+
+
+def test_a_component_on_a_repeated_value_is_an_atom_and_is_reported(rng):
+    rows = _counters(rng)
+    without = sg.sweep(rows, [1, 2, 3, 4], ["full", "diag"])
+    result = sg.sweep(rows, [1, 2, 3, 4], ["full", "diag"], resolution="auto")
+
+    assert all(r["outcome"] != "DEGENERATE" for r in result.table.to_pylist())
+    assert any(r["outcome"] == "DEGENERATE" for r in without.table.to_pylist())
+    assert result.best.n_components >= 2
+    atoms = [w for w in result.best.warnings if "as narrow as the recording step" in w]
+    assert "x0 = 0" in atoms[0]
+    assert atoms[0] in result.warnings
+    k = int(result.best.predict([[0.0, 0.0, 0.0]])[0])
+    assert f"component {k}: " in atoms[0]
+
+
+def test_collinear_columns_are_degenerate_as_without_a_resolution(rng):
+    x = rng.normal(size=400)
+    rows = np.column_stack([x, 2.0 * x, np.where(rng.random(400) < 0.5, 0.0, rng.integers(1, 50, 400))])
+    model = sg.fit(rows, 2, resolution="auto")
+
+    assert model.outcome is sg.Outcome.DEGENERATE
+    assert "combination of columns" in model.reason
+
+
+def test_steps_can_be_given_by_column(rng):
+    rows = _counters(rng)
+    model = sg.fit(rows, 2, resolution={"x0": 6.0})
+    assert model.covariances_[:, 0, 0].min() >= 3.0 - 1e-9
+    with pytest.raises(sg.errors.ConfigError, match="resolution names 'x9'"):
+        sg.fit(rows, 2, resolution={"x9": 1.0})
+    for wrong in ({"resolution": "off"}, {"resolution": {"x0": -1.0}}, {"resolution": "auto", "reg_covar": 1e-6}):
+        with pytest.raises(sg.errors.ConfigError, match="resolution"):
+            sg.fit(rows, 2, **wrong)
+    with pytest.raises(sg.errors.ConfigError, match="resolution is defined for full"):
+        sg.fit(rows, 2, "VEV", resolution="auto")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithm": "minibatch", "max_passes": 3},
+        {"noise": True},
+        {"holdout": 0.2},
+        {"sample_rows": 300, "accel": "squarem"},
+        {"sample_rows": 300, "accel": "anderson"},
+    ],
+    ids=str,
+)
+def test_other_options_keep_the_bound_too(rng, options):
+    rows = _counters(rng)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", sg.errors.ConvergenceWarning)  # of mini-batches
+        model = sg.fit(rows, 3, "full", resolution="auto", **options)
+
+    bound = np.array([1.0, 1.0, 0.0]) / 12.0
+    for matrix in model.params.dense_covariances:
+        assert np.linalg.eigvalsh(matrix - np.diag(bound)).min() > -1e-9
+    assert model.outcome in (sg.Outcome.CONVERGED, sg.Outcome.MAX_PASSES)

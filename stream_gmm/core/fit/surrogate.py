@@ -25,6 +25,8 @@ from stream_gmm.errors import SingularCovarianceError
 
 _HARDLY = 1e-6
 """Inner steps go on to this part of the tolerance: only several of them tell how slowly the rest will come."""
+RISING_GAINS = 2.0
+"""A rise of the ratio of two gains is assumed to go on for so many more steps."""
 _SMALLEST_RATIO = 0.1
 """A corrected variance below this part of the anchor's is more likely noise than truth."""
 
@@ -184,10 +186,13 @@ def _rows_per_scatter(stats: SuffStats) -> Array:
 
 
 def _predict_total_gain(values: list[float]) -> float:
-    """Return the gain so far, and what a geometric tail of the last steps adds."""
+    """Return the gain so far, and what a geometric tail of the last steps adds; a ratio that rises may rise on."""
     so_far = values[-1] - values[0]
     if len(values) < 3:
         return so_far
     last, before = values[-1] - values[-2], values[-2] - values[-3]
-    ratio = min(last / before, 0.999) if before > 0.0 and last > 0.0 else 0.0
+    ratio = last / before if before > 0.0 and last > 0.0 else 0.0
+    if ratio and len(values) > 3 and values[-3] > values[-4]:
+        ratio += RISING_GAINS * max(ratio - before / (values[-3] - values[-4]), 0.0)
+    ratio = min(ratio, 0.999)
     return so_far + max(last, 0.0) * ratio / (1.0 - ratio)

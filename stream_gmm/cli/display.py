@@ -204,6 +204,8 @@ def show_model(
             f"{scored['rows_out']:,} rows scored into {len(scored['component_rows'])} components, "
             f"{scored['outliers']:,} outliers, {scored['rows_not_scored']:,} rows not scored"
         )
+        for warning in scored.get("warnings", ()):
+            console.print(f"warning about the scored data: {warning}", soft_wrap=True)
 
 
 def _truth_table(model: FitResult, truth: FitResult) -> Table:

@@ -232,6 +232,7 @@ def _make_manifest(
         "component_rows": [sum(r.component_rows[i] for r in reports) for i in range(k)],
         "noise_rows": sum(r.rows_scored - sum(r.component_rows) for r in reports),
         "loglik": sum(r.loglik for r in reports),
+        "warnings": list(dataset.warnings),
         "parts": [asdict(r) for r in reports],
     }
 

@@ -124,3 +124,13 @@ def test_packs_read_more_often_and_say_the_same(data, monkeypatch):
         assert a.result is not None
         assert b.result is not None
         assert a.result.criteria.loglik == pytest.approx(b.result.criteria.loglik, rel=1e-9)
+
+
+def test_what_the_listing_leaves_out_is_said_by_the_plan_and_by_the_scores(rng, write_parquet, tmp_path):
+    folder = write_parquet("a.parquet", {"x": rng.normal(size=200), "y": rng.normal(size=200)}).parent
+    write_parquet("b.data", {"x": rng.normal(size=10), "y": rng.normal(size=10)})  # Parquet by another name
+    data = sg.open_dataset(folder)
+    (warning,) = data.warnings
+    planned = make_plan(data, parse_grid([1], "full"), Settings(), Workers(1))
+    assert f"warning: {warning}" in planned.describe()
+    assert sg.score(sg.fit(data), data, tmp_path / "out").manifest["warnings"] == [warning]

@@ -91,6 +91,8 @@ class Plan:
         Nanoseconds a row of one core: to decode, and for the E-step of all candidates.
     explore_seconds, pass_seconds, seconds
         For the sample; for a pass with all candidates; and in all, with the usual number of reads.
+    warnings
+        Of the data set: files and columns that are left out.
     """
 
     rows: int
@@ -109,6 +111,7 @@ class Plan:
     explore_seconds: float
     pass_seconds: float
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     def refuse_if_too_large(self) -> None:
         """Refuse a plan whose tasks do not fit into the memory of a worker.
@@ -146,6 +149,7 @@ class Plan:
             f"measured here: {self.decode_ns:,.0f} ns a row to decode, {self.estep_ns:,.0f} for all candidates",
             f"time: {_format_seconds(self.seconds)} in all, {_format_seconds(self.explore_seconds)} of it on the "
             f"sample; a pass with all candidates would take {_format_seconds(self.pass_seconds)}",
+            *(f"warning: {warning}" for warning in self.warnings),
         )
 
 
@@ -213,7 +217,7 @@ def make_plan(
         len(algorithm_named(settings.algorithm).leaves(source)),
         (packs * passes[0] + 2, packs * passes[1] + 2, packs * min(passes[2], settings.max_passes + 1) + 2),
         workers, _estimate_worker_bytes(candidates, d, settings, rows), decode_ns, estep_ns, fit_on_sample, one_pass,
-        first + fit_on_sample + passes[1] * packs * later + scoring,
+        first + fit_on_sample + passes[1] * packs * later + scoring, source.warnings,
     )  # fmt: skip
 
 

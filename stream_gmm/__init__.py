@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
     from stream_gmm.online import OnlineGaussianMixture
+    from stream_gmm.pipeline.job.registry import Registry, open_registry
     from stream_gmm.pipeline.score import ScoreResult
     from stream_gmm.pipeline.sweep.result import SweepResult
     from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
@@ -44,6 +45,8 @@ _WHERE = {
     "GaussianMixtureSelector": "stream_gmm.estimator_selector",
     "Dataset": "stream_gmm.io.source.dataset",
     "open_dataset": "stream_gmm.io.source.dataset",
+    "open_registry": "stream_gmm.pipeline.job.registry",
+    "Registry": "stream_gmm.pipeline.job.registry",
     "load_model": "stream_gmm.io.store.models",
     "save_model": "stream_gmm.io.store.models",
     "OnlineGaussianMixture": "stream_gmm.online",
@@ -66,6 +69,7 @@ __all__ = [
     "OnlineGaussianMixture",
     "Outcome",
     "RatioTest",
+    "Registry",
     "ScoreResult",
     "SweepResult",
     "bootstrap",
@@ -73,6 +77,7 @@ __all__ = [
     "likelihood_ratio_test",
     "load_model",
     "open_dataset",
+    "open_registry",
     "save_model",
     "score",
     "sweep",

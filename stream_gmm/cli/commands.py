@@ -13,15 +13,12 @@ from typing import Any
 
 import click
 
+from stream_gmm.cli.nights import COMMANDS, EPILOG
 from stream_gmm.cli.options import collect_overrides, config_options
 from stream_gmm.errors import ConfigError, StorageError, StreamGMMError, redact_error, redact_text
 from stream_gmm.pipeline.job.config import RunConfig, load_config
 from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
 
-EPILOG = (
-    "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 model file, "
-    "6 storage, 7 cluster, 8 no admissible model."
-)
 CONFIG = click.argument("config", required=False, type=click.Path(dir_okay=False))
 POSITIVE = click.IntRange(min=1)
 NOT_NEGATIVE = click.IntRange(min=0)
@@ -42,6 +39,10 @@ class FiniteNumber(click.FloatRange):
 @click.version_option(package_name="stream-gmm")
 def cli() -> None:
     """Gaussian mixtures for Parquet data that does not fit in memory."""
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

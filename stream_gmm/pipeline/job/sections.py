@@ -289,3 +289,9 @@ class OutputConfig(Section):
     folder: Text = Field("runs/latest", description="Gets scored/, model.gmm, sweep.parquet, report.html, run.json")
     truth: Text | None = Field(None, description="Model file of a known truth to compare with")
     report_rows: Whole = Field(20_000, ge=100, description="Sample rows kept for the report's pictures")
+    keep_versions: Whole = Field(
+        10, ge=1, description="Versions that the folder keeps, the newest; champion and challenger in any case"
+    )
+    publish_as: Literal["champion", "challenger"] = Field(
+        "champion", description="What a new model becomes: champion, in use at once; challenger, until promoted"
+    )

@@ -17,6 +17,7 @@ from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.models import load_model, save_model
 from stream_gmm.io.store.tables import write_rows, write_table
+from stream_gmm.io.store.versions import CHALLENGER
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.checks import check_job, check_output_folder, check_scoring
@@ -90,7 +91,12 @@ def sweep_stage(
         match_to=_load_earlier_model(config), listener=listener, on_pass=on_pass,
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    publish_results(config.folder, lambda staged: _write_results(staged, result, config, truth, seconds))
+    publish_results(
+        config.folder,
+        lambda staged: _write_results(staged, result, config, truth, seconds),
+        keep=config.output.keep_versions,
+        challenger=config.output.publish_as == CHALLENGER,
+    )
     return result
 
 

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stream_gmm.api import fit, score, sweep
+    from stream_gmm.api import fit, monitor, score, sweep
     from stream_gmm.core.fit.em import Outcome
     from stream_gmm.core.model.covariance import FAMILIES
     from stream_gmm.core.model.params import MixtureParams
@@ -34,6 +34,7 @@ _WHERE = {
     "bootstrap": "stream_gmm.inference",
     "fit": "stream_gmm.api",
     "likelihood_ratio_test": "stream_gmm.inference",
+    "monitor": "stream_gmm.api",
     "score": "stream_gmm.api",
     "sweep": "stream_gmm.api",
     "FAMILIES": "stream_gmm.core.model.covariance",
@@ -76,6 +77,7 @@ __all__ = [
     "fit",
     "likelihood_ratio_test",
     "load_model",
+    "monitor",
     "open_dataset",
     "open_registry",
     "save_model",

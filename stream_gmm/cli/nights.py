@@ -1,14 +1,19 @@
-"""The commands of every night: versions of a run folder, promotion and rollback."""
+"""The commands of every night: versions of a run folder, promotion and rollback, drift."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from stream_gmm.cli.options import collect_overrides, config_options
+from stream_gmm.pipeline.job.config import load_config
+
 EPILOG = (
     "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 model file, "
-    "6 storage, 7 cluster, 8 no admissible model."
+    "6 storage, 7 cluster, 8 no admissible model, 11 drift over the threshold."
 )
 RUN = click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
 
@@ -75,4 +80,32 @@ def _report_champion(folder: Path, name: str, before: str) -> None:
         click.echo(f"{folder / SCORED} holds the scores of another version: 'stream-gmm score' replaces them.")
 
 
-COMMANDS = (history, diff, promote, rollback)
+@click.command(epilog=EPILOG)
+@click.argument("config", required=False, type=click.Path(dir_okay=False))
+@click.option("--period", help="Name of the period that the data are of [default: today's date in UTC]")
+@config_options
+def monitor(config: str | None, period: str | None, **arguments: Any) -> None:
+    """Compare the data with the model in use: one JSON line, and a row a file in monitor.parquet.
+
+    The scored table is read where it was written by this model from these data, else the data, once. Drift over the
+    threshold (section monitor) is exit code 11; with the policy refit a sweep of these data follows instead.
+    """
+    from stream_gmm.cli.display import progress_display
+    from stream_gmm.pipeline.job.cluster import open_executor
+    from stream_gmm.pipeline.job.monitor_stage import monitor_stage
+    from stream_gmm.pipeline.job.run_folder import read_run
+    from stream_gmm.pipeline.job.stages import sweep_stage
+
+    settings = load_config(config, collect_overrides(arguments))
+    read_run(settings.folder)  # before a cluster starts
+    with progress_display() as listener, open_executor(settings.cluster) as executor:
+        report = monitor_stage(settings, executor, listener, period)
+        click.echo(json.dumps(report.alert(settings.name)))
+        if report.result.drifted and settings.monitor.policy == "refit":
+            sweep_stage(settings, executor, listener)
+            click.echo(f"drifted, and fitted again: 'stream-gmm history {settings.folder}' shows the new version")
+            return
+    report.raise_if_drifted(settings.monitor.max_gain, "a refit describes them better than the model in use does")
+
+
+COMMANDS = (history, diff, promote, rollback, monitor)

@@ -20,6 +20,7 @@ from stream_gmm.core.model.matching import trace_components
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.frames import as_rows
+from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.errors import ConfigError, InputDataError
 
 
@@ -48,6 +49,9 @@ class FitResult:
     threshold, outlier_quantile
         Rows with a log-density below ``threshold`` (nats) are outliers; it is the ``outlier_quantile`` of the
         log-density of the uniform sample.
+    training
+        Histogram of the log-densities of the uniform sample, to which those of later rows are compared; None in a
+        model file of an earlier release, and where there was no sample.
     warnings
         Cautions about the result, in sentences.
     events
@@ -68,6 +72,7 @@ class FitResult:
     reason: str = ""
     threshold: float = float("-inf")
     outlier_quantile: float = 0.0
+    training: LogDensityHistogram | None = None
     warnings: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)

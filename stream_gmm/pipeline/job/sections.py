@@ -24,6 +24,7 @@ from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.errors import did_you_mean, redact_value
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
 from stream_gmm.pipeline.fit.settings import ACCELERATIONS, PROFILES, describe_option
+from stream_gmm.pipeline.monitor import DriftRule
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 
 MOST_COMPONENTS = 10_000
@@ -281,6 +282,26 @@ class ClusterConfig(Section):
         if started and not self.cluster_class:
             raise ValueError(f"{' and '.join(started)} need cluster_class")
         return self
+
+
+_DRIFT = DriftRule()
+
+
+class MonitorConfig(Section):
+    """When new rows count as drifted from the model in use, and what follows."""
+
+    policy: Literal["alert", "refit", "refuse"] = Field(
+        "alert", description="After drift: alert (exit code 11); refit (sweep again); refuse (score nothing)"
+    )
+    max_gain: Number = Field(
+        _DRIFT.max_gain, ge=0.0, description="Largest gain of a refit beyond chance, nats per row, without drift"
+    )
+    max_psi: Number = Field(
+        _DRIFT.max_psi, ge=0.0, description="Largest stability index of the log-density beyond chance, without drift"
+    )
+    false_alarm_rate: Number = Field(
+        _DRIFT.false_alarm_rate, gt=0.0, lt=1.0, description="How often unchanged rows may count as changed, per file"
+    )
 
 
 class OutputConfig(Section):

@@ -22,6 +22,7 @@ from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.checks import check_job, check_output_folder, check_scoring
 from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.monitor_stage import refuse_drifted_rows
 from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan, refuse_large_candidates
 from stream_gmm.pipeline.job.run_folder import (
     CANDIDATES,
@@ -168,6 +169,7 @@ def score_stage(
     fitted = model or load_model(current_state(folder) / MODEL)
     dataset = config.open()
     check_scoring(config, dataset, fitted.n_components, fitted.density.noisy)
+    refuse_drifted_rows(config, fitted, dataset, executor)
     result = score(
         fitted, dataset, folder / SCORED, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ def _report_champion(folder: Path, name: str, before: str) -> None:
 @click.option("--period", help="Name of the period that the data are of [default: today's date in UTC]")
 @config_options
 def monitor(config: str | None, period: str | None, **arguments: Any) -> None:
-    """Compare the data with the model in use: one JSON line, and a row a file in monitor.parquet.
+    """Compare the data with the model in use: one JSON line on standard output, and a row a file in monitor.parquet.
 
     The scored table is read where it was written by this model from these data, else the data, once. Drift over the
     threshold (section monitor) is exit code 11; with the policy refit a sweep of these data follows instead.
@@ -98,14 +100,14 @@ def monitor(config: str | None, period: str | None, **arguments: Any) -> None:
 
     settings = load_config(config, collect_overrides(arguments))
     read_run(settings.folder)  # before a cluster starts
-    with progress_display() as listener, open_executor(settings.cluster) as executor:
+    with redirect_stdout(sys.stderr), progress_display() as listener, open_executor(settings.cluster) as executor:
         report = monitor_stage(settings, executor, listener, period)
-        click.echo(json.dumps(report.alert(settings.name)))
-        if report.result.drifted and settings.monitor.policy == "refit":
+        refit = report.result.drifted and settings.monitor.policy == "refit"
+        if refit:
             sweep_stage(settings, executor, listener)
-            click.echo(f"drifted, and fitted again: 'stream-gmm history {settings.folder}' shows the new version")
-            return
-    report.raise_if_drifted(settings.monitor.max_gain, "a refit describes them better than the model in use does")
+    click.echo(json.dumps(report.alert(settings.name) | {"fitted_again": refit}))
+    if not refit:
+        report.raise_if_drifted(settings.monitor.max_gain, "a refit describes them better than the model in use does")
 
 
 COMMANDS = (history, diff, promote, rollback, monitor)

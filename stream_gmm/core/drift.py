@@ -34,8 +34,12 @@ from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
 
 LEAST_ROWS_PER_PARAMETER = 20
-STEPS = 30
-"""Steps on the sample; what they leave is extrapolated."""
+STEPS = 15
+"""Most steps on the sample; what they leave is extrapolated."""
+_STEADY = 0.98
+"""Where a step gains more than this share of what the one before did, the sample is too small to go on with."""
+_SLOWEST = 0.9
+"""Largest ratio of successive gains that is extrapolated: the tail is at most nine times the last gain."""
 _NEGLIGIBLE = 1e-9
 
 
@@ -165,11 +169,25 @@ def predict_refit_gain(params: MixtureParams, summary: RowSummary, training_rows
         point = run_inner_steps(
             params, stats, lambda mixture: _reduce(estep.evaluate(mixture), params), penalty, STEPS, _NEGLIGIBLE
         )
-        total = max(point.predicted_gain, step, 0.0)
+        total = max(_extrapolate(np.diff(point.values)), step, 0.0)
     except SingularCovarianceError:
         step = total = 0.0
     spread = 1.0 + n / training_rows
     return RefitGain(step, total, 0.5 * p * spread / n, float(chi2.sf(2.0 * n * total / spread, p)))
+
+
+def _extrapolate(gains: Array) -> float:
+    """Return the sum of the gains of steps, with a geometric tail after the last one.
+
+    The gains of EM fall. The objective with the frozen correction is that of the full data near the anchor only, and
+    rises without bound in directions that a small sample does not determine; gains that stop falling tell.
+    """
+    rising = np.flatnonzero(gains[1:] > _STEADY * gains[:-1])
+    gains = gains[: rising[0] + 1] if len(rising) else gains
+    if len(gains) < 2:
+        return float(gains.sum())
+    ratio = float(np.clip(gains[-1] / gains[-2], 0.0, _SLOWEST))
+    return float(gains.sum() + max(gains[-1], 0.0) * ratio / (1.0 - ratio))
 
 
 def _reduce(stats: SuffStats, params: MixtureParams) -> SuffStats:

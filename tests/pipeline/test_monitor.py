@@ -98,6 +98,21 @@ def test_the_predicted_gain_of_a_refit_is_the_gain_of_one():
     assert np.median(np.abs(np.array(ratios) - 1.0)) < 0.2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("capacity", [1_000, 20_000])
+def test_the_prediction_stays_sound_where_components_overlap_and_the_sample_is_small(capacity):
+    ratios = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        old, new = (0.45 * draw(rng, 20_000, shift) + 0.75 * rng.normal(size=(20_000, 2)) for shift in (0.0, 1.0))
+        model = sg.fit(old, 3, tol=1e-6, max_passes=500)
+        refit = sg.fit(new, 3, init=model.params, tol=1e-7, max_passes=1_000)
+        ratios.append(predict(model, new, capacity=capacity).total / (refit.score(new) - model.score(new)))
+
+    assert np.median(np.abs(np.array(ratios) - 1.0)) < 0.2
+    assert max(ratios) < 1.5
+
+
 def test_summaries_of_parts_merge_to_that_of_the_whole(model):
     rows = draw(np.random.default_rng(4), 3_000)
     whole, parts = summarise(model, rows), summarise(model, rows, pieces=7)
@@ -209,7 +224,7 @@ def test_the_policies_alert_refit_and_refuse(job):
     assert pq.read_table(tmp_path / "run/scored/x.parquet").num_rows == 4_000
     score_stage(configure(tmp_path / "first", policy="refuse"), SerialExecutor())
 
-    run_command("monitor", *options, "--policy", "refit")
+    assert '"fitted_again": true' in run_command("monitor", *options, "--policy", "refit")
     assert [v.name for v in sg.open_registry(tmp_path / "run").history] == ["v1", "v2"]
     assert '"status": "same"' in run_command("monitor", *options)
 

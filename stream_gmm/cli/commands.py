@@ -249,9 +249,9 @@ def report(run_folder: str) -> None:
 @CONFIG
 @click.option("--cron", help="Schedule, such as '0 2 * * *'")
 @click.option("--timezone", default="UTC", show_default=True, help="Time zone of the schedule")
-@click.option("--deployment", default="nightly", show_default=True, help="Name of the deployment")
+@click.option("--deployment", help="Name of the deployment [default: the name of the configuration]")
 @config_options
-def serve(config: str | None, cron: str | None, timezone: str, deployment: str, **arguments: Any) -> None:
+def serve(config: str | None, cron: str | None, timezone: str, deployment: str | None, **arguments: Any) -> None:
     """Register the job as a Prefect deployment and serve its runs, on a schedule or on demand.
 
     Needs a Prefect server: set PREFECT_API_URL. Runs do not overlap. Ends with Ctrl-C or SIGTERM.
@@ -261,7 +261,7 @@ def serve(config: str | None, cron: str | None, timezone: str, deployment: str, 
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
     from flows.deploy import serve_run
 
-    serve_run(settings, deployment, cron, timezone)
+    serve_run(settings, deployment or settings.name, cron, timezone)
 
 
 @cli.command(epilog=EPILOG)

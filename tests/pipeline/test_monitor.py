@@ -187,6 +187,27 @@ def test_scores_and_data_give_the_same_rows(job):
     assert pq.read_table(tmp_path / "run" / "monitor.parquet").num_rows == 4
 
 
+@pytest.mark.parametrize("proba", ["columns", "list"])
+def test_scores_with_noise_nulls_and_another_layout_are_read_alike(rng, tmp_path, proba):
+    rows = np.vstack([draw(rng, 3_000), rng.uniform(-20.0, 20.0, size=(150, 2))])
+    rows[:40, 0] = np.nan
+    night = write(tmp_path / "night", "x.parquet", rows)
+    noisy = sg.fit(sg.open_dataset(str(night), missing="drop"), 3, noise=True)
+    scored = tmp_path / "scored"
+    sg.score(noisy, str(night), scored, missing="drop", proba=proba, prefix="p_")
+    found = [sg.monitor(noisy, str(night), missing="drop", scored=s) for s in (None, scored)]
+
+    assert [f.from_scores for f in found] == [False, True]
+    assert found[0].total["bad_values"] == found[1].total["bad_values"] == [40, 0]
+    assert found[0].rows == found[1].rows
+    assert found[0].total["status"] == "same"
+    assert found[0].total["refit_gain"] < 1e-4
+    weights = {"a": draw(rng, 3_000)[:, 0], "b": draw(rng, 3_000)[:, 1], "w": np.repeat([0.0, 2.0], 1_500)}
+    pq.write_table(pa.table(weights), tmp_path / "weighted.parquet")
+    data = sg.open_dataset(tmp_path / "weighted.parquet", ["a", "b"], weight="w")
+    assert sg.monitor(noisy, data).total["rows_scored"] == 3_000.0
+
+
 def test_the_file_that_drifted_is_named_with_what_has_changed(job):
     _, configure, rng, tmp_path = job
     rows = draw(rng, 3_000, shift=1.0)

@@ -16,6 +16,7 @@ from stream_gmm.core.estep.accumulate import CHUNK_ROWS
 from stream_gmm.core.estep.scores import NO_NOISE, Scores, score_rows
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import Array
+from stream_gmm.core.rows.frames import LARGEST
 from stream_gmm.core.rows.sampling import hash_rows
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.sink.scores import PartReport
@@ -132,5 +133,5 @@ def _decode_scores(batch: pa.RecordBatch, job: SummaryJob, names: list[str], fir
     nothing = np.zeros(int(keep.sum()))
     scores = Scores(nothing.astype(np.int32), proba, log_density[keep], nothing, noise)
     numbers = first + np.flatnonzero(keep)
-    bad = (~np.isfinite(values)).sum(axis=0)
+    bad = (~(np.abs(values) <= LARGEST)).sum(axis=0)
     return _Scored(values[keep], np.ones(len(numbers)), numbers, scores, len(keep), bad)

@@ -20,7 +20,7 @@ from stream_gmm.core.drift import (
     predict_refit_gain,
 )
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import InputDataError, check_number, explain
+from stream_gmm.errors import ConfigError, InputDataError, check_number, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.sink.publish import read_manifest
 from stream_gmm.io.sink.scores import report_from_json
@@ -102,9 +102,15 @@ def monitor(
 
     Raises
     ------
+    ConfigError
+        If the model was not fitted to rows.
     InputDataError
         If the data lacks columns of the model, cannot be read, or has no row that can be scored.
     """
+    if not model.criteria.n_rows > 0.0:
+        raise ConfigError(
+            explain("the model was not fitted to rows, so that there is nothing to compare with", remedy="fit one")
+        )
     dataset = dataset.with_columns(model.columns)
     manifest = _find_scores(scored, model, dataset)
     items: list[Item] = [(p, None) for p in dataset.parts]
@@ -120,7 +126,8 @@ def monitor(
         )
     edges = model.training.edges if model.training is not None else np.empty(0)
     job = SummaryJob(
-        model.density, model.threshold, edges, model.lower_bound_, model.columns, dataset.weight, dataset.missing,
+        model.density, model.threshold, edges, model.criteria.loglik / model.criteria.n_rows, model.columns,
+        dataset.weight, dataset.missing,
         max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), **layout,
     )  # fmt: skip
     meter = Meter(listener, "monitor", [p.rows for p, _ in items])
@@ -151,7 +158,7 @@ def _find_scores(scored: Path | None, model: FitResult, dataset: Dataset) -> dic
 
 def _make_row(file: str, summary: RowSummary, model: FitResult, rule: DriftRule) -> dict[str, Any]:
     stats, training = summary.stats, model.training
-    n, expected = stats.rows, model.lower_bound_
+    n, expected = stats.rows, model.criteria.loglik / model.criteria.n_rows
     gain = predict_refit_gain(model.params, summary, model.criteria.n_rows)
     shift = compare_components(model.params, stats)
     psi = None if training is None else training.compute_psi(summary.counts)

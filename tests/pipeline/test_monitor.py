@@ -259,6 +259,8 @@ def test_what_cannot_be_monitored_is_refused(model, tmp_path):
         sg.monitor(named, empty, missing="drop")
     with pytest.raises(ConfigError, match="max_gain"):
         sg.monitor(named, empty, max_gain=-1.0)
+    with pytest.raises(ConfigError, match="not fitted to rows"):
+        sg.monitor(replace(named, criteria=replace(named.criteria, n_rows=0.0)), empty)
     few = sg.monitor(replace(named, training=None), write(tmp_path / "few", "x.parquet", model.means_))
     assert few.total["psi"] is None
     assert few.total["status"] == "too few rows"

@@ -170,6 +170,7 @@ def test_unknown_versions_and_folders_are_refused_with_what_there_is(tmp_path):
         sg.open_registry(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_difference_matches_components_and_measures_them(tmp_path, demo_folder):
     folder = tmp_path / "run"
     for seed, k in ((0, [3]), (1, [1, 2, 3])):
@@ -189,6 +190,13 @@ def test_a_difference_matches_components_and_measures_them(tmp_path, demo_folder
         assert c.weight_after == b.weights_[c.after]
         assert c.covariance_change >= 1.0
     assert len(difference.components) == 3
+
+    config = _config(demo_folder, folder, em=em, output={"folder": str(folder), "publish_as": "challenger"})
+    sweep_stage(config, SerialExecutor())
+    printed = run_command("report", folder)
+    assert "version      v2, the champion of 3" in printed
+    assert "challenger   v3: full-2; 'stream-gmm diff" in printed
+    assert registry.load("champion").n_components == 3
 
     assert "v2" in (printed := run_command("history", folder))
     assert "champion" in printed

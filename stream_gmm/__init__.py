@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stream_gmm.io.store.models import load_model, save_model
     from stream_gmm.online import OnlineGaussianMixture
     from stream_gmm.pipeline.job.registry import Registry, open_registry
+    from stream_gmm.pipeline.monitor import MonitorResult
     from stream_gmm.pipeline.score import ScoreResult
     from stream_gmm.pipeline.sweep.result import SweepResult
     from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
@@ -52,6 +53,7 @@ _WHERE = {
     "save_model": "stream_gmm.io.store.models",
     "OnlineGaussianMixture": "stream_gmm.online",
     "BootstrapResult": "stream_gmm.pipeline.uncertainty.bootstrap",
+    "MonitorResult": "stream_gmm.pipeline.monitor",
     "RatioTest": "stream_gmm.pipeline.uncertainty.ratio",
     "ScoreResult": "stream_gmm.pipeline.score",
     "SweepResult": "stream_gmm.pipeline.sweep.result",
@@ -67,6 +69,7 @@ __all__ = [
     "GaussianMixture",
     "GaussianMixtureSelector",
     "MixtureParams",
+    "MonitorResult",
     "OnlineGaussianMixture",
     "Outcome",
     "RatioTest",

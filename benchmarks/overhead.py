@@ -199,7 +199,7 @@ def main() -> None:
 
     @flow
     def measured() -> list[tuple[Any, ...]]:
-        return measure_long_pass(lambda: PrefectProgress("overhead", get_run_logger()))
+        return measure_long_pass(lambda: PrefectProgress("overhead", "overhead", get_run_logger()))
 
     logging.getLogger("prefect").setLevel(logging.WARNING)
     with prefect_test_harness(server_startup_timeout=180):

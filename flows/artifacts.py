@@ -7,13 +7,14 @@ from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
+from flows.names import make_key
 from stream_gmm.core.criteria import base_criterion, display_name, value_format
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.tables import read_table
-from stream_gmm.pipeline.job.run_folder import TABLE
+from stream_gmm.pipeline.job.run_folder import TABLE as TABLE_FILE
 from stream_gmm.pipeline.sweep.result import SweepResult
 
-TABLE_KEY, MODEL_KEY, CURVE_KEY = "sweep-table", "chosen-model", "bic-curve"
+TABLE, MODEL, CURVE = "sweep-table", "chosen-model", "bic-curve"
 _SHOWN = (
     "candidate",
     "n_parameters",
@@ -36,14 +37,16 @@ def _rounded(value: Any) -> Any:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def publish_sweep(result: SweepResult) -> None:
+def publish_sweep(job: str, result: SweepResult) -> None:
     """Publish the sweep table, best first."""
     rows = [{k: _rounded(r[k]) for k in _SHOWN} for r in result.table.to_pylist()]
     rows.sort(key=lambda r: (r["delta"] is None, r["delta"] or 0.0))
-    create_table_artifact(key=TABLE_KEY, table=rows, description=f"Candidates by {result.criterion}")
+    create_table_artifact(
+        key=make_key(job, TABLE), table=rows, description=f"{job}: candidates by {result.criterion}"
+    )
 
 
-def publish_choice(result: SweepResult) -> None:
+def publish_choice(job: str, result: SweepResult) -> None:
     """Publish the chosen model in words."""
     best, measured = result.best, base_criterion(result.criterion)
     head = "| component | weight | " + " | ".join(best.columns) + " |"
@@ -60,13 +63,17 @@ def publish_choice(result: SweepResult) -> None:
     )
     warnings = "".join(f"\n> {w}\n" for w in result.warnings)
     create_markdown_artifact(
-        key=MODEL_KEY, markdown=text + "\n".join([head, rule, *rows]) + "\n" + warnings, description="Chosen model"
+        key=make_key(job, MODEL),
+        markdown=text + "\n".join([head, rule, *rows]) + "\n" + warnings,
+        description=f"{job}: chosen model",
     )
 
 
-def publish_curves(folder: Path) -> None:
+def publish_curves(job: str, folder: Path) -> None:
     """Publish the criterion curves as an image that needs no hosting."""
     from stream_gmm.report.figures import draw_criteria, encode_png
 
-    figure = draw_criteria(read_table(current_state(folder) / TABLE).to_pylist(), names=("bic",))
-    create_image_artifact(key=CURVE_KEY, image_url=encode_png(figure, dpi=70), description="BIC against K")
+    figure = draw_criteria(read_table(current_state(folder) / TABLE_FILE).to_pylist(), names=("bic",))
+    create_image_artifact(
+        key=make_key(job, CURVE), image_url=encode_png(figure, dpi=70), description=f"{job}: BIC against K"
+    )

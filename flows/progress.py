@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from flows.names import make_key
 from stream_gmm.pipeline.passes.progress import Progress
 
 SECONDS = 1.0
@@ -15,9 +16,11 @@ SECONDS = 1.0
 class PrefectProgress:
     """A listener that keeps the run page of the Prefect UI up to date."""
 
-    def __init__(self, stage: str, log: Any) -> None:
+    def __init__(self, job: str, stage: str, log: Any) -> None:
         self._log = log
-        self._artifact: Any = create_progress_artifact(0.0, key=f"{stage}-progress", description=f"{stage}")
+        self._artifact: Any = create_progress_artifact(
+            0.0, key=make_key(job, f"{stage}-progress"), description=f"{job}: {stage}"
+        )
         self._last = time.monotonic()
 
     def __call__(self, p: Progress) -> None:

@@ -12,6 +12,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import publish_choice, publish_curves, publish_sweep
+from flows.names import name_current_run
 from flows.progress import PrefectProgress
 from stream_gmm.errors import ClusterError, StorageError, redact_error
 from stream_gmm.pipeline.job.checks import check_job
@@ -80,9 +81,9 @@ def _report_plan(plan: Plan) -> None:
 
 
 @contextmanager
-def _report_progress(stage: str) -> Iterator[Listener]:
+def _report_progress(job: str, stage: str) -> Iterator[Listener]:
     """Yield a listener that reports to this process, to the run's log and to its progress artifact."""
-    local, remote = _LISTENER.get(), PrefectProgress(stage, get_run_logger())
+    local, remote = _LISTENER.get(), PrefectProgress(job, stage, get_run_logger())
 
     def both(progress: Progress) -> None:
         local(progress)
@@ -116,10 +117,10 @@ RETRIES: dict[str, Any] = {
 @task(name="sweep", task_run_name="sweep-{config.name}", **RETRIES)
 def sweep_task(config: RunConfig, cluster: ClusterConfig) -> str:
     """Fit every candidate on a running cluster and choose one; returns its name."""
-    with _hide_credentials(), _report_progress("sweep") as listener, open_executor(cluster) as executor:
+    with _hide_credentials(), _report_progress(config.name, "sweep") as listener, open_executor(cluster) as executor:
         result = sweep_stage(config, executor, listener, on_plan=_report_plan)
-    publish_sweep(result)
-    publish_choice(result)
+    publish_sweep(config.name, result)
+    publish_choice(config.name, result)
     for warning in result.warnings:
         get_run_logger().warning(warning)
     return result.candidates[result.chosen].name
@@ -128,7 +129,7 @@ def sweep_task(config: RunConfig, cluster: ClusterConfig) -> str:
 @task(name="score", task_run_name="score-{config.name}", **RETRIES)
 def score_task(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     """Score every row on a running cluster and publish; returns the manifest without its parts."""
-    with _hide_credentials(), _report_progress("score") as listener, open_executor(cluster) as executor:
+    with _hide_credentials(), _report_progress(config.name, "score") as listener, open_executor(cluster) as executor:
         result = score_stage(config, executor, listener=listener)
     return {k: v for k, v in result.manifest.items() if k != "parts"}
 
@@ -140,11 +141,11 @@ def report_task(config: RunConfig) -> str:
 
     with _hide_credentials():
         path = str(write_report(config.folder))
-        publish_curves(config.folder)
+        publish_curves(config.name, config.folder)
     return path
 
 
-@flow(name="stream-gmm", flow_run_name="{config.name}")
+@flow(name="stream-gmm", flow_run_name=name_current_run)
 def gmm_run(config: RunConfig) -> dict[str, Any]:
     """Sweep over K and covariance structure, choose, score every row, publish and report."""
     with _hide_credentials():

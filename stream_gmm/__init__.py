@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stream_gmm.api import fit, score, sweep
+    from stream_gmm.api import fit, monitor, score, sweep
     from stream_gmm.core.fit.em import Outcome
     from stream_gmm.core.model.covariance import FAMILIES
     from stream_gmm.core.model.params import MixtureParams
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
     from stream_gmm.online import OnlineGaussianMixture
+    from stream_gmm.pipeline.job.registry import Registry, open_registry
+    from stream_gmm.pipeline.monitor import MonitorResult
     from stream_gmm.pipeline.score import ScoreResult
     from stream_gmm.pipeline.sweep.result import SweepResult
     from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
@@ -33,6 +35,7 @@ _WHERE = {
     "bootstrap": "stream_gmm.inference",
     "fit": "stream_gmm.api",
     "likelihood_ratio_test": "stream_gmm.inference",
+    "monitor": "stream_gmm.api",
     "score": "stream_gmm.api",
     "sweep": "stream_gmm.api",
     "FAMILIES": "stream_gmm.core.model.covariance",
@@ -44,10 +47,13 @@ _WHERE = {
     "GaussianMixtureSelector": "stream_gmm.estimator_selector",
     "Dataset": "stream_gmm.io.source.dataset",
     "open_dataset": "stream_gmm.io.source.dataset",
+    "open_registry": "stream_gmm.pipeline.job.registry",
+    "Registry": "stream_gmm.pipeline.job.registry",
     "load_model": "stream_gmm.io.store.models",
     "save_model": "stream_gmm.io.store.models",
     "OnlineGaussianMixture": "stream_gmm.online",
     "BootstrapResult": "stream_gmm.pipeline.uncertainty.bootstrap",
+    "MonitorResult": "stream_gmm.pipeline.monitor",
     "RatioTest": "stream_gmm.pipeline.uncertainty.ratio",
     "ScoreResult": "stream_gmm.pipeline.score",
     "SweepResult": "stream_gmm.pipeline.sweep.result",
@@ -63,16 +69,20 @@ __all__ = [
     "GaussianMixture",
     "GaussianMixtureSelector",
     "MixtureParams",
+    "MonitorResult",
     "OnlineGaussianMixture",
     "Outcome",
     "RatioTest",
+    "Registry",
     "ScoreResult",
     "SweepResult",
     "bootstrap",
     "fit",
     "likelihood_ratio_test",
     "load_model",
+    "monitor",
     "open_dataset",
+    "open_registry",
     "save_model",
     "score",
     "sweep",

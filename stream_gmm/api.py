@@ -16,6 +16,7 @@ from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.memory import as_source
+from stream_gmm.pipeline import monitor as _monitor
 from stream_gmm.pipeline import score as _score
 from stream_gmm.pipeline.fit import fit as _fit
 from stream_gmm.pipeline.fit.settings import FitOptions, Settings, document_options
@@ -237,6 +238,64 @@ def score(
         result, source, os.fspath(output), executor_for(client),
         passthrough=passthrough, proba=proba, prefix=prefix, listener=progress,
     )  # fmt: skip
+
+
+def monitor(
+    model: FitResult | Any,
+    data: Dataset | str | os.PathLike[str],
+    *,
+    scored: str | os.PathLike[str] | None = None,
+    max_gain: float = _monitor.DriftRule.max_gain,
+    max_psi: float = _monitor.DriftRule.max_psi,
+    false_alarm_rate: float = _monitor.DriftRule.false_alarm_rate,
+    missing: str = "error",
+    client: Client | Executor | None = None,
+    progress: Listener = ignore_progress,
+) -> _monitor.MonitorResult:
+    """Compare the rows of files with those that a model was fitted to, file by file and all together.
+
+    Parameters
+    ----------
+    model
+        What :func:`fit` or :func:`load_model` returned, or a fitted :class:`GaussianMixture`.
+    data
+        A data set from :func:`open_dataset`, or a path (opened with the model's columns).
+    scored
+        Folder that :func:`score` wrote; read instead of the data if it was made by this model from this data and
+        holds the columns and the responsibilities.
+    max_gain
+        Largest gain of a refit, nats per row and beyond what chance explains, that is no drift.
+    max_psi
+        Largest population stability index of the log-density, beyond what chance explains, that is no drift.
+    false_alarm_rate
+        How often unchanged rows may count as changed.
+    missing
+        Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+
+    Returns
+    -------
+    MonitorResult
+        ``drifted``; ``rows``: a mapping for each file, and ``total`` for all together, with the ``status`` ``same``,
+        ``changed``, ``drifted`` or ``too few rows``, ``refit_gain`` (predicted gain per row of a fit from the
+        model's parameters),
+        ``chance_gain`` (its mean where nothing has changed), ``p_value``, mean log-density with standard error,
+        ``psi``, ``ks``, outlier rate, and shifts of weights, means and covariances.
+
+    Raises
+    ------
+    ConfigError, InputDataError, ClusterError
+        See their descriptions.
+    """
+    result = model if isinstance(model, FitResult) else model.result_
+    source = as_source(data, result.columns, missing)
+    if not isinstance(source, Dataset):
+        raise InputDataError(
+            explain("monitor compares files, and was given rows in memory", remedy="write them to a Parquet file")
+        )
+    rule = _monitor.DriftRule(max_gain, max_psi, false_alarm_rate)
+    return _monitor.monitor(
+        result, source, executor_for(client), rule, scored=None if scored is None else Path(scored), listener=progress
+    )
 
 
 def params_from(weights: Any, means: Any, precisions: Any, covariance_type: str) -> MixtureParams:

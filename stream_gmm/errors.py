@@ -99,6 +99,12 @@ class ClusterError(StreamGMMError):
     exit_code = 7
 
 
+class DriftError(StreamGMMError):
+    """The rows have drifted from the model, over the threshold; what was published before stays as it is."""
+
+    exit_code = 11
+
+
 class NoAdmissibleModelError(StreamGMMError):
     """Every candidate of a sweep failed or is degenerate."""
 

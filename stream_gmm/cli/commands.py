@@ -13,15 +13,12 @@ from typing import Any
 
 import click
 
+from stream_gmm.cli.nights import COMMANDS, EPILOG
 from stream_gmm.cli.options import collect_overrides, config_options
 from stream_gmm.errors import ConfigError, StorageError, StreamGMMError, redact_error, redact_text
 from stream_gmm.pipeline.job.config import RunConfig, load_config
 from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
 
-EPILOG = (
-    "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 model file, "
-    "6 storage, 7 cluster, 8 no admissible model."
-)
 CONFIG = click.argument("config", required=False, type=click.Path(dir_okay=False))
 POSITIVE = click.IntRange(min=1)
 NOT_NEGATIVE = click.IntRange(min=0)
@@ -42,6 +39,10 @@ class FiniteNumber(click.FloatRange):
 @click.version_option(package_name="stream-gmm")
 def cli() -> None:
     """Gaussian mixtures for Parquet data that does not fit in memory."""
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:
@@ -249,9 +250,9 @@ def report(run_folder: str) -> None:
 @CONFIG
 @click.option("--cron", help="Schedule, such as '0 2 * * *'")
 @click.option("--timezone", default="UTC", show_default=True, help="Time zone of the schedule")
-@click.option("--deployment", default="nightly", show_default=True, help="Name of the deployment")
+@click.option("--deployment", help="Name of the deployment [default: the name of the configuration]")
 @config_options
-def serve(config: str | None, cron: str | None, timezone: str, deployment: str, **arguments: Any) -> None:
+def serve(config: str | None, cron: str | None, timezone: str, deployment: str | None, **arguments: Any) -> None:
     """Register the job as a Prefect deployment and serve its runs, on a schedule or on demand.
 
     Needs a Prefect server: set PREFECT_API_URL. Runs do not overlap. Ends with Ctrl-C or SIGTERM.
@@ -261,7 +262,7 @@ def serve(config: str | None, cron: str | None, timezone: str, deployment: str, 
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
     from flows.deploy import serve_run
 
-    serve_run(settings, deployment, cron, timezone)
+    serve_run(settings, deployment or settings.name, cron, timezone)
 
 
 @cli.command(epilog=EPILOG)

@@ -22,7 +22,7 @@ from stream_gmm.io.sink.publish import read_manifest
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.plan import Plan
-from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, REPORT, SCORED, TABLE, TRUTH, read_run
+from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, REPORT, SCORED, TABLE, TRUTH, read_catalog, read_run
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Progress
 from stream_gmm.pipeline.uncertainty.words import describe_bootstrap, format_component
@@ -130,12 +130,25 @@ def show_run(folder: Path, console: Console | None = None) -> None:
         console.print(_truth_table(model, load_model(state / TRUTH)))
     for warning in record["warnings"]:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+    _show_versions(folder, console)
     manifest = read_manifest(folder / SCORED) or {}
     scored = [("scored rows", SCORED)] if manifest.get("model_digest") == model.digest else []
     for what, name in (*scored, ("model", MODEL), ("report", REPORT), ("sweep table", TABLE),
                        ("candidates", CANDIDATES)):  # fmt: skip
         if (folder / name).exists():
             console.print(f"{what:<12} {folder / name}", soft_wrap=True)
+
+
+def _show_versions(folder: Path, console: Console) -> None:
+    catalog = read_catalog(folder)
+    console.print(f"version      {catalog.champion}, the champion of {len(catalog.versions)}")
+    if catalog.challenger is not None:
+        challenger = catalog.find(catalog.challenger)
+        console.print(
+            f"challenger   {challenger.name}: {challenger.chosen}; 'stream-gmm diff {folder} champion challenger' "
+            f"compares them, and 'stream-gmm promote {folder} challenger' puts it in use",
+            soft_wrap=True,
+        )
 
 
 def _sweep_table(record: Mapping[str, Any], rows: list[dict[str, Any]]) -> Table:

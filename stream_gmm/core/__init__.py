@@ -8,7 +8,8 @@ Rooms, in the order of their imports (each may import those before it; import-li
    BIC, AIC, ICL and held-out likelihood
 4. ``estep`` and ``mstep``: from parameters and rows to statistics; from statistics to parameters
 5. ``fit``: the EM driver and its acceleration
-6. ``search`` and ``result.py``: seeding, fits on the sample and pruning; the result of a fit
+6. ``search``, ``result.py`` and ``drift.py``: seeding, fits on the sample and pruning; the result of a fit; how far
+   new rows are from it
 7. ``online.py``: online EM for streams
 
 Begin with ``model/params.py``, ``stats.py`` and ``fit/em.py``: a fit is ``MixtureParams`` -> E-step -> ``SuffStats``

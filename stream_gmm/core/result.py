@@ -21,6 +21,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.constants import Constant, insert_constants, split_columns
 from stream_gmm.core.rows.frames import as_rows, column_names
+from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.errors import ConfigError
 
 
@@ -52,6 +53,9 @@ class FitResult:
     threshold, outlier_quantile
         Rows with a log-density below ``threshold`` (nats) are outliers; it is the ``outlier_quantile`` of the
         log-density of the uniform sample.
+    training
+        Histogram of the log-densities of the uniform sample, to which those of later rows are compared; None in a
+        model file of an earlier release, and where there was no sample.
     warnings
         Cautions about the result, in sentences.
     events
@@ -72,6 +76,7 @@ class FitResult:
     reason: str = ""
     threshold: float = float("-inf")
     outlier_quantile: float = 0.0
+    training: LogDensityHistogram | None = None
     warnings: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
-from stream_gmm.pipeline.job.run_folder import REPORT, SAMPLE, TABLE, TRUTH, read_run
+from stream_gmm.pipeline.job.run_folder import REPORT, SAMPLE, TABLE, TRUTH, read_run, update_record
 from stream_gmm.pipeline.uncertainty.words import describe_bootstrap, format_component
 from stream_gmm.report import figures as fig
 
@@ -63,7 +63,9 @@ def write_report(folder: Path) -> Path:
     sample = read_table(state / SAMPLE)
     rows = np.column_stack([sample[c].to_numpy() for c in sample.column_names])
     truth = load_model(state / TRUTH) if (state / TRUTH).exists() else None
-    return write_atomically(folder / REPORT, render(record, model, table, rows, truth).encode())
+    content = render(record, model, table, rows, truth).encode()
+    update_record(folder, model.digest, lambda _: None, lambda staged: write_atomically(staged / REPORT, content))
+    return folder / REPORT
 
 
 def render(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -65,13 +66,30 @@ def test_the_flow_does_the_whole_job(finished):
 def test_table_model_curve_and_progress_are_artifacts(finished, prefect_api):
     artifacts = {a["key"]: a for a in ask(prefect_api, "/artifacts/latest/filter")}
 
-    table = json.loads(artifacts["sweep-table"]["data"])
+    table = json.loads(artifacts["test-sweep-table"]["data"])
     assert len(table) == 8
     assert table[0]["candidate"] == "full-3"
-    assert "full, K = 3" in artifacts["chosen-model"]["data"]
-    assert artifacts["bic-curve"]["data"].startswith("data:image/png;base64,")
-    assert {"sweep-progress", "score-progress"} <= set(artifacts)
-    assert artifacts["sweep-progress"]["data"] == 100.0
+    assert "full, K = 3" in artifacts["test-chosen-model"]["data"]
+    assert artifacts["test-bic-curve"]["data"].startswith("data:image/png;base64,")
+    assert {"test-sweep-progress", "test-score-progress"} <= set(artifacts)
+    assert artifacts["test-sweep-progress"]["data"] == 100.0
+
+
+def test_names_tell_jobs_data_and_dates_apart():
+    from flows.names import make_key, make_run_name
+
+    day = datetime(2026, 11, 26, 23, 30, tzinfo=UTC)
+    assert make_run_name("events", ["data/*.parquet", "b"], day) == "events: data/*.parquet and 1 more, 2026-11-26"
+    assert "secret" not in make_run_name("events", ["s3://key:secret@bucket/x"], day)
+    assert len(make_run_name("n", ["x" * 500], day)) < 80
+    assert make_key("Événements / Nuit", "sweep-table") == "evenements-nuit-sweep-table"
+    assert make_key("!", "chosen-model") == "stream-gmm-chosen-model"
+
+
+def test_the_run_is_named_after_job_data_and_date(finished, prefect_api):
+    names = [r["name"] for r in ask(prefect_api, "/flow_runs/filter")]
+
+    assert any(n.startswith("test: ") and n.endswith(datetime.now(UTC).date().isoformat()) for n in names), names
 
 
 def test_prefect_sees_a_task_for_each_stage_and_no_more(finished, prefect_api):
@@ -149,7 +167,8 @@ def test_a_cron_deployment_really_runs(prefect_api, demo_folder, tmp_path):
     try:
         wait_for(lambda: runs("SCHEDULED"), 90, "a scheduled run appears")
         (done, *_) = wait_for(lambda: runs("COMPLETED"), 200, "a scheduled run succeeds")
-        assert done["name"] == "test"
+        assert done["name"].startswith("test: /")
+        assert done["name"].endswith(done["expected_start_time"][:10])
         assert ds.dataset(folder / "run" / "scored").count_rows() == 20_000
     finally:
         process.send_signal(signal.SIGTERM)
@@ -160,7 +179,10 @@ def test_a_cron_deployment_really_runs(prefect_api, demo_folder, tmp_path):
 def test_the_command_of_the_readme_for_a_schedule_creates_runs(here, prefect_api):
     (serve,) = (c for c in commands() if c.startswith("stream-gmm serve"))
     process = start(serve, here, PREFECT_API_URL=prefect_api)
-    body = {"deployments": {"name": {"any_": ["nightly"]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    body = {
+        "deployments": {"name": {"any_": ["quickstart"]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
     try:
         runs = wait_for(lambda: ask(prefect_api, "/flow_runs/filter", body), 120, "the cron schedule makes runs")
         assert runs[0]["auto_scheduled"]
@@ -182,7 +204,7 @@ def test_the_commands_of_the_readme_for_a_work_pool_complete_a_run(here, prefect
     )
     try:
         run(f"prefect deployment run stream-gmm/nightly --param 'config={config}'", here, **variables)
-        body = {"flow_runs": {"name": {"any_": ["pool"]}}}
+        body = {"flow_runs": {"name": {"like_": "pool: demo/data, "}}}
 
         def ended():
             runs = ask(prefect_api, "/flow_runs/filter", body)

@@ -15,7 +15,7 @@ from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.store.generations import current_state, publish_state
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.config import validate_config
-from stream_gmm.pipeline.job.run_folder import RESULTS, publish_results, read_record, read_run, update_record
+from stream_gmm.pipeline.job.run_folder import RESULTS, read_record, read_run, update_record
 from stream_gmm.pipeline.job.stages import score_stage, sweep_stage
 
 # A process of its own forks once for each point: the child is killed at its n-th operation on the file system.
@@ -195,14 +195,14 @@ def test_an_update_takes_the_other_files_over(tmp_path):
 
 
 def test_a_failed_publication_leaves_what_was_there(tmp_path):
-    publish_results(tmp_path, lambda staged: _write_run(staged, "old"))
+    publish_state(tmp_path, RESULTS, lambda staged: _write_run(staged, "old"))
 
     def fail(staged: Path) -> None:
         _write_run(staged, "new")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match="No space left"):
-        publish_results(tmp_path, fail)
+        publish_state(tmp_path, RESULTS, fail)
     assert (tmp_path / "model.gmm").read_text() == "model.gmm of old"
     assert len(list((tmp_path / ".results").iterdir())) == 2
 

@@ -101,6 +101,8 @@ class SurrogatePoint:
     lengths: tuple[float, ...] = ()
     slope: float = 0.0
     """With a ridge: change of the sample's log-likelihood per unit of length in the first inner step."""
+    values: tuple[float, ...] = ()
+    """Without a ridge: the objective, nats per row, at the anchor and after every step."""
 
 
 def run_inner_steps(
@@ -144,7 +146,7 @@ def run_inner_steps(
         if new is None or values[-1] - values[-2] <= _HARDLY * tol:
             break
         params = new
-    return SurrogatePoint(params, len(values) - 1, _predict_total_gain(values))
+    return SurrogatePoint(params, len(values) - 1, _predict_total_gain(values), values=tuple(values))
 
 
 def _run_inner_ridge_steps(

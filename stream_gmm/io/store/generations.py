@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from stream_gmm.errors import StorageError, explain
@@ -28,14 +28,18 @@ def current_state(folder: Path) -> Path:
     """Return the folder that holds the current files of ``folder``: what is read from it belongs together.
 
     It is ``folder`` itself where nothing has been published in states. A state stays readable until two more are
-    published.
+    published, or for as long as the current one refers to it.
     """
     pointer = folder / STATES / CURRENT
     return folder / STATES / os.readlink(pointer) if pointer.is_symlink() else folder
 
 
 def publish_state(
-    folder: Path, names: Sequence[str], write: Callable[[Path], object], base: Path | None = None
+    folder: Path,
+    names: Sequence[str],
+    write: Callable[[Path], object],
+    base: Path | None = None,
+    keep: Callable[[Path], Collection[str]] = lambda _: (),
 ) -> bool:
     """Replace the files ``names`` of a folder together, in one atomic step.
 
@@ -48,6 +52,8 @@ def publish_state(
     base
         A state from :func:`current_state`: what ``write`` does not write is taken over from it. Nothing is published
         if another process has published since. None: what is not written is not there any more.
+    keep
+        Returns the names of the further states that a state refers to, which therefore stay.
 
     Returns
     -------
@@ -67,19 +73,20 @@ def publish_state(
                 return False
             _adopt_plain_files(folder, names)
             previous = current_state(folder)
-            _remove_states(states, keep=(previous,))
-            staged = _make_state(states)
+            _remove_states(states, keep=(previous, *(states / n for n in keep(previous))))
+            staged = make_state(states)
             try:
                 write(staged)
                 if base is not None:
-                    _link_tree(previous, staged, [n for n in names if not (staged / n).exists()])
+                    link_tree(previous, staged, [n for n in names if not (staged / n).exists()])
                 _show_in_folder(folder, staged, names)
                 _make_current(staged)
             except BaseException:
                 _remove(staged)
                 raise
             _hide_absent(folder, staged, names)
-            _remove_states(states, keep=(previous, staged))
+            others = [states / name for state in (previous, staged) for name in keep(state)]
+            _remove_states(states, keep=(previous, staged, *others))
     except OSError as error:
         raise StorageError(
             explain(
@@ -91,7 +98,8 @@ def publish_state(
     return True
 
 
-def _make_state(states: Path) -> Path:
+def make_state(states: Path) -> Path:
+    """Make the folder of a new state; it stays only if the next current state refers to it, or is it."""
     numbers = [int(p.name) for p in states.iterdir() if p.name.isdigit()]
     staged = states / f"{max(numbers, default=0) + 1:06d}"
     staged.mkdir()
@@ -136,15 +144,15 @@ def _adopt_plain_files(folder: Path, names: Sequence[str]) -> None:
     plain = [n for n in names if (folder / n).exists()]
     if plain and not (folder / STATES / CURRENT).is_symlink():
         _remove_states(folder / STATES, keep=())
-        first = _make_state(folder / STATES)
-        _link_tree(folder, first, plain)
+        first = make_state(folder / STATES)
+        link_tree(folder, first, plain)
         # The other order than for a new state: a link must not replace a file before it leads to one.
         _make_current(first)
         _show_in_folder(folder, first, names)
 
 
-def _link_tree(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Take files and folders over, without copying their content where the file system has hard links."""
+def link_tree(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Take files and folders over from another state, as hard links where the file system has them."""
     for name in names:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name, copy_function=_link_file)

@@ -15,6 +15,7 @@ from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.constants import Constant
+from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.errors import ModelFileError
 from stream_gmm.io.store.container import pack, read, unpack, write_atomically
 
@@ -37,6 +38,8 @@ def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
 def to_bytes(result: FitResult) -> bytes:
     """Return the content of the model file."""
     arrays = {**params_to_arrays(result.params), "history": np.array(result.history, dtype=np.float64)}
+    if result.training is not None:
+        arrays |= {"training_edges": result.training.edges, "training_shares": result.training.shares}
     return pack(MAGIC, FORMAT if result.constants else 1, _make_header(result), arrays)
 
 
@@ -79,6 +82,7 @@ def _make_header(result: FitResult) -> dict[str, Any]:
             c.heldout_loglik,
             c.heldout_rows,
         ],
+        **({} if result.training is None else {"training_rows": result.training.rows}),
         "warnings": list(result.warnings),
         "events": list(result.events),
         "provenance": dict(result.provenance),
@@ -105,6 +109,9 @@ def _build_result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
     params = params_from_arrays(arrays, header["covariance_type"])
     if header["columns"] and len(header["columns"]) != params.n_features:
         raise ModelFileError(f"{len(header['columns'])} column names for {params.n_features} features.")
+    training = None
+    if "training_edges" in arrays:
+        training = LogDensityHistogram(arrays["training_edges"], arrays["training_shares"], header["training_rows"])
     return FitResult(
         params=params,
         outcome=Outcome[header["outcome"]],
@@ -117,6 +124,7 @@ def _build_result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
         reason=header["reason"],
         threshold=float(header["threshold"]),
         outlier_quantile=header["outlier_quantile"],
+        training=training,
         warnings=tuple(header["warnings"]),
         events=tuple(header.get("events", ())),
         provenance=header["provenance"],

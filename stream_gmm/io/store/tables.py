@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from stream_gmm.core.model.moments import Array
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.store.container import write_atomically
+from stream_gmm.io.store.folders import lock_folder
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -45,6 +46,24 @@ def read_table(path: Path) -> pa.Table:
                 remedy="run 'stream-gmm sweep' again; finished candidates are not fitted again",
             )
         ) from error
+
+
+def append_rows(rows: Sequence[Mapping[str, Any]], path: Path, keys: Sequence[str]) -> Path:
+    """Add rows to a Parquet table, atomically; rows with the same ``keys`` are replaced.
+
+    Raises
+    ------
+    InputDataError
+        If the table that is there is damaged.
+    StorageError
+        If it cannot be written; the table is as before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock_folder(path.parent, wait=True):
+        kept = read_table(path).to_pylist() if path.exists() else []
+        new = {tuple(r[k] for k in keys) for r in rows}
+        kept = [r for r in kept if tuple(r[k] for k in keys) not in new]
+        return write_table(table_of([*kept, *rows]), path)
 
 
 def write_rows(rows: Array, columns: Sequence[str], path: Path) -> Path:

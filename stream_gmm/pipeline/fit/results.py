@@ -20,6 +20,7 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import MStepReport
 from stream_gmm.core.mstep.resolution import Resolution
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError
@@ -46,6 +47,12 @@ def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) ->
     if not len(sample.weights):
         return float(np.quantile(log_density, quantile))
     return float(np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf"))
+
+
+def summarise_log_densities(params: MixtureParams, sample: Sample) -> LogDensityHistogram:
+    """Return the histogram of the log-density over sample rows."""
+    log_density = score_rows(compile_density(params), sample.rows).log_density
+    return LogDensityHistogram.of(log_density, sample.weights)
 
 
 def explain_collapse(state: EMState, profile: Profile, settings: Settings) -> EMState:
@@ -131,6 +138,7 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
         reason=state.reason,
         threshold=outlier_threshold(state.params, profile.sample, settings.outlier_quantile),
         outlier_quantile=settings.outlier_quantile,
+        training=summarise_log_densities(state.params, profile.sample),
         warnings=tuple(warnings),
         events=state.events,
         provenance={

@@ -19,7 +19,7 @@ from stream_gmm.core.variational import (
 )
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
-from stream_gmm.pipeline.fit.results import describe_provenance, outlier_threshold
+from stream_gmm.pipeline.fit.results import describe_provenance, outlier_threshold, summarise_log_densities
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks
 
@@ -95,7 +95,8 @@ def fit_variational(
         params, Outcome.CONVERGED if best.converged else Outcome.MAX_PASSES,
         Criteria.from_stats(stats, params.n_parameters), best.bounds, len(best.bounds), full.passes,
         columns=profile.columns, threshold=outlier_threshold(params, profile.sample, settings.outlier_quantile),
-        outlier_quantile=settings.outlier_quantile, warnings=profile.warnings,
+        outlier_quantile=settings.outlier_quantile, training=summarise_log_densities(params, profile.sample),
+        warnings=profile.warnings,
         provenance=describe_provenance(source, profile, settings),
     )  # fmt: skip
     return VariationalFit(best, prior, result, log_scale)

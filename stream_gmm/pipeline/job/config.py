@@ -17,12 +17,14 @@ from stream_gmm.pipeline.job.sections import (
     ClusterConfig,
     DataConfig,
     EMConfig,
+    MonitorConfig,
     OutputConfig,
     ScoreConfig,
     Section,
     SweepConfig,
     Text,
 )
+from stream_gmm.pipeline.monitor import DriftRule
 from stream_gmm.pipeline.sweep.choice import SelectionRule
 
 __all__ = ["ClusterConfig", "RunConfig", "apply_overrides", "load_config", "validate_config"]
@@ -38,6 +40,7 @@ class RunConfig(Section):
     score: ScoreConfig = ScoreConfig()
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
+    monitor: MonitorConfig = MonitorConfig()
 
     def settings(self) -> Settings:
         """Return the options of the fit."""
@@ -46,6 +49,11 @@ class RunConfig(Section):
     def choice(self) -> SelectionRule:
         """Return what chooses."""
         return SelectionRule(self.sweep.criterion, self.sweep.elbow)
+
+    def drift_rule(self) -> DriftRule:
+        """Return when rows count as drifted."""
+        m = self.monitor
+        return DriftRule(m.max_gain, m.max_psi, m.false_alarm_rate)
 
     def open(self, model: FitResult | None = None) -> Dataset:
         """Open the data set: its footers are read, its rows are not.

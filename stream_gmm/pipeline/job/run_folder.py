@@ -1,8 +1,9 @@
 """The folder of a run: the names of its files, and its record.
 
-``model.gmm``, ``sweep.parquet``, ``candidates/``, ``sample.parquet``, ``run.json``, ``bootstrap.parquet`` and
-``truth.gmm`` belong together and are replaced together (:mod:`stream_gmm.io.store.generations`). Beside them lie
-``scored/`` (published atomically by itself), ``report.html`` and ``ledger/``, from which a later sweep resumes.
+``model.gmm``, ``sweep.parquet``, ``candidates/``, ``sample.parquet``, ``run.json``, ``bootstrap.parquet``,
+``truth.gmm`` and ``report.html`` belong together and are replaced together (:mod:`stream_gmm.io.store.generations`);
+those of earlier runs are kept as versions (:mod:`stream_gmm.io.store.versions`). Beside them lie ``scored/``
+(published atomically by itself) and ``ledger/``, from which a later sweep resumes.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import InputDataError, explain, redact_value
+from stream_gmm.errors import InputDataError, StreamGMMError, explain, redact_value
 from stream_gmm.io.store.container import write_atomically
-from stream_gmm.io.store.generations import current_state, publish_state
+from stream_gmm.io.store.folders import sync_folder
+from stream_gmm.io.store.generations import STATES, current_state, link_tree, make_state, publish_state
 from stream_gmm.io.store.models import load_model
+from stream_gmm.io.store.versions import CATALOG, Catalog, Version, list_states, load_catalog, write_catalog
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +31,136 @@ CANDIDATES, BOOTSTRAP = "candidates", "bootstrap.parquet"
 SCORED, REPORT, LEDGER = "scored", "report.html", "ledger"
 PREVIOUS = "previous"
 """Instead of a model file: the model that is in the output folder before the run."""
-RESULTS = (MODEL, TABLE, SAMPLE, RECORD, TRUTH, CANDIDATES, BOOTSTRAP)
+RESULTS = (MODEL, TABLE, SAMPLE, RECORD, TRUTH, CANDIDATES, BOOTSTRAP, REPORT)
+KEEP_VERSIONS = 10
+"""Versions of a folder that are kept, unless the configuration says otherwise."""
 _REQUIRED = frozenset(
     ("name", "config", "criterion", "chosen", "passes", "reused", "why", "warnings", "seconds", "histories", "data")
 )
 
 
-def publish_results(folder: Path, write: Callable[[Path], object]) -> None:
-    """Replace all results of a run together: ``write`` puts the new files into the folder it is called with.
+def publish_results(
+    folder: Path, write: Callable[[Path], object], *, keep: int = KEEP_VERSIONS, challenger: bool = False
+) -> Version:
+    """Publish the results of a run as a new version: ``write`` puts them into the folder it is called with.
+
+    The version is the new champion: the results in ``folder`` are replaced together by its own. As challenger it is
+    only kept, and those in ``folder`` stay, unless there are none. Champion and challenger with the same model,
+    data and configuration as before are the same version, whose tables are replaced.
+
+    Parameters
+    ----------
+    keep
+        Versions that are kept, the newest ones; champion and challenger in any case.
 
     Raises
     ------
     StorageError
         If they cannot be written; the previous results are untouched.
     """
-    publish_state(folder, RESULTS, write)
+    published: list[Version] = []
+
+    def write_all(staged: Path) -> None:
+        catalog = _read_usable_catalog(folder)
+        aside = challenger and catalog.champion is not None
+        place = make_state(staged.parent) if aside else staged
+        write(place)
+        if aside:
+            sync_folder(place)
+            link_tree(current_state(folder), staged, RESULTS)
+        alias = catalog.challenger if aside else catalog.champion
+        if alias is not None and _is_same_run(place, locate_version(folder, catalog.find(alias))):
+            new = replace(catalog.find(alias), state=place.name)
+            catalog = catalog.place(new.name, place.name)
+        else:
+            new = _describe_version(place, f"v{catalog.made + 1}", catalog.champion)
+            catalog = catalog.add(new, challenger=aside, keep=keep)
+        if aside:
+            catalog = catalog.place(str(catalog.champion), staged.name)
+        write_catalog(staged, catalog)
+        published.append(new)
+
+    publish_state(folder, RESULTS, write_all, keep=list_states)
+    return published[-1]
+
+
+def set_champion(folder: Path, change: Callable[[Catalog], Catalog]) -> Version:
+    """Put the files of another version in place, in one atomic step; ``change`` returns the catalog with it.
+
+    Raises
+    ------
+    ConfigError
+        As ``change``.
+    StorageError
+        If the folder cannot be written; the previous results are untouched.
+    """
+    chosen: list[Version] = []
+
+    def write(staged: Path) -> None:
+        catalog = change(read_catalog(folder))
+        version = catalog.find(str(catalog.champion))
+        link_tree(locate_version(folder, version), staged, RESULTS)
+        write_catalog(staged, catalog.place(version.name, staged.name))
+        chosen.append(version)
+
+    publish_state(folder, RESULTS, write, keep=list_states)
+    return chosen[-1]
+
+
+def read_catalog(folder: Path) -> Catalog:
+    """Return the versions of a run folder; what an earlier release left there is version ``v1``.
+
+    Raises
+    ------
+    InputDataError, ModelFileError
+        If the folder holds a damaged catalog or run.
+    """
+    state = current_state(folder)
+    catalog = load_catalog(state)
+    if catalog is not None:
+        return catalog
+    if not ((state / RECORD).exists() and (state / MODEL).exists()):
+        return Catalog()
+    first = _describe_version(state, "v1", None)
+    if state == folder:
+        first = replace(first, state="")
+    return Catalog("v1", versions=(first,), made=1)
+
+
+def locate_version(folder: Path, version: Version) -> Path:
+    """Return the folder that holds the files of a version."""
+    return folder / STATES / version.state if version.state else folder
+
+
+def _describe_version(place: Path, name: str, origin: str | None) -> Version:
+    record, model = read_record(place), load_model(place / MODEL)
+    written = datetime.fromtimestamp((place / MODEL).stat().st_mtime, UTC)
+    return Version(
+        name, written.isoformat(timespec="seconds"), record["chosen"], int(record["data"]["rows"]), model.digest,
+        str(model.provenance.get("data_fingerprint", "")), origin, place.name,
+    )  # fmt: skip
+
+
+def _read_usable_catalog(folder: Path) -> Catalog:
+    """Return the versions of a folder; none where the results there cannot be read, which are then replaced."""
+    state = current_state(folder)
+    try:
+        return load_catalog(state) or read_catalog(folder)
+    except StreamGMMError as error:
+        if (state / CATALOG).exists():
+            raise
+        log.warning("the results in %s are not kept as a version: %s", folder, error)
+        return Catalog()
+
+
+def _is_same_run(new: Path, old: Path) -> bool:
+    try:
+        configs = [read_record(p)["config"] for p in (new, old)]
+        models = [load_model(p / MODEL) for p in (new, old)]
+    except StreamGMMError:
+        return False
+    identities = {(m.digest, m.provenance.get("data_fingerprint")) for m in models}
+    return len(identities) == 1 and configs[0] == configs[1]
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
@@ -121,9 +241,19 @@ def update_record(
         record = read_record(base)
         change(record)
 
-        def write_all(staged: Path, record: dict[str, Any] = record) -> None:
+        def write_all(staged: Path, record: dict[str, Any] = record, base: Path = base) -> None:
             write(staged)
             write_record(staged, record)
+            _keep_report(folder, base, staged)
+            catalog = read_catalog(folder)
+            write_catalog(staged, catalog.place(str(catalog.champion), staged.name))
 
-        if publish_state(folder, RESULTS, write_all, base):
+        if publish_state(folder, RESULTS, write_all, base, keep=list_states):
             return True
+
+
+def _keep_report(folder: Path, base: Path, staged: Path) -> None:
+    """Take over the report that an earlier release wrote beside the results."""
+    plain = folder / REPORT
+    if plain.is_file() and not plain.is_symlink() and not any((p / REPORT).exists() for p in (base, staged)):
+        link_tree(folder, staged, [REPORT])

@@ -25,6 +25,7 @@ from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.errors import did_you_mean, redact_value
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
 from stream_gmm.pipeline.fit.settings import ACCELERATIONS, CONSTANTS, PROFILES, describe_option
+from stream_gmm.pipeline.monitor import DriftRule
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 
 MOST_COMPONENTS = 10_000
@@ -299,9 +300,35 @@ class ClusterConfig(Section):
         return self
 
 
+_DRIFT = DriftRule()
+
+
+class MonitorConfig(Section):
+    """When new rows count as drifted from the model in use, and what follows."""
+
+    policy: Literal["alert", "refit", "refuse"] = Field(
+        "alert", description="After drift: alert (exit code 11); refit (sweep again); refuse (score nothing)"
+    )
+    max_gain: Number = Field(
+        _DRIFT.max_gain, ge=0.0, description="Largest gain of a refit beyond chance, nats per row, without drift"
+    )
+    max_psi: Number = Field(
+        _DRIFT.max_psi, ge=0.0, description="Largest stability index of the log-density beyond chance, without drift"
+    )
+    false_alarm_rate: Number = Field(
+        _DRIFT.false_alarm_rate, gt=0.0, lt=1.0, description="How often unchanged rows may count as changed, per file"
+    )
+
+
 class OutputConfig(Section):
     """Where results go."""
 
     folder: Text = Field("runs/latest", description="Gets scored/, model.gmm, sweep.parquet, report.html, run.json")
     truth: Text | None = Field(None, description="Model file of a known truth to compare with")
     report_rows: Whole = Field(20_000, ge=100, description="Sample rows kept for the report's pictures")
+    keep_versions: Whole = Field(
+        10, ge=1, description="Versions that the folder keeps, the newest; champion and challenger in any case"
+    )
+    publish_as: Literal["champion", "challenger"] = Field(
+        "champion", description="What a new model becomes: champion, in use at once; challenger, until promoted"
+    )

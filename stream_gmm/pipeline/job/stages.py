@@ -17,10 +17,12 @@ from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.models import load_model, save_model
 from stream_gmm.io.store.tables import write_rows, write_table
+from stream_gmm.io.store.versions import CHALLENGER
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.checks import check_job, check_output_folder, check_scoring
 from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.monitor_stage import refuse_drifted_rows
 from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan, refuse_large_candidates
 from stream_gmm.pipeline.job.run_folder import (
     CANDIDATES,
@@ -90,7 +92,12 @@ def sweep_stage(
         match_to=_load_earlier_model(config), listener=listener, on_pass=on_pass,
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    publish_results(config.folder, lambda staged: _write_results(staged, result, config, truth, seconds))
+    publish_results(
+        config.folder,
+        lambda staged: _write_results(staged, result, config, truth, seconds),
+        keep=config.output.keep_versions,
+        challenger=config.output.publish_as == CHALLENGER,
+    )
     return result
 
 
@@ -163,6 +170,7 @@ def score_stage(
     fitted = model or load_model(current_state(folder) / MODEL)
     dataset = config.open(fitted)
     check_scoring(config, dataset, fitted.n_components, fitted.density.noisy)
+    refuse_drifted_rows(config, fitted, dataset, executor)
     result = score(
         fitted, dataset, folder / SCORED, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,

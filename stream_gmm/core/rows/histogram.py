@@ -1,0 +1,66 @@
+"""A small histogram of log-densities: what a model remembers of the rows that it was fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_gmm.core.model.moments import Array
+from stream_gmm.core.rows.moments import UNWEIGHTED
+
+BINS = 20
+_PRIOR_ROWS = 0.5
+"""Added to every bin of both histograms, so that an empty one gives no infinity."""
+
+
+@dataclass(frozen=True)
+class LogDensityHistogram:
+    """Shares of rows between quantiles of their log-density.
+
+    Attributes
+    ----------
+    edges
+        Inner edges of the B bins ``(B - 1,)``, nats, rising.
+    shares
+        Share of the rows in each bin ``(B,)``.
+    rows
+        Number of rows that the shares come from.
+    """
+
+    edges: Array
+    shares: Array
+    rows: float
+
+    @classmethod
+    def of(cls, log_density: Array, weights: Array = UNWEIGHTED) -> LogDensityHistogram:
+        """Return the histogram of log-densities ``(N,)`` between their own quantiles; ``weights (N,)`` or none."""
+        levels = np.arange(1, BINS) / BINS
+        some = weights if len(weights) else np.ones(len(log_density))
+        edges = np.unique(np.quantile(log_density, levels, weights=some, method="inverted_cdf"))
+        counts = count_bins(edges, log_density, some)
+        effective = some.sum() ** 2 / np.sum(some**2)  # Kish 1965
+        return cls(edges, counts / counts.sum(), float(effective))
+
+    def compute_psi(self, counts: Array) -> float:
+        """Return the population stability index of other counts ``(B,)``: a symmetric Kullback-Leibler divergence."""
+        p, q = self._smooth(self.shares * self.rows), self._smooth(counts)
+        return float(np.sum((q - p) * np.log(q / p)))
+
+    def expected_psi(self, rows: float) -> float:
+        """Return what the index is on average for so many rows of the same distribution."""
+        return (len(self.shares) - 1) * (1.0 / self.rows + 1.0 / rows)
+
+    def compute_ks(self, counts: Array) -> float:
+        """Return the largest difference of the two distribution functions at the edges (Kolmogorov-Smirnov)."""
+        return float(np.abs(np.cumsum(counts / counts.sum()) - np.cumsum(self.shares)).max())
+
+    def _smooth(self, counts: Array) -> Array:
+        smooth = counts + _PRIOR_ROWS
+        return np.asarray(smooth / smooth.sum())
+
+
+def count_bins(edges: Array, log_density: Array, weights: Array) -> Array:
+    """Return the weight ``(B,)`` of the values in each bin between ``edges (B - 1,)``; edges belong below."""
+    bins = np.searchsorted(edges, log_density, side="left")
+    return np.asarray(np.bincount(bins, weights, len(edges) + 1), np.float64)

@@ -1,0 +1,112 @@
+"""The monitor as a stage: the rows of a night beside the model in use, in a table that grows from night to night."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stream_gmm.core.result import FitResult
+from stream_gmm.errors import DriftError, explain
+from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.store.tables import append_rows
+from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.run_folder import SCORED, read_catalog, read_run
+from stream_gmm.pipeline.monitor import DRIFTED, MonitorResult, monitor
+from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
+
+MONITOR = "monitor.parquet"
+_ALERTED = (
+    "rows", "status", "refit_gain", "chance_gain", "p_value", "difference", "standard_error", "psi", "ks",
+    "outlier_rate",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MonitorReport:
+    """What the monitor has found about a period, and the table that it was added to."""
+
+    period: str
+    version: str
+    result: MonitorResult
+    table: Path
+
+    def alert(self, name: str) -> dict[str, Any]:
+        """Return what a system for alerts needs, as JSON values: one line for a period."""
+        total: Mapping[str, Any] = self.result.total
+        return {
+            "event": "stream-gmm.monitor", "name": name, "period": self.period, "version": self.version,
+            **{key: total[key] for key in _ALERTED}, "drifted": self.result.drifted,
+            "drifted_files": [r["file"] for r in self.result.rows[:-1] if r["status"] == DRIFTED],
+            "table": str(self.table),
+        }  # fmt: skip
+
+    def raise_if_drifted(self, max_gain: float, consequence: str) -> None:
+        """Raise a DriftError with ``consequence`` in its message.
+
+        Raises
+        ------
+        DriftError
+            If the rows have drifted.
+        """
+        if not self.result.drifted:
+            return
+        total = self.result.total
+        where = [r["file"] for r in self.result.rows[:-1] if r["status"] == DRIFTED]
+        files = f" (files over the threshold: {', '.join(where[:5])}{' ...' if len(where) > 5 else ''})"
+        raise DriftError(
+            explain(
+                f"the rows of {self.period} have drifted from {self.version}: a refit would gain "
+                f"{total['refit_gain']:.4g} nats per row over all files, {total['chance_gain']:.2g} of it by chance, "
+                f"and the threshold is {max_gain:g}" + (files if where else ""),
+                why=consequence,
+                remedy=f"look at {self.table}, and run 'stream-gmm sweep' for a new model",
+            )
+        )
+
+
+def monitor_stage(
+    config: RunConfig, executor: Executor, listener: Listener = ignore_progress, period: str | None = None
+) -> MonitorReport:
+    """Compare the configured data with the model in use, and add the result to ``monitor.parquet``.
+
+    Parameters
+    ----------
+    period
+        Name of the period that the data are of; None: today's date in UTC. The same period, version and file again
+        replaces its row.
+
+    Raises
+    ------
+    InputDataError, ModelFileError, StorageError
+        If the folder is not that of a run, the data cannot be read, or the table cannot be written.
+    """
+    folder = config.folder
+    _, _, model = read_run(folder)
+    version = str(read_catalog(folder).champion)
+    result = monitor(model, config.open(), executor, config.drift_rule(), scored=folder / SCORED, listener=listener)
+    name = period or datetime.now(UTC).date().isoformat()
+    head = {"period": name, "version": version}
+    append_rows([head | dict(row) for row in result.rows], folder / MONITOR, keys=("period", "version", "file"))
+    return MonitorReport(name, version, result, folder / MONITOR)
+
+
+def refuse_drifted_rows(config: RunConfig, model: FitResult, dataset: Dataset, executor: Executor) -> None:
+    """Stop before rows are scored that have drifted from the model, if the policy is ``refuse``.
+
+    The rows that the model was fitted to are not read again.
+
+    Raises
+    ------
+    DriftError
+        If they have drifted; and as :func:`monitor_stage`.
+    """
+    if config.monitor.policy != "refuse":
+        return
+    fingerprint = dataset.with_columns(model.columns).fingerprint
+    if model.provenance.get("data_fingerprint") != fingerprint:
+        report = monitor_stage(config, executor)
+        report.raise_if_drifted(config.monitor.max_gain, "the policy is to refuse: they have not been scored")

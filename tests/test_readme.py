@@ -47,7 +47,7 @@ def test_the_commands_for_a_stream_score_every_row(here, monkeypatch):
 
     import pyarrow as pa
 
-    assert pa.ipc.open_stream((here / "scored.arrows").read_bytes()).read_all().num_rows == 5_000
+    assert pa.ipc.open_stream((here / "scored.arrows").read_bytes()).read_all().num_rows == 20_000
     assert (here / "online-model.gmm").exists()
 
 

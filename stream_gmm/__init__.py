@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stream_gmm import plot
     from stream_gmm.api import fit, score, sweep
     from stream_gmm.core.fit.em import Outcome
     from stream_gmm.core.model.covariance import FAMILIES
@@ -46,6 +47,7 @@ _WHERE = {
     "open_dataset": "stream_gmm.io.source.dataset",
     "load_model": "stream_gmm.io.store.models",
     "save_model": "stream_gmm.io.store.models",
+    "plot": "stream_gmm.plot",
     "OnlineGaussianMixture": "stream_gmm.online",
     "BootstrapResult": "stream_gmm.pipeline.uncertainty.bootstrap",
     "RatioTest": "stream_gmm.pipeline.uncertainty.ratio",
@@ -73,6 +75,7 @@ __all__ = [
     "likelihood_ratio_test",
     "load_model",
     "open_dataset",
+    "plot",
     "save_model",
     "score",
     "sweep",
@@ -86,7 +89,8 @@ def __getattr__(name: str) -> Any:
         return version("stream-gmm")
     if name not in _WHERE:
         raise AttributeError(f"module 'stream_gmm' has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    module = importlib.import_module(_WHERE[name])
+    return module if name == "plot" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -152,6 +152,10 @@ class SweepResult:
         """One row for each candidate, as an Arrow table."""
         return table_of([self._make_row(i) for i in range(len(self.candidates))])
 
+    def to_pandas(self) -> Any:
+        """Return the table as a pandas data frame, one row for each candidate."""
+        return self.table.to_pandas()
+
     def _make_row(self, index: int) -> dict[str, Any]:
         c = self.candidates[index]
         row: dict[str, Any] = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import CRITERIA, base_criterion, nat_value
-from stream_gmm.core.display import make_html_table
+from stream_gmm.core.display import count_noun, make_html_table
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
@@ -133,7 +133,7 @@ class SweepResult:
         n, best = len(self.candidates), self.candidates[self.chosen]
         return (
             f"SweepResult({n} candidate{'s' * (n != 1)}: {best.name} chosen by {self.criterion}, "
-            f"{self.best.criteria.n_rows:,.9g} rows, {self.passes} passes)"
+            f"{self.best.criteria.n_rows:,.9g} rows, {count_noun(self.passes, 'pass', 'passes')})"
         )
 
     def _repr_html_(self) -> str:

@@ -76,7 +76,7 @@ class LogLines:
             return
         now = time.monotonic()
         wait = FINISHED_LINE_SECONDS if p.finished else LINE_SECONDS
-        if p.stage == self._stage and now - self._last < wait:
+        if now - self._last < wait and not (p.finished and p.stage != self._stage):
             return
         self._last, self._stage = now, p.stage
         share = 100.0 * p.done / max(p.total, 1)

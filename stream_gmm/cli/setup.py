@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import yaml
 
 from stream_gmm.cli.help import GroupedCommand
@@ -18,6 +20,8 @@ from stream_gmm.pipeline.job.config import RunConfig, validate_config
 
 # Keys that also take a single value, or a text such as '1:8', for which the model has a list.
 _LISTS = {"data": ("paths", "columns", "exclude"), "sweep": ("n_components", "covariance_type")}
+
+_NUMBERED_ROWS = 100
 
 
 @click.command(cls=GroupedCommand)
@@ -48,9 +52,11 @@ def init(data: tuple[str, ...], target: str, force: bool) -> None:
 def write_configuration(paths: list[str], profile: Any) -> str:
     """Return a configuration for data with this profile as YAML; keys with their default are comments."""
     constant = [n for n, v in zip(profile.columns, profile.variances, strict=True) if not v > 0.0]
-    used = [name for name in profile.columns if name not in constant]
+    numbering = [n for n in find_numbering(profile) if n not in constant]
+    used = [name for name in profile.columns if name not in constant + numbering]
     if not used:
-        raise ConfigError(f"no column can be fitted: all of {', '.join(constant)} are constant.")
+        useless = ", ".join(constant + numbering)
+        raise ConfigError(f"no column can be fitted: {useless} are constant or number the rows.")
     chosen: dict[str, Any] = {"data.paths": paths, "data.columns": used, "sweep.n_components": "1:8"}
     if profile.bad.sum():
         chosen["data.missing"] = "drop"
@@ -59,6 +65,7 @@ def write_configuration(paths: list[str], profile: Any) -> str:
         f"# Data: {profile.total_rows:,} rows, of which {profile.rows:,} were looked at.",
         *(f"#   {line}" for line in _describe_columns(profile)),
         *(f"# Left out, because it is constant: {name}" for name in constant),
+        *(f"# Left out, because it seems to number the rows: {name}" for name in numbering),
         *(f"# Warning: {redact_text(warning)}" for warning in profile.warnings),
     ]
     section = ""
@@ -71,11 +78,26 @@ def write_configuration(paths: list[str], profile: Any) -> str:
         value = chosen.get(dotted, None if field.is_required() else default)
         text = f"{key}: {yaml.safe_dump([value], default_flow_style=True, width=10_000).strip()[1:-1]}"
         mark = "" if dotted in chosen or dotted == "sweep.covariance_type" else "# "
-        lines += [f"{'  ' if name else ''}# {field.description}", f"{'  ' if name else ''}{mark}{text}"]
+        indent = "  " if name else ""
+        words = textwrap.wrap(str(field.description), 110, break_on_hyphens=False)
+        lines += [f"{indent}# {line}" for line in words]
+        lines.append(f"{indent}{mark}{text}")
     # A section whose keys are all comments would be null, which is no section.
     text = "\n".join(_comment_empty_sections(lines)) + "\n"
     validate_config(yaml.safe_load(text), "the new configuration")
     return text
+
+
+def find_numbering(profile: Any) -> list[str]:
+    """Return the columns of whole numbers of which no two are equal in a sample of 100 rows or more."""
+    rows = profile.sample.rows
+    if len(rows) < _NUMBERED_ROWS:
+        return []
+    return [
+        name
+        for name, values in zip(profile.columns, rows.T, strict=True)
+        if (values == np.round(values)).all() and len(np.unique(values)) == len(values)
+    ]
 
 
 def _describe_columns(profile: Any) -> list[str]:

@@ -110,6 +110,16 @@ class TestJson:
         folder, _ = fitted
         assert json.loads(run("report", folder, "--json"))["files"]["report"] == str(folder / "report.html")
 
+    @pytest.mark.slow
+    def test_a_flow_prints_one_document_and_nothing_else(self, data, tmp_path):
+        command = [sys.executable, "-m", "stream_gmm", "run", data, "--columns", "x,y", *FAST, "--folder", tmp_path]
+        done = subprocess.run(
+            [*command, "--json"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["scored"]["rows_out"] == 400
+
     def test_what_json_cannot_hold_is_null(self):
         from stream_gmm.cli.output import make_plain
 
@@ -163,7 +173,8 @@ class TestInit:
         assert "Left out, because it is constant: same" in text
         for dotted, field in config_keys().items():
             assert re.search(rf"^ *(# )?{dotted.rpartition('.')[2]}:", text, re.MULTILINE)
-            assert f"# {field.description}" in text
+            words = " ".join(line.lstrip(" #") for line in text.splitlines())
+            assert str(field.description) in words
         assert "exists" in run("init", data, "--output", target, code=2)
         assert target.read_text() == text
         run("init", data, "--output", target, "--force")
@@ -176,6 +187,14 @@ class TestInit:
         content = yaml.safe_load("\n".join(lines))
         found = {f"{s}.{k}" for s, v in content.items() if isinstance(v, dict) for k in v}
         assert found | {"name"} == set(config_keys())
+
+    def test_a_column_that_numbers_the_rows_is_left_out(self, tmp_path):
+        rng = np.random.default_rng(0)
+        columns = {"id": rng.permutation(1000), "count": rng.poisson(9, 1000), "x": rng.normal(size=1000)}
+        pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+        text = run("init", tmp_path / "a.parquet", "--output", "-")
+        assert yaml.safe_load(text)["data"]["columns"] == ["count", "x"]
+        assert "seems to number the rows: id" in text
 
     def test_missing_values_are_dropped(self, tmp_path):
         pq.write_table(pa.table({"x": [1.0, None, 3.0]}), tmp_path / "a.parquet")
@@ -226,7 +245,8 @@ def test_the_schema_accepts_what_is_accepted_and_names_what_is_not(data):
 
 
 class TestProgressInALog:
-    def test_a_stage_that_begins_says_nothing_and_a_time_left_is_known_or_absent(self, capsys):
+    def test_a_stage_that_begins_says_nothing_and_a_time_left_is_known_or_absent(self, capsys, monkeypatch):
+        monkeypatch.setattr("stream_gmm.cli.display.LINE_SECONDS", 0.0)
         lines = LogLines()
         lines(Progress("profile", 1, 0, 0, 100, "rows", 0.0, float("inf")))
         assert capsys.readouterr().out == ""

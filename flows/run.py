@@ -42,8 +42,8 @@ def forward_progress(listener: Listener, on_plan: OnPlan = lambda _: None) -> It
 
 class _BelowError(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep what is no error."""
-        return record.levelno < logging.ERROR
+        """Keep what is no error, and no warning of a task: the caller shows those of the result itself."""
+        return record.levelno < (logging.WARNING if record.name == "prefect.task_runs" else logging.ERROR)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stream_gmm import plot
     from stream_gmm.api import fit, monitor, score, sweep
     from stream_gmm.core.fit.em import Outcome
     from stream_gmm.core.model.covariance import FAMILIES
@@ -51,6 +52,7 @@ _WHERE = {
     "Registry": "stream_gmm.pipeline.job.registry",
     "load_model": "stream_gmm.io.store.models",
     "save_model": "stream_gmm.io.store.models",
+    "plot": "stream_gmm.plot",
     "OnlineGaussianMixture": "stream_gmm.online",
     "BootstrapResult": "stream_gmm.pipeline.uncertainty.bootstrap",
     "MonitorResult": "stream_gmm.pipeline.monitor",
@@ -83,6 +85,7 @@ __all__ = [
     "monitor",
     "open_dataset",
     "open_registry",
+    "plot",
     "save_model",
     "score",
     "sweep",
@@ -96,7 +99,8 @@ def __getattr__(name: str) -> Any:
         return version("stream-gmm")
     if name not in _WHERE:
         raise AttributeError(f"module 'stream_gmm' has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+    module = importlib.import_module(_WHERE[name])
+    return module if name == "plot" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,8 @@
 """The command line.
 
-What lives here: the commands (:mod:`.commands`, :mod:`.streaming`), an option for every key of the configuration
-(:mod:`.options`), and what a terminal or a log shows (:mod:`.display`).
+What lives here: the commands (:mod:`.commands`, :mod:`.data_commands`, :mod:`.setup` with :mod:`.doctor`,
+:mod:`.streaming`), an option for every key of the configuration and the paths of the data (:mod:`.options`), help in
+groups (:mod:`.help`), what a terminal or a log shows (:mod:`.display`), ``--json`` and ``--quiet`` (:mod:`.output`).
 
 May import: everything, :mod:`flows` included; nothing imports this room but ``__main__``.
 

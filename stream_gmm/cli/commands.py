@@ -13,15 +13,17 @@ from typing import Any
 
 import click
 
-from stream_gmm.cli.nights import COMMANDS, EPILOG
-from stream_gmm.cli.options import collect_overrides, config_options
+from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, demo_data, profile
+from stream_gmm.cli.help import EXIT_CODES, GroupedCommands
+from stream_gmm.cli.nights import COMMANDS
+from stream_gmm.cli.options import config_options, load_settings
+from stream_gmm.cli.output import Output, describe_model, describe_plan, describe_run, output_options
+from stream_gmm.cli.setup import doctor, init, schema
 from stream_gmm.errors import ConfigError, StorageError, StreamGMMError, redact_error, redact_text
-from stream_gmm.pipeline.job.config import RunConfig, load_config
+from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
 
-CONFIG = click.argument("config", required=False, type=click.Path(dir_okay=False))
-POSITIVE = click.IntRange(min=1)
-NOT_NEGATIVE = click.IntRange(min=0)
+CONFIG = click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
 
 
 class FiniteNumber(click.FloatRange):
@@ -35,10 +37,14 @@ class FiniteNumber(click.FloatRange):
         return number
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=GroupedCommands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="stream-gmm")
 def cli() -> None:
-    """Gaussian mixtures for Parquet data that does not fit in memory."""
+    """Gaussian mixtures for Parquet data that does not fit in memory.
+
+    CONFIG is a file that ends in .yaml, .yml or .json; everything else is DATA: Parquet files, folders, patterns
+    or s3:// URIs.
+    """
 
 
 for _command in COMMANDS:
@@ -78,30 +84,26 @@ class _RedactingFormatter(logging.Formatter):
         return redact_text(super().format(record))
 
 
-def _load_settings(path: str | None, arguments: dict[str, Any]) -> RunConfig:
-    return load_config(path, collect_overrides(arguments))
-
-
-@cli.command(epilog=EPILOG)
+@cli.command()
 @CONFIG
+@output_options
 @config_options
-def run(config: str | None, **arguments: Any) -> None:
+def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Sweep, choose, score, publish and report: the whole job, as a Prefect flow.
 
     With PREFECT_API_URL set the run shows in that server; without, no server need be started.
     """
     from stream_gmm.pipeline.job.checks import check_job
 
-    settings = _load_settings(config, arguments)
+    settings = load_settings(given, arguments)
     check_job(settings, scoring=True)  # before Prefect starts, which takes seconds
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     from flows.run import forward_progress, gmm_run, hide_error_logs
-    from stream_gmm.cli.display import progress_display, show_plan, show_run
 
-    with progress_display() as listener, forward_progress(listener, show_plan), hide_error_logs():
+    with output.progress() as listener, forward_progress(listener, output.plan), hide_error_logs():
         gmm_run(settings)
-    show_run(settings.folder)
+    _show_run(settings.folder, output)
 
 
 # Quiet, private and patient: Prefect's own API takes 13 to 30 s to start in a process.
@@ -114,42 +116,49 @@ _PREFECT_DEFAULTS = {
 }
 
 
-@cli.command(epilog=EPILOG)
+@cli.command()
 @CONFIG
+@output_options
 @config_options
-def sweep(config: str | None, **arguments: Any) -> None:
+def sweep(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Fit every candidate and choose one; writes model and table to the output folder."""
-    _run_sweep(_load_settings(config, arguments))
+    _run_sweep(load_settings(given, arguments), output)
 
 
-@cli.command(epilog=EPILOG)
+@cli.command()
 @CONFIG
+@output_options
 @config_options
-def fit(config: str | None, **arguments: Any) -> None:
+def fit(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Fit one candidate: as 'sweep', with one K and one covariance structure."""
-    settings = _load_settings(config, arguments)
+    settings = load_settings(given, arguments)
     cells = len(set(settings.sweep.n_components)) * len(set(settings.sweep.covariance_type))
     if cells != 1:
         raise ConfigError(
             f"fit takes one candidate and the configuration has {cells}: give --n-components and "
             "--covariance-type, or use 'stream-gmm sweep'."
         )
-    _run_sweep(settings)
+    _run_sweep(settings, output)
 
 
-def _run_sweep(settings: RunConfig) -> None:
-    from stream_gmm.cli.display import progress_display, show_plan, show_run
+def _show_run(folder: Path, output: Output) -> None:
+    from stream_gmm.cli.display import show_run
+
+    output.result(lambda: describe_run(folder), lambda: show_run(folder))
+
+
+def _run_sweep(settings: RunConfig, output: Output) -> None:
     from stream_gmm.pipeline.job.checks import check_job
     from stream_gmm.pipeline.job.cluster import open_executor
     from stream_gmm.pipeline.job.stages import sweep_stage
 
     check_job(settings, scoring=False)  # before a cluster starts
-    with progress_display() as listener, open_executor(settings.cluster) as executor:
-        sweep_stage(settings, executor, listener, on_plan=show_plan)
-    show_run(settings.folder)
+    with output.progress() as listener, open_executor(settings.cluster) as executor:
+        sweep_stage(settings, executor, listener, on_plan=output.plan)
+    _show_run(settings.folder, output)
 
 
-@cli.command(epilog=EPILOG)
+@cli.command()
 @CONFIG
 @click.option("--replicates", default=100, type=POSITIVE, show_default=True, help="Replicates of the data")
 @click.option(
@@ -159,105 +168,113 @@ def _run_sweep(settings: RunConfig) -> None:
     "--ratio-replicates", default=99, type=NOT_NEGATIVE, show_default=True,
     help="Simulations of the tests of K; 0: no test",
 )  # fmt: skip
+@output_options
 @config_options
-def bootstrap(config: str | None, replicates: int, candidates: int, ratio_replicates: int, **arguments: Any) -> None:
+def bootstrap(
+    given: tuple[str, ...], replicates: int, candidates: int, ratio_replicates: int, output: Output, **arguments: Any
+) -> None:
     """Show how certain the results of a run are: standard errors, what other data would choose, tests of K."""
-    from stream_gmm.cli.display import progress_display, show_run
     from stream_gmm.pipeline.job.bootstrap_stage import bootstrap_stage
     from stream_gmm.pipeline.job.cluster import open_executor
     from stream_gmm.pipeline.job.run_folder import read_run
 
-    settings = _load_settings(config, arguments)
+    settings = load_settings(given, arguments)
     read_run(settings.folder)  # before a cluster starts
-    with progress_display() as listener, open_executor(settings.cluster) as executor:
+    with output.progress() as listener, open_executor(settings.cluster) as executor:
         bootstrap_stage(
             settings, executor,
             replicates=replicates, candidates=candidates, ratio_replicates=ratio_replicates, listener=listener,
         )  # fmt: skip
-    show_run(settings.folder)
+    _show_run(settings.folder, output)
 
 
-@cli.command(epilog=EPILOG)
+@cli.command()
 @CONFIG
+@output_options
 @config_options
-def plan(config: str | None, **arguments: Any) -> None:
+def plan(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Show what a run will need: rows, tasks, reads, memory, time; refuse what cannot fit. Starts nothing."""
     from stream_gmm.cli.display import show_plan
     from stream_gmm.pipeline.job.cluster import planned_workers
     from stream_gmm.pipeline.job.stages import plan_stage
 
-    settings = _load_settings(config, arguments)
-    show_plan(plan_stage(settings, planned_workers(settings.cluster)))
+    settings = load_settings(given, arguments)
+    found = plan_stage(settings, planned_workers(settings.cluster))
+    output.result(lambda: describe_plan(found), lambda: show_plan(found))
 
 
-@cli.command(epilog=EPILOG)
+@cli.command()
 @CONFIG
 @click.option("--model", type=click.Path(dir_okay=False), help="Model file [default: that of the output folder]")
+@output_options
 @config_options
-def score(config: str | None, model: str | None, **arguments: Any) -> None:
+def score(given: tuple[str, ...], model: str | None, output: Output, **arguments: Any) -> None:
     """Score every row with a model and publish the scored Parquet."""
-    from stream_gmm.cli.display import make_console, progress_display, show_model
+    from stream_gmm.cli.display import make_console, show_model
     from stream_gmm.io.store.models import load_model
     from stream_gmm.pipeline.job.checks import check_output_folder, check_scoring
     from stream_gmm.pipeline.job.cluster import open_executor
     from stream_gmm.pipeline.job.run_folder import MODEL
     from stream_gmm.pipeline.job.stages import score_stage
 
-    settings = _load_settings(config, arguments)
+    settings = load_settings(given, arguments)
     check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
     # Before a cluster starts.
     check_scoring(settings, settings.open(fitted), fitted.n_components, fitted.density.noisy)
-    with progress_display() as listener, open_executor(settings.cluster) as executor:
+    with output.progress() as listener, open_executor(settings.cluster) as executor:
         result = score_stage(settings, executor, fitted, listener)
-    show_model(fitted, make_console(), result.manifest)
-    click.echo(f"{'already published' if result.already_published else 'published'}: {result.path}")
+
+    def show() -> None:
+        show_model(fitted, make_console(), result.manifest)
+        click.echo(f"{'already published' if result.already_published else 'published'}: {result.path}")
+
+    output.result(
+        lambda: {
+            "path": result.path,
+            "already_published": result.already_published,
+            "scored": {k: v for k, v in result.manifest.items() if k != "parts"},
+            "model": describe_model(fitted),
+        },
+        show,
+    )
 
 
-@cli.command(epilog=EPILOG)
+@cli.command()
 @click.argument("model", type=click.Path(dir_okay=False))
-def inspect(model: str) -> None:
+@output_options
+def inspect(model: str, output: Output) -> None:
     """Show the content of a model file."""
-    from stream_gmm.cli.display import make_console, show_model
+    from stream_gmm.cli.display import show_model_file
     from stream_gmm.io.store.models import load_model
 
-    console, fitted = make_console(), load_model(model)
-    show_model(fitted, console)
-    c = fitted.criteria
-    console.print(
-        f"BIC {c.bic:,.2f} · AIC {c.aic:,.2f} · ICL {c.icl:,.2f} · {c.n_parameters} parameters · {c.n_rows:,.0f} rows"
-    )
-    for name, value in fitted.provenance.items():
-        console.print(f"{name:<18} {value}", soft_wrap=True)
-    for kind, lines in (("warning", fitted.warnings), ("event", fitted.events)):
-        for line in lines:
-            console.print(f"{kind}: {line}", soft_wrap=True)
-    console.print(f"{'digest':<18} {fitted.digest}", soft_wrap=True)
+    fitted = load_model(model)
+    output.result(lambda: describe_model(fitted), lambda: show_model_file(fitted))
 
 
-@cli.command(epilog=EPILOG)
+@cli.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
-def report(run_folder: str) -> None:
+@output_options
+def report(run_folder: str, output: Output) -> None:
     """Write the HTML report of a run's folder again, and print its tables."""
-    from stream_gmm.cli.display import show_run
     from stream_gmm.report.html import write_report
 
     write_report(Path(run_folder))
-    show_run(Path(run_folder))
+    _show_run(Path(run_folder), output)
 
 
-@cli.command(epilog=EPILOG)
+@cli.command()
 @CONFIG
 @click.option("--cron", help="Schedule, such as '0 2 * * *'")
 @click.option("--timezone", default="UTC", show_default=True, help="Time zone of the schedule")
 @click.option("--deployment", help="Name of the deployment [default: the name of the configuration]")
 @config_options
-def serve(config: str | None, cron: str | None, timezone: str, deployment: str | None, **arguments: Any) -> None:
+def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: str | None, **arguments: Any) -> None:
     """Register the job as a Prefect deployment and serve its runs, on a schedule or on demand.
 
     Needs a Prefect server: set PREFECT_API_URL. Runs do not overlap. Ends with Ctrl-C or SIGTERM.
     """
-    settings = _load_settings(config, arguments)
+    settings = load_settings(given, arguments)
     for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
     from flows.deploy import serve_run
@@ -265,32 +282,7 @@ def serve(config: str | None, cron: str | None, timezone: str, deployment: str |
     serve_run(settings, deployment or settings.name, cron, timezone)
 
 
-@cli.command(epilog=EPILOG)
-@click.argument("data", nargs=-1, required=True)
-@click.option("--columns", help="Columns to look at, with commas between [default: all that look like measurements]")
-@click.option("--exclude-columns", default="", help="Columns to leave out, with commas between")
-@click.option("--filter", help="Only rows for which this is true")
-@click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
-@click.option("--sample-rows", default=50_000, type=POSITIVE, show_default=True, help="Rows of the uniform sample")
-@click.option("--sample", is_flag=True, help="Read leaves drawn at random only, not everything")
-def profile(data: tuple[str, ...], **given: Any) -> None:
-    """Read a data set once and show counts, missing values, ranges, repeated values and dependent columns."""
-    from stream_gmm.cli.display import make_console, progress_display, show_profile
-    from stream_gmm.execute.threads import ThreadsExecutor
-    from stream_gmm.io.source.dataset import open_dataset
-    from stream_gmm.pipeline.fit.settings import Settings
-    from stream_gmm.pipeline.fit.steps import profile_source
-
-    chosen: dict[str, Any] = {n: given[n].split(",") for n in ("columns", "exclude_columns") if given[n]}
-    dataset = open_dataset(data, missing=given["missing"], filter=given["filter"], **chosen)
-    read = "sample" if given["sample"] else "full"
-    settings = Settings(sample_rows=given["sample_rows"], profile=read, cache="none", constants="fit")
-    with progress_display() as listener:
-        profile = profile_source(dataset, settings, ThreadsExecutor(), listener)
-    show_profile(profile, make_console())
-
-
-@cli.command(epilog=EPILOG)
+@cli.command()
 @click.option("--state", required=True, type=click.Path(dir_okay=False), help="State file: resumed from, and saved")
 @click.option(
     "--n-components",
@@ -332,20 +324,5 @@ def stream(state: str, model: str | None, no_scores: bool, columns: str | None, 
     stream_stdin(state, model, not no_scores, tuple(columns.split(",")) if columns else None, given)
 
 
-@cli.command("demo-data", epilog=EPILOG)
-@click.argument("folder", type=click.Path(file_okay=False))
-@click.option("--rows", default=1_000_000, type=POSITIVE, show_default=True)
-@click.option("--columns", default=6, type=POSITIVE, show_default=True)
-@click.option("--files", default=8, type=POSITIVE, show_default=True)
-@click.option("--components", default=5, type=click.IntRange(1, MOST_COMPONENTS), show_default=True)
-@click.option("--seed", default=7, type=NOT_NEGATIVE, show_default=True)
-@click.option(
-    "--compression", default="zstd", type=click.Choice(["zstd", "snappy", "gzip", "brotli", "lz4", "none"]),
-    show_default=True, help="Parquet codec",
-)  # fmt: skip
-def demo_data(folder: str, **options: Any) -> None:
-    """Write Parquet files drawn from a known mixture, and that mixture as truth.gmm."""
-    from stream_gmm.demo import write
-
-    write(folder, **options)
-    click.echo(f"{options['rows']:,} rows x {options['columns']} columns in {options['files']} files: {folder}")
+for _command in (profile, init, doctor, schema, demo_data):
+    cli.add_command(_command)

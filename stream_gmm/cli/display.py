@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from stream_gmm.core.criteria import base_criterion, difference_format, display_name, value_format
+from stream_gmm.core.display import count_noun
 from stream_gmm.core.model.matching import match_components
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.oddities import find_atoms
@@ -47,12 +49,22 @@ def _describe_stage(p: Progress) -> str:
 def _describe_progress(p: Progress) -> str:
     live = f"{p.live} live · " if p.live else ""
     note = f" · {p.note}" if p.note else ""
-    left = "" if p.finished else f" · {p.seconds_left:.0f} s left"
+    known = not p.finished and math.isfinite(p.seconds_left)
+    left = f" · {_format_duration(p.seconds_left)} left" if known else ""
     return f"{live}{_format_quantity(p.rows_per_second)} {p.unit}/s{left}{note}"
 
 
+def _format_duration(seconds: float) -> str:
+    if seconds < 90.0:
+        return f"{max(seconds, 1.0):.0f} s"
+    return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.1f} h"
+
+
 class LogLines:
-    """Plain lines for a log: one at the end of a pass (at most one a second), one every ten within."""
+    """Plain lines for a log: one at the end of a pass (at most one a second), one every ten within.
+
+    At the start of a stage there is nothing to tell, neither a speed nor a time left.
+    """
 
     def __init__(self) -> None:
         self._last = time.monotonic()
@@ -60,9 +72,11 @@ class LogLines:
 
     def __call__(self, p: Progress) -> None:
         """Print a line if it is time for one."""
+        if not p.done and not p.finished:
+            return
         now = time.monotonic()
         wait = FINISHED_LINE_SECONDS if p.finished else LINE_SECONDS
-        if p.stage == self._stage and now - self._last < wait:
+        if now - self._last < wait and not (p.finished and p.stage != self._stage):
             return
         self._last, self._stage = now, p.stage
         share = 100.0 * p.done / max(p.total, 1)
@@ -128,7 +142,7 @@ def show_run(folder: Path, console: Console | None = None) -> None:
     console.print(f"reads of the data for the whole sweep: {record['passes']}{reused}")
     if (state / TRUTH).exists():
         console.print(_truth_table(model, load_model(state / TRUTH)))
-    for warning in record["warnings"]:
+    for warning in dict.fromkeys(record["warnings"]):
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     _show_versions(folder, console)
     manifest = read_manifest(folder / SCORED) or {}
@@ -192,10 +206,11 @@ def show_model(
 ) -> None:
     """Print a model: structure, outcome, weights, sizes and means; with their standard errors, if there are any."""
     state = "converged" if model.converged_ else f"not converged ({model.outcome.name})"
+    steps = f"{count_noun(model.n_iter_, 'step')} from the start" if model.n_iter_ else "no step from the start"
+    passes = count_noun(model.passes, "pass", "passes")
     console.print(
-        f"[bold]{model.covariance_type}, K = {model.n_components}[/]: {state} after {model.n_iter_} steps in "
-        f"{model.passes} passes; log-likelihood {model.lower_bound_:.6f} per row; outliers below "
-        f"log-density {model.threshold:.4f}",
+        f"[bold]{model.covariance_type}, K = {model.n_components}[/]: {state}, {steps}, {passes} over the data; "
+        f"log-likelihood {model.lower_bound_:.6f} per row; outliers below log-density {model.threshold:.4f}",
         soft_wrap=True,
     )
     table = Table()
@@ -242,6 +257,21 @@ def _truth_table(model: FitResult, truth: FitResult) -> Table:
             str(j), str(i), f"{truth.weights_[j]:.4f}", f"{model.weights_[i]:.4f}", f"{error:.4f}", f"{distance:.2e}"
         )
     return table
+
+
+def show_model_file(model: FitResult) -> None:
+    """Print all that a model file holds."""
+    console, c = make_console(), model.criteria
+    show_model(model, console)
+    console.print(
+        f"BIC {c.bic:,.2f} · AIC {c.aic:,.2f} · ICL {c.icl:,.2f} · {c.n_parameters} parameters · {c.n_rows:,.0f} rows"
+    )
+    for name, value in model.provenance.items():
+        console.print(f"{name:<18} {value}", soft_wrap=True)
+    for kind, lines in (("warning", model.warnings), ("event", model.events)):
+        for line in lines:
+            console.print(f"{kind}: {line}", soft_wrap=True)
+    console.print(f"{'digest':<18} {model.digest}", soft_wrap=True)
 
 
 def show_profile(profile: Profile, console: Console) -> None:

@@ -10,17 +10,13 @@ from typing import Any
 
 import click
 
-from stream_gmm.cli.options import collect_overrides, config_options
-from stream_gmm.pipeline.job.config import load_config
+from stream_gmm.cli.help import GroupedCommand
+from stream_gmm.cli.options import config_options, load_settings
 
-EPILOG = (
-    "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 model file, "
-    "6 storage, 7 cluster, 8 no admissible model, 11 drift over the threshold."
-)
 RUN = click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=GroupedCommand)
 @RUN
 def history(run_folder: str) -> None:
     """List the versions of a run folder: champion (in use), challenger, and earlier ones."""
@@ -31,7 +27,7 @@ def history(run_folder: str) -> None:
     show_history(open_registry(run_folder), make_console())
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=GroupedCommand)
 @RUN
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
@@ -47,7 +43,7 @@ def diff(run_folder: str, first: str, second: str) -> None:
     show_difference(open_registry(run_folder).diff(first, second), make_console())
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=GroupedCommand)
 @RUN
 @click.argument("version")
 def promote(run_folder: str, version: str) -> None:
@@ -59,7 +55,7 @@ def promote(run_folder: str, version: str) -> None:
     _report_champion(Path(run_folder), registry.promote(version).name, before.name if before else "none")
 
 
-@click.command(epilog=EPILOG)
+@click.command(cls=GroupedCommand)
 @RUN
 def rollback(run_folder: str) -> None:
     """Make the champion before the champion again."""
@@ -82,11 +78,11 @@ def _report_champion(folder: Path, name: str, before: str) -> None:
         click.echo(f"{folder / SCORED} holds the scores of another version: 'stream-gmm score' replaces them.")
 
 
-@click.command(epilog=EPILOG)
-@click.argument("config", required=False, type=click.Path(dir_okay=False))
+@click.command(cls=GroupedCommand)
+@click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
 @click.option("--period", help="Name of the period that the data are of [default: today's date in UTC]")
 @config_options
-def monitor(config: str | None, period: str | None, **arguments: Any) -> None:
+def monitor(given: tuple[str, ...], period: str | None, **arguments: Any) -> None:
     """Compare the data with the model in use: one JSON line on standard output, and a row a file in monitor.parquet.
 
     The scored table is read where it was written by this model from these data, else the data, once. Drift over the
@@ -98,7 +94,7 @@ def monitor(config: str | None, period: str | None, **arguments: Any) -> None:
     from stream_gmm.pipeline.job.run_folder import read_run
     from stream_gmm.pipeline.job.stages import sweep_stage
 
-    settings = load_config(config, collect_overrides(arguments))
+    settings = load_settings(given, arguments)
     read_run(settings.folder)  # before a cluster starts
     with redirect_stdout(sys.stderr), progress_display() as listener, open_executor(settings.cluster) as executor:
         report = monitor_stage(settings, executor, listener, period)

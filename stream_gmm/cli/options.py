@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import click
@@ -13,8 +13,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stream_gmm.errors import ConfigError
-from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.config import RunConfig, load_config
 
+CONFIG_ENDINGS = (".yaml", ".yml", ".json")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _COMMA_SEPARATED = {
@@ -83,6 +84,30 @@ def _help_text(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
     shown = "" if field.is_required() or default in (None, "", [], {}) else f" [default: {default}]"
     return f"{field.description or ''}{shown}"
+
+
+def load_settings(given: Sequence[str], arguments: dict[str, Any]) -> RunConfig:
+    """Return the configuration of a command: a file, paths of data and options, each over the one before.
+
+    Raises
+    ------
+    ConfigError
+        If there are two files, the data are given twice or not at all, or a value is wrong.
+    """
+    files = [path for path in given if path.lower().endswith(CONFIG_ENDINGS)]
+    data, overrides = [path for path in given if path not in files], collect_overrides(arguments)
+    if len(files) > 1:
+        raise ConfigError(f"one configuration at a time, not {len(files)}: {', '.join(files)}.")
+    if data and "data.paths" in overrides:
+        raise ConfigError(f"the data are given twice: as {', '.join(data)} and by --paths. Leave one of them out.")
+    if data:
+        overrides["data.paths"] = data
+    if not files and "data.paths" not in overrides:
+        raise ConfigError(
+            "data: is required. Give Parquet files or a folder (stream-gmm sweep DATA, or --paths DATA), or a "
+            "configuration (stream-gmm sweep CONFIG.yaml); 'stream-gmm init DATA' writes one."
+        )
+    return load_config(files[0] if files else None, overrides)
 
 
 def collect_overrides(arguments: dict[str, Any]) -> dict[str, Any]:

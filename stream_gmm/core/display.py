@@ -24,3 +24,8 @@ def shorten_list(names: Sequence[str], most: int = 8) -> str:
     """Return the first names of a list, and how many more there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def count_noun(number: int, one: str, more: str = "") -> str:
+    """Return a number with its noun in the right form: ``1 step``, ``2 steps``."""
+    return f"{number:,} {one if number == 1 else more or one + 's'}"

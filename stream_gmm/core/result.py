@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import Criteria
-from stream_gmm.core.display import make_html_table, shorten_list
+from stream_gmm.core.display import count_noun, make_html_table, shorten_list
 from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.density import Density, compile_density
@@ -92,7 +92,7 @@ class FitResult:
         return (
             f"FitResult({self.covariance_type}, {n} component{'s' * (n != 1)}, columns {shorten_list(self.columns)}: "
             f"{self.outcome.name}, {c.n_rows:,.9g} rows, mean log-likelihood {self.lower_bound_:.6g}, "
-            f"BIC {c.bic:.6g}, {self.n_iter} steps, {self.passes} passes)"
+            f"BIC {c.bic:.6g}, {count_noun(self.n_iter, 'step')}, {count_noun(self.passes, 'pass', 'passes')})"
         )
 
     def _repr_html_(self) -> str:

@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that needs nothing else.
 
-What lives here: the page (:mod:`.html`, with ``template.html``) and its pictures (:mod:`.figures`). matplotlib is
-imported in this room only.
+What lives here: the page (:mod:`.html`, with ``template.html``) and its pictures (:mod:`.figures`), which
+:mod:`stream_gmm.plot` draws.
 
 May import: everything but the command line and the flows.
 

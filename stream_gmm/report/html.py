@@ -21,7 +21,8 @@ from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.run_folder import REPORT, SAMPLE, TABLE, TRUTH, read_run, update_record
 from stream_gmm.pipeline.uncertainty.words import describe_bootstrap, format_component
-from stream_gmm.report import figures as fig
+from stream_gmm.plot.style import NOISE_COLOUR, component_colour
+from stream_gmm.report.figures import draw_figures
 
 COLUMNS = (
     ("candidate", "candidate", "{}"),
@@ -100,24 +101,8 @@ def render(
         config=yaml.safe_dump(record["config"], sort_keys=False),
         digest=model.digest[:16],
         version=version("stream-gmm"),
-        figures=_draw_figures(record, model, table, rows),
+        figures=draw_figures(record, model, table, rows, record["criterion"]),
     )
-
-
-def _draw_figures(
-    record: Mapping[str, Any], model: FitResult, table: Sequence[Mapping[str, Any]], rows: Array
-) -> dict[str, str]:
-    scores = model.scores(rows)
-    drawn = {
-        "criteria": fig.draw_criteria(table),
-        "gains": fig.draw_gains(table),
-        "ellipses": fig.draw_ellipses(model, rows),
-        "assignments": fig.draw_assignments(model, rows, scores),
-        "weights": fig.draw_weights(model),
-        "density": fig.draw_log_densities(model, scores),
-        "convergence": fig.draw_convergence(record["histories"], record["chosen"]),
-    }
-    return {name: fig.encode_png(figure) for name, figure in drawn.items()}
 
 
 def _collect_facts(record: Mapping[str, Any], model: FitResult) -> list[tuple[str, str]]:
@@ -171,11 +156,11 @@ def _format_components(
     for k in range(model.n_components):
         size = [f"{scored['component_rows'][k]:,}"] if scored else []
         weight, *means = format_component(model, k, bootstrap)
-        out.append({"colour": fig.component_colour(k), "name": "", "cells": [weight, *size, *means]})
+        out.append({"colour": component_colour(k), "name": "", "cells": [weight, *size, *means]})
     if model.params.noise is not None:
         size = [f"{scored['noise_rows']:,}"] if scored else []
         cells = [f"{model.noise_weight_:.4f}", *size, *("" for _ in model.columns)]
-        out.append({"colour": fig.NOISE_COLOUR, "name": "noise", "cells": cells})
+        out.append({"colour": NOISE_COLOUR, "name": "noise", "cells": cells})
     return out
 
 

@@ -88,7 +88,7 @@ def test_score_publishes_once_and_report_and_inspect_show_it(swept, demo_folder)
     output = run("report", folder)
     html = (folder / "report.html").read_text()
     assert "20,000 rows scored" in output
-    assert html.count("data:image/png;base64,") == 7
+    assert html.count("data:image/png;base64,") == 8
     assert "http://" not in html.replace("http://www.w3.org", "")
 
     output = run("inspect", folder / "model.gmm")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import CRITERIA, base_criterion, nat_value
-from stream_gmm.core.display import make_html_table
+from stream_gmm.core.display import count_noun, make_html_table
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
@@ -133,7 +133,7 @@ class SweepResult:
         n, best = len(self.candidates), self.candidates[self.chosen]
         return (
             f"SweepResult({n} candidate{'s' * (n != 1)}: {best.name} chosen by {self.criterion}, "
-            f"{self.best.criteria.n_rows:,.9g} rows, {self.passes} passes)"
+            f"{self.best.criteria.n_rows:,.9g} rows, {count_noun(self.passes, 'pass', 'passes')})"
         )
 
     def _repr_html_(self) -> str:
@@ -151,6 +151,10 @@ class SweepResult:
     def table(self) -> Any:
         """One row for each candidate, as an Arrow table."""
         return table_of([self._make_row(i) for i in range(len(self.candidates))])
+
+    def to_pandas(self) -> Any:
+        """Return the table as a pandas data frame, one row for each candidate."""
+        return self.table.to_pandas()
 
     def _make_row(self, index: int) -> dict[str, Any]:
         c = self.candidates[index]

@@ -181,6 +181,10 @@ class BootstrapResult:
                 rows.append(_make_row("variance", k, name, own, [p.dense_covariances[k, j, j] for p in replicates]))
         return table_of(rows)
 
+    def to_pandas(self) -> Any:
+        """Return the table as a pandas data frame."""
+        return self.table.to_pandas()
+
 
 def _make_row(quantity: str, component: int, column: str, estimate: float, values: Sequence[float]) -> dict[str, Any]:
     low, high = np.quantile(values, [0.5 - LEVEL / 2.0, 0.5 + LEVEL / 2.0])

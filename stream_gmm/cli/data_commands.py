@@ -1,0 +1,60 @@
+"""The commands about data alone: profile, demo-data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stream_gmm.cli.help import GroupedCommand
+from stream_gmm.cli.output import Output, describe_profile, output_options
+from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
+
+POSITIVE = click.IntRange(min=1)
+NOT_NEGATIVE = click.IntRange(min=0)
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("data", nargs=-1, required=True)
+@click.option("--columns", help="Columns to look at, with commas between [default: all that look like measurements]")
+@click.option("--exclude-columns", default="", help="Columns to leave out, with commas between")
+@click.option("--filter", help="Only rows for which this is true")
+@click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
+@click.option("--sample-rows", default=50_000, type=POSITIVE, show_default=True, help="Rows of the uniform sample")
+@click.option("--sample", is_flag=True, help="Read leaves drawn at random only, not everything")
+@output_options
+def profile(data: tuple[str, ...], output: Output, **given: Any) -> None:
+    """Read a data set once and show counts, missing values, ranges, repeated values and dependent columns."""
+    from stream_gmm.cli.display import make_console, show_profile
+    from stream_gmm.execute.threads import ThreadsExecutor
+    from stream_gmm.io.source.dataset import open_dataset
+    from stream_gmm.pipeline.fit.settings import Settings
+    from stream_gmm.pipeline.fit.steps import profile_source
+
+    chosen: dict[str, Any] = {n: given[n].split(",") for n in ("columns", "exclude_columns") if given[n]}
+    dataset = open_dataset(list(data), missing=given["missing"], filter=given["filter"], **chosen)
+    read = "sample" if given["sample"] else "full"
+    settings = Settings(sample_rows=given["sample_rows"], profile=read, cache="none", constants="fit")
+    executor = ThreadsExecutor()
+    with output.progress() as listener:
+        found = profile_source(dataset, settings, executor, listener)
+    output.result(lambda: describe_profile(found), lambda: show_profile(found, make_console()))
+
+
+@click.command("demo-data", cls=GroupedCommand)
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--rows", default=1_000_000, type=POSITIVE, show_default=True)
+@click.option("--columns", default=6, type=POSITIVE, show_default=True)
+@click.option("--files", default=8, type=POSITIVE, show_default=True)
+@click.option("--components", default=5, type=click.IntRange(1, MOST_COMPONENTS), show_default=True)
+@click.option("--seed", default=7, type=NOT_NEGATIVE, show_default=True)
+@click.option(
+    "--compression", default="zstd", type=click.Choice(["zstd", "snappy", "gzip", "brotli", "lz4", "none"]),
+    show_default=True, help="Parquet codec",
+)  # fmt: skip
+def demo_data(folder: str, **options: Any) -> None:
+    """Write Parquet files drawn from a known mixture, and that mixture as truth.gmm."""
+    from stream_gmm.demo import write
+
+    write(folder, **options)
+    click.echo(f"{options['rows']:,} rows x {options['columns']} columns in {options['files']} files: {folder}")

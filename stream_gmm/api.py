@@ -18,6 +18,7 @@ from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline import monitor as _monitor
 from stream_gmm.pipeline import score as _score
+from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit import fit as _fit
 from stream_gmm.pipeline.fit.settings import FitOptions, Settings, document_options
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
@@ -245,9 +246,9 @@ def monitor(
     data: Dataset | str | os.PathLike[str],
     *,
     scored: str | os.PathLike[str] | None = None,
-    max_gain: float = _monitor.DriftRule.max_gain,
-    max_psi: float = _monitor.DriftRule.max_psi,
-    false_alarm_rate: float = _monitor.DriftRule.false_alarm_rate,
+    max_gain: float = DriftRule.max_gain,
+    max_psi: float = DriftRule.max_psi,
+    false_alarm_rate: float = DriftRule.false_alarm_rate,
     missing: str = "error",
     client: Client | Executor | None = None,
     progress: Listener = ignore_progress,
@@ -292,7 +293,7 @@ def monitor(
         raise InputDataError(
             explain("monitor compares files, and was given rows in memory", remedy="write them to a Parquet file")
         )
-    rule = _monitor.DriftRule(max_gain, max_psi, false_alarm_rate)
+    rule = DriftRule(max_gain, max_psi, false_alarm_rate)
     return _monitor.monitor(
         result, source, executor_for(client), rule, scored=None if scored is None else Path(scored), listener=progress
     )

@@ -24,7 +24,9 @@ def commands() -> list[str]:
     fewer = {
         "--rows 100000": "--rows 5000",
         "--replicates 20": "--replicates 4",
-        "--ratio-replicates 9": "--ratio-replicates 3",
+        "--ratio-replicates 9": "--ratio-replicates 2",
+        "--n-components 1:6": "--n-components 1:3",
+        "--n-components 1:7": "--n-components 1:4",
     }
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
     for many, few in fewer.items():

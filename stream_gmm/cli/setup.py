@@ -51,12 +51,12 @@ def init(data: tuple[str, ...], target: str, force: bool) -> None:
 
 def write_configuration(paths: list[str], profile: Any) -> str:
     """Return a configuration for data with this profile as YAML; keys with their default are comments."""
-    constant = [n for n, v in zip(profile.columns, profile.variances, strict=True) if not v > 0.0]
-    numbering = [n for n in find_numbering(profile) if n not in constant]
-    used = [name for name in profile.columns if name not in constant + numbering]
+    constant = [f"{c.name} = {c.value:.6g}" for c in profile.constants]
+    numbering = find_numbering(profile)
+    used = [name for name in profile.columns if name not in numbering]
     if not used:
-        useless = ", ".join(constant + numbering)
-        raise ConfigError(f"no column can be fitted: {useless} are constant or number the rows.")
+        useless = ", ".join(numbering)
+        raise ConfigError(f"no column can be fitted: {useless} number the rows.")
     chosen: dict[str, Any] = {"data.paths": paths, "data.columns": used, "sweep.n_components": "1:8"}
     if profile.bad.sum():
         chosen["data.missing"] = "drop"

@@ -8,7 +8,7 @@ correction of :mod:`stream_gmm.core.fit.surrogate`, and a geometric tail (Aitken
 Where nothing has changed, a refit still gains by fitting noise: twice the gain of all n rows is chi-squared with p
 degrees of freedom (Wilks 1938), times ``1 + n / N`` because the model itself comes from N rows. That gives the
 expected gain without any change, and the p-value. It holds for a well-specified, regular mixture, and for many rows:
-with fewer than ``LEAST_ROWS_PER_PARAMETER * p`` there are too many false alarms.
+with fewer than some 20 p rows there are too many false alarms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import eigh
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.scores import Scores
@@ -33,7 +33,6 @@ from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
 
-LEAST_ROWS_PER_PARAMETER = 20
 STEPS = 15
 """Most steps on the sample; what they leave is extrapolated."""
 _STEADY = 0.98
@@ -173,7 +172,7 @@ def predict_refit_gain(params: MixtureParams, summary: RowSummary, training_rows
     except SingularCovarianceError:
         step = total = 0.0
     spread = 1.0 + n / training_rows
-    return RefitGain(step, total, 0.5 * p * spread / n, float(chi2.sf(2.0 * n * total / spread, p)))
+    return RefitGain(step, total, 0.5 * p * spread / n, float(chdtrc(p, 2.0 * n * total / spread)))
 
 
 def _extrapolate(gains: Array) -> float:

@@ -12,20 +12,19 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.drift import (
-    LEAST_ROWS_PER_PARAMETER,
-    RefitGain,
     RowSummary,
     compare_components,
     merge_summaries,
     predict_refit_gain,
 )
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConfigError, InputDataError, check_number, explain
+from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.sink.publish import read_manifest
 from stream_gmm.io.sink.scores import report_from_json
 from stream_gmm.io.sink.summaries import Item, SummaryJob, summarise_part
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.pipeline.drift_rule import DRIFTED, DriftRule
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -33,35 +32,8 @@ log = logging.getLogger(__name__)
 SAMPLE_ROWS = 20_000
 """Rows on which the gain of a refit is extrapolated."""
 _LEAST_SAMPLE_ROWS = 1_000
-SAME, CHANGED, DRIFTED, TOO_FEW = "same", "changed", "drifted", "too few rows"
 ALL_FILES = "*"
-
-
-@dataclass(frozen=True)
-class DriftRule:
-    """When rows count as changed, and when as drifted.
-
-    Rows have *changed* if the gain of a refit is larger than chance explains, at the level ``false_alarm_rate``. They
-    have *drifted* if they have changed and the gain that chance does not explain exceeds ``max_gain`` nats per row,
-    or the stability index of the log-density exceeds ``max_psi`` beyond what chance explains. Fewer than 20 rows a
-    parameter are *too few* to tell.
-    """
-
-    max_gain: float = 0.01
-    max_psi: float = 0.25
-    false_alarm_rate: float = 0.001
-
-    def __post_init__(self) -> None:
-        for name in ("max_gain", "max_psi", "false_alarm_rate"):
-            check_number(name, getattr(self, name))
-
-    def judge(self, gain: RefitGain, psi_excess: float, rows_per_parameter: float) -> str:
-        """Return ``"same"``, ``"changed"``, ``"drifted"`` or ``"too few rows"``."""
-        if rows_per_parameter < LEAST_ROWS_PER_PARAMETER:
-            return TOO_FEW
-        if gain.p_value >= self.false_alarm_rate:
-            return SAME
-        return DRIFTED if gain.excess > self.max_gain or psi_excess > self.max_psi else CHANGED
+_DEFAULT_RULE = DriftRule()
 
 
 @dataclass(frozen=True)
@@ -87,7 +59,7 @@ def monitor(
     model: FitResult,
     dataset: Dataset,
     executor: Executor,
-    rule: DriftRule = DriftRule(),
+    rule: DriftRule = _DEFAULT_RULE,
     *,
     scored: Path | None = None,
     listener: Listener = ignore_progress,

@@ -190,11 +190,17 @@ class TestInit:
 
     def test_a_column_that_numbers_the_rows_is_left_out(self, tmp_path):
         rng = np.random.default_rng(0)
-        columns = {"id": rng.permutation(1000), "count": rng.poisson(9, 1000), "x": rng.normal(size=1000)}
+        columns = {
+            "id": rng.permutation(1000),
+            "key": rng.permutation(1000),
+            "count": rng.poisson(9, 1000),
+            "x": rng.normal(size=1000),
+        }
         pq.write_table(pa.table(columns), tmp_path / "a.parquet")
         text = run("init", tmp_path / "a.parquet", "--output", "-")
         assert yaml.safe_load(text)["data"]["columns"] == ["count", "x"]
-        assert "seems to number the rows: id" in text
+        assert "seems to number the rows: key" in text
+        assert "are not fitted: id (whole numbers, by its name an identifier)" in text
 
     def test_missing_values_are_dropped(self, tmp_path):
         pq.write_table(pa.table({"x": [1.0, None, 3.0]}), tmp_path / "a.parquet")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import Field, ValidationError
 
-from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, StreamGMMError, did_you_mean, explain, redact_value
-from stream_gmm.io.source.dataset import Dataset, open_dataset
+from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.job.sections import (
     ClusterConfig,
@@ -24,8 +23,11 @@ from stream_gmm.pipeline.job.sections import (
     SweepConfig,
     Text,
 )
-from stream_gmm.pipeline.monitor import DriftRule
 from stream_gmm.pipeline.sweep.choice import SelectionRule
+
+if TYPE_CHECKING:
+    from stream_gmm.core.result import FitResult
+    from stream_gmm.io.source.dataset import Dataset
 
 __all__ = ["ClusterConfig", "RunConfig", "apply_overrides", "load_config", "validate_config"]
 
@@ -67,6 +69,8 @@ class RunConfig(Section):
         ConfigError
             If columns are named that cannot be used.
         """
+        from stream_gmm.io.source.dataset import open_dataset  # with pyarrow: --help answers without it
+
         d = self.data
         try:
             columns = d.columns or (model.input_columns if model else None)

@@ -13,9 +13,10 @@ from stream_gmm.errors import DriftError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.store.tables import append_rows
+from stream_gmm.pipeline.drift_rule import DRIFTED
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.run_folder import SCORED, read_catalog, read_run
-from stream_gmm.pipeline.monitor import DRIFTED, MonitorResult, monitor
+from stream_gmm.pipeline.monitor import MonitorResult, monitor
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 
 MONITOR = "monitor.parquet"

@@ -23,9 +23,9 @@ from stream_gmm.core.criteria import CHOICES
 from stream_gmm.core.estep.kernel_choice import DTYPES, KERNELS
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.errors import did_you_mean, redact_value
+from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
 from stream_gmm.pipeline.fit.settings import ACCELERATIONS, CONSTANTS, PROFILES, describe_option
-from stream_gmm.pipeline.monitor import DriftRule
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 
 MOST_COMPONENTS = 10_000

@@ -18,6 +18,7 @@ from typing import Any
 from stream_gmm.core.fit.accelerate import Secants, SquaremCycle
 from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.em import EMState, Outcome
+from stream_gmm.core.fit.quasi_newton import Curvature
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import MStepReport
 from stream_gmm.core.rows.constants import Constant
@@ -39,7 +40,7 @@ FORMAT = 3
 KEPT_FILES = 3
 """Ledgers of other data or settings that stay in the folder; older ones are removed."""
 _TYPES = (
-    Chart, Constant, SquaremCycle, EMState, SampleOutcome, MStepReport, MixtureParams, RowOrder, Outcome,
+    Chart, Constant, Curvature, SquaremCycle, EMState, SampleOutcome, MStepReport, MixtureParams, RowOrder, Outcome,
     Profile, Sample, SampleFit, Secants, SuffStats,
 )  # fmt: skip
 KNOWN = {t.__name__: t for t in _TYPES}

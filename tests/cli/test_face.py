@@ -192,7 +192,7 @@ class TestInit:
         rng = np.random.default_rng(0)
         columns = {
             "id": rng.permutation(1000),
-            "key": rng.permutation(1000),
+            "key": rng.choice(10**6, 1000, replace=False),
             "count": rng.poisson(9, 1000),
             "x": rng.normal(size=1000),
         }

@@ -70,7 +70,7 @@ def test_the_section_data_has_the_keywords_of_open_dataset_and_passes_them_on(mo
     def note(*args, **kwargs):
         seen.update(inspect.signature(sg.open_dataset).bind(*args, **kwargs).arguments)
 
-    monkeypatch.setattr("stream_gmm.pipeline.job.config.open_dataset", note)
+    monkeypatch.setattr("stream_gmm.io.source.dataset.open_dataset", note)
     RunConfig(data=DataConfig(**given)).open()  # type: ignore[arg-type]
     assert seen == given
     for name, parameter in keywords.items():

@@ -25,7 +25,7 @@ DEGENERATE_VARIANCE = 1e-5
 @pytest.fixture(scope="module", params=["faithful", "iris"])
 def swept(request):
     data = sg.open_dataset(DATA / request.param, columns=COLUMNS[request.param])
-    result = sg.sweep(data, range(1, 5), [f.name for f in FAMILIES], n_init=4, prune=False)
+    result = sg.sweep(data, range(1, 5), [f.name for f in FAMILIES], n_init=2, prune=False)
     return request.param, {(r["covariance_type"], r["n_components"]): r for r in result.table.to_pylist()}
 
 

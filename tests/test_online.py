@@ -51,6 +51,7 @@ def _same(a: OnlineState, b: OnlineState) -> None:
 
 @settings(max_examples=15)
 @given(families, st.lists(st.integers(1, 5999), max_size=12))
+@pytest.mark.slow
 def test_how_a_stream_is_cut_changes_no_bit(family, cuts):
     _, rows = _rows()
     rule = OnlineRule(3, family, step_rows=700, warmup_rows=1000, n_init=1)
@@ -76,6 +77,7 @@ def test_no_step_leaves_the_valid_parameters(seed, family, half_life):
 
 
 @pytest.mark.parametrize("name", ["full", "tied", "diag", "tied_spherical"])
+@pytest.mark.slow
 def test_a_saved_state_resumes_to_the_same_bits(tmp_path, name):
     _, rows = _rows(family=name)
     rule = OnlineRule(3, family_named(name), half_life=5000.0, n_init=1)

@@ -36,6 +36,7 @@ def _write(folder, name, **columns):
     return folder
 
 
+@pytest.mark.slow
 def test_raising_max_passes_or_tol_lets_a_fit_converge(rng):
     rows = rng.normal(size=(2000, 2)) + 1.5 * rng.integers(0, 2, size=(2000, 1))
     options: Any = {"algorithm": "em", "sample_rows": 50, "tol": 1e-7}
@@ -132,6 +133,7 @@ class TestLongTails:
             ("cube root", np.cbrt, lambda rng, n: rng.gamma(2.0, 1.0, n)),
         ],
     )
+    @pytest.mark.slow
     def test_the_transform_that_is_named_makes_one_cluster_of_one(self, rng, name, transform, draw):
         values = draw(rng, 3000)[:, None]
         skewed = sg.sweep(values, range(1, 5), "full")

@@ -165,6 +165,7 @@ def _check(arguments, code, message, place, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("command", "code", "message"), COMMANDS, ids=[c for c, _, _ in COMMANDS])
+@pytest.mark.slow
 def test_a_bad_command_ends_in_one_message_and_creates_nothing(command, code, message, place, monkeypatch, capsys):
     _check(shlex.split(command), code, message, place, monkeypatch, capsys)
 

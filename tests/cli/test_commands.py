@@ -78,6 +78,7 @@ def test_in_a_log_progress_becomes_plain_lines(swept):
     assert any(line[2:3] == ":" and " % · " in line for line in output.splitlines())
 
 
+@pytest.mark.slow
 def test_score_publishes_once_and_report_and_inspect_show_it(swept, demo_folder):
     folder, _ = swept
     arguments = ("score", "--paths", demo_folder, *COLUMNS, *THREADS, "--folder", folder)

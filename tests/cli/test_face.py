@@ -179,8 +179,9 @@ class TestInit:
         assert target.read_text() == text
         run("init", data, "--output", target, "--force")
 
-    def test_every_key_can_be_switched_on(self, data):
-        text = run("init", data, "--output", "-")
+    def test_every_key_can_be_switched_on(self, data, tmp_path):
+        run("init", data, "--output", tmp_path / "job.yaml")
+        text = (tmp_path / "job.yaml").read_text()
         keys = {key.rpartition(".")[2] for key in config_keys()}
         lines = [re.sub(rf"^( *)# ({'|'.join(keys)}):(?= )", r"\1\2:", line) for line in text.splitlines()]
         lines = [re.sub(r"^# (\w+):$", r"\1:", line) for line in lines]
@@ -197,14 +198,16 @@ class TestInit:
             "x": rng.normal(size=1000),
         }
         pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-        text = run("init", tmp_path / "a.parquet", "--output", "-")
+        run("init", tmp_path / "a.parquet", "--output", tmp_path / "job.yaml")
+        text = (tmp_path / "job.yaml").read_text()
         assert yaml.safe_load(text)["data"]["columns"] == ["count", "x"]
         assert "seems to number the rows: key" in text
         assert "are not fitted: id (whole numbers, by its name an identifier)" in text
 
     def test_missing_values_are_dropped(self, tmp_path):
         pq.write_table(pa.table({"x": [1.0, None, 3.0]}), tmp_path / "a.parquet")
-        text = run("init", tmp_path / "a.parquet", "--output", "-")
+        run("init", tmp_path / "a.parquet", "--output", tmp_path / "job.yaml")
+        text = (tmp_path / "job.yaml").read_text()
         assert yaml.safe_load(text)["data"]["missing"] == "drop"
         assert "1 values that cannot be used" in text
 

@@ -46,6 +46,7 @@ def _case(seed, family, n=400, k=3, d=2):
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=15)
 @given(seeds, families)
+@pytest.mark.slow
 def test_the_penalised_log_likelihood_of_accepted_points_never_falls(name, seed, family):
     _, rows, start = _case(seed, family)
     scheme = Scheme(StopRule(0.0, 25), PseudoRows(_spread(rows)), _method(name, rows))
@@ -186,6 +187,7 @@ def test_resuming_from_a_pickled_state_equals_never_having_stopped(name):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.slow
 def test_auto_needs_far_fewer_passes_than_em_from_the_same_start(seed):
     rng = np.random.default_rng(seed)
     rows = rng.permutation(draw_rows(random_params(rng, 5, 3, family_named("full"), spread=2.0), 60_000, rng)[0])

@@ -265,6 +265,7 @@ def test_an_m_step_that_fails_ends_its_candidate_alone(rng, method, allowed):
 @pytest.mark.parametrize("name", ["full", "tied"])
 @pytest.mark.parametrize("penalty", ["default", "ridge", "large ridge", "mclust"])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_converged_means_that_plain_em_gains_no_more_than_the_tolerance(rng, name, penalty, method):
     centres = np.repeat([[0.0, 0.0], [2.5, 0.0], [0.0, 2.5]], 100, axis=0)
     rows = (centres + rng.normal(size=(300, 2))) * [1e-3, 1e3]

@@ -30,6 +30,7 @@ def _broad_and_tight(rng, n: int = 200):
 
 
 @pytest.mark.parametrize("reg_covar", [0.01, 0.1, 1.0])
+@pytest.mark.slow
 def test_a_tight_cluster_is_admissible_and_wins_whatever_the_ridge(rng, reg_covar):
     result = sg.sweep(_broad_and_tight(rng), [2, 3], ("tied", "full"), reg_covar=reg_covar, prune=False)
 

@@ -65,6 +65,7 @@ def test_all_fourteen_structures_of_mclust_exist():
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.slow
 def test_the_m_step_is_not_beaten_by_a_numerical_optimiser(code, seed):
     family, (weight, scatter) = family_named(code), _scatter(seed)
     ours = _loss(weight, scatter, _dense(family, weight, scatter))
@@ -112,6 +113,7 @@ def test_an_estimate_is_its_own_estimate(family, seed, d, k):
 @pytest.mark.parametrize("family", STRUCTURES, ids=lambda f: f.name)
 @settings(max_examples=8)
 @given(seeds)
+@pytest.mark.slow
 def test_the_penalised_log_likelihood_never_falls(family, seed):
     rng = np.random.default_rng(seed)
     rows = draw_rows(random_params(rng, 3, 3, family), 300, rng)[0]

@@ -68,6 +68,7 @@ def test_map_keeps_the_order(executor):
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 65])
+@pytest.mark.slow
 def test_the_result_is_the_fold_over_the_tree_whatever_the_order(executor, n):
     """A merge that is not associative shows the tree itself."""
     items = list(range(n))

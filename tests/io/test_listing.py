@@ -240,6 +240,7 @@ class TestOtherFormats:
 
     @pytest.mark.parametrize("ending", ["csv", "json", "orc", "feather"])
     @pytest.mark.parametrize("by_folder", [False, True])
+    @pytest.mark.slow
     def test_the_conversion_in_the_message_works(self, tmp_path, ending, by_folder):
         table = pa.table({"x": [1.5, 2.5, -3.0], "k": [1, 2, 3]})
         path = tmp_path / f"a.{ending}"

@@ -20,6 +20,7 @@ def model():
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.slow
 def test_a_model_comes_back_as_it_was(tmp_path, family):
     model = sg.fit(rows_of("iris"), 3, family.name)
     path = sg.save_model(model, tmp_path / "deep" / "model.gmm")

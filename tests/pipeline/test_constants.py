@@ -277,6 +277,7 @@ def test_missing_values_of_a_constant_column_count(table, write_parquet):
     assert "1 of 900 rows have a missing value (flag: 1 null)." in model.warnings
 
 
+@pytest.mark.slow
 def test_the_bits_are_the_same_from_every_executor(folder, executor):
     data = sg.open_dataset(folder, filter="x < 7 and flag == 3")
     result = sg.sweep(data, [1, 2], ["full", "diag"], cache="none", client=executor)

@@ -51,6 +51,7 @@ def test_the_data_set_makes_several_tasks(data):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits(data, expected, threads):
     assert _bits(data, ThreadsExecutor(threads)) == expected
 

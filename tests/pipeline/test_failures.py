@@ -94,6 +94,7 @@ class _Shape:
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+@pytest.mark.slow
 def test_an_error_ends_its_candidate_alone(rows, monkeypatch, stage, error):
     expected = sg.sweep(rows, *GRID, prune=False, client=SerialExecutor()).table.to_pylist()
     place, name, params_of = STAGES[stage]

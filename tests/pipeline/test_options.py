@@ -58,7 +58,8 @@ def test_an_unknown_option_names_the_nearest_one():
 
 
 def test_the_section_data_has_the_keywords_of_open_dataset_and_passes_them_on(monkeypatch):
-    keywords = inspect.signature(sg.open_dataset).parameters
+    open_dataset = sg.open_dataset
+    keywords = inspect.signature(open_dataset).parameters
     assert set(DataConfig.model_fields) == set(keywords)
     given = {
         "paths": ["a"], "columns": ["x*"], "exclude_columns": ["x9"], "filter": "k > 1", "exclude": ["b"],
@@ -68,14 +69,14 @@ def test_the_section_data_has_the_keywords_of_open_dataset_and_passes_them_on(mo
     seen: dict[str, object] = {}
 
     def note(*args, **kwargs):
-        seen.update(inspect.signature(sg.open_dataset).bind(*args, **kwargs).arguments)
+        seen.update(inspect.signature(open_dataset).bind(*args, **kwargs).arguments)
 
     monkeypatch.setattr("stream_gmm.io.source.dataset.open_dataset", note)
     RunConfig(data=DataConfig(**given)).open()  # type: ignore[arg-type]
     assert seen == given
     for name, parameter in keywords.items():
         assert f"data.{name}" in config_keys()
-        assert f"\n    {name}\n" in (sg.open_dataset.__doc__ or ""), name
+        assert f"\n    {name}\n" in (open_dataset.__doc__ or ""), name
         default = DataConfig.model_fields[name].default
         if name != "paths":
             assert default == (list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default)

@@ -173,6 +173,7 @@ def test_repeating_every_row_gives_the_same_model():
 
 
 @pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"])
+@pytest.mark.slow
 def test_an_offset_of_1e8_changes_no_estimate(name):
     """scikit-learn fails here for diag, tied and spherical: raw second moments have no digit left."""
     rng = np.random.default_rng(0)

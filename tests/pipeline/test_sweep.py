@@ -55,6 +55,7 @@ def test_the_reported_log_likelihood_is_that_of_the_returned_parameters(swept, d
     assert gm.icl(data) == pytest.approx(swept.best.criteria.icl, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_all_candidates_share_the_passes(data):
     result = sg.sweep(data, range(1, 6), ["diag", "full"])
     longest = max(c.result.passes for c in result.candidates if c.result)
@@ -70,6 +71,7 @@ def test_a_candidate_of_a_sweep_is_what_fit_gives_alone(swept, data):
 
 
 @pytest.mark.parametrize("criterion", ["bic", "aic", "icl"])
+@pytest.mark.slow
 def test_the_criterion_chooses(data, criterion):
     result = sg.sweep(data, [1, 2, 3], "full", criterion=criterion)
     rows = result.table.to_pylist()

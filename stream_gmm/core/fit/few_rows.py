@@ -121,7 +121,8 @@ def _run_loop(  # type: ignore[no-untyped-def]
                         for j in range(i + 1):
                             second[c, i, j] += share * delta[c, i] * delta[c, j]
         loglik /= total
-        if made == steps or not loglik - before > least_gain or not np.isfinite(loglik):
+        # With a ridge the log-likelihood can fall on the way.
+        if made == steps or abs(loglik - before) <= least_gain or not np.isfinite(loglik):
             return log_weights, means, covariances
         before = loglik
         new_weights, new_means, new = np.empty(k), means.copy(), np.zeros((k, d, d))

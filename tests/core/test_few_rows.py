@@ -1,0 +1,124 @@
+"""The compiled steps on few rows are the ordinary EM steps; what decides between restarts is what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_blobs
+from sklearn.mixture import GaussianMixture
+
+import stream_gmm as sg
+from stream_gmm.core.criteria import estimate_optimism
+from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.fit.em import EMState, Outcome, em_step
+from stream_gmm.core.fit.few_rows import AVERAGED, is_small_enough, run_plain_steps
+from stream_gmm.core.fit.quasi_newton import Curvature
+from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
+from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
+from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.pruning import predict_final_gain
+from stream_gmm.core.search.seeding import collect_hard_stats
+from stream_gmm.core.search.superfluous import STALL_STEPS, end_stalled
+
+
+def _rows(rng, n: int = 120):
+    return np.vstack([rng.normal(size=(n // 2, 3)), 3.0 + rng.normal(size=(n // 2, 3)) @ np.diag([1.0, 2.0, 0.5])])
+
+
+def _start(rows, name):
+    matrices = np.array([np.cov(rows.T), 0.5 * np.cov(rows.T)])
+    family = family_named(name)
+    values = matrices if family.matrices else np.einsum("kjj->kj", matrices)
+    return MixtureParams.from_matrices(np.array([0.4, 0.6]), rows[[0, -1]], values, family)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("ridge", [None, 0.0, 0.1])
+@pytest.mark.parametrize("name", AVERAGED)
+def test_compiled_steps_are_em_steps(rng, name, ridge, weighted):
+    rows = _rows(rng) + np.array([1e4, 0.0, -50.0])
+    weights = rng.integers(0, 4, len(rows)).astype(float) if weighted else UNWEIGHTED
+    penalty = PseudoRows.of(collect_moments(rows, weights), 0.5) if ridge is None else Ridge(ridge)
+    start = slow = _start(rows, name)
+    estep = InMemoryEStep(rows, Scaling.of_rows(rows), weights=weights)
+    assert is_small_enough(start, rows, penalty)
+    fast = run_plain_steps(start, rows, weights, penalty, 7, 0.0)
+    for _ in range(7):
+        slow, _, _ = em_step(slow, estep, penalty)
+    np.testing.assert_allclose(fast.weights, slow.weights, rtol=1e-8)
+    np.testing.assert_allclose(fast.means, slow.means, rtol=1e-8, atol=1e-7)
+    np.testing.assert_allclose(fast.covariances, slow.covariances, rtol=1e-6, atol=1e-9)
+
+
+def test_a_singular_covariance_ends_the_compiled_steps_at_the_last_regular_point(rng):
+    rows = np.vstack([np.zeros((20, 2)), 9.0 + rng.normal(size=(20, 2))])
+    start = MixtureParams([0.5, 0.5], rows[[0, -1]], np.array([np.eye(2)] * 2), family_named("full"))
+    end = run_plain_steps(start, rows, UNWEIGHTED, Ridge(0.0), 50, 0.0)
+    assert np.isfinite(end.precisions_cholesky).all()
+
+
+def test_the_excess_of_one_component_is_that_of_simulated_rows():
+    """For one normal distribution: in-sample less expected log-likelihood, by 4,000 simulations."""
+    rng, n, d = np.random.default_rng(0), 20, 2
+    excess = []
+    for _ in range(4_000):
+        rows = rng.normal(size=(n, d))
+        mean, cov = rows.mean(0), np.cov(rows.T, bias=True)
+        # The log-determinant is common to both; the quadratic form of new rows has an expectation in closed form.
+        new = np.trace(np.linalg.solve(cov, np.eye(d))) + mean @ np.linalg.solve(cov, mean)
+        excess.append(0.5 * (new - d))
+    stats = InMemoryEStep(rows, Scaling.of_rows(rows)).evaluate(
+        MixtureParams([1.0], [np.zeros(d)], [np.eye(d)], family_named("full"))
+    )
+    assert estimate_optimism(family_named("full"), stats) == pytest.approx(np.mean(excess), rel=0.05)
+
+
+def test_a_component_of_few_rows_has_a_larger_excess(rng):
+    rows = _rows(rng, 400)
+    few = np.r_[np.zeros(394), np.ones(6)].astype(int)
+    halves = np.repeat([0, 1], 200)
+    stats = [collect_hard_stats(rows, labels, 2) for labels in (few, halves)]
+    assert estimate_optimism(family_named("full"), stats[0]) > 2.0 * estimate_optimism(family_named("full"), stats[1])
+
+
+def test_quasi_newton_solves_a_quadratic_in_as_many_pairs_as_it_has_directions(rng):
+    basis = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    hessian = basis @ np.diag([0.01, 0.1, 0.3, 0.7, 1.0]) @ basis.T
+    optimum, point = rng.normal(size=5), np.zeros(5)
+    memory = Curvature(None, point, hessian @ (optimum - point))  # type: ignore[arg-type]
+    for _ in range(12):
+        direction = memory.compute_direction()
+        # An exact line search, with which the method ends after five steps on a quadratic.
+        point = point + direction * (direction @ memory.gradient) / (direction @ hessian @ direction)
+        memory = memory.move_to(point, hessian @ (optimum - point))
+        if np.linalg.norm(memory.gradient) < 1e-9:
+            break
+    np.testing.assert_allclose(point, optimum, atol=1e-6)
+    assert memory.steps <= 6
+
+
+def _state(objectives, predicted):
+    params = MixtureParams([1.0], [[0.0]], [[[1.0]]], family_named("full"))
+    stats = InMemoryEStep(np.arange(4.0)[:, None], Scaling.of_rows(np.arange(4.0)[:, None])).evaluate(params)
+    return EMState(params, accepted=params, stats=stats, objectives=tuple(objectives), predicted_gains=(predicted,))
+
+
+def test_the_final_gain_is_bounded_by_what_the_last_point_gained():
+    assert predict_final_gain(_state([-3.0], 0.5)) == 0.5
+    assert predict_final_gain(_state([-3.0, -2.999], 0.5)) == pytest.approx(0.01)
+    assert predict_final_gain(_state([-3.0, -2.0], 0.5)) == 0.5
+
+
+def test_a_fit_that_gains_nothing_for_long_is_ended_and_one_that_gains_goes_on():
+    flat, rising = np.full(STALL_STEPS + 1, -3.0), np.linspace(-3.0, -2.0, STALL_STEPS + 1)
+    ended = end_stalled([_state(flat, 1.0), _state(rising, 1.0), _state(flat[1:], 1.0)], 1e-6)
+    assert [s.outcome for s in ended] == [Outcome.MAX_PASSES, None, None]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_three_components_for_four_blobs_find_the_optimum_of_scikit_learn(seed):
+    rows, _ = make_blobs(400, centers=4, cluster_std=0.6, random_state=0)
+    theirs = GaussianMixture(3, random_state=0).fit(rows).bic(rows)
+    assert sg.fit(rows, 3, random_state=seed).criteria.bic <= theirs + 0.1

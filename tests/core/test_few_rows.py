@@ -108,6 +108,7 @@ def _state(objectives, predicted):
 def test_the_final_gain_is_bounded_by_what_the_last_point_gained():
     assert predict_final_gain(_state([-3.0], 0.5)) == 0.5
     assert predict_final_gain(_state([-3.0, -2.999], 0.5)) == pytest.approx(0.01)
+    assert predict_final_gain(_state([-2.999, -3.0], 0.5)) == pytest.approx(0.01)  # with a ridge
     assert predict_final_gain(_state([-3.0, -2.0], 0.5)) == 0.5
 
 

@@ -137,7 +137,7 @@ def run_inner_steps(
 
     params, _ = mstep(stats, anchor.family, penalty, anchor)
     if not penalty.has_objective:
-        return _run_inner_ridge_steps(params, estep, step, Chart(anchor), most, tol)
+        return _run_inner_ridge_steps(params, at_anchor.mean_loglik, estep, step, Chart(anchor), most, tol)
     values = [value(anchor, at_anchor)]
     for _ in range(most):
         own = estep(params)
@@ -151,18 +151,19 @@ def run_inner_steps(
 
 def _run_inner_ridge_steps(
     params: MixtureParams,
+    loglik_at_anchor: float,
     estep: Callable[[MixtureParams], SuffStats],
     step: Callable[[SuffStats], MixtureParams | None],
     chart: Chart,
     most: int,
     tol: float,
 ) -> SurrogatePoint:
-    at, before = chart.vector(params), estep(chart.reference).mean_loglik
+    at = chart.vector(params)
     lengths, slope = [float(np.linalg.norm(at))], 0.0
     for made in range(most):
         own = estep(params)
         if not made:
-            slope = abs(own.mean_loglik - before) / max(lengths[0], 1e-300)
+            slope = abs(own.mean_loglik - loglik_at_anchor) / max(lengths[0], 1e-300)
         new = step(own)
         if new is None:
             return SurrogatePoint(params, made, 0.0, tuple(lengths), slope)

@@ -52,7 +52,8 @@ def predict_final_gain(state: EMState) -> float:
     """
     if len(state.objectives) < 2:
         return state.predicted_gains[-1]
-    realised = max(state.objectives[-1] - state.objectives[-2], 0.0)
+    # With a ridge the log-likelihood can fall, and rise later.
+    realised = abs(state.objectives[-1] - state.objectives[-2])
     return min(state.predicted_gains[-1], PASSES_LEFT * realised)
 
 

@@ -15,14 +15,14 @@ DUPLICATE = 1e-6
 
 
 def end_stalled(states: Sequence[EMState], least_gain: float) -> list[EMState]:
-    """End the fits whose last ``STALL_STEPS`` steps have gained less than ``least_gain`` nats per row in all.
+    """End the fits whose objective has changed by less than ``least_gain`` nats per row in ``STALL_STEPS`` steps.
 
     Where a component is superfluous the likelihood is flat, and it would take thousands of steps to gain nothing that
     a choice depends on.
     """
     return [
         end_state(s, Outcome.MAX_PASSES)
-        if s.live and len(o := s.objectives) > STALL_STEPS and o[-1] - o[-STALL_STEPS - 1] < least_gain
+        if s.live and len(o := s.objectives) > STALL_STEPS and abs(o[-1] - o[-STALL_STEPS - 1]) < least_gain
         else s
         for s in states
     ]

@@ -99,7 +99,7 @@ def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     check_job(settings, scoring=True)  # before Prefect starts, which takes seconds
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    from flows.run import forward_progress, gmm_run, hide_error_logs
+    from stream_gmm.flows.run import forward_progress, gmm_run, hide_error_logs
 
     with output.progress() as listener, forward_progress(listener, output.plan), hide_error_logs():
         gmm_run(settings)
@@ -277,7 +277,7 @@ def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: s
     settings = load_settings(given, arguments)
     for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
-    from flows.deploy import serve_run
+    from stream_gmm.flows.deploy import serve_run
 
     serve_run(settings, deployment or settings.name, cron, timezone)
 

@@ -47,7 +47,7 @@ def _config(demo_folder, folder, **changes) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def finished(prefect_api, dask_cluster, demo_folder, tmp_path_factory):
-    from flows.run import gmm_run
+    from stream_gmm.flows.run import gmm_run
 
     folder = tmp_path_factory.mktemp("flow") / "run"
     cluster = {"address": dask_cluster.scheduler_address}
@@ -76,7 +76,7 @@ def test_table_model_curve_and_progress_are_artifacts(finished, prefect_api):
 
 
 def test_names_tell_jobs_data_and_dates_apart():
-    from flows.names import make_key, make_run_name
+    from stream_gmm.flows.names import make_key, make_run_name
 
     day = datetime(2026, 11, 26, 23, 30, tzinfo=UTC)
     assert make_run_name("events", ["data/*.parquet", "b"], day) == "events: data/*.parquet and 1 more, 2026-11-26"
@@ -109,7 +109,7 @@ def test_the_numbers_are_those_without_prefect(finished, demo_folder, tmp_path):
 
 
 def test_bad_data_fails_at_once_and_a_storage_error_is_retried(prefect_api, demo_folder, tmp_path, monkeypatch):
-    import flows.run as flow_module
+    import stream_gmm.flows.run as flow_module
 
     tries = []
 
@@ -126,7 +126,7 @@ def test_bad_data_fails_at_once_and_a_storage_error_is_retried(prefect_api, demo
 
 
 def test_null_data_fails_the_flow_without_a_retry(prefect_api, tmp_path):
-    from flows.run import gmm_run
+    from stream_gmm.flows.run import gmm_run
 
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"x": [1.0, None]}), tmp_path / "in" / "a.parquet")

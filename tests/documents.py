@@ -1,8 +1,8 @@
 """The commands and snippets of README.md and of the pages in docs/, and how the tests run them.
 
 A fenced block is run if its language is ``bash`` or ``python``, and is a configuration if it is ``yaml``; output is
-``text``. A ``yaml`` or ``python`` block with a title is also the file of that name, for the commands below it. A comment
-in the line above, ``<!-- not run: why -->``, leaves a block out.
+``text``. A ``yaml`` or ``python`` block with a title is also the file of that name, for the commands below it.
+A comment in the line above, ``<!-- not run: why -->``, leaves a block out.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ FEWER = {
     "--n-components 1:8": "--n-components 1:3",
     "--n-components 1:7": "--n-components 1:4",
     "--n-components 1:6": "--n-components 1:3",
+    "range(1, 7)": "range(1, 4)",
+    "replicates=20": "replicates=4",
+    "replicates=9": "replicates=2",
 }
 """Fewer rows, candidates and replicates are enough to see a command run."""
 ON_A_CLUSTER = {"run", "sweep", "fit", "score", "bootstrap", "plan", "monitor", "serve", "update"}
@@ -96,14 +99,19 @@ def starts_servers(page: str) -> bool:
 
 
 def shorten(command: str) -> str:
-    """Return a command with less to do: fewer rows, and threads where the cluster is not the point."""
-    for many, few in FEWER.items():
-        command = command.replace(many, few)
+    """Return a command with less to do, on threads where the cluster is not the point."""
+    command = _replace(command)
     words = shlex.split(command, comments=True)
     elsewhere = {"--address", "--executor", "--cluster-class"} & set(words)
     if words[0] == "stream-gmm" and words[1] in ON_A_CLUSTER and not elsewhere:
         return shlex.join([*words, "--executor", "threads"])
     return shlex.join(words) if words[0] == "stream-gmm" and not _has_operator(command) else command
+
+
+def _replace(text: str) -> str:
+    for many, few in FEWER.items():
+        text = text.replace(many, few)
+    return text
 
 
 def _has_operator(command: str) -> bool:
@@ -131,7 +139,7 @@ class Reader:
             (self.folder / block.title).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / block.title).write_text(block.text)
         if block.language == "python":
-            exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), self.names)
+            exec(compile("\n" * (block.line - 1) + _replace(block.text), block.page, "exec"), self.names)
         elif block.language == "yaml":
             check_configuration(block)
         elif block.language == "bash":

@@ -99,10 +99,11 @@ def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     check_job(settings, scoring=True)  # before Prefect starts, which takes seconds
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    from stream_gmm.flows.run import forward_progress, gmm_run, hide_error_logs
+    with settings.hold(), output.progress() as listener:
+        from stream_gmm.flows.run import forward_progress, gmm_run, hide_error_logs
 
-    with output.progress() as listener, forward_progress(listener, output.plan), hide_error_logs():
-        gmm_run(settings)
+        with forward_progress(listener, output.plan), hide_error_logs():
+            gmm_run(settings)
     _show_run(settings.folder, output)
 
 

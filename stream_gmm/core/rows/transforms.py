@@ -141,14 +141,6 @@ def _estimate_limits(facts: ColumnFacts, given: Mapping[str, float]) -> tuple[fl
     return lower, given["upper"] if "upper" in given else facts.find_quantile(levels[1])
 
 
-def _log(x: Array) -> Array:
-    return np.asarray(np.log(np.where(x > 0.0, x, np.nan)))
-
-
-def _log1p(x: Array) -> Array:
-    return np.asarray(np.log1p(np.where(x > -1.0, x, np.nan)))
-
-
 KINDS: Mapping[str, Kind] = {
     "none": Kind(lambda x: x, lambda z: z, np.zeros_like, "{name}"),
     "standardize": Kind(
@@ -159,8 +151,10 @@ KINDS: Mapping[str, Kind] = {
         ("mean", "sd"),
         estimate=_estimate_standard,
     ),
-    "log": Kind(_log, np.exp, np.negative, "log({name})", domain="above 0"),
-    "log1p": Kind(_log1p, np.expm1, np.negative, "log1p({name})", domain="above -1"),
+    "log": Kind(lambda x: np.log(np.where(x > 0.0, x, np.nan)), np.exp, np.negative, "log({name})", domain="above 0"),
+    "log1p": Kind(
+        lambda x: np.log1p(np.where(x > -1.0, x, np.nan)), np.expm1, np.negative, "log1p({name})", domain="above -1"
+    ),
     "asinh": Kind(
         lambda x, cofactor: np.arcsinh(x / cofactor),
         lambda z, cofactor: cofactor * np.sinh(z),

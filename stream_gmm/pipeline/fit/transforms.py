@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.transform_requests import (
     AUTO,
     TransformRequest,
@@ -114,7 +113,9 @@ def _complete_requests(
             float(facts.mean[j]), float(facts.variances[j] ** 0.5), facts.sample.rows[:, j], facts.sample.weights
         )
         if request.kind == AUTO:
-            fitted, others = _split_sample(known.values, facts.validation.rows[:, j])
+            # A sample that holds every row leaves none to compare on: then its halves are those to fit and to compare.
+            sample, others, half = known.values, facts.validation.rows[:, j], len(known.values) // 2
+            fitted, others = (sample, others) if len(others) >= half else (sample[:half], sample[half:])
             # Of rows that were not read, nothing is known: every number must have a transform.
             limits = (-np.inf, np.inf) if facts.is_partial else (float(facts.low[j]), float(facts.high[j]))
             proposals.append(ColumnTrial(name, replace(known, values=fitted), others, limits))
@@ -130,12 +131,6 @@ def _complete_requests(
         log.info("transform of %s: %s", gain.transform.name, gain)
     chosen = given | {g.transform.name: g.transform for g in gains if g.adopted}
     return tuple(chosen[name] for name in requests if name in chosen), gains
-
-
-def _split_sample(sample: Array, validation: Array) -> tuple[Array, Array]:
-    """Return rows to fit and rows to compare on: other ones, or the halves of a sample that holds every row."""
-    half = len(sample) // 2
-    return (sample, validation) if len(validation) >= half else (sample[:half], sample[half:])
 
 
 @dataclass(frozen=True)

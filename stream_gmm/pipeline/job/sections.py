@@ -215,19 +215,14 @@ class EMConfig(Section):
 
     @field_validator("resolution", "transforms", mode="before")
     @classmethod
-    def _read_mapping(cls, value: Any) -> Any:
+    def _read_mapping(cls, value: Any, info: ValidationInfo) -> Any:
         """Read the text of the command line, such as ``{x5: 1, x7: 0.1}``."""
-        if not (isinstance(value, str) and value.lstrip().startswith("{")):
-            return value
         try:
-            return yaml.safe_load(value)
+            value = yaml.safe_load(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
         except yaml.YAMLError as error:
             raise ValueError(f"cannot be read: {error}") from error
-
-    @field_validator("transforms")
-    @classmethod
-    def _require_transforms(cls, value: Any) -> Any:
-        parse_transforms(value)
+        if info.field_name == "transforms":
+            parse_transforms(value)
         return value
 
     @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile", "constants")
@@ -337,6 +332,10 @@ class OutputConfig(Section):
     """Where results go."""
 
     folder: Text = Field("runs/latest", description="Gets scored/, model.gmm, sweep.parquet, report.html, run.json")
+    wait: Number = Field(
+        0.0, ge=0.0,
+        description="Seconds to wait while another run uses the folder; then exit code 5. --wait alone: a day",
+    )  # fmt: skip
     truth: Text | None = Field(None, description="Model file of a known truth to compare with")
     report_rows: Whole = Field(20_000, ge=100, description="Sample rows kept for the report's pictures")
     keep_versions: Whole = Field(

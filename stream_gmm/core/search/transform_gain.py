@@ -80,7 +80,10 @@ def propose_transform(trial: ColumnTrial, seed: int) -> TransformGain | None:
     Among transforms within a standard error of the best, the simplest is taken.
     """
     name, facts = trial.name, trial.facts
-    values, held = _leave_out_atoms(facts.values[:FIT_ROWS], trial.others[:FIT_ROWS])
+    values, held = facts.values[:FIT_ROWS], trial.others[:FIT_ROWS]
+    distinct, counts = np.unique(values, return_counts=True)
+    atoms = distinct[counts >= max(ATOM_SHARE * len(values), 2)]
+    values, held = values[~np.isin(values, atoms)], held[~np.isin(held, atoms)]
     if min(len(np.unique(values)), len(np.unique(held))) < FEW_ROWS or not _is_far_from_normal(values):
         return None
     plain = _score_held(name, values, held, None, seed)
@@ -101,12 +104,6 @@ def propose_transform(trial: ColumnTrial, seed: int) -> TransformGain | None:
     transform, gain = next((t, g) for t, g in gains if g.mean >= best.mean - best.standard_error)
     clear = gain.mean >= max(CLEAR_GAIN, CLEAR_ERRORS * gain.standard_error)
     return TransformGain(transform, gain.mean, gain.standard_error, clear)
-
-
-def _leave_out_atoms(values: Array, others: Array) -> tuple[Array, Array]:
-    distinct, counts = np.unique(values, return_counts=True)
-    atoms = distinct[counts >= max(ATOM_SHARE * len(values), 2)]
-    return values[~np.isin(values, atoms)], others[~np.isin(others, atoms)]
 
 
 def _is_far_from_normal(values: Array) -> bool:

@@ -60,8 +60,10 @@ def open_and_profile(
         tasks = open_tasks(transformed, settings, executor)
         profile = replace(make_profile(transformed, tasks, settings, executor, listener), transform_gains=gains)
         reads += 1
-        constant = _find_constant(profile) if settings.constants == ASIDE else []
-        if not constant:
+        same = {c.name for c in profile.constants}
+        same |= {profile.columns[j] for j in np.flatnonzero(profile.low == profile.high)}
+        constant = [t.name for t in transforms if t.name in same]
+        if settings.constants != ASIDE or not constant:
             break
         if facts is not None:
             raise ConfigError(
@@ -75,13 +77,6 @@ def open_and_profile(
         total = _sum_log_jacobians(tasks, profile, executor, listener)
         profile, reads = replace(profile, log_jacobian=total), reads + 1
     return tasks, profile, reads
-
-
-def _find_constant(profile: Profile) -> list[str]:
-    """Return the transformed columns that have the same value in all rows to fit."""
-    constant = {c.name for c in profile.constants}
-    constant |= {c for c, same in zip(profile.columns, profile.low == profile.high, strict=True) if same}
-    return [t.name for t in profile.transforms if t.name in constant]
 
 
 def count_profile_reads(requests: Mapping[str, TransformRequest], settings: Settings) -> int:
@@ -113,7 +108,7 @@ def _complete_requests(
             float(facts.mean[j]), float(facts.variances[j] ** 0.5), facts.sample.rows[:, j], facts.sample.weights
         )
         if request.kind == AUTO:
-            # A sample that holds every row leaves none to compare on: then its halves are those to fit and to compare.
+            # A sample that holds every row leaves none to compare on: then its halves are compared.
             sample, others, half = known.values, facts.validation.rows[:, j], len(known.values) // 2
             fitted, others = (sample, others) if len(others) >= half else (sample[:half], sample[half:])
             # Of rows that were not read, nothing is known: every number must have a transform.

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stream_gmm.core.result import FitResult
-from stream_gmm.export.json_models import to_json
-from stream_gmm.export.onnx_models import to_onnx
-from stream_gmm.export.sklearn_mixtures import to_sklearn
 from stream_gmm.io.store.container import write_atomically
 
 
@@ -17,13 +14,13 @@ def _dump_sklearn(model: FitResult) -> bytes:
     import joblib
 
     buffer = io.BytesIO()
-    joblib.dump(to_sklearn(model), buffer)
+    joblib.dump(model.to_sklearn(), buffer)
     return buffer.getvalue()
 
 
 FORMATS: dict[str, tuple[str, Callable[[FitResult], bytes]]] = {
-    "json": (".json", lambda model: to_json(model).encode()),
-    "onnx": (".onnx", to_onnx),
+    "json": (".json", lambda model: model.to_json().encode()),
+    "onnx": (".onnx", FitResult.to_onnx),
     "sklearn": (".joblib", _dump_sklearn),
 }
 """Ending and content of the file of each format."""

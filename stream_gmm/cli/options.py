@@ -17,20 +17,22 @@ from stream_gmm.pipeline.job.repeat import COMMA_SEPARATED, config_keys, option_
 CONFIG_ENDINGS = (".yaml", ".yml", ".json")
 F = TypeVar("F", bound=Callable[..., Any])
 
-# A switch may stand alone: --fresh is --fresh true.
-_SWITCH: dict[str, Any] = {"is_flag": False, "flag_value": "true"}
+_ALONE = {"output.wait": "86400"}
+"""Values of options that may stand alone: --wait is --wait 86400, and --fresh is --fresh true."""
 
 
 def config_options(function: F) -> F:
     """Add an option for every key: ``--em.tol``, and ``--tol`` where that name is unique."""
     keys = config_keys()
     for dotted, field in reversed(keys.items()):
+        alone = _ALONE.get(dotted, "true" if field.annotation is bool else None)
+        switch: dict[str, Any] = {} if alone is None else {"is_flag": False, "flag_value": alone}
         function = click.option(
             *option_names(dotted),
             _variable_name(dotted),
             multiple=_is_list(field),
             metavar="VALUE",
-            **(_SWITCH if field.annotation is bool else {}),
+            **switch,
             help=_help_text(field),
         )(function)
     return function

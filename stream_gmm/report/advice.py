@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,16 @@ LEAST_ROWS_PER_PARAMETER = 5.0
 _LEAST_TAIL_ROWS = 200
 
 
+_REPEATED = {
+    "the chosen number of components": "More components may be better",
+    "stopped at max_passes": "The chosen model has not converged",
+    "many rows share one value": "Many rows share one value",
+    "has a long tail": "Heavy tails",
+    "are collinear": "Columns follow from others",
+}
+"""Words of a warning, and the advice that says the same."""
+
+
 @dataclass(frozen=True)
 class Advice:
     """What is the matter, why it matters, and the command that goes on from here (empty: there is none)."""
@@ -46,10 +56,10 @@ def give_advice(run: RunContents) -> list[Advice]:
     return [advice for rule in rules for advice in rule(run)]
 
 
-def list_cautions(run: RunContents) -> list[str]:
+def list_cautions(run: RunContents, advice: Sequence[Advice]) -> list[str]:
     """Return the warnings of the run that no advice repeats."""
-    covered = ("the chosen number of components", f"the chosen model {run.record['chosen']} stopped")
-    return [w for w in run.record["warnings"] if not w.startswith(covered)]
+    given = {a.title for a in advice}
+    return [w for w in run.record["warnings"] if not any(t in given and words in w for words, t in _REPEATED.items())]
 
 
 def _sweep_with(run: RunContents, **changes: Any) -> str:
@@ -152,22 +162,23 @@ def _advise_on_atoms(run: RunContents) -> list[Advice]:
 
 
 def _advise_on_tails(run: RunContents) -> list[Advice]:
-    names = run.record["data"]["columns"]
-    skewed = [name for name, column in zip(names, run.rows.T, strict=True) if describe_tail(column)]
-    heavy = [k for k, value in enumerate(measure_tails(run.model, run.rows)) if value >= HEAVY_TAIL]
+    skewed = [name for name, column in zip(run.model.labels, run.fitted_rows.T, strict=True) if describe_tail(column)]
+    heavy = [str(k) for k, value in enumerate(measure_tails(run.model, run.rows)) if value >= HEAVY_TAIL]
     if not skewed and not heavy:
         return []
     what = [f"{shorten_list(skewed, 4)} reach{'es' * (len(skewed) == 1)} far to the right"] if skewed else []
     if heavy:
-        names = shorten_list([str(k) for k in heavy], 6)
-        what.append(f"in component {names} more rows are remote than in a normal distribution")
-    text, noise = "; ".join(what) if skewed else what[0].capitalize(), run.config["em"].get("noise", False)
+        what.append(f"in component {shorten_list(heavy, 6)} more rows are remote than in a normal distribution")
+    text, em = "; ".join(what) if skewed else what[0].capitalize(), run.config["em"]
+    changes: dict[str, Any] = {"sweep__criterion": "icl"} if em.get("noise") else {"em__noise": True}
+    if skewed and not em.get("transforms"):
+        changes = {"em__transforms": "auto"}
     return [Advice(
         "Heavy tails",
-        f"{text}. A mixture covers a tail with components that are no "
-        "groups of their own. Fit a logarithm or root of such a column, give remote rows a component of their own "
-        "(noise), or choose by ICL, which asks for separate components.",
-        _sweep_with(run, sweep__criterion="icl") if noise else _sweep_with(run, em__noise=True),
+        f"{text}. A mixture covers a tail with components that are no groups of their own. Fit the logarithm or "
+        "another transform of such a column, give remote rows a component of their own (noise), or choose by ICL, "
+        "which asks for separate components.",
+        _sweep_with(run, **changes),
     )]  # fmt: skip
 
 
@@ -203,10 +214,10 @@ def _advise_on_small_components(run: RunContents) -> list[Advice]:
 
 
 def _advise_on_collinear(run: RunContents) -> list[Advice]:
-    names, spread = tuple(run.record["data"]["columns"]), run.model.params.dense_covariances
-    if len(run.rows) < 2 or not np.all(np.ptp(run.rows, axis=0) > 0.0):
+    names, rows = tuple(run.record["data"]["columns"]), run.fitted_rows
+    if len(rows) < 2 or len(names) < 2 or not np.all(np.ptp(rows, axis=0) > 0.0):
         return []
-    dependent = find_collinear(names, np.atleast_2d(np.cov(run.rows.T))) if spread.shape[1] > 1 else []
+    dependent = find_collinear(names, np.cov(rows.T))
     if not dependent:
         return []
     return [Advice(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transforms import transform_rows
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.io.store.versions import Version
@@ -34,7 +36,7 @@ class RunContents:
     table
         The sweep table, one mapping for each candidate.
     rows
-        Sample rows ``(n, D)`` in the columns of the model.
+        Sample rows ``(n, D)`` in the columns of the model, as they were read.
     truth
         A known truth to compare with.
     monitored
@@ -63,6 +65,11 @@ class RunContents:
     def chosen(self) -> Mapping[str, Any]:
         """The row of the chosen candidate in the sweep table."""
         return next(row for row in self.table if row["chosen"])
+
+    @cached_property
+    def fitted_rows(self) -> Array:
+        """The sample rows as they were fitted: with the transforms of their columns."""
+        return transform_rows(self.rows, self.model.columns, self.model.transforms)
 
     @property
     def scored(self) -> Mapping[str, Any] | None:

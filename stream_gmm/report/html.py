@@ -60,15 +60,15 @@ def render(run: RunContents) -> str:
     portraits = describe_components(model, run.rows, counts)
     neighbours = [f"component {p.neighbour}" if p.neighbour else "none" for p in portraits]
     comparison, fits = tabulate_candidates(run)
-    repeat = "run" if run.scored else "sweep"
+    advice = give_advice(run)
     return render_page(
         "report.html",
         title=f"{record['name']}: {record['chosen']}",
         name=record["name"],
         sentence=write_sentence(run),
         facts=collect_facts(run),
-        advice=give_advice(run),
-        cautions=list_cautions(run),
+        advice=advice,
+        cautions=list_cautions(run, advice),
         why=record["why"],
         criterion=display_name(record["criterion"]),
         sure=describe_bootstrap(record["bootstrap"], record["chosen"]) if "bootstrap" in record else (),
@@ -85,7 +85,7 @@ def render(run: RunContents) -> str:
         paths=run.config["data"]["paths"],
         outputs=list_outputs(run),
         config=yaml.safe_dump(dict(record["config"]), sort_keys=False),
-        command=make_command(repeat, run.config),
+        command=make_command("run" if run.scored else "sweep", run.config),
         seconds=record["seconds"],
         passes=record["passes"],
         digest=model.digest,

@@ -17,6 +17,7 @@ from stream_gmm.core.model.matching import bhattacharyya_distances
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.oddities import find_atoms
+from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.plot.inputs import column_name
 from stream_gmm.plot.style import component_colour
 
@@ -36,25 +37,34 @@ _INNER = 1.6449
 
 @dataclass(frozen=True)
 class ColumnContrast:
-    """One column of a component beside the rest; all but ``shift`` and ``separation`` in units of the data."""
+    """One column of a component beside the rest.
+
+    Attributes
+    ----------
+    name, fitted
+        The column, and what of it was fitted: its own name, or that of a transform such as ``log1p(x)``.
+    place
+        Position among the columns of the model.
+    mean, low, high, rest_mean
+        Mean of the component, the values below which 5 % and 95 % of it lie, and mean of the rest, in units of the
+        column; with a transform the means are medians.
+    sd, rest_sd
+        Standard deviations of what was fitted.
+    shift, separation
+        As the module says.
+    """
 
     name: str
+    fitted: str
+    place: int
     mean: float
-    sd: float
+    low: float
+    high: float
     rest_mean: float
+    sd: float
     rest_sd: float
     shift: float
     separation: float
-
-    @property
-    def low(self) -> float:
-        """5 % of the component lies below."""
-        return self.mean - _INNER * self.sd
-
-    @property
-    def high(self) -> float:
-        """5 % of the component lies above."""
-        return self.mean + _INNER * self.sd
 
     @property
     def level(self) -> str:
@@ -78,18 +88,13 @@ class ColumnContrast:
 
     def describe(self) -> str:
         """Return the column in a phrase, in the units of the data."""
-        inner = f"90 % between {self.low:.4g} and {self.high:.4g}"
-        varies = f"varies {self.spread} than the rest (sd {self.sd:.3g} against {self.rest_sd:.3g})"
-        if self.level:
-            text = (
-                f"{self.name} is {self.level} the rest: mean {self.mean:.4g}, {inner}; the rest {self.rest_mean:.4g}"
-            )
-            return f"{text}; it {varies}" if self.spread else text
-        return (
-            f"{self.name} {varies}"
-            if self.spread
-            else f"{self.name} is as in the rest (mean {self.mean:.4g}, {inner})"
-        )
+        of = "" if self.fitted == self.name else f" of {self.fitted}"
+        place = f"{'median' if of else 'mean'} {self.mean:.4g}, 90 % between {self.low:.4g} and {self.high:.4g}"
+        varies = f"varies {self.spread} than the rest (sd{of} {self.sd:.3g} against {self.rest_sd:.3g})"
+        if not self.level:
+            return f"{self.name} {varies}" if self.spread else f"{self.name} is as in the rest ({place})"
+        text = f"{self.name} is {self.level} the rest: {place}; the rest {self.rest_mean:.4g}"
+        return f"{text}; it {varies}" if self.spread else text
 
 
 @dataclass(frozen=True)
@@ -132,16 +137,17 @@ def describe_components(model: FitResult, rows: Array, counts: list[int] | None 
     for k in range(model.n_components):
         contrasts = contrast_columns(model, k)
         at = np.flatnonzero(scores.component == k)
-        own, order = rows[at], [model_column(model, c.name) for c in contrasts]
+        own, order = rows[at], [c.place for c in contrasts]
         nearest = at[np.argsort(scores.mahalanobis_sq[at], kind="stable")[:TYPICAL_ROWS]]
-        neighbours = _name_neighbours(overlaps[k], k)
+        near = [int(i) for i in np.argsort(-overlaps[k], kind="stable") if i != k and overlaps[k, i] >= LEAST_OVERLAP]
+        neighbours = [(i, float(overlaps[k, i])) for i in near[:TOLD_COLUMNS]]
         sentences = [
             *_describe_marks(contrasts),
             *_describe_correlation(model, k),
             _describe_neighbours(neighbours, scores.proba[at], k),
-            *_describe_values(model, own),
+            *_describe_values(contrasts, own),
             *_describe_shape(model, k),
-            *_describe_strange(strange[at]),
+            f"{strange[at].mean():.1%} of its sample rows are outliers." if len(at) else "",
         ]
         out.append(Portrait(
             k, component_colour(k), float(model.weights_[k]), None if counts is None else int(counts[k]),
@@ -149,11 +155,6 @@ def describe_components(model: FitResult, rows: Array, counts: list[int] | None 
             f"{neighbours[0][0]} (overlap {neighbours[0][1]:.2f})" if neighbours else "",
         ))  # fmt: skip
     return out
-
-
-def model_column(model: FitResult, name: str) -> int:
-    """Return the position of a column by its name."""
-    return next(j for j in range(model.n_features_in_) if column_name(model, j) == name)
 
 
 def contrast_columns(model: FitResult, k: int) -> list[ColumnContrast]:
@@ -173,13 +174,17 @@ def contrast_columns(model: FitResult, k: int) -> list[ColumnContrast]:
     distance = 0.25 * (means[k] - centre) ** 2 / both
     distance += 0.5 * np.log(np.maximum(both / (2.0 * np.sqrt(np.maximum(variances[k] * rest, 1e-300))), 1.0))
     separation = 1.0 - np.exp(-distance)
-    return [
-        ColumnContrast(
-            column_name(model, int(j)), float(means[k, j]), float(variances[k, j] ** 0.5), float(centre[j]),
-            float(rest[j] ** 0.5), float(shift[j]), float(separation[j]),
-        )
-        for j in np.argsort(-separation, kind="stable")
-    ]  # fmt: skip
+    own, spread = means[k], np.sqrt(variances[k])
+    places = np.array([own, own - _INNER * spread, own + _INNER * spread, centre])
+    places = restore_rows(places, model.columns, model.transforms)
+    out = []
+    for j in map(int, np.argsort(-separation, kind="stable")):
+        name, (mean, low, high, rest_mean) = column_name(model, j), map(float, places[:, j])
+        out.append(ColumnContrast(
+            model.columns[j] if model.columns else name, name, j, mean, low, high, rest_mean,
+            float(spread[j]), float(rest[j] ** 0.5), float(shift[j]), float(separation[j]),
+        ))  # fmt: skip
+    return out
 
 
 def summarise_marks(contrasts: list[ColumnContrast]) -> str:
@@ -224,12 +229,6 @@ def _correlate(covariance: Array) -> Array:
     return np.asarray(covariance / np.outer(scale, scale))
 
 
-def _name_neighbours(overlaps: Array, k: int) -> list[tuple[int, float]]:
-    """Return the components that one overlaps with, and how much, the most first."""
-    order = np.argsort(-overlaps, kind="stable")
-    return [(int(i), float(overlaps[i])) for i in order if i != k and overlaps[i] >= LEAST_OVERLAP][:TOLD_COLUMNS]
-
-
 def _describe_neighbours(neighbours: list[tuple[int, float]], proba: Array, k: int) -> str:
     if proba.shape[1] == 1:
         return ""
@@ -244,13 +243,14 @@ def _describe_neighbours(neighbours: list[tuple[int, float]], proba: Array, k: i
     return f"It overlaps with {named}{'; ' * bool(belong)}{belong}."
 
 
-def _describe_values(model: FitResult, rows: Array) -> list[str]:
+def _describe_values(contrasts: list[ColumnContrast], rows: Array) -> list[str]:
     """Return columns in which the component's rows share one value, or take only a few."""
     if len(rows) < 20:
         return []
     out = []
-    for j, atom in enumerate(find_atoms(rows)):
-        name, distinct = column_name(model, j), len(np.unique(rows[:, j]))
+    atoms = find_atoms(rows)
+    for name, j in ((c.name, c.place) for c in contrasts):
+        atom, distinct = atoms[j], len(np.unique(rows[:, j]))
         if atom.share >= ATOM_SHARE:
             out.append(f"{name} = {atom.value:.6g} in {atom.share:.0%} of its rows")
         elif distinct <= FEW_VALUES:
@@ -264,7 +264,3 @@ def _describe_shape(model: FitResult, k: int) -> list[str]:
     return [f"It is nearly flat: its columns almost follow from each other (condition {condition:.1e})."] * (
         condition >= NARROW
     )
-
-
-def _describe_strange(strange: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> list[str]:
-    return [f"{strange.mean():.1%} of its sample rows are outliers."] if len(strange) else []

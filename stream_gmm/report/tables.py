@@ -141,9 +141,9 @@ def tabulate_means(run: RunContents) -> Table:
     heads = (Column("column", numeric=False), *(Column(f"component {k}") for k in range(model.n_components)))
     rows = tuple(
         Row((Cell(name, name), *(Cell(words[k][j], float(mean)) for k, mean in enumerate(model.means_[:, j]))))
-        for j, name in enumerate(run.record["data"]["columns"])
+        for j, name in enumerate(model.labels)
     )
-    return Table("means", "Means of the components, in the units of the data", heads, rows)
+    return Table("means", "Means of the components, of the columns as they were fitted", heads, rows)
 
 
 def tabulate_sizes(run: RunContents, headlines: Sequence[str], neighbours: Sequence[str]) -> Table:
@@ -195,7 +195,7 @@ def tabulate_data(run: RunContents) -> Table:
     data = run.record["data"]
     heads = ("mean", "sd", "min", "max", "nulls", "NaN", "infinite", "too large")
     rows = []
-    for j, name in enumerate(data["columns"]):
+    for j, name in enumerate(run.model.labels):
         numbers = [Cell(f"{data[key][j]:.6g}", data[key][j]) for key in ("mean", "sd", "low", "high")]
         rows.append(Row((Cell(name, name), *numbers, *map(_count, data["bad"][j]))))
     shown = (Column("column", numeric=False), *map(Column, heads))

@@ -70,7 +70,9 @@ def test_largest_k(run):
     assert config["sweep"]["n_components"] == [2, 3, 4, 5, 6]
     assert config["data"] == run.config["data"]
     warned = dict(run.record) | {"warnings": ["the chosen number of components, 3, is the largest tried: x", "other"]}
-    assert list_cautions(replace(run, record=warned, table=ks)) == ["other"]
+    again = replace(run, record=warned, table=ks)
+    assert list_cautions(again, give_advice(again)) == ["other"]
+    assert len(list_cautions(again, ())) == 2
 
 
 def test_near_ties(run):
@@ -112,6 +114,14 @@ def test_heavy_tails(run):
     assert config["em"]["noise"] is True
     _, config = find(replace(change_config(run, "em", noise=True), rows=rows), "Heavy tails")
     assert config["sweep"]["criterion"] == "icl"
+
+
+def test_long_tails(run):
+    rows = run.rows.copy()
+    rows[:, 2] = np.exp(np.random.default_rng(0).normal(size=len(rows)))
+    advice, config = find(replace(run, rows=rows), "Heavy tails")
+    assert advice.text.startswith("grams reaches far to the right")
+    assert config["em"]["transforms"] == "auto"
 
 
 def test_small_components(run):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transforms import ColumnTransform
 from stream_gmm.report.portraits import contrast_columns, describe_components
 
 
@@ -73,6 +76,19 @@ def test_the_words_say_what_sets_a_component_apart(model, rows):
     assert "grams is far above the rest" in heavy.sentences[0]
     assert set(plain.headline.split(", ")) == {"low height", "low grams", "steady width"}
     assert all("It overlaps with no other component." in p.sentences for p in (plain, high, heavy))
+
+
+def test_a_transformed_column_is_described_in_its_own_units(model, rows):
+    logs = model.params.means.copy()
+    logs[:, 2] = np.log([10.0, 10.0, 90.0])
+    covariances = np.array([np.diag([4.0, 4.0, 0.01])] * 3)
+    params = MixtureParams(model.params.weights, logs, covariances, family_named("full"))
+    rows = np.column_stack([rows[:, :2], np.maximum(rows[:, 2], 1.0)])
+    fitted = replace(model, params=params, transforms=(ColumnTransform("grams", "log"),))
+    heavy = describe_components(fitted, rows)[2]
+    assert heavy.headline.startswith("high grams")
+    low, high = 90.0 * np.exp([-0.16449, 0.16449])
+    assert f"median 90, 90 % between {low:.4g} and {high:.4g}; the rest 10" in heavy.sentences[0]
 
 
 def test_typical_rows_are_the_nearest_to_the_centre_of_their_component(model, rows):

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, demo_data, profile
+from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, demo_data, export, profile
 from stream_gmm.cli.help import EXIT_CODES, GroupedCommands
 from stream_gmm.cli.nights import COMMANDS
 from stream_gmm.cli.options import config_options, load_settings
@@ -99,10 +99,11 @@ def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     check_job(settings, scoring=True)  # before Prefect starts, which takes seconds
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    from flows.run import forward_progress, gmm_run, hide_error_logs
+    with settings.hold(), output.progress() as listener:
+        from stream_gmm.flows.run import forward_progress, gmm_run, hide_error_logs
 
-    with output.progress() as listener, forward_progress(listener, output.plan), hide_error_logs():
-        gmm_run(settings)
+        with forward_progress(listener, output.plan), hide_error_logs():
+            gmm_run(settings)
     _show_run(settings.folder, output)
 
 
@@ -153,7 +154,7 @@ def _run_sweep(settings: RunConfig, output: Output) -> None:
     from stream_gmm.pipeline.job.stages import sweep_stage
 
     check_job(settings, scoring=False)  # before a cluster starts
-    with output.progress() as listener, open_executor(settings.cluster) as executor:
+    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
         sweep_stage(settings, executor, listener, on_plan=output.plan)
     _show_run(settings.folder, output)
 
@@ -180,7 +181,7 @@ def bootstrap(
 
     settings = load_settings(given, arguments)
     read_run(settings.folder)  # before a cluster starts
-    with output.progress() as listener, open_executor(settings.cluster) as executor:
+    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
         bootstrap_stage(
             settings, executor,
             replicates=replicates, candidates=candidates, ratio_replicates=ratio_replicates, listener=listener,
@@ -209,7 +210,10 @@ def plan(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
 @output_options
 @config_options
 def score(given: tuple[str, ...], model: str | None, output: Output, **arguments: Any) -> None:
-    """Score every row with a model and publish the scored Parquet."""
+    """Score every row with a model and publish the scored Parquet.
+
+    With - for DATA, an Arrow IPC stream on standard input is scored to standard output.
+    """
     from stream_gmm.cli.display import make_console, show_model
     from stream_gmm.io.store.models import load_model
     from stream_gmm.pipeline.job.checks import check_output_folder, check_scoring
@@ -218,11 +222,16 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     from stream_gmm.pipeline.job.stages import score_stage
 
     settings = load_settings(given, arguments)
+    if settings.data.paths == ["-"]:
+        from stream_gmm.cli.streaming import score_stdin
+
+        score_stdin(load_model(model or settings.folder / MODEL), settings.score, settings.data.missing)
+        return
     check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
     # Before a cluster starts.
     check_scoring(settings, settings.open(fitted), fitted.n_components, fitted.density.noisy)
-    with output.progress() as listener, open_executor(settings.cluster) as executor:
+    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
         result = score_stage(settings, executor, fitted, listener)
 
     def show() -> None:
@@ -277,7 +286,7 @@ def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: s
     settings = load_settings(given, arguments)
     for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
-    from flows.deploy import serve_run
+    from stream_gmm.flows.deploy import serve_run
 
     serve_run(settings, deployment or settings.name, cron, timezone)
 
@@ -324,5 +333,5 @@ def stream(state: str, model: str | None, no_scores: bool, columns: str | None, 
     stream_stdin(state, model, not no_scores, tuple(columns.split(",")) if columns else None, given)
 
 
-for _command in (profile, init, doctor, schema, demo_data):
+for _command in (profile, init, doctor, schema, demo_data, export):
     cli.add_command(_command)

@@ -7,8 +7,8 @@ from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
-from flows.names import make_key
 from stream_gmm.core.criteria import base_criterion, display_name, value_format
+from stream_gmm.flows.names import make_key
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.run_folder import TABLE as TABLE_FILE
@@ -71,9 +71,8 @@ def publish_choice(job: str, result: SweepResult) -> None:
 
 def publish_curves(job: str, folder: Path) -> None:
     """Publish the criterion curves as an image that needs no hosting."""
-    from stream_gmm.report.figures import draw_criteria, encode_png
+    from stream_gmm import plot
+    from stream_gmm.report.svg import encode_png, make_axes
 
-    figure = draw_criteria(read_table(current_state(folder) / TABLE_FILE).to_pylist(), names=("bic",))
-    create_image_artifact(
-        key=make_key(job, CURVE), image_url=encode_png(figure, dpi=70), description=f"{job}: BIC against K"
-    )
+    ax = plot.criteria(read_table(current_state(folder) / TABLE_FILE).to_pylist(), "bic", ax=make_axes())
+    create_image_artifact(key=make_key(job, CURVE), image_url=encode_png(ax), description=f"{job}: BIC against K")

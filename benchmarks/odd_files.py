@@ -1,8 +1,9 @@
 """Put every Parquet file below a folder through profile, sweep and score from defaults.
 
 ``python -m benchmarks.odd_files FOLDER`` prints a line for each file: what came of it, the last stage, the exit code,
-seconds. Each file is tried in a process of its own, forked after the libraries are loaded, so that a crash or an endless loop ends that file alone. The last lines count the
-outcomes; the exit code is 1 if a file ended with a traceback, a signal, or no answer in time.
+seconds. Each file is tried in a process of its own, forked after the libraries are loaded, so that a crash or an
+endless loop ends that file alone. The last line counts the outcomes; the exit code is 1 if a file ended with a
+traceback, a signal, or no answer in time.
 """
 
 from __future__ import annotations

@@ -113,6 +113,7 @@ TRICKY = Path(__file__).parents[1] / "data" / "tricky"
         ("float16_nonzeros_and_nans", 6),
         ("nested_lists.snappy", 3),
         ("single_nan", "no usable row"),
+        ("damaged_type", "cannot open .*damaged_type.parquet as Parquet.*more than 64 bits"),
     ],
 )
 def test_files_of_other_writers_are_read_or_refused_in_words(name, outcome):

@@ -180,7 +180,7 @@ class UnreadableFileError(InputDataError):
 def _explain_unreadable(path: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, InputDataError):
             raise
         if is_uri(path) and _UNANSWERED.search(str(error)):

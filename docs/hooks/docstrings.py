@@ -1,4 +1,4 @@
-"""What the reference shows of a docstring: the options that are filled in when the package runs, and no Sphinx roles."""
+"""What the reference shows of a docstring: options that are filled in when the package runs, and no Sphinx roles."""
 
 from __future__ import annotations
 

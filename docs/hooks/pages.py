@@ -1,4 +1,4 @@
-"""Pages of the site that the build makes: settings, commands, the Python reference, the gallery, and pages from elsewhere.
+"""Pages of the site that the build makes: settings, commands, Python reference, gallery, pages from elsewhere.
 
 mkdocs calls the functions named ``on_...``; ``mkdocs.yml`` names this file.
 """
@@ -78,9 +78,9 @@ def write_settings() -> str:
     lines = [
         "# Settings",
         "",
-        "Every key of a configuration (YAML or JSON) and option of the command line: `em.tol` in a file is `--em.tol`, and",
-        "`--tol` where no other section has that name. The same names are keywords in Python, with Python's defaults where a",
-        "second one is given. `stream-gmm init DATA` writes a file with all of them.",
+        "Every key of a configuration (YAML or JSON) and option of the command line: `em.tol` in a file is",
+        "`--em.tol`, and `--tol` where no other section has that name. The same names are keywords in Python, with",
+        "Python's defaults where a second one is given. `stream-gmm init DATA` writes a file with all of them.",
     ]
     section = None
     for key, field in config_keys().items():
@@ -122,8 +122,8 @@ def write_commands() -> str:
     lines = [
         "# Commands",
         "",
-        "`stream-gmm COMMAND --help` shows the same in a terminal. Commands that take a configuration also take every",
-        "[setting](settings.md) as an option, such as `--n-components 1:6`; those are not repeated here.",
+        "`stream-gmm COMMAND --help` shows the same in a terminal. Commands that take a configuration also take",
+        "every [setting](settings.md) as an option, such as `--n-components 1:6`; those are not repeated here.",
     ]
     for title, names in groups.items():
         lines += ["", f"## {title}"]
@@ -201,7 +201,7 @@ def draw_gallery() -> dict[str, str | bytes]:
     lines = [
         "# Gallery",
         "",
-        "Every plot of `sg.plot`, drawn when this site was built, from 342 penguins (see the [tutorial](tutorial.md)):",
+        "Every plot of `sg.plot`, drawn when this site was built, from 342 penguins ([tutorial](tutorial.md)):",
         "",
         "```text",
         'data = sg.open_dataset("penguins.parquet", missing="drop")',

@@ -27,7 +27,7 @@ def test_signature_and_docstring_show_every_option_with_its_default(function):
     parameters = inspect.signature(function).parameters
     for name, field in FIELDS.items():
         assert parameters[name].default == field.default, name
-        assert f"\n{name}\n" in inspect.getdoc(function), name
+        assert f"\n{name}\n" in (inspect.getdoc(function) or ""), name
     assert "{options}" not in function.__doc__
 
 

@@ -201,7 +201,8 @@ def draw_gallery() -> dict[str, str | bytes]:
     lines = [
         "# Gallery",
         "",
-        "Every plot of `sg.plot`, drawn when this site was built, from 342 penguins ([tutorial](tutorial.md)):",
+        "Every plot of `sg.plot`, drawn when this site was built, from 342 penguins ([tutorial](tutorial.md));",
+        "`drift` shows five files of the demo, the last of them moved by half a unit.",
         "",
         "```text",
         'data = sg.open_dataset("penguins.parquet", missing="drop")',
@@ -209,16 +210,38 @@ def draw_gallery() -> dict[str, str | bytes]:
         "```",
     ]
     out: dict[str, str | bytes] = {}
+    taken = {"drift": ("monitored", monitor_demo())}
     for name in sg.plot.__all__:
         function = getattr(sg.plot, name)
-        out[f"gallery/{name}.png"] = _save(function(sweep))
+        variable, value = taken.get(name, ("sweep", sweep))
+        out[f"gallery/{name}.png"] = _save(function(value))
         about = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
         lines += ["", f"## {name}", "", re.sub(r":\w+:`([^`]+)`", r"`\1`", about), ""]
-        lines += [f"```text\nsg.plot.{name}(sweep)\n```", "", f"![{name}](gallery/{name}.png)"]
+        lines += [f"```text\nsg.plot.{name}({variable})\n```", "", f"![{name}](gallery/{name}.png)"]
     rows = data.with_columns(["bill_length_mm", "bill_depth_mm"])
     structures = sg.sweep(rows, n_components=[2], covariance_type=[f.name for f in sg.FAMILIES], n_init=3)
     out["gallery/structures.png"] = _save(sg.plot.covariance_types(structures, n_components=2))
     return {"gallery.md": "\n".join(lines) + "\n", **out}
+
+
+def monitor_demo() -> Any:
+    """Return what the monitor finds in five files, the last of which has drifted."""
+    import tempfile
+
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    import stream_gmm as sg
+    from stream_gmm import demo
+
+    with tempfile.TemporaryDirectory() as folder:
+        demo.write(Path(folder), rows=20_000, columns=3, files=5, components=3)
+        model = sg.fit(folder, 3)
+        last = sorted(Path(folder).rglob("*.parquet"))[-1]
+        table = pq.read_table(last)
+        moved = pc.add(table["x0"], 0.5)
+        pq.write_table(table.set_column(table.schema.get_field_index("x0"), "x0", moved), last)
+        return sg.monitor(model, folder)
 
 
 def _save(axes: Any) -> bytes:

@@ -124,6 +124,7 @@ def _find_scores(scored: Path | None, model: FitResult, dataset: Dataset) -> dic
         return None
     layout = manifest["layout"]
     same = (manifest["model_digest"], manifest["data_fingerprint"]) == (model.digest, dataset.fingerprint)
+    same = same and all(part.get("model") in (None, "", model.digest) for part in manifest["parts"])
     holds_all = set(model.columns) <= set(layout["passthrough"]) and layout["proba"] != "none"
     return manifest if same and holds_all else None
 

@@ -18,14 +18,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stream_gmm.core.estep.scores import Scores, score_rows
+from stream_gmm.core.file_stats import FileStats
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
 from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.io.sink.file_stats import StatsRule, summarise_chunk
 from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import read_schema
+from stream_gmm.io.store.statistics import to_text
 
 REASON = "not_scored_reason"
 OUTLIER = "is_outlier"
@@ -58,6 +61,9 @@ class ScoreJob:
     """Those of the model, in the order of the last columns."""
     row_filter: str | None = None
     """Rows that do not match are not written; None: all are."""
+    model_digest: str = ""
+    stats_rule: StatsRule | None = None
+    """How the statistics of the rows are gathered on the way; None: they are not."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,12 @@ class PartReport:
     loglik: float
     bytes: int
     sha256: str
+    file: str = ""
+    """Identity of the file that was scored."""
+    model: str = ""
+    """Digest of the model."""
+    statistics: str = ""
+    """Statistics of the rows, as text, if they were wanted; only in the notes of a job."""
 
 
 Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
@@ -176,6 +188,8 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 path=name,
                 bytes=aside.stat().st_size,
                 sha256=compute_sha256(aside),
+                file=part.file.identity,
+                model=job.model_digest,
                 **totals,
             )
             with open(aside, "rb+") as file:
@@ -241,6 +255,7 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     counts = np.zeros(k, np.int64)
     rows_in = rows_out = rows_scored = outliers = 0
     loglik = 0.0
+    gathered: FileStats | None = None
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
@@ -257,6 +272,9 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
             outliers += int((scores.log_density < job.threshold).sum()) + int(unlike.sum())
             counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
             loglik += float(scores.log_density.sum())
+            if job.stats_rule is not None:
+                own = summarise_chunk(part, chunk, scores, job.stats_rule)
+                gathered = own if gathered is None else gathered.merge(own)
         if writer is None:
             _open_writer(path, _empty_schema(part, columns, job)).close()
     finally:
@@ -269,6 +287,7 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
         "outliers": outliers,
         "component_rows": tuple(int(c) for c in counts),
         "loglik": loglik,
+        "statistics": to_text(gathered) if gathered else "",
     }
 
 

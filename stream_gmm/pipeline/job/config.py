@@ -23,6 +23,7 @@ from stream_gmm.pipeline.job.sections import (
     SweepConfig,
     Text,
 )
+from stream_gmm.pipeline.job.update_section import UpdateConfig
 from stream_gmm.pipeline.sweep.choice import SelectionRule
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class RunConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
     monitor: MonitorConfig = MonitorConfig()
+    update: UpdateConfig = UpdateConfig()
 
     def settings(self) -> Settings:
         """Return the options of the fit."""

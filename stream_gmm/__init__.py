@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
+    from stream_gmm.nightly import update
     from stream_gmm.online import OnlineGaussianMixture
     from stream_gmm.pipeline.job.registry import Registry, open_registry
     from stream_gmm.pipeline.monitor import MonitorResult
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from stream_gmm.pipeline.sweep.result import SweepResult
     from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
     from stream_gmm.pipeline.uncertainty.ratio import RatioTest
+    from stream_gmm.pipeline.update.result import UpdateResult
 
 _WHERE = {
     "BayesianGaussianMixture": "stream_gmm.estimator_bayesian",
@@ -59,6 +61,8 @@ _WHERE = {
     "RatioTest": "stream_gmm.pipeline.uncertainty.ratio",
     "ScoreResult": "stream_gmm.pipeline.score",
     "SweepResult": "stream_gmm.pipeline.sweep.result",
+    "update": "stream_gmm.nightly",
+    "UpdateResult": "stream_gmm.pipeline.update.result",
 }
 
 __all__ = [
@@ -78,6 +82,7 @@ __all__ = [
     "Registry",
     "ScoreResult",
     "SweepResult",
+    "UpdateResult",
     "bootstrap",
     "fit",
     "likelihood_ratio_test",
@@ -89,6 +94,7 @@ __all__ = [
     "save_model",
     "score",
     "sweep",
+    "update",
 ]
 
 

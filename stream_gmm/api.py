@@ -195,6 +195,7 @@ def score(
     proba: str = "columns",
     prefix: str = "",
     missing: str = "error",
+    wait: float = 0.0,
     progress: Listener = ignore_progress,
 ) -> _score.ScoreResult:
     """Write the scored Parquet: one file for each input part, published in one atomic step.
@@ -220,9 +221,13 @@ def score(
         Put before the names of the score columns.
     missing
         Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+    wait
+        Seconds to wait while another process writes to ``output``.
 
     Raises
     ------
+    FolderInUseError
+        If it still does then; says who it is.
     ConfigError, InputDataError, StorageError, ClusterError
         See their descriptions.
     """
@@ -237,7 +242,7 @@ def score(
         )
     return _score.score(
         result, source, os.fspath(output), executor_for(client),
-        passthrough=passthrough, proba=proba, prefix=prefix, listener=progress,
+        passthrough=passthrough, proba=proba, prefix=prefix, wait=wait, listener=progress,
     )  # fmt: skip
 
 

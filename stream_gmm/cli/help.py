@@ -12,12 +12,12 @@ from stream_gmm.pipeline.job.config import RunConfig
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 model file, "
-    "6 storage, 7 cluster, 8 no admissible model, 11 drift over the threshold."
+    "5 folder in use by another run, 6 storage, 7 cluster, 8 no admissible model, 11 drift over the threshold."
 )
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Fit and score": ("run", "sweep", "fit", "score", "bootstrap", "report"),
     "Look": ("profile", "plan", "inspect"),
-    "Every night": ("monitor", "history", "diff", "promote", "rollback", "serve"),
+    "Every night": ("update", "monitor", "history", "diff", "promote", "rollback", "serve"),
     "Set up": ("init", "doctor", "schema", "demo-data"),
 }
 """The commands by what they are for; others are listed under "Operate"."""
@@ -33,6 +33,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "inspect": ("stream-gmm inspect runs/events/model.gmm --json",),
     "report": ("stream-gmm report runs/events",),
     "serve": ("stream-gmm serve events.yaml --cron '0 2 * * *'",),
+    "update": ("stream-gmm update events.yaml", "stream-gmm update --folder runs/events --last '30 files'"),
     "monitor": ("stream-gmm monitor events.yaml --period 2026-11-26",),
     "history": ("stream-gmm history runs/events",),
     "diff": ("stream-gmm diff runs/events v3 champion",),

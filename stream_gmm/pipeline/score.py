@@ -16,7 +16,14 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, StorageError, did_you_mean, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.sink.file_stats import StatsRule
-from stream_gmm.io.sink.publish import check_target, open_staging, publish, read_manifest, remove_dead_staging
+from stream_gmm.io.sink.publish import (
+    check_target,
+    lease_path,
+    open_staging,
+    publish,
+    read_manifest,
+    remove_dead_staging,
+)
 from stream_gmm.io.sink.scores import (
     PROBA_STYLES,
     Layout,
@@ -31,6 +38,7 @@ from stream_gmm.io.sink.scores import (
 )
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri
+from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.io.store.statistics import from_text
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
@@ -49,7 +57,6 @@ class ScoreResult:
     """True if the same job had been published before, every file of it is intact, and nothing was done."""
     statistics: tuple[FileStats, ...] = ()
     """Statistics of the parts that were scored now, if they were wanted."""
-
     scored_parts: int = 0
     scored_rows: int = 0
     """Parts and rows that were scored now; the others had been before."""
@@ -79,6 +86,7 @@ def score(
     passthrough: str | Sequence[str] = "all",
     proba: str = "columns",
     prefix: str = "",
+    wait: float = 0.0,
     listener: Listener = ignore_progress,
     stats_rule: StatsRule | None = None,
     keep_scores: Collection[str] = (),
@@ -92,7 +100,8 @@ def score(
 
     The same job on the same data with the same model is done once: a second call verifies the size and the SHA-256 of
     every published file, and scores again only what is missing or damaged; a call after a crash resumes with the
-    parts that are left. Staging folders that killed jobs left beside ``output`` are removed.
+    parts that are left. Staging folders that killed jobs left beside ``output`` are removed. One job at a time writes
+    to ``output``: another one waits for up to ``wait`` seconds.
 
     Raises
     ------
@@ -100,9 +109,10 @@ def score(
         If the layout is malformed.
     InputDataError
         If the data lacks columns of the model, or cannot be read.
+    FolderInUseError
+        If another job is writing to ``output``, and still does after ``wait`` seconds.
     StorageError
-        If ``output`` holds anything but an earlier result, or cannot be written, or another process is writing the
-        same scores.
+        If ``output`` holds anything but an earlier result, or cannot be written.
     """
     if is_uri(str(output)):
         raise StorageError(
@@ -115,43 +125,44 @@ def score(
     target = Path(output).absolute()
     dataset = with_model_columns(dataset, model)
     layout = make_layout(dataset, model.n_components, model.density.noisy, passthrough, proba, prefix)
-    check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
-    job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
-    previous = read_manifest(target)
-    kept = [] if not keep_scores else find_kept_parts(target, dataset, layout, {model.digest, *keep_scores})
-    intact = kept or _find_intact_parts(target, previous, job_key, executor)
-    if kept:
-        job_key = hashlib.sha256(repr((job_key, [(r.path, r.model) for r in kept])).encode()).hexdigest()
-    complete = [(r.index, r.path, r.rows_in) for r in intact] == [
-        (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
-    ]
-    if previous and complete and len(previous["parts"]) == len(intact):
-        remove_dead_staging(target)
-        return ScoreResult(target, previous, already_published=True)
-    with open_staging(target, job_key) as staging:
-        remove_dead_staging(target)
-        for report in intact:
-            reuse_part(report, target, staging)
-        job = ScoreJob(
-            model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
-            (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
-            tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, model.digest,
-            stats_rule,
+    with hold_folder(target, wait=wait, lease=lease_path(target)):
+        check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
+        job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
+        previous = read_manifest(target)
+        kept = [] if not keep_scores else find_kept_parts(target, dataset, layout, {model.digest, *keep_scores})
+        intact = kept or _find_intact_parts(target, previous, job_key, executor)
+        if kept:
+            job_key = hashlib.sha256(repr((job_key, [(r.path, r.model) for r in kept])).encode()).hexdigest()
+        complete = [(r.index, r.path, r.rows_in) for r in intact] == [
+            (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
+        ]
+        if previous and complete and len(previous["parts"]) == len(intact):
+            remove_dead_staging(target)
+            return ScoreResult(target, previous, already_published=True)
+        with open_staging(target, job_key) as staging:
+            remove_dead_staging(target)
+            for report in intact:
+                reuse_part(report, target, staging)
+            job = ScoreJob(
+                model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
+                (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
+                tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter,
+                model.digest, stats_rule,
+            )  # fmt: skip
+            done = {r.index: r for r in kept if (staging / r.path).exists()}
+            items = [(p, n) for p, n in zip(dataset.parts, names, strict=True) if p.index not in done]
+            meter = Meter(listener, "score", [p.rows for p, _ in items])
+            scored = executor.map(score_part, items, shared=job, label="score", on_done=meter) if items else []
+            reports = sorted([*done.values(), *scored], key=lambda r: r.index)
+            statistics = tuple(from_text(r.statistics) for r in reports if r.statistics)
+            reports = [replace(r, statistics="") for r in reports]
+            manifest = _make_manifest(model, dataset, layout, job_key, reports)
+            _verify_parts(staging, dataset, reports)
+            publish(staging, target, manifest)
+        return ScoreResult(
+            target, manifest, already_published=False, statistics=statistics,
+            scored_parts=len(items), scored_rows=sum(p.rows for p, _ in items),
         )  # fmt: skip
-        done = [r for r in kept if (staging / r.path).exists()]
-        items = [(p, n) for p, n in zip(dataset.parts, names, strict=True) if p.index not in {r.index for r in done}]
-        meter = Meter(listener, "score", [p.rows for p, _ in items])
-        scored = executor.map(score_part, items, shared=job, label="score", on_done=meter) if items else []
-        reports = sorted([*done, *scored], key=lambda r: r.index)
-        statistics = tuple(from_text(r.statistics) for r in reports if r.statistics)
-        reports = [replace(r, statistics="") for r in reports]
-        manifest = _make_manifest(model, dataset, layout, job_key, reports)
-        _verify_parts(staging, dataset, reports)
-        publish(staging, target, manifest)
-    rows = sum(p.rows for p, _ in items)
-    return ScoreResult(
-        target, manifest, already_published=False, statistics=statistics, scored_parts=len(items), scored_rows=rows
-    )
 
 
 def find_kept_parts(target: Path, dataset: Dataset, layout: Layout, models: Collection[str]) -> list[PartReport]:

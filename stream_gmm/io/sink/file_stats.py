@@ -102,8 +102,8 @@ def summarise_scored(
 ) -> FileStats:
     """Return the statistics of rows ``(n, D)`` of a file with their weights, row numbers and scores."""
     d = rows.shape[1]
-    # By the identity of the file: its place among the others changes from night to night.
-    key = int(file.identity[:15], 16)
+    # Not by its place among the other files, which changes from night to night.
+    key = file.number
     apart = hash_rows(rule.seed ^ APART_STREAM, key, numbers) < share_limit(rule.apart)
     hashes = hash_rows(rule.seed, key, numbers)
     used = ~apart

@@ -24,7 +24,7 @@ from stream_gmm.io.store.versions import CHALLENGER
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.checks import check_job, check_output_folder, check_scoring
-from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.config import RunConfig, hold_output
 from stream_gmm.pipeline.job.monitor_stage import refuse_drifted_rows
 from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan, refuse_large_candidates
 from stream_gmm.pipeline.job.run_folder import (
@@ -75,6 +75,7 @@ def plan_stage(config: RunConfig, workers: Workers) -> Plan:
     return plan
 
 
+@hold_output
 def sweep_stage(
     config: RunConfig,
     executor: Executor,
@@ -184,6 +185,7 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
     }
 
 
+@hold_output
 def score_stage(
     config: RunConfig, executor: Executor, model: FitResult | None = None, listener: Listener = ignore_progress
 ) -> ScoreResult:
@@ -207,7 +209,7 @@ def score_stage(
     result = score(
         fitted, dataset, folder / SCORED, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-        listener=listener, stats_rule=stats_rule,
+        wait=config.output.wait, listener=listener, stats_rule=stats_rule,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     if stats_rule is not None and result.statistics:

@@ -108,8 +108,8 @@ class RivalEvidence:
             return "there are too few new rows to compare other numbers of components and structures."
         end = "which asks for a new sweep" if self.crosses else "which asks for no new sweep"
         return (
-            f"of other numbers of components and structures {self.name} does best on the new rows: {self.now:+.4g} nats "
-            f"per row beside the model, and {self.before:+.4g} on old rows (standard error of the shift "
+            f"of other numbers of components and structures {self.name} does best on the new rows: {self.now:+.4g} "
+            f"nats per row beside the model, and {self.before:+.4g} on old rows (standard error of the shift "
             f"{self.standard_error:.2g}, bound {self.bound:g}), {end}."
         )
 

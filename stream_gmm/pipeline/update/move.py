@@ -110,7 +110,7 @@ class Mover:
         if self.rule.mode == EXACT:
             return self._read_exactly(move, "update.mode is exact")
         if move.error > self.rule.max_error:
-            why = f"without, an estimated {move.error:.2g} nats per row would be lost, more than {self.rule.max_error:g}"
+            why = f"without, an estimated {move.error:.2g} nats per row are lost, more than {self.rule.max_error:g}"
             return self._read_exactly(move, why)
         return move
 

@@ -68,7 +68,7 @@ class UpdateRule:
         INCREMENTAL,
         "How parameters move. 'incremental': from the kept statistics of unchanged files and a read of the others, "
         "and by passes over all files where the estimated error exceeds max_error. 'exact': by passes over all "
-        "files. 'stepwise': one EM step, the statistics of each file staying those of the parameters at which it was new",
+        "files. 'stepwise': one EM step; the statistics of each file stay those of the parameters when it was new",
     )
     min_gain: float = _option(
         1e-4, "Predicted gain of the log-likelihood below which the parameters stay, nats per row of all files"

@@ -190,7 +190,7 @@ class UpdateJob:
         )
         if move.why_exact:
             return f"{text}; {count_noun(move.passes, 'pass', 'passes')} over all files were made: {move.why_exact}."
-        if self.rule.mode == STEPWISE or move.gain < self.rule.min_gain:
+        if self.rule.mode == STEPWISE or move.gain < self.rule.min_gain or move.error > self.rule.max_error:
             return f"{text}."
         return f"{text}; against a full refit an estimated {move.error:.2g} nats per row are lost."
 

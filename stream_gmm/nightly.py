@@ -11,7 +11,7 @@ from stream_gmm.api import executor_for
 from stream_gmm.errors import ConfigError, did_you_mean
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.settings import document_fields
-from stream_gmm.pipeline.job.run_config import load_run_config
+from stream_gmm.pipeline.job.config import load_run_config
 from stream_gmm.pipeline.job.update_stage import update_stage
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.update.result import UpdateResult

@@ -120,7 +120,7 @@ def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     from stream_gmm.cli.display import make_console
     from stream_gmm.cli.display_versions import show_update
     from stream_gmm.pipeline.job.cluster import open_executor
-    from stream_gmm.pipeline.job.run_config import load_run_config
+    from stream_gmm.pipeline.job.config import load_run_config
     from stream_gmm.pipeline.job.run_folder import read_run
     from stream_gmm.pipeline.job.update_stage import update_stage
 

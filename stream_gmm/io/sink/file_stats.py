@@ -117,7 +117,7 @@ def summarise_scored(
         rows.min(axis=0, initial=np.inf) if len(rows) else np.full(d, np.inf),
         rows.max(axis=0, initial=-np.inf) if len(rows) else np.full(d, -np.inf),
         bad.astype(np.int64), read, complete, float(weights @ weights),
-        SampledRows(rows[sampled], hashes[sampled], weights[sampled], apart[sampled]),
+        SampledRows.join([SampledRows(rows[sampled], hashes[sampled], weights[sampled], apart[sampled])]),
         Sample.of(rows[apart], hashes[apart], rule.evidence_rows, weights[apart]),
     )  # fmt: skip
 

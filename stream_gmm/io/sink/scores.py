@@ -63,7 +63,7 @@ class ScoreJob:
     """Rows that do not match are not written; None: all are."""
     model_digest: str = ""
     stats_rule: StatsRule | None = None
-    """How the statistics of the rows are gathered on the way; None: they are not."""
+    """How statistics of the rows are gathered; None: they are not."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,9 @@ class PartReport:
     bytes: int
     sha256: str
     file: str = ""
-    """Identity of the file that was scored."""
     model: str = ""
-    """Digest of the model."""
     statistics: str = ""
-    """Statistics of the rows, as text, if they were wanted; only in the notes of a job."""
+    """Identity of the file, digest of the model; and, in the notes of a job, the statistics of the rows as text."""
 
 
 Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
@@ -253,9 +251,8 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     k = len(job.density.log_norm)
     columns = score_columns(k, job.layout, job.density.noisy)
     counts = np.zeros(k, np.int64)
-    rows_in = rows_out = rows_scored = outliers = 0
-    loglik = 0.0
-    gathered: FileStats | None = None
+    rows_in, rows_out, rows_scored, outliers, loglik = 0, 0, 0, 0, 0.0
+    gathered: list[FileStats] = []
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
@@ -273,8 +270,7 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
             counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
             loglik += float(scores.log_density.sum())
             if job.stats_rule is not None:
-                own = summarise_chunk(part, chunk, scores, job.stats_rule)
-                gathered = own if gathered is None else gathered.merge(own)
+                gathered.append(summarise_chunk(part, chunk, scores, job.stats_rule))
         if writer is None:
             _open_writer(path, _empty_schema(part, columns, job)).close()
     finally:
@@ -287,7 +283,7 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
         "outliers": outliers,
         "component_rows": tuple(int(c) for c in counts),
         "loglik": loglik,
-        "statistics": to_text(gathered) if gathered else "",
+        "statistics": to_text(gathered),
     }
 
 

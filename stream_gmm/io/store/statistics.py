@@ -10,6 +10,7 @@ import base64
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,11 @@ def load_statistics(path: str | os.PathLike[str]) -> KeptStats:
     return read(path, "statistics", lambda content: unpack(content, MAGIC, FORMAT, "statistics", build))
 
 
-def to_text(stats: FileStats) -> str:
-    """Return the statistics of a part, with the rows set apart, as text for a note."""
+def to_text(pieces: Sequence[FileStats]) -> str:
+    """Return the statistics of the pieces of a part, merged and with the rows set apart, as text; empty if none."""
+    if not pieces:
+        return ""
+    stats = reduce(FileStats.merge, pieces)
     sample = stats.evidence
     evidence = {"evidence": sample.rows, "evidence_hashes": sample.hashes, "evidence_weights": sample.weights}
     header = _describe_entries([stats]) | {"capacity": sample.capacity}

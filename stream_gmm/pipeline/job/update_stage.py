@@ -276,7 +276,7 @@ class _Publisher:
         for version in registry.history:
             if version.model_digest in wanted & self._ancestors - set(known):
                 known[version.model_digest] = registry.load(version.name)
-        near = {model.digest}
+        near = set()
         for digest, old in known.items():
             shift = float(np.mean(np.abs(new - score_rows(old.density, rows).log_density))) if len(rows) else 0.0
             if shift <= self.config.update.rescore_shift:

@@ -77,6 +77,8 @@ class Mover:
     ----------
     with_apart
         Whether the rows set apart are used, too.
+    chance
+        Gain that chance explains, nats per row.
     read_all
         Called for passes over all files.
     """
@@ -85,7 +87,12 @@ class Mover:
     settings: Settings
     rule: UpdateRule
     with_apart: bool
+    chance: float
     read_all: ReadAll
+
+    def is_worth_while(self, move: Move) -> bool:
+        """Return True if a move gains enough beyond what chance explains."""
+        return move.gain - self.chance >= self.rule.min_gain
 
     def propose(self, kept: KeptStats) -> Move:
         """Return where the statistics of the files lead, without a pass over all files.
@@ -105,7 +112,7 @@ class Mover:
         SingularCovarianceError
             If no covariances can be estimated.
         """
-        if self.rule.mode == STEPWISE or (move.gain < self.rule.min_gain and move.error <= self.rule.max_error):
+        if self.rule.mode == STEPWISE or (not self.is_worth_while(move) and move.error <= self.rule.max_error):
             return move
         if self.rule.mode == EXACT:
             return self._read_exactly(move, "update.mode is exact")

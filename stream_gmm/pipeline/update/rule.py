@@ -71,7 +71,7 @@ class UpdateRule:
         "files. 'stepwise': one EM step; the statistics of each file stay those of the parameters when it was new",
     )
     min_gain: float = _option(
-        1e-4, "Predicted gain of the log-likelihood below which the parameters stay, nats per row of all files"
+        1e-4, "Predicted gain of the log-likelihood, beyond chance, below which the parameters stay, nats per row"
     )
     max_error: float = _option(
         1e-3, "Largest estimated loss against a full refit, nats per row, without passes over all files"

@@ -117,7 +117,10 @@ class UpdateJob:
             reads.append(every.rows_read)
             return _settle_all_but(every.kept, new)
 
-        mover = Mover(self.champion, self.settings, self.rule, not self.by_evidence, read_all)
+        n_new = float(sum(e.rows_complete for e in kept.entries if set(e.files) <= new))
+        rows = float(sum(e.rows_complete for e in kept.entries))
+        chance = predict_chance_gain(self.champion.params.n_parameters, n_new, rows) if n_new < rows else 0.0
+        mover = Mover(self.champion, self.settings, self.rule, not self.by_evidence, chance, read_all)
         why = [_describe_changes(changes, gathered, obstacle)]
         try:
             move = mover.propose(kept)
@@ -128,8 +131,8 @@ class UpdateJob:
         except SingularCovarianceError as error:
             why.append(f"the parameters stay: no step can be made ({error})")
             return Finding(changes, None, False, self.champion, tuple(why), sum(reads)), self._settle(kept)
-        why.append(self._describe_gain(move, kept, new))
-        moves = move.gain >= self.rule.min_gain and not sweeps
+        why.append(self._describe_gain(move, mover))
+        moves = mover.is_worth_while(move) and not sweeps
         model = self.champion
         if moves:
             model = mover.make_model(move, self._describe_provenance(move))
@@ -178,19 +181,17 @@ class UpdateJob:
         near = compare_rivals(move.params, neighbours, apart, before, bound, z)
         return max((stored, near), key=lambda e: (e.crosses, e.now))
 
-    def _describe_gain(self, move: Move, kept: KeptStats, new: set[FileId]) -> str:
-        n_new = float(sum(e.rows_complete for e in kept.entries if set(e.files) <= new))
-        chance = predict_chance_gain(self.champion.params.n_parameters, n_new, move.total.stats.rows)
-        by_chance = f" ({chance:.1g} of it by chance)" if n_new else ""
-        relation = "at least" if move.gain >= self.rule.min_gain else "less than"
+    def _describe_gain(self, move: Move, mover: Mover) -> str:
+        by_chance = f", {mover.chance:.1g} of it by chance" if mover.chance else ""
+        enough = mover.is_worth_while(move)
         what = "the free energy" if self.rule.mode == STEPWISE else "the log-likelihood"
         text = (
-            f"moving the parameters raises {what} of all rows by {move.gain:.3g} nats per row{by_chance}, "
-            f"{relation} the {self.rule.min_gain:g} that are asked for"
+            f"moving the parameters raises {what} of all rows by {move.gain:.3g} nats per row{by_chance}: "
+            f"{'enough' if enough else 'too little'}, as {self.rule.min_gain:g} are asked for"
         )
         if move.why_exact:
             return f"{text}; {count_noun(move.passes, 'pass', 'passes')} over all files were made: {move.why_exact}."
-        if self.rule.mode == STEPWISE or move.gain < self.rule.min_gain or move.error > self.rule.max_error:
+        if self.rule.mode == STEPWISE or not enough or move.error > self.rule.max_error:
             return f"{text}."
         return f"{text}; against a full refit an estimated {move.error:.2g} nats per row are lost."
 

@@ -8,7 +8,7 @@ no fit uses them, and models are compared on them; in later updates they are row
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -93,6 +93,8 @@ class FileStats:
         Rows that were read, and those of them without a missing value.
     weight_squares
         Sum of the squared weights.
+    log_jacobian
+        Sum of the log-Jacobians of the transforms of the columns, nats.
     sample
         Rows for the steps on a sample.
     evidence
@@ -109,6 +111,7 @@ class FileStats:
     rows_read: int
     rows_complete: int
     weight_squares: float
+    log_jacobian: float
     sample: SampledRows
     evidence: Sample
 
@@ -129,7 +132,8 @@ class FileStats:
             (*self.files, *new), self.used.merge(other.used), self.apart.merge(other.apart),
             self.moments.merge(other.moments), np.minimum(self.low, other.low), np.maximum(self.high, other.high),
             self.bad + other.bad, self.rows_read + other.rows_read, self.rows_complete + other.rows_complete,
-            self.weight_squares + other.weight_squares, SampledRows.join([self.sample, other.sample]),
+            self.weight_squares + other.weight_squares,
+            self.log_jacobian + other.log_jacobian, SampledRows.join([self.sample, other.sample]),
             self.evidence.merge(other.evidence),
         )  # fmt: skip
 
@@ -195,7 +199,8 @@ class StatsTotal:
     bad: NDArray[np.int64]
     rows_read: int
     rows_complete: int
-    weight_squares: float = field(default=0.0)
+    weight_squares: float
+    log_jacobian: float
 
     @classmethod
     def of(cls, entries: Sequence[FileStats], weights: Sequence[float], *, with_apart: bool) -> StatsTotal:
@@ -218,6 +223,7 @@ class StatsTotal:
             np.sum([e.bad for e in entries], axis=0),
             sum(e.rows_read for e in entries), sum(e.rows_complete for e in entries),
             sum(w * w * e.weight_squares for e, w in zip(entries, weights, strict=True)),
+            sum(w * e.log_jacobian for e, w in zip(entries, weights, strict=True)),
         )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.sink.publish import read_manifest
-from stream_gmm.io.sink.scores import report_from_json
+from stream_gmm.io.sink.reports import report_from_json
 from stream_gmm.io.sink.summaries import Item, SummaryJob, summarise_part
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.pipeline.drift_rule import DRIFTED, DriftRule
@@ -100,7 +100,7 @@ def monitor(
     job = SummaryJob(
         model.density, model.threshold, edges, model.criteria.loglik / model.criteria.n_rows, model.columns,
         dataset.weight, dataset.missing,
-        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter, **layout,
+        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter, model.transforms, **layout,
     )  # fmt: skip
     meter = Meter(listener, "monitor", [p.rows for p, _ in items])
     summaries = executor.map(summarise_part, items, shared=job, label="monitor", on_done=meter)

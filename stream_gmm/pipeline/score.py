@@ -24,18 +24,8 @@ from stream_gmm.io.sink.publish import (
     read_manifest,
     remove_dead_staging,
 )
-from stream_gmm.io.sink.scores import (
-    PROBA_STYLES,
-    Layout,
-    PartReport,
-    ScoreJob,
-    check_layout,
-    is_part_intact,
-    output_names,
-    report_from_json,
-    reuse_part,
-    score_part,
-)
+from stream_gmm.io.sink.reports import PartReport, is_part_intact, report_from_json, reuse_part
+from stream_gmm.io.sink.scores import PROBA_STYLES, Layout, ScoreJob, check_layout, output_names, score_part
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri
 from stream_gmm.io.store.lease import hold_folder
@@ -146,7 +136,7 @@ def score(
             job = ScoreJob(
                 model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
-                tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter,
+                tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, model.transforms,
                 model.digest, stats_rule,
             )  # fmt: skip
             done = {r.index: r for r in kept if (staging / r.path).exists()}
@@ -234,7 +224,8 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
     unread = [name for name in constant if name not in dataset.columns]
     if unread:
         log.warning("the data set was opened without %s, which the model knows as constant: not compared", unread)
-    return replace(dataset, columns=(*model.columns, *(name for name in constant if name not in unread)))
+    columns = (*model.columns, *(name for name in constant if name not in unread))
+    return replace(dataset, columns=columns, transforms=model.transforms)
 
 
 def make_layout(

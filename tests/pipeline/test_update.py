@@ -159,7 +159,9 @@ def test_the_statistics_of_files_add_up_to_those_of_a_full_pass(nights):
     rule = make_stats_rule(data, Settings(sample_rows=2_000), 0.1, kept.share)
     names = [f.relative for f in data.files]
     for executor in (SerialExecutor(), ThreadsExecutor(2)):
-        fresh = gather_statistics(data, names, None, kept.anchor, ("a", "b"), rule, executor).kept
+        fresh = gather_statistics(
+            data, names, None, kept.anchor, sg.load_model(nights.folder / "model.gmm"), rule, executor
+        ).kept
         again = StatsTotal.of([e.settle() for e in fresh.entries], ones, with_apart=True)
         for name in ("rows", "loglik", "entropy", "log_max", "weight", "mean", "scatter"):
             np.testing.assert_array_equal(getattr(again.stats, name), getattr(total.stats, name), err_msg=name)
@@ -196,7 +198,13 @@ def test_changed_replaced_and_gone_files_leave_no_trace(nights):
     assert kept.files == tuple(identify_files(data).values())
     rule = make_stats_rule(data, Settings(sample_rows=2_000), 0.1, kept.share)
     fresh = gather_statistics(
-        data, [f.relative for f in data.files], None, kept.anchor, ("a", "b"), rule, SerialExecutor()
+        data,
+        [f.relative for f in data.files],
+        None,
+        kept.anchor,
+        sg.load_model(nights.folder / "model.gmm"),
+        rule,
+        SerialExecutor(),
     ).kept
     for mine, theirs in zip(kept.entries, fresh.entries, strict=True):
         np.testing.assert_array_equal(mine.total.scatter, theirs.total.scatter)
@@ -319,7 +327,10 @@ def test_a_window_is_a_refit_to_its_files(nights, count_reads):
 def test_a_new_cluster_calls_for_a_sweep_and_no_change_does_not(nights):
     rng = np.random.default_rng(6)
     nights.write("f10.parquet", draw(rng, 800))
-    sections = {"update": {"new_sweep": "evidence", "min_gain": 1e-3}, "sweep": {"n_components": [2, 3, 4]}}
+    sections = {
+        "update": {"new_sweep": "evidence", "min_gain": 1e-3, "apart": 0.3},
+        "sweep": {"n_components": [2, 3, 4]},
+    }
     assert nights.update(**sections).decision == KEPT
 
     nights.write("f11.parquet", np.concatenate([draw(rng, 500), rng.normal(size=(300, 2)) * 0.5 + 9.0]))

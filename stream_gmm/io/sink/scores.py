@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,13 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.scores import Scores, score_rows
+from stream_gmm.core.estep.scores import Scores, score_transformed
 from stream_gmm.core.file_stats import FileStats
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
+from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.io.sink.file_stats import StatsRule, summarise_chunk
-from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
+from stream_gmm.io.sink.publish import REPORTS, compute_sha256
+from stream_gmm.io.sink.reports import PartReport, read_finished, write_note
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.parts import Part
@@ -61,31 +61,10 @@ class ScoreJob:
     """Those of the model, in the order of the last columns."""
     row_filter: str | None = None
     """Rows that do not match are not written; None: all are."""
+    transforms: Transforms = ()
     model_digest: str = ""
     stats_rule: StatsRule | None = None
     """How statistics of the rows are gathered; None: they are not."""
-
-
-@dataclass(frozen=True)
-class PartReport:
-    """The scored file of one part: where it is, what it holds, and its checksum."""
-
-    index: int
-    source: str
-    row_groups: tuple[int, int]
-    path: str
-    rows_in: int
-    rows_out: int
-    rows_scored: int
-    outliers: int
-    component_rows: tuple[int, ...]
-    loglik: float
-    bytes: int
-    sha256: str
-    file: str = ""
-    model: str = ""
-    statistics: str = ""
-    """Identity of the file, digest of the model; and, in the notes of a job, the statistics of the rows as text."""
 
 
 Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
@@ -100,7 +79,7 @@ def _proba_columns(k: int) -> Columns:
 
 _PROBA: dict[str, Callable[[int], Columns]] = {
     "columns": _proba_columns,
-    "list": lambda k: [("proba", pa.list_(pa.float64(), k), lambda s, _: s.proba)],
+    "list": lambda k: [("proba", pa.list_(pa.float64()), lambda s, _: s.proba)],
     "none": lambda _: [],
 }
 PROBA_STYLES = tuple(_PROBA)
@@ -168,7 +147,7 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
     part, name = item
     staging = Path(job.staging)
     note_path = staging / REPORTS / f"{part.index:08d}.json"
-    done = _read_finished(note_path, staging / name)
+    done = read_finished(note_path, staging / name)
     if done is not None:
         return done
     target = staging / name
@@ -209,44 +188,6 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
     return report
 
 
-def _read_finished(note_path: Path, target: Path) -> PartReport | None:
-    """Return the report of a part that an earlier attempt finished and that is still intact."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        report = report_from_json(json.loads(note_path.read_text()))
-        if is_intact(target, report.bytes, report.sha256):
-            return report
-    return None
-
-
-def report_from_json(values: dict[str, Any]) -> PartReport:
-    """Return the report of a part from a manifest or a note."""
-    sequences = {name: tuple(values[name]) for name in ("row_groups", "component_rows")}
-    return PartReport(**{**values, **sequences})
-
-
-def is_part_intact(report: PartReport, folder: str) -> bool:
-    """Return True if the file of a part is in the folder, with the size and the SHA-256 of its report."""
-    return is_intact(Path(folder) / report.path, report.bytes, report.sha256)
-
-
-def reuse_part(report: PartReport, published: Path, staging: Path) -> None:
-    """Take a published part over into a staging folder; if that fails, it is simply scored again."""
-    target = staging / report.path
-    with contextlib.suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        os.link(published / report.path, target)
-        write_note(staging, report)
-
-
-def write_note(staging: Path, report: PartReport) -> None:
-    """Note that a part is finished: it is not scored again when the job resumes."""
-    note_path = staging / REPORTS / f"{report.index:08d}.json"
-    aside = note_path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    aside.write_text(json.dumps(asdict(report)))
-    os.replace(aside, note_path)
-
-
 def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     k = len(job.density.log_norm)
     columns = score_columns(k, job.layout, job.density.noisy)
@@ -256,9 +197,9 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
-        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter):
+        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter, job.transforms):
             chunk, unlike = set_unlike_aside(chunk, job.constants)
-            scores = score_rows(job.density, chunk.rows)
+            scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms)
             table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)
             if writer is None:
                 writer = _open_writer(path, table.schema)
@@ -270,7 +211,7 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
             counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
             loglik += float(scores.log_density.sum())
             if job.stats_rule is not None:
-                gathered.append(summarise_chunk(part, chunk, scores, job.stats_rule))
+                gathered.append(summarise_chunk(part, chunk, scores, job.stats_rule, job.columns, job.transforms))
         if writer is None:
             _open_writer(path, _empty_schema(part, columns, job)).close()
     finally:
@@ -331,14 +272,17 @@ def make_scored_table(
 def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
     """Put the values of the usable rows in their places; the others are null."""
     values = np.asarray(values)
-    mask = None
-    if chunk.keep is not None:
-        full = np.zeros((chunk.size, *values.shape[1:]), values.dtype)
-        full[chunk.keep] = values
-        values, mask = full, ~chunk.keep
-    if pa.types.is_fixed_size_list(kind):
+    mask = None if chunk.keep is None else ~chunk.keep
+    if pa.types.is_list(kind):
+        # Not lists of a fixed size: of those, pyarrow before 26 cannot read nulls.
+        lengths = np.full(chunk.size, values.shape[1]) if chunk.keep is None else chunk.keep * values.shape[1]
+        starts = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
         flat = pa.array(np.ascontiguousarray(values).ravel())
-        return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=None if mask is None else pa.array(mask))
+        return pa.ListArray.from_arrays(starts, flat, type=kind, mask=None if mask is None else pa.array(mask))
+    if chunk.keep is not None:
+        full = np.zeros(chunk.size, values.dtype)
+        full[chunk.keep] = values
+        values = full
     return pa.array(np.ascontiguousarray(values), kind, mask=mask)
 
 

@@ -122,7 +122,7 @@ def _encode_entries(entries: Sequence[FileStats]) -> dict[str, Any]:
         "low": np.array([e.low for e in entries]),
         "high": np.array([e.high for e in entries]),
         "bad": np.array([e.bad for e in entries]),
-        "weight_squares": np.array([e.weight_squares for e in entries]),
+        "sums": np.array([[e.weight_squares, e.log_jacobian] for e in entries]),
         "sample": np.concatenate([s.rows for s in sampled]),
         "sample_hashes": np.concatenate([s.hashes for s in sampled]),
         "sample_weights": np.concatenate([s.weights for s in sampled]),
@@ -145,7 +145,8 @@ def _decode_entries(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[Fil
             FileStats(
                 tuple(FileId(*f) for f in files), _restore(arrays["used"][i], k, d), apart,
                 _restore(arrays["moments"][i], 1, d), arrays["low"][i], arrays["high"][i], arrays["bad"][i],
-                counts[0], counts[1], float(arrays["weight_squares"][i]), SampledRows(*(p[i] for p in pieces)),
+                counts[0], counts[1], float(arrays["sums"][i, 0]), float(arrays["sums"][i, 1]),
+                SampledRows(*(p[i] for p in pieces)),
                 Sample(np.empty((0, d)), np.empty(0, np.uint64), 0),
             )
         )  # fmt: skip

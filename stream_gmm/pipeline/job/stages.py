@@ -13,6 +13,8 @@ from typing import Any
 
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.sampling import Holdout
+from stream_gmm.core.rows.transform_requests import describe_transforms
+from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.source.dataset import Dataset
@@ -127,8 +129,9 @@ def _judge_by_new_rows(
     if seen is None or champion.columns != model.columns:
         return Verdict(False, None, config.update.z)
     holdout = Holdout(config.em.holdout, config.em.random_state)
-    rows = read_heldout_rows(source.with_columns(model.columns), seen, holdout, executor, listener)
-    return judge_challenger(champion.params, model.params, rows, config.update.z)
+    sample = read_heldout_rows(source.with_columns(model.columns), seen, holdout, executor, listener)
+    old, now = (m.score_samples(sample.rows) for m in (champion, model))
+    return judge_challenger(old, now, sample.weights, config.update.z)
 
 
 def _load_earlier_model(config: RunConfig) -> FitResult | None:
@@ -144,7 +147,9 @@ def _write_results(
     folder: Path, result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float, source: Dataset
 ) -> None:
     write_table(result.table, folder / TABLE)
-    write_rows(result.profile.sample.rows[: config.output.report_rows], result.profile.columns, folder / SAMPLE)
+    profile = result.profile
+    sample = restore_rows(profile.sample.rows[: config.output.report_rows], profile.columns, profile.transforms)
+    write_rows(sample, profile.columns, folder / SAMPLE)
     if truth is not None:
         save_model(truth, folder / TRUTH)
     for candidate in result.candidates:
@@ -181,6 +186,7 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
             "high": profile.high.tolist(),
             "bad": profile.bad.tolist(),
             "constants": {c.name: c.value for c in profile.constants},
+            **({"transforms": describe_transforms(profile.transforms)} if profile.transforms else {}),
         },
     }
 

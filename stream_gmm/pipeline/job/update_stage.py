@@ -14,6 +14,7 @@ import numpy as np
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.file_stats import KeptStats, SampledRows
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.errors import ModelFileError, StreamGMMError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.sink.publish import read_manifest
@@ -111,7 +112,8 @@ def _load_rivals(state: Path, champion: FitResult) -> dict[str, Any]:
             log.warning("%s is not compared: %s", path.name, error)
             continue
         own = (model.n_components, model.params.family)
-        if model.columns == champion.columns and own != (champion.n_components, champion.params.family):
+        same = (model.columns, model.transforms) == (champion.columns, champion.transforms)
+        if same and own != (champion.n_components, champion.params.family):
             out[path.stem] = model.params
     return out
 
@@ -217,7 +219,8 @@ class _Publisher:
         assert finding.move is not None
         link_tree(self.state, staged, [TABLE, CANDIDATES, TRUTH])
         total, config = finding.move.total, self.config
-        write_rows(total.sample.rows[: config.output.report_rows], self.champion.columns, staged / SAMPLE)
+        columns, rows = self.champion.columns, total.sample.rows[: config.output.report_rows]
+        write_rows(restore_rows(rows, columns, self.champion.transforms), columns, staged / SAMPLE)
         save_model(finding.model, staged / MODEL)
         write_files(staged, identify_files(self.dataset).values())
         _, before, _ = read_run(self.state)

@@ -60,15 +60,16 @@ class Verdict:
         return {"wins": self.wins, "z": self.z, **numbers}
 
 
-def judge_challenger(champion: MixtureParams, challenger: MixtureParams, rows: Sample, z: float) -> Verdict:
-    """Compare two models on rows that neither has used."""
-    if len(rows.rows) < LEAST_ROWS:
+def judge_challenger(champion: Array, challenger: Array, weights: Array, z: float) -> Verdict:
+    """Compare two models by their log-densities ``(n,)`` of rows that neither has used, with weights or none."""
+    if len(champion) < LEAST_ROWS:
         return Verdict(False, None, z)
-    difference = compare_paired(_log_density(challenger, rows.rows), _log_density(champion, rows.rows), rows.weights)
+    difference = compare_paired(challenger, champion, weights)
     return Verdict(difference.mean > z * difference.standard_error, difference, z)
 
 
-def _log_density(params: MixtureParams, rows: Array) -> Array:
+def score_log_density(params: MixtureParams, rows: Array) -> Array:
+    """Return the log-density ``(n,)`` of rows as they are fitted, nats."""
     return score_rows(compile_density(params), rows).log_density
 
 
@@ -124,11 +125,11 @@ def compare_rivals(
     if min(len(new.rows), len(old.rows)) < LEAST_ROWS or not rivals:
         return RivalEvidence()
     new_rows, old_rows = new.rows[:MOST_ROWS], old.rows[:MOST_ROWS]
-    own = [_log_density(current, rows) for rows in (new_rows, old_rows)]
+    own = [score_log_density(current, rows) for rows in (new_rows, old_rows)]
     found = []
     for name, params in rivals.items():
         try:
-            values = [_log_density(params, rows) for rows in (new_rows, old_rows)]
+            values = [score_log_density(params, rows) for rows in (new_rows, old_rows)]
         except FIT_ERRORS:
             continue
         now = compare_paired(values[0], own[0], new.weights[:MOST_ROWS])

@@ -172,6 +172,7 @@ class Mover:
             SuffStats.zero(1, d, FULL), total.sample, none,
             total_rows=total.rows_read, complete_rows=rows, fit_rows=rows, weight_squares=total.weight_squares,
             weighted=bool(len(total.sample.weights)), constants=self.model.constants,
+            transforms=self.model.transforms, log_jacobian=total.log_jacobian,
         )  # fmt: skip
 
     def make_model(self, move: Move, provenance: dict[str, object]) -> FitResult:

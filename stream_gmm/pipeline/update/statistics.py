@@ -9,6 +9,7 @@ from stream_gmm.core.file_stats import FileId, FileStats, KeptStats, count_files
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.sink.file_stats import StatsJob, StatsRule, read_part_stats, summarise_nothing
 from stream_gmm.io.source.dataset import Dataset
@@ -41,9 +42,9 @@ class Gathered:
     rows_read: int
 
 
-def identify_source(dataset: Dataset, columns: Sequence[str]) -> str:
-    """Return what decides which rows and columns of the files are read, as text."""
-    return repr((tuple(columns), dataset.missing, dataset.weight, dataset.row_filter))
+def identify_source(dataset: Dataset, columns: Sequence[str], transforms: Transforms) -> str:
+    """Return what decides which rows and columns of the files are read, and how, as text."""
+    return repr((tuple(columns), dataset.missing, dataset.weight, dataset.row_filter, transforms))
 
 
 def identify_files(dataset: Dataset) -> dict[str, FileId]:
@@ -64,8 +65,8 @@ def find_obstacle(kept: KeptStats | None, model: FitResult, dataset: Dataset, *,
     """Return why kept statistics cannot be used for a model and a data set, in words; empty if they can."""
     if kept is None:
         return "no statistics of the files were kept"
-    if kept.columns != model.columns or kept.source != identify_source(dataset, model.columns):
-        return "the statistics were taken with other columns, policy for missing values, weight or filter"
+    if kept.columns != model.columns or kept.source != identify_source(dataset, model.columns, model.transforms):
+        return "the statistics were taken with other columns, transforms, weight, filter or policy for missing values"
     if (kept.anchor.n_components, kept.anchor.family) != (model.n_components, model.params.family):
         return "the statistics were taken with another number of components or structure"
     if (kept.anchor.noise is None) != (model.params.noise is None):
@@ -80,7 +81,7 @@ def gather_statistics(
     wanted: Sequence[str],
     reusable: KeptStats | None,
     anchor: MixtureParams,
-    columns: Sequence[str],
+    model: FitResult,
     rule: StatsRule,
     executor: Executor,
     listener: Listener = ignore_progress,
@@ -93,6 +94,7 @@ def gather_statistics(
     InputDataError
         If a file cannot be read, or no file has a row.
     """
+    columns, transforms = model.columns, model.transforms
     files = identify_files(dataset)
     known: dict[FileId, FileStats] = {}
     for entry in () if reusable is None else reusable.entries:
@@ -117,7 +119,7 @@ def gather_statistics(
         else:
             entries.append(by_file[name])
             fresh.append(by_file[name])
-    kept = KeptStats(identify_source(dataset, columns), tuple(columns), anchor, tuple(entries), rule.share)
+    kept = KeptStats(identify_source(dataset, columns, transforms), columns, anchor, tuple(entries), rule.share)
     return Gathered(kept, tuple(fresh), sum(p.rows for p in parts))
 
 
@@ -153,6 +155,6 @@ def keep_scored_statistics(
         else:
             entries.append(by_file[name])
     return KeptStats(
-        identify_source(dataset, model.columns), model.columns, model.params, tuple(e.settle() for e in entries),
-        share,
+        identify_source(dataset, model.columns, model.transforms), model.columns, model.params,
+        tuple(e.settle() for e in entries), share,
     )  # fmt: skip

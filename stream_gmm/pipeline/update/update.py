@@ -24,6 +24,7 @@ from stream_gmm.pipeline.update.evidence import (
     compare_rivals,
     grow_and_shrink,
     judge_challenger,
+    score_log_density,
 )
 from stream_gmm.pipeline.update.files import FileChanges, compare_files, select_window
 from stream_gmm.pipeline.update.move import Move, Mover, join_evidence
@@ -142,7 +143,8 @@ class UpdateJob:
         verdict = None
         if moves and self.by_evidence:
             apart = join_evidence([e for e in kept.entries if set(e.files) <= new])
-            verdict = judge_challenger(self.champion.params, model.params, apart, self.rule.z)
+            old, now = (score_log_density(m.params, apart.rows) for m in (self.champion, model))
+            verdict = judge_challenger(old, now, apart.weights, self.rule.z)
             why.append(verdict.describe())
         why += [rivals.describe()] if rivals is not None else []
         finding = Finding(changes, move, moves, model, tuple(why), sum(reads), verdict, rivals, self.dataset.warnings)
@@ -152,7 +154,7 @@ class UpdateJob:
         share = None if self.kept is None else self.kept.share
         rule = make_stats_rule(self.dataset, self.settings, self.rule.apart, share)
         return gather_statistics(
-            self.dataset, self.wanted, reusable, anchor, self.champion.columns, rule, self.executor, self.listener,
+            self.dataset, self.wanted, reusable, anchor, self.champion, rule, self.executor, self.listener,
             stage,
         )  # fmt: skip
 

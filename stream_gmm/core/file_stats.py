@@ -62,7 +62,7 @@ class SampledRows:
 
     def thin(self, share: float) -> SampledRows:
         """Return the sample of a smaller share of all rows."""
-        return self.select(self.hashes < share_limit(share))
+        return self if share >= 1.0 else self.select(self.hashes < share_limit(share))
 
 
 @dataclass(frozen=True)

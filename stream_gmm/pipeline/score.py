@@ -161,7 +161,8 @@ def find_kept_parts(target: Path, dataset: Dataset, layout: Layout, models: Coll
     Their files are there with the size that the manifest says; their content is not read.
     """
     manifest = read_manifest(target)
-    if not manifest or manifest.get("filter") != dataset.row_filter or manifest.get("layout") != _as_json(layout):
+    wanted = json.loads(json.dumps(asdict(layout)))
+    if not manifest or manifest.get("filter") != dataset.row_filter or manifest.get("layout") != wanted:
         return []
     published = {(r.file, r.row_groups): r for r in map(report_from_json, manifest.get("parts") or ())}
     out = []
@@ -173,11 +174,6 @@ def find_kept_parts(target: Path, dataset: Dataset, layout: Layout, models: Coll
         if path.exists() and path.stat().st_size == report.bytes:
             out.append(replace(report, index=part.index))
     return out
-
-
-def _as_json(layout: Layout) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(json.dumps(asdict(layout)))
-    return content
 
 
 def _find_intact_parts(

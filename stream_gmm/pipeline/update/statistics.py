@@ -100,7 +100,8 @@ def gather_statistics(
     for entry in () if reusable is None else reusable.entries:
         # Statistics that files share are of use only as long as all of them are there, unchanged.
         if all(files.get(f.name) == f and f.name in set(wanted) for f in entry.files):
-            known |= dict.fromkeys(entry.files, _thin(entry.settle(), rule.share))
+            settled = entry.settle()
+            known |= dict.fromkeys(entry.files, replace(settled, sample=settled.sample.thin(rule.share)))
     missing = [files[name] for name in wanted if files[name] not in known]
     job = StatsJob(compile_density(anchor), tuple(columns), dataset.missing, dataset.weight, dataset.row_filter, rule)
     parts = [p for p in dataset.parts if p.file.relative in {f.name for f in missing}]
@@ -121,10 +122,6 @@ def gather_statistics(
             fresh.append(by_file[name])
     kept = KeptStats(identify_source(dataset, columns, transforms), columns, anchor, tuple(entries), rule.share)
     return Gathered(kept, tuple(fresh), sum(p.rows for p in parts))
-
-
-def _thin(entry: FileStats, share: float) -> FileStats:
-    return replace(entry, sample=entry.sample.thin(share)) if share < 1.0 else entry
 
 
 def _merge_by_file(stats: Sequence[FileStats]) -> dict[str, FileStats]:

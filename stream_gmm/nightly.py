@@ -12,7 +12,7 @@ from stream_gmm.errors import ConfigError, did_you_mean
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.settings import document_fields
 from stream_gmm.pipeline.job.config import load_run_config
-from stream_gmm.pipeline.job.update_stage import update_stage
+from stream_gmm.pipeline.job.update.stage import update_stage
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.update.result import UpdateResult
 from stream_gmm.pipeline.update.rule import UPDATE_OPTIONS, UpdateRule

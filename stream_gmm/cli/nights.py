@@ -122,7 +122,7 @@ def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     from stream_gmm.pipeline.job.cluster import open_executor
     from stream_gmm.pipeline.job.config import load_run_config
     from stream_gmm.pipeline.job.run_folder import read_run
-    from stream_gmm.pipeline.job.update_stage import update_stage
+    from stream_gmm.pipeline.job.update.stage import update_stage
 
     overrides = collect_overrides(arguments)
     if given or "data.paths" in overrides or "output.folder" not in overrides:

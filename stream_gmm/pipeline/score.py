@@ -25,7 +25,15 @@ from stream_gmm.io.sink.publish import (
     remove_dead_staging,
 )
 from stream_gmm.io.sink.reports import PartReport, is_part_intact, report_from_json, reuse_part
-from stream_gmm.io.sink.scores import PROBA_STYLES, Layout, ScoreJob, check_layout, output_names, score_part
+from stream_gmm.io.sink.scores import (
+    PROBA_STYLES,
+    Layout,
+    ScoreJob,
+    check_layout,
+    choose_passthrough,
+    output_names,
+    score_part,
+)
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri
 from stream_gmm.io.store.lease import hold_folder
@@ -238,12 +246,7 @@ def make_layout(
         raise ConfigError(
             f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
         )
-    named = {"all": tuple(dataset.schema.names), "none": ()}
-    if isinstance(passthrough, str):
-        kept = named.get(passthrough, (passthrough,))
-    else:
-        kept = tuple(passthrough)
-    layout = Layout(kept, proba, prefix)
+    layout = Layout(choose_passthrough(passthrough, dataset.schema.names), proba, prefix)
     check_layout(dataset, n_components, layout, noise)
     return layout
 

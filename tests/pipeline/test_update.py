@@ -23,7 +23,7 @@ from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks
 from stream_gmm.pipeline.job.config import RunConfig, validate_config
 from stream_gmm.pipeline.job.stages import score_stage, sweep_stage
-from stream_gmm.pipeline.job.update_stage import update_stage
+from stream_gmm.pipeline.job.update.stage import update_stage
 from stream_gmm.pipeline.update.files import select_window, weigh_files
 from stream_gmm.pipeline.update.result import KEPT, MOVED, NOTHING, SWEPT
 from stream_gmm.pipeline.update.rule import Span

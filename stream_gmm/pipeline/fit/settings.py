@@ -307,9 +307,8 @@ def document_fields(options: Any) -> Callable[[F], F]:
             )
             text = textwrap.fill(f"{f.metadata['doc']}.", 100, break_on_hyphens=False)
             entries.append(f"{f.name}\n{textwrap.indent(text, '    ')}")
-        function.__doc__ = (function.__doc__ or "").replace(
-            "{options}", textwrap.indent("\n".join(entries), "    ").lstrip()
-        )
+        # cleandoc: from Python 3.13 on the compiler removes the indentation, before that nobody does.
+        function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("{options}", "\n".join(entries))
         function.__signature__ = signature.replace(parameters=[*explicit, *added])  # type: ignore[attr-defined]
         return function
 

@@ -272,6 +272,7 @@ def _make_manifest(
         "data_fingerprint": dataset.fingerprint,
         "version": version("stream-gmm"),
         **({"filter": dataset.row_filter} if dataset.row_filter else {}),
+        **({"tables": [str(table) for table in dataset.tables]} if dataset.tables else {}),
         "columns": list(model.columns),
         "layout": asdict(layout),
         "threshold": repr(model.threshold),

@@ -29,6 +29,7 @@ from stream_gmm.io.source.schema import (
     unite_schemas,
     with_conform,
 )
+from stream_gmm.io.source.tables.delta import TableVersion
 
 # Bytes of float64 in one part (one scored file), and in one task of a pass. They depend on the data
 # alone: were they to depend on the workers, so would the bits of the result.
@@ -102,6 +103,8 @@ class Dataset:
     """Only rows that match are read; None: all."""
     transforms: Transforms = ()
     """Transforms of columns, applied wherever rows are read; the fingerprint does not depend on them."""
+    tables: tuple[TableVersion, ...] = ()
+    """Tables that are read through their log, each with its version."""
 
     resident: ClassVar[bool] = False
 
@@ -127,7 +130,8 @@ class Dataset:
         """SHA-256 over files (paths, sizes, times, footers or ETags, some content), columns, policy and filter."""
         weight = (self.weight,) if self.weight else ()
         chosen = (("filter", self.row_filter),) if self.row_filter else ()
-        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *chosen)).encode())
+        versions = (("tables", [(t.form, t.version) for t in self.tables]),) if self.tables else ()
+        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *chosen, *versions)).encode())
         for part in self.parts:
             f = part.file
             identity = (f.relative, f.size, f.modified, f.version, f.content)
@@ -223,6 +227,7 @@ def open_dataset(
     weight: str | None = None,
     exclude_columns: Sequence[str] = (),
     filter: str | None = None,
+    table_version: int | None = None,
 ) -> Dataset:
     """Open Parquet files as one data set; reads footers only.
 
@@ -250,6 +255,9 @@ def open_dataset(
         Only rows for which this is true are read, such as ``"temperature > -200 and station == 'A'"``: comparisons
         of columns with numbers and texts, ``in [...]``, ``is null``, joined by ``and``, ``or``, ``not``. Row groups
         that cannot match by the statistics in their footer are not opened.
+    table_version
+        Version of a Delta table to read; None: the latest. The folder of a Delta table is read through its log (extra
+        ``delta``), with its partition columns.
 
     Raises
     ------
@@ -261,7 +269,7 @@ def open_dataset(
     """
     if missing not in MISSING:
         raise ConfigError(f"missing must be one of {MISSING}, not {missing!r}{did_you_mean(missing, MISSING)}")
-    listing = find_files(_list_paths(paths), exclude)
+    listing = find_files(_list_paths(paths), exclude, table_version)
     footers = read_footers(listing.files)
     schemas = [FileSchema(f.schema, f.file, f.metadata.num_rows) for f in footers]
     features = choose_columns(footers, columns, exclude_columns, weight)
@@ -281,8 +289,9 @@ def open_dataset(
         )
     warnings = (*listing.warnings, *features.warnings, *common.warnings)
     return Dataset(
-        files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter
-    )
+        files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter,
+        tables=listing.tables,
+    )  # fmt: skip
 
 
 def _list_paths(paths: Any) -> list[str | os.PathLike[str]]:

@@ -57,6 +57,22 @@ class Part:
             first += rows
 
 
+def extend_schema(schema: pa.Schema, file: SourceFile) -> pa.Schema:
+    """Return the schema of a file with its partition columns."""
+    for item, _ in file.partition:
+        if item.name not in schema.names:
+            schema = schema.append(item)
+    return schema
+
+
+def extend_batch(batch: pa.RecordBatch, file: SourceFile, wanted: Sequence[str]) -> pa.RecordBatch:
+    """Return rows of a file with those of its partition columns that are wanted and not in the file."""
+    for item, value in file.partition:
+        if item.name in wanted and item.name not in batch.schema.names:
+            batch = batch.append_column(item, pa.repeat(pa.scalar(value, item.type), batch.num_rows))
+    return batch
+
+
 def read_footers(files: Sequence[SourceFile]) -> list[Footer]:
     """Return listed files with their identities, and their footers.
 
@@ -71,7 +87,8 @@ def read_footers(files: Sequence[SourceFile]) -> list[Footer]:
     with ThreadPoolExecutor(8) as pool:
         for waiting in [pool.submit(inspect_file, file) for file in files]:
             try:
-                found.append(Footer(*waiting.result()))
+                seen, metadata, schema = waiting.result()
+                found.append(Footer(seen, metadata, extend_schema(schema, seen)))
             except UnreadableFileError as error:
                 unreadable.append(error)
             except BaseException:

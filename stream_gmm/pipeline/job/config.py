@@ -85,6 +85,7 @@ class RunConfig(Section):
             return open_dataset(
                 d.paths, columns, missing=d.missing, exclude=d.exclude, weight=d.weight,
                 exclude_columns=() if model and not d.columns else d.exclude_columns, filter=d.filter,
+                table_version=d.table_version,
             )  # fmt: skip
         except StreamGMMError:
             raise

@@ -297,6 +297,10 @@ def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: s
     type=FiniteNumber(min=0.0, min_open=True),
     help="Rows after which a row counts half, for streams that drift",
 )
+@click.option(
+    "--reservoir-rows", type=NOT_NEGATIVE,
+    help="Rows kept to review the model on, without --half-life [default: 50,000]; 0: no reviews",
+)  # fmt: skip
 @click.option("--columns", help="Columns to fit, with commas between [default: all numeric ones]")
 @click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
 @click.option("--n-init", default=3, type=POSITIVE, show_default=True, help="Restarts of the first fit")

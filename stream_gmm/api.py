@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConvergenceWarning, InputDataError, explain
+from stream_gmm.core.rows.transform_requests import describe_transforms
+from stream_gmm.errors import ConfigError, ConvergenceWarning, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.source.dataset import Dataset
@@ -77,7 +79,8 @@ def fit(
         weight 2 counts as two rows, one of weight 0 as none; BIC and the other criteria take the sum of the
         weights for the number of rows.
     init
-        Parameters to start from; None: the best of ``n_init`` starts on a uniform sample.
+        Parameters to start from, or a model, whose transforms are then taken over; None: the best of ``n_init``
+        starts on a uniform sample.
     client
         A ``distributed.Client``; None: the threads of this process.
     progress
@@ -105,7 +108,9 @@ def fit(
     settings, source = Settings.from_options(options), as_source(data, weight=weight)
     if isinstance(init, FitResult):
         source = as_source(source, init.input_columns)
-        init = init.params
+        if settings.transforms:
+            raise ConfigError("init brings its own transforms: give either a model to start from, or transforms.")
+        settings, init = replace(settings, transforms=describe_transforms(init.transforms)), init.params
     result = _fit.fit(
         source, n_components, covariance_type, settings, executor_for(client), init=init, listener=progress
     )
@@ -195,6 +200,7 @@ def score(
     proba: str = "columns",
     prefix: str = "",
     missing: str = "error",
+    wait: float = 0.0,
     progress: Listener = ignore_progress,
 ) -> _score.ScoreResult:
     """Write the scored Parquet: one file for each input part, published in one atomic step.
@@ -220,9 +226,13 @@ def score(
         Put before the names of the score columns.
     missing
         Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+    wait
+        Seconds to wait while another process writes to ``output``.
 
     Raises
     ------
+    FolderInUseError
+        If it still does then; says who it is.
     ConfigError, InputDataError, StorageError, ClusterError
         See their descriptions.
     """
@@ -237,7 +247,7 @@ def score(
         )
     return _score.score(
         result, source, os.fspath(output), executor_for(client),
-        passthrough=passthrough, proba=proba, prefix=prefix, listener=progress,
+        passthrough=passthrough, proba=proba, prefix=prefix, wait=wait, listener=progress,
     )  # fmt: skip
 
 

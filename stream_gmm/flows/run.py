@@ -150,8 +150,9 @@ def gmm_run(config: RunConfig) -> dict[str, Any]:
     """Sweep over K and covariance structure, choose, score every row, publish and report."""
     with _hide_credentials():
         check_job(config, scoring=True)
-        # The record of the run has the cluster section as given, not the address of a cluster that ends here.
-        with running_cluster(config.cluster) as cluster:
-            chosen = sweep_task(config, cluster)
-            scored = score_task(config, cluster)
-        return {"chosen": chosen, "scored": scored, "report": report_task(config)}
+        with config.hold():
+            # The record of the run has the cluster section as given, not the address of a cluster that ends here.
+            with running_cluster(config.cluster) as cluster:
+                chosen = sweep_task(config, cluster)
+                scored = score_task(config, cluster)
+            return {"chosen": chosen, "scored": scored, "report": report_task(config)}

@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.scores import Scores, score_rows
+from stream_gmm.core.estep.scores import Scores, score_transformed
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
+from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
@@ -58,6 +59,7 @@ class ScoreJob:
     """Those of the model, in the order of the last columns."""
     row_filter: str | None = None
     """Rows that do not match are not written; None: all are."""
+    transforms: Transforms = ()
 
 
 @dataclass(frozen=True)
@@ -244,9 +246,9 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
-        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter):
+        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter, job.transforms):
             chunk, unlike = set_unlike_aside(chunk, job.constants)
-            scores = score_rows(job.density, chunk.rows)
+            scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms)
             table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)
             if writer is None:
                 writer = _open_writer(path, table.schema)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transform_requests import describe_transforms
+from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.store.generations import current_state
@@ -21,7 +23,7 @@ from stream_gmm.io.store.versions import CHALLENGER
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.checks import check_job, check_output_folder, check_scoring
-from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.config import RunConfig, hold_output
 from stream_gmm.pipeline.job.monitor_stage import refuse_drifted_rows
 from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan, refuse_large_candidates
 from stream_gmm.pipeline.job.run_folder import (
@@ -66,6 +68,7 @@ def plan_stage(config: RunConfig, workers: Workers) -> Plan:
     return plan
 
 
+@hold_output
 def sweep_stage(
     config: RunConfig,
     executor: Executor,
@@ -114,7 +117,9 @@ def _write_results(
     folder: Path, result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float
 ) -> None:
     write_table(result.table, folder / TABLE)
-    write_rows(result.profile.sample.rows[: config.output.report_rows], result.profile.columns, folder / SAMPLE)
+    profile = result.profile
+    sample = restore_rows(profile.sample.rows[: config.output.report_rows], profile.columns, profile.transforms)
+    write_rows(sample, profile.columns, folder / SAMPLE)
     if truth is not None:
         save_model(truth, folder / TRUTH)
     for candidate in result.candidates:
@@ -150,10 +155,12 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
             "high": profile.high.tolist(),
             "bad": profile.bad.tolist(),
             "constants": {c.name: c.value for c in profile.constants},
+            **({"transforms": describe_transforms(profile.transforms)} if profile.transforms else {}),
         },
     }
 
 
+@hold_output
 def score_stage(
     config: RunConfig, executor: Executor, model: FitResult | None = None, listener: Listener = ignore_progress
 ) -> ScoreResult:
@@ -174,7 +181,7 @@ def score_stage(
     result = score(
         fitted, dataset, folder / SCORED, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-        listener=listener,
+        wait=config.output.wait, listener=listener,
     )  # fmt: skip
     seconds = time.perf_counter() - started
 

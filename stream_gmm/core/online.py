@@ -6,7 +6,7 @@ saved state resumes to the same bits. A step is one of stepwise EM (:mod:`stream
 
 With a half-life the stream forgets. Without one every row counts once, in whatever order rows come: statistics are
 plain sums, and the model is reviewed on a reservoir of all rows so far (:mod:`stream_gmm.core.reservoir`) when their
-number has doubled, and when many rows have come that it fits badly.
+number has grown by half, and when many rows have come that it fits badly.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LOST_SHARE = 0.1
 """A component is lost if its weight is below this part of ``1 / K``."""
 RELOCATE_EVERY = 8
 """Number of steps between two attempts to relocate a lost component."""
-REVIEW_GROWTH = 2.0
+REVIEW_GROWTH = 1.5
 """The model is reviewed when the stream has so many times the rows of the last review,"""
 BADLY_FITTED_SHARE = 0.25
 """or when this share of its rows has come since then in steps that the model fitted badly."""

@@ -37,8 +37,8 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
     The first rows are fitted to convergence; then every step blends the statistics of new rows with the running
     statistics of the model. The result does not depend on how the stream is cut into batches. Without a half-life
     every row counts once, in whatever order rows come: the model is reviewed on a uniform sample of all rows so far
-    when their number has grown by half, when it fits new ones badly, and when it is asked for. Columns of frames and Arrow
-    tables go by name.
+    when their number has grown by half, when it fits new ones badly, and when it is asked for. Columns of frames and
+    Arrow tables go by name.
 
     Parameters
     ----------

@@ -91,7 +91,8 @@ class _RedactingFormatter(logging.Formatter):
 def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Sweep, choose, score, publish and report: the whole job, as a Prefect flow.
 
-    With PREFECT_API_URL set the run shows in that server; without, no server need be started.
+    With PREFECT_API_URL set the run shows in that server; without, no server need be started. A server that does not
+    answer, or that is lost on the way, neither stops nor fails the job.
     """
     from stream_gmm.pipeline.job.checks import check_job
 
@@ -100,10 +101,11 @@ def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     with settings.hold(), output.progress() as listener:
-        from stream_gmm.flows.run import forward_progress, gmm_run, hide_error_logs
+        from stream_gmm.flows.start import run_job
 
-        with forward_progress(listener, output.plan), hide_error_logs():
-            gmm_run(settings)
+        report = run_job(settings, listener, output.plan)
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
     _show_run(settings.folder, output)
 
 
@@ -114,6 +116,9 @@ _PREFECT_DEFAULTS = {
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    # Its five retries of a request take two and a half minutes, after which the run would have failed.
+    "PREFECT_CLIENT_MAX_RETRIES": "1",
+    "PREFECT_API_REQUEST_TIMEOUT": "15",
 }
 
 

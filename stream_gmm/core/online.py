@@ -241,7 +241,8 @@ def review_state(state: OnlineState, rule: OnlineRule, rows: int, *, thorough: b
     assert reservoir is not None
     n_init = rule.n_init if thorough else 0
     seed = (rule.random_state, 1 + state.reviews)
-    found = review_model(state.params, reservoir, rows, rule.penalty(collect_moments(reservoir.rows)), n_init, seed)
+    penalty = rule.penalty(collect_moments(reservoir.rows), len(reservoir.rows) / rows)
+    found = review_model(state.params, reservoir, rows, penalty, n_init, seed)
     state = replace(state, reviewed_rows=rows, badly_fitted_rows=0, reviews=state.reviews + 1)
     if found is None:
         return state

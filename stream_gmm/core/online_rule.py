@@ -120,8 +120,11 @@ class OnlineRule:
             return 0
         return choose_capacity(n_features) if self.reservoir_rows is None else self.reservoir_rows
 
-    def penalty(self, moments: SuffStats) -> Penalty:
-        """Return the penalty that keeps covariances from becoming singular, given the moments of the rows."""
+    def penalty(self, moments: SuffStats, share: float = 1.0) -> Penalty:
+        """Return the penalty that keeps covariances from becoming singular, given the moments of the rows.
+
+        For statistics of a ``share`` of the rows, it has that share of its influence.
+        """
         if self.reg_covar is not None:
             return Ridge(self.reg_covar)
-        return PseudoRows.of(moments, self.prior_rows)
+        return PseudoRows.of(moments, share * self.prior_rows)

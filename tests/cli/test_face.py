@@ -19,11 +19,12 @@ import yaml
 from stream_gmm.cli.commands import cli
 from stream_gmm.cli.display import LogLines
 from stream_gmm.cli.help import COMMANDS, EXAMPLES
-from stream_gmm.cli.options import config_keys, load_settings
+from stream_gmm.cli.options import load_settings
 from stream_gmm.cli.setup import make_schema
 from stream_gmm.errors import ConfigError, ModelFileError
 from stream_gmm.io.store.models import load_model
 from stream_gmm.pipeline.job.config import load_config
+from stream_gmm.pipeline.job.repeat import config_keys
 from stream_gmm.pipeline.passes.progress import Progress
 from tests.cli.test_commands import run
 from tests.documents import read_blocks
@@ -278,3 +279,13 @@ class TestProgressInALog:
         assert len(warnings) == len(set(warnings))
         assert "in 1 passes" not in output
         assert "pass over the data" in output or "passes over the data" in output
+
+
+def test_every_number_of_a_profile_stands_below_a_heading(data):
+    lines = run("profile", data, "--columns", "x,y").splitlines()
+    (heads,) = (line for line in lines if line.startswith("┃"))
+    rows = [line for line in lines if line.startswith("│")]
+
+    assert len(rows) == 2
+    assert {len(row.split("│")) for row in rows} == {len(heads.split("┃"))}
+    assert all(head.strip() for head in heads.split("┃")[1:-1])

@@ -9,10 +9,10 @@ import typing
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.cli.options import config_keys
 from stream_gmm.core.online import OnlineRule
 from stream_gmm.pipeline.fit.settings import FitOptions, Settings, describe_option
 from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.repeat import config_keys
 from stream_gmm.pipeline.job.sections import DataConfig, EMConfig
 
 FIELDS = {f.name: f for f in dataclasses.fields(Settings)}
@@ -27,7 +27,7 @@ def test_signature_and_docstring_show_every_option_with_its_default(function):
     parameters = inspect.signature(function).parameters
     for name, field in FIELDS.items():
         assert parameters[name].default == field.default, name
-        assert f"\n    {name}\n" in function.__doc__, name
+        assert f"\n{name}\n" in (inspect.getdoc(function) or ""), name
     assert "{options}" not in function.__doc__
 
 
@@ -76,7 +76,7 @@ def test_the_section_data_has_the_keywords_of_open_dataset_and_passes_them_on(mo
     assert seen == given
     for name, parameter in keywords.items():
         assert f"data.{name}" in config_keys()
-        assert f"\n    {name}\n" in (open_dataset.__doc__ or ""), name
+        assert f"\n{name}\n" in (inspect.getdoc(open_dataset) or ""), name
         default = DataConfig.model_fields[name].default
         if name != "paths":
             assert default == (list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default)

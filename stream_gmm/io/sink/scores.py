@@ -92,7 +92,7 @@ def _proba_columns(k: int) -> Columns:
 
 _PROBA: dict[str, Callable[[int], Columns]] = {
     "columns": _proba_columns,
-    "list": lambda k: [("proba", pa.list_(pa.float64(), k), lambda s, _: s.proba)],
+    "list": lambda k: [("proba", pa.list_(pa.float64()), lambda s, _: s.proba)],
     "none": lambda _: [],
 }
 PROBA_STYLES = tuple(_PROBA)
@@ -112,6 +112,13 @@ def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
         (OUTLIER, pa.bool_(), lambda s, t: s.log_density < t),
     ]
     return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
+
+
+def choose_passthrough(passthrough: str | Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns to carry over: ``"all"`` of these names, ``"none"``, one name, or several."""
+    if isinstance(passthrough, str):
+        return {"all": tuple(names), "none": ()}.get(passthrough, (passthrough,))
+    return tuple(passthrough)
 
 
 def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) -> None:
@@ -318,14 +325,17 @@ def make_scored_table(
 def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
     """Put the values of the usable rows in their places; the others are null."""
     values = np.asarray(values)
-    mask = None
-    if chunk.keep is not None:
-        full = np.zeros((chunk.size, *values.shape[1:]), values.dtype)
-        full[chunk.keep] = values
-        values, mask = full, ~chunk.keep
-    if pa.types.is_fixed_size_list(kind):
+    mask = None if chunk.keep is None else ~chunk.keep
+    if pa.types.is_list(kind):
+        # Not lists of a fixed size: of those, pyarrow before 26 cannot read nulls.
+        lengths = np.full(chunk.size, values.shape[1]) if chunk.keep is None else chunk.keep * values.shape[1]
+        starts = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
         flat = pa.array(np.ascontiguousarray(values).ravel())
-        return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=None if mask is None else pa.array(mask))
+        return pa.ListArray.from_arrays(starts, flat, type=kind, mask=None if mask is None else pa.array(mask))
+    if chunk.keep is not None:
+        full = np.zeros(chunk.size, values.dtype)
+        full[chunk.keep] = values
+        values = full
     return pa.array(np.ascontiguousarray(values), kind, mask=mask)
 
 

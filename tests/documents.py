@@ -34,7 +34,7 @@ FEWER = {
     "--rows 1000000": "--rows 5000",
     "--rows 100000": "--rows 5000",
     "--replicates 20": "--replicates 4",
-    "--ratio-replicates 9": "--ratio-replicates 2",
+    "--ratio-replicates 9": "--ratio-replicates 0",
     "--n-components 1:8": "--n-components 1:3",
     "--n-components 1:7": "--n-components 1:4",
     "--n-components 1:6": "--n-components 1:3",
@@ -103,7 +103,7 @@ def shorten(command: str) -> str:
     command = _replace(command)
     words = shlex.split(command, comments=True)
     elsewhere = {"--address", "--executor", "--cluster-class"} & set(words)
-    if words[0] == "stream-gmm" and words[1] in ON_A_CLUSTER and not elsewhere:
+    if words[0] == "stream-gmm" and words[1] in ON_A_CLUSTER and not elsewhere and not _has_operator(command):
         return shlex.join([*words, "--executor", "threads"])
     return shlex.join(words) if words[0] == "stream-gmm" and not _has_operator(command) else command
 

@@ -52,6 +52,18 @@ class SourceFile:
     conform: tuple[pa.Field, ...] = ()
     """Columns that other files have with another type, or that this file lacks, as the scored output has them."""
 
+    @property
+    def identity(self) -> str:
+        """A digest of path, size, time of change, footer or ETag, and some content."""
+        seen = (self.relative, self.size, self.modified, self.version, self.content)
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+    @property
+    def number(self) -> int:
+        """A number for hashes of rows: the same for a copy of the file, whatever its time of change."""
+        seen = (self.relative, self.size, self.version, self.content)
+        return int(hashlib.sha256(repr(seen).encode()).hexdigest()[:15], 16)
+
 
 FORMATS = {
     ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".orc": "orc",

@@ -341,6 +341,8 @@ class OutputConfig(Section):
     keep_versions: Whole = Field(
         10, ge=1, description="Versions that the folder keeps, the newest; champion and challenger in any case"
     )
-    publish_as: Literal["champion", "challenger"] = Field(
-        "champion", description="What a new model becomes: champion, in use at once; challenger, until promoted"
+    publish_as: Literal["champion", "challenger", "evidence"] = Field(
+        "champion",
+        description="What a new model becomes: champion, in use at once; challenger, until promoted; evidence: "
+        "champion if it is better on new rows that neither model has used, else challenger",
     )

@@ -251,6 +251,11 @@ def open_dataset(
         of columns with numbers and texts, ``in [...]``, ``is null``, joined by ``and``, ``or``, ``not``. Row groups
         that cannot match by the statistics in their footer are not opened.
 
+    Returns
+    -------
+    Dataset
+        What :func:`fit`, :func:`sweep` and :func:`score` take.
+
     Raises
     ------
     InputDataError

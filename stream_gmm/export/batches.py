@@ -35,6 +35,11 @@ def score_batches(
     missing
         ``"error"``, or ``"drop"``: a row with a null, NaN or infinity has null scores, with the reason.
 
+    Yields
+    ------
+    pyarrow.RecordBatch
+        The rows of one batch with their scores.
+
     Raises
     ------
     InputDataError
@@ -68,6 +73,11 @@ def score_dask(
         As in :func:`stream_gmm.score`.
     missing
         ``"error"``: a row that cannot be scored stops the computation; ``"drop"``: its scores are missing.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        The columns of ``frame``, then those of :func:`stream_gmm.score`.
 
     Raises
     ------

@@ -259,6 +259,11 @@ def open_dataset(
         Version of a Delta table to read; None: the latest. The folder of a Delta table is read through its log (extra
         ``delta``), with its partition columns.
 
+    Returns
+    -------
+    Dataset
+        What :func:`fit`, :func:`sweep` and :func:`score` take.
+
     Raises
     ------
     InputDataError

@@ -22,7 +22,7 @@ from stream_gmm.io.source.columns import NAMED_COLUMNS, check_features, choose_c
 from stream_gmm.io.source.files import SourceFile, is_uri, redact
 from stream_gmm.io.source.filters import check_filter, find_row_groups
 from stream_gmm.io.source.listing import find_files
-from stream_gmm.io.source.parts import Part, read_footers
+from stream_gmm.io.source.parts import Part, join_neighbours, read_footers
 from stream_gmm.io.source.schema import (
     FileSchema,
     distinct_schemas,
@@ -192,7 +192,7 @@ class Dataset:
                 rows = 0
             runs[-1].append(piece)
             rows += piece.rows
-        return [self._make_leaf(_join_neighbours(r)) for r in runs]
+        return [self._make_leaf(join_neighbours(r)) for r in runs]
 
     def small_leaves(self) -> list[ParquetLeaf]:
         """Return one leaf for each row group."""
@@ -200,22 +200,6 @@ class Dataset:
 
     def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
         return ParquetLeaf(parts, self.columns, self.missing, self.weight, self.row_filter, self.transforms)
-
-
-def _join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
-    """Put neighbouring row groups of one file back into one part: the file is opened once."""
-    out: list[Part] = []
-    for piece in small_leaves:
-        last = out[-1] if out else None
-        if last and last.file_index == piece.file_index and last.row_groups[-1] + 1 == piece.row_groups[0]:
-            out[-1] = replace(
-                last,
-                row_groups=last.row_groups + piece.row_groups,
-                group_rows=last.group_rows + piece.group_rows,
-            )
-        else:
-            out.append(piece)
-    return tuple(out)
 
 
 def open_dataset(

@@ -57,6 +57,22 @@ class Part:
             first += rows
 
 
+def join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
+    """Put neighbouring row groups of one file back into one part: the file is opened once."""
+    out: list[Part] = []
+    for piece in small_leaves:
+        last = out[-1] if out else None
+        if last and last.file_index == piece.file_index and last.row_groups[-1] + 1 == piece.row_groups[0]:
+            out[-1] = replace(
+                last,
+                row_groups=last.row_groups + piece.row_groups,
+                group_rows=last.group_rows + piece.group_rows,
+            )
+        else:
+            out.append(piece)
+    return tuple(out)
+
+
 def extend_schema(schema: pa.Schema, file: SourceFile) -> pa.Schema:
     """Return the schema of a file with its partition columns."""
     for item, _ in file.partition:

@@ -14,7 +14,8 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConvergenceWarning, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.dataset import Dataset, open_dataset
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline import monitor as _monitor
 from stream_gmm.pipeline import score as _score
@@ -56,6 +57,7 @@ def fit(
     covariance_type: str = "full",
     *,
     weight: Any = None,
+    missing: str = "error",
     init: MixtureParams | FitResult | None = None,
     client: Client | Executor | None = None,
     progress: Listener = ignore_progress,
@@ -76,6 +78,9 @@ def fit(
         Weights of the rows: the name of a column of files, or an array ``(N,)`` for rows in memory. A row of
         weight 2 counts as two rows, one of weight 0 as none; BIC and the other criteria take the sum of the
         weights for the number of rows.
+    missing
+        Policy for missing values if ``data`` is a path, see :func:`open_dataset`; of rows in memory,
+        ``"marginalise"`` accepts NaN. A data set has its own policy.
     init
         Parameters to start from; None: the best of ``n_init`` starts on a uniform sample.
     client
@@ -102,7 +107,7 @@ def fit(
     SingularCovarianceError
         If a covariance cannot be estimated.
     """
-    settings, source = Settings.from_options(options), as_source(data, weight=weight)
+    settings, source = Settings.from_options(options), as_source(data, (), missing, weight)
     if isinstance(init, FitResult):
         source = as_source(source, init.input_columns)
         init = init.params
@@ -120,6 +125,7 @@ def sweep(
     covariance_type: str | Iterable[str] = ("spherical", "diag", "tied", "full"),
     *,
     weight: Any = None,
+    missing: str = "error",
     criterion: str = "bic",
     elbow: float = ELBOW,
     prune: bool = True,
@@ -136,7 +142,7 @@ def sweep(
 
     Parameters
     ----------
-    data, n_components, covariance_type, weight, client, progress
+    data, n_components, covariance_type, weight, missing, client, progress
         As in :func:`fit`; several values of K and several structures.
     criterion
         ``"bic"``, ``"aic"`` or ``"icl"``; ``"heldout"``: the likelihood of the held-out rows (``holdout``);
@@ -174,7 +180,7 @@ def sweep(
     NoAdmissibleModelError
         If every candidate failed or is degenerate; and as :func:`fit`.
     """
-    settings, source = Settings.from_options(options), as_source(data, weight=weight)
+    settings, source = Settings.from_options(options), as_source(data, (), missing, weight)
     result = _sweep.sweep(
         source, n_components, covariance_type, settings, executor_for(client),
         choice=SelectionRule(criterion, elbow), prune=prune,
@@ -194,7 +200,8 @@ def score(
     passthrough: str | Sequence[str] = "all",
     proba: str = "columns",
     prefix: str = "",
-    missing: str = "error",
+    impute: bool = False,
+    missing: str | None = None,
     progress: Listener = ignore_progress,
 ) -> _score.ScoreResult:
     """Write the scored Parquet: one file for each input part, published in one atomic step.
@@ -218,8 +225,12 @@ def score(
         ``"columns"``, ``"list"`` or ``"none"``.
     prefix
         Put before the names of the score columns.
+    impute
+        Add each column with conditional means in place of missing values (``x_imputed``), and their standard
+        deviations (``x_sd``); with ``missing="marginalise"``.
     missing
-        Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+        Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`. None: as the model was
+        fitted if that was ``"marginalise"``, else ``"error"``.
 
     Raises
     ------
@@ -227,7 +238,12 @@ def score(
         See their descriptions.
     """
     result = model if isinstance(model, FitResult) else model.result_
-    source = data if isinstance(data, Dataset) else as_source(data, result.input_columns, missing)
+    source: Any = data
+    if isinstance(data, str | os.PathLike):
+        marginalises = result.marginalises and missing in (None, MARGINALISE)
+        sentinel = result.provenance.get("sentinel", {}) if marginalises else {}
+        policy = missing or (MARGINALISE if marginalises else "error")
+        source = open_dataset(data, result.input_columns, missing=policy, sentinel=sentinel)
     if not isinstance(source, Dataset):
         raise InputDataError(
             explain(
@@ -237,7 +253,7 @@ def score(
         )
     return _score.score(
         result, source, os.fspath(output), executor_for(client),
-        passthrough=passthrough, proba=proba, prefix=prefix, listener=progress,
+        passthrough=passthrough, proba=proba, prefix=prefix, impute=impute, listener=progress,
     )  # fmt: skip
 
 

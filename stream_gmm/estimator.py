@@ -71,6 +71,9 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         Start ``fit`` from the previous solution.
     verbose, verbose_interval
         Print every ``verbose_interval``-th step if ``verbose`` is positive, from 2 on with the log-likelihood.
+    missing
+        ``"error"``, or ``"marginalise"``: rows in memory may have missing values (NaN), and are fitted and scored by
+        the values that they have, as :func:`stream_gmm.open_dataset` says; a data set keeps its own policy.
     algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, cache, prior, noise, client
         As in :func:`stream_gmm.fit`. ``algorithm="em"`` makes the steps of scikit-learn, one pass each.
 
@@ -133,6 +136,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         cache: str = "auto",
         prior: str | None = None,
         noise: bool = False,
+        missing: str = "error",
         client: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -158,6 +162,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         self.cache = cache
         self.prior = prior
         self.noise = noise
+        self.missing = missing
         self.client = client
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -193,7 +198,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         """
         del y
         self._check_parameters()
-        source = open_to_fit(X, sample_weight)
+        source = open_to_fit(X, sample_weight, self.missing)
         if self.warm_start and hasattr(self, "result_"):
             source = as_source(source, columns_of(self.result_))
             starts: Sequence[MixtureParams] = [self.result_.params]

@@ -28,6 +28,7 @@ from stream_gmm.io.sink.scores import (
     score_part,
 )
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.files import is_uri
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
@@ -70,11 +71,13 @@ def score(
     passthrough: str | Sequence[str] = "all",
     proba: str = "columns",
     prefix: str = "",
+    impute: bool = False,
     listener: Listener = ignore_progress,
 ) -> ScoreResult:
     """Write the scores of all rows below ``output``, which is replaced atomically.
 
-    If the data set has a filter, rows that do not match are not written.
+    If the data set has a filter, rows that do not match are not written. With ``impute`` every column of the model
+    comes once more with conditional means in place of missing values, and their standard deviations.
 
     The same job on the same data with the same model is done once: a second call verifies the size and the SHA-256 of
     every published file, and scores again only what is missing or damaged; a call after a crash resumes with the
@@ -100,7 +103,9 @@ def score(
         )
     target = Path(output).absolute()
     dataset = with_model_columns(dataset, model)
-    layout = make_layout(dataset, model.n_components, model.density.noisy, passthrough, proba, prefix)
+    layout = make_layout(
+        dataset, model.n_components, model.density.noisy, passthrough, proba, prefix, model.columns if impute else ()
+    )
     check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
     job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
     previous = read_manifest(target)
@@ -117,7 +122,7 @@ def score(
         job = ScoreJob(
             model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
             (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
-            tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter,
+            tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, dataset.sentinels,
         )  # fmt: skip
         meter = Meter(listener, "score", [p.rows for p in dataset.parts])
         reports = executor.map(
@@ -177,15 +182,24 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
 
 
 def make_layout(
-    dataset: Dataset, n_components: int, noise: bool, passthrough: str | Sequence[str], proba: str, prefix: str
-) -> Layout:
+    dataset: Dataset, n_components: int, noise: bool, passthrough: str | Sequence[str], proba: str, prefix: str,
+    impute: Sequence[str] = (),
+) -> Layout:  # fmt: skip
     """Return the columns of a scored table of up to ``n_components`` components.
 
     Raises
     ------
     ConfigError
-        If ``proba`` is unknown, or two columns would have one name, or a pass-through column does not exist.
+        If ``proba`` is unknown, or two columns would have one name, or a pass-through column does not exist; or if
+        missing values are to be imputed in rows that are left out because of them.
     """
+    if impute and dataset.missing != MARGINALISE:
+        raise ConfigError(
+            explain(
+                f"score.impute fills in missing values, and with missing: {dataset.missing} no scored row has any",
+                remedy="set data.missing to marginalise, or score.impute to false",
+            )
+        )
     if proba not in PROBA_STYLES:
         raise ConfigError(
             f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
@@ -195,7 +209,7 @@ def make_layout(
         kept = named.get(passthrough, (passthrough,))
     else:
         kept = tuple(passthrough)
-    layout = Layout(kept, proba, prefix)
+    layout = Layout(kept, proba, prefix, tuple(impute))
     check_layout(dataset, n_components, layout, noise)
     return layout
 

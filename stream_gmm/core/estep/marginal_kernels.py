@@ -147,7 +147,7 @@ def _add_completed_rows(r, y, factor, first, second):  # type: ignore[no-untyped
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def _add_completed_sums(of_y, of_yy, factor, first, second):  # type: ignore[no-untyped-def]
-    """Add ``A' of_y`` to ``first (D,)`` and ``A' of_yy A`` to ``second (D, D)``; of ``of_yy``, read the lower half."""
+    """Add ``A' of_y`` to ``first (D,)`` and ``A' of_yy A`` to ``second (D, D)``; ``of_yy`` has its lower half."""
     o, d = len(of_y), len(first)
     product = np.zeros(d)
     for i in range(o):

@@ -79,6 +79,8 @@ class Scores:
     """Probability ``(N,)`` of being noise; empty if the mixture has no noise component."""
     incomplete: IncompleteRows | None = None
     """The rows with missing values; None: there are none."""
+    imputed: tuple[Array, Array] = (NO_NOISE, NO_NOISE)
+    """If they are wanted: the rows ``(N, D)`` of :func:`impute_rows`, and their standard deviations."""
 
     @cached_property
     def comparable(self) -> Array:
@@ -169,9 +171,10 @@ def _score_incomplete(density: Density, rows: Array, complete: NDArray[np.bool_]
     empty = columns[pattern] == 0
     log_density[empty] = distance[empty] = np.nan
     whole, order = score_rows(density, rows[complete]), places[patterns.order]
+    incomplete, n = IncompleteRows(order, pattern, log_norms, columns, density), len(rows)
     out = Scores(
-        np.empty(len(rows), np.int32), np.empty((len(rows), k)), np.empty(len(rows)), np.empty(len(rows)),
-        np.empty(len(rows)) if density.noisy else NO_NOISE, IncompleteRows(order, pattern, log_norms, columns, density),
+        np.empty(n, np.int32), np.empty((n, k)), np.empty(n), np.empty(n),
+        np.empty(n) if density.noisy else NO_NOISE, incomplete,
     )  # fmt: skip
     for name, own in (
         ("component", component), ("proba", proba), ("log_density", log_density), ("mahalanobis_sq", distance),
@@ -190,7 +193,8 @@ def impute_rows(density: Density, rows: Array, scores: Scores) -> tuple[Array, A
     left out.
     """
     total = scores.proba.sum(axis=1, keepdims=True)
-    shares = np.divide(scores.proba, total, out=np.full_like(scores.proba, 1.0 / scores.proba.shape[1]), where=total > 0)
+    even = np.full_like(scores.proba, 1.0 / scores.proba.shape[1])
+    shares = np.divide(scores.proba, total, out=even, where=total > 0.0)
     mean, variance = MarginalDensity.of([density]).impute(rows, shares)
     return mean, np.sqrt(variance)
 

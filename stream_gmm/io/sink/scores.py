@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,13 +17,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.scores import Scores, score_rows
+from stream_gmm.core.estep.scores import Scores, impute_rows, score_rows
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
 from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.io.sink.incomplete import explain_unscored, imputed_columns
 from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.decode import Sentinels
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import read_schema
 
@@ -35,12 +37,14 @@ OUTLIER = "is_outlier"
 class Layout:
     """Which columns a scored file has.
 
-    ``proba`` is ``"columns"`` (``proba_0`` ...), ``"list"`` (one list column) or ``"none"``.
+    ``proba`` is ``"columns"`` (``proba_0`` ...), ``"list"`` (one list column) or ``"none"``. ``impute`` names the
+    columns that come once more without missing values, each with a standard deviation.
     """
 
     passthrough: tuple[str, ...]
     proba: str = "columns"
     prefix: str = ""
+    impute: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class ScoreJob:
     """Those of the model, in the order of the last columns."""
     row_filter: str | None = None
     """Rows that do not match are not written; None: all are."""
+    sentinels: Sentinels = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ PROBA_STYLES = tuple(_PROBA)
 def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
     """Return name, type and content of the score columns, in order; with noise, its probability, too."""
     noise: Columns = [("proba_noise", pa.float64(), lambda s, _: s.noise)] if noisy else []
+    imputed = [column for j, name in enumerate(layout.impute) for column in imputed_columns(j, name)]
     head: Columns = [
         ("component", pa.int32(), lambda s, _: s.component),
         ("max_proba", pa.float64(), lambda s, _: s.max_proba),
@@ -107,9 +113,9 @@ def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
         ("log_density", pa.float64(), lambda s, _: s.log_density),
         ("uncertainty", pa.float64(), lambda s, _: 1.0 - s.max_proba),
         ("mahalanobis_sq", pa.float64(), lambda s, _: s.mahalanobis_sq),
-        (OUTLIER, pa.bool_(), lambda s, t: s.log_density < t),
+        (OUTLIER, pa.bool_(), lambda s, t: s.comparable < t),
     ]
-    return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
+    return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail + imputed]
 
 
 def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) -> None:
@@ -244,19 +250,24 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
-        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter):
+        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter, job.sentinels):
             chunk, unlike = set_unlike_aside(chunk, job.constants)
             scores = score_rows(job.density, chunk.rows)
+            if job.layout.impute:
+                scores = replace(scores, imputed=impute_rows(job.density, chunk.rows, scores))
+            scored = ~np.isnan(scores.log_density)  # the others have no value
+            if not scored.all():
+                chunk = explain_unscored(chunk, ~scored)
             table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)
             if writer is None:
                 writer = _open_writer(path, table.schema)
             writer.write_table(table)
             rows_in += chunk.read
             rows_out += table.num_rows
-            rows_scored += len(scores.component)
-            outliers += int((scores.log_density < job.threshold).sum()) + int(unlike.sum())
-            counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
-            loglik += float(scores.log_density.sum())
+            rows_scored += int(scored.sum())
+            outliers += int((scores.comparable < job.threshold).sum()) + int(unlike.sum())
+            counts += np.bincount(scores.component[(scores.component >= 0) & scored], minlength=k)
+            loglik += float(scores.log_density[scored].sum())
         if writer is None:
             _open_writer(path, _empty_schema(part, columns, job)).close()
     finally:
@@ -324,6 +335,8 @@ def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
     if pa.types.is_fixed_size_list(kind):
         flat = pa.array(np.ascontiguousarray(values).ravel())
         return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=None if mask is None else pa.array(mask))
+    if chunk.incomplete and pa.types.is_floating(kind):  # NaN: a score that a row without any value does not have
+        mask = np.isnan(values) if mask is None else mask | np.isnan(values)
     return pa.array(np.ascontiguousarray(values), kind, mask=mask)
 
 

@@ -174,7 +174,7 @@ def score_stage(
     result = score(
         fitted, dataset, folder / SCORED, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-        listener=listener,
+        impute=config.score.impute, listener=listener,
     )  # fmt: skip
     seconds = time.perf_counter() - started
 

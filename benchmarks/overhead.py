@@ -179,7 +179,7 @@ def main() -> None:
     from prefect import flow, get_run_logger
     from prefect.testing.utilities import prefect_test_harness
 
-    from flows.progress import PrefectProgress
+    from stream_gmm.flows.progress import PrefectProgress
 
     with connect(ClusterSpec(n_workers=2)) as client:
         client.wait_for_workers(2, timeout=60)

@@ -1,9 +1,7 @@
-"""Prefect flows around the pipeline: names, retries, artifacts; no arithmetic.
+"""Entry points of Prefect deployments that run from a checkout, named in ``prefect.yaml``.
 
-What lives here: the main job as a flow (:mod:`.run`), its deployment (:mod:`.deploy`), what it shows in the Prefect
-UI (:mod:`.artifacts`, :mod:`.progress`), and under which names (:mod:`.names`).
+What lives here: one short file for each flow of the package; the flows themselves are in :mod:`stream_gmm.flows`, so
+that what is installed has no top-level name but ``stream_gmm``.
 
-May import: everything but the command line. Prefect is imported in this room only.
-
-Where to begin: :func:`flows.run.gmm_run`.
+May import: :mod:`stream_gmm.flows`. Nothing imports this folder.
 """

@@ -202,6 +202,7 @@ def score(
     prefix: str = "",
     impute: bool = False,
     missing: str | None = None,
+    wait: float = 0.0,
     progress: Listener = ignore_progress,
 ) -> _score.ScoreResult:
     """Write the scored Parquet: one file for each input part, published in one atomic step.
@@ -231,9 +232,13 @@ def score(
     missing
         Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`. None: as the model was
         fitted if that was ``"marginalise"``, else ``"error"``.
+    wait
+        Seconds to wait while another process writes to ``output``.
 
     Raises
     ------
+    FolderInUseError
+        If it still does then; says who it is.
     ConfigError, InputDataError, StorageError, ClusterError
         See their descriptions.
     """
@@ -253,7 +258,7 @@ def score(
         )
     return _score.score(
         result, source, os.fspath(output), executor_for(client),
-        passthrough=passthrough, proba=proba, prefix=prefix, impute=impute, listener=progress,
+        passthrough=passthrough, proba=proba, prefix=prefix, impute=impute, wait=wait, listener=progress,
     )  # fmt: skip
 
 

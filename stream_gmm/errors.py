@@ -87,6 +87,12 @@ class ModelFileError(StreamGMMError):
     exit_code = 4
 
 
+class FolderInUseError(StreamGMMError):
+    """Another run holds the output folder; nothing was written."""
+
+    exit_code = 5
+
+
 class StorageError(StreamGMMError):
     """The output cannot be written or published; what was there before is untouched."""
 

@@ -121,18 +121,6 @@ def demo_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    """A folder that looks like a checkout, with the small demo data of the README's own command."""
-    from tests.readme import ROOT, run
-
-    folder = tmp_path_factory.mktemp("readme")
-    for name in ("configs", "flows", "prefect.yaml"):
-        (folder / name).symlink_to(ROOT / name)
-    run("stream-gmm demo-data demo/data --rows 5000", folder)
-    return folder
-
-
 @pytest.fixture
 def write_parquet(tmp_path):
     """Write columns as one Parquet file below a folder of the test's own."""

@@ -25,7 +25,7 @@ def test_exit_codes_are_those_of_the_documentation():
 
     assert codes == {
         "ConfigError": 2, "InputDataError": 3, "ModelFileError": 4, "StorageError": 6,
-        "ClusterError": 7, "DriftError": 11, "NoAdmissibleModelError": 8, "NotFittedError": 1,
+        "FolderInUseError": 5, "ClusterError": 7, "DriftError": 11, "NoAdmissibleModelError": 8, "NotFittedError": 1,
     }  # fmt: skip
 
 

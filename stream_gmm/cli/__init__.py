@@ -4,7 +4,7 @@ What lives here: the commands (:mod:`.commands`, :mod:`.data_commands`, :mod:`.s
 :mod:`.streaming`), an option for every key of the configuration and the paths of the data (:mod:`.options`), help in
 groups (:mod:`.help`), what a terminal or a log shows (:mod:`.display`), ``--json`` and ``--quiet`` (:mod:`.output`).
 
-May import: everything, :mod:`flows` included; nothing imports this room but ``__main__``.
+May import: everything, :mod:`stream_gmm.flows` included; nothing imports this room but ``__main__``.
 
 Where to begin: :mod:`stream_gmm.cli.commands`.
 """

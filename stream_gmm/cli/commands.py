@@ -99,10 +99,11 @@ def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     check_job(settings, scoring=True)  # before Prefect starts, which takes seconds
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    from flows.run import forward_progress, gmm_run, hide_error_logs
+    with settings.hold(), output.progress() as listener:
+        from stream_gmm.flows.run import forward_progress, gmm_run, hide_error_logs
 
-    with output.progress() as listener, forward_progress(listener, output.plan), hide_error_logs():
-        gmm_run(settings)
+        with forward_progress(listener, output.plan), hide_error_logs():
+            gmm_run(settings)
     _show_run(settings.folder, output)
 
 
@@ -153,7 +154,7 @@ def _run_sweep(settings: RunConfig, output: Output) -> None:
     from stream_gmm.pipeline.job.stages import sweep_stage
 
     check_job(settings, scoring=False)  # before a cluster starts
-    with output.progress() as listener, open_executor(settings.cluster) as executor:
+    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
         sweep_stage(settings, executor, listener, on_plan=output.plan)
     _show_run(settings.folder, output)
 
@@ -180,7 +181,7 @@ def bootstrap(
 
     settings = load_settings(given, arguments)
     read_run(settings.folder)  # before a cluster starts
-    with output.progress() as listener, open_executor(settings.cluster) as executor:
+    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
         bootstrap_stage(
             settings, executor,
             replicates=replicates, candidates=candidates, ratio_replicates=ratio_replicates, listener=listener,
@@ -222,7 +223,7 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     fitted = load_model(model or settings.folder / MODEL)
     # Before a cluster starts.
     check_scoring(settings, settings.open(fitted), fitted.n_components, fitted.density.noisy)
-    with output.progress() as listener, open_executor(settings.cluster) as executor:
+    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
         result = score_stage(settings, executor, fitted, listener)
 
     def show() -> None:
@@ -277,7 +278,7 @@ def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: s
     settings = load_settings(given, arguments)
     for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
-    from flows.deploy import serve_run
+    from stream_gmm.flows.deploy import serve_run
 
     serve_run(settings, deployment or settings.name, cron, timezone)
 

@@ -26,8 +26,8 @@ _COMMA_SEPARATED = {
     "score.passthrough",
 }
 
-# A switch may stand alone: --fresh is --fresh true.
-_SWITCH: dict[str, Any] = {"is_flag": False, "flag_value": "true"}
+_ALONE = {"output.wait": "86400"}
+"""Values of options that may stand alone: --wait is --wait 86400, and --fresh is --fresh true."""
 
 
 def config_keys() -> dict[str, FieldInfo]:
@@ -51,12 +51,14 @@ def config_options(function: F) -> F:
         names = [f"--{dotted.replace('_', '-')}"]
         if short[last] == 1 and "." in dotted:
             names.append(f"--{last.replace('_', '-')}")
+        alone = _ALONE.get(dotted, "true" if field.annotation is bool else None)
+        switch: dict[str, Any] = {} if alone is None else {"is_flag": False, "flag_value": alone}
         function = click.option(
             *names,
             _variable_name(dotted),
             multiple=_is_list(field),
             metavar="VALUE",
-            **(_SWITCH if field.annotation is bool else {}),
+            **switch,
             help=_help_text(field),
         )(function)
     return function

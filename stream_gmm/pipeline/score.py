@@ -14,7 +14,14 @@ from typing import Any
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, StorageError, did_you_mean, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.sink.publish import check_target, open_staging, publish, read_manifest, remove_dead_staging
+from stream_gmm.io.sink.publish import (
+    check_target,
+    lease_path,
+    open_staging,
+    publish,
+    read_manifest,
+    remove_dead_staging,
+)
 from stream_gmm.io.sink.scores import (
     PROBA_STYLES,
     Layout,
@@ -30,6 +37,7 @@ from stream_gmm.io.sink.scores import (
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.files import is_uri
+from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -72,6 +80,7 @@ def score(
     proba: str = "columns",
     prefix: str = "",
     impute: bool = False,
+    wait: float = 0.0,
     listener: Listener = ignore_progress,
 ) -> ScoreResult:
     """Write the scores of all rows below ``output``, which is replaced atomically.
@@ -81,7 +90,8 @@ def score(
 
     The same job on the same data with the same model is done once: a second call verifies the size and the SHA-256 of
     every published file, and scores again only what is missing or damaged; a call after a crash resumes with the
-    parts that are left. Staging folders that killed jobs left beside ``output`` are removed.
+    parts that are left. Staging folders that killed jobs left beside ``output`` are removed. One job at a time writes
+    to ``output``: another one waits for up to ``wait`` seconds.
 
     Raises
     ------
@@ -89,9 +99,10 @@ def score(
         If the layout is malformed.
     InputDataError
         If the data lacks columns of the model, or cannot be read.
+    FolderInUseError
+        If another job is writing to ``output``, and still does after ``wait`` seconds.
     StorageError
-        If ``output`` holds anything but an earlier result, or cannot be written, or another process is writing the
-        same scores.
+        If ``output`` holds anything but an earlier result, or cannot be written.
     """
     if is_uri(str(output)):
         raise StorageError(
@@ -106,32 +117,33 @@ def score(
     layout = make_layout(
         dataset, model.n_components, model.density.noisy, passthrough, proba, prefix, model.columns if impute else ()
     )
-    check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
-    job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
-    previous = read_manifest(target)
-    intact = _find_intact_parts(target, previous, job_key, executor)
-    if previous and [(r.index, r.path, r.rows_in) for r in intact] == [
-        (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
-    ]:
-        remove_dead_staging(target)
-        return ScoreResult(target, previous, already_published=True)
-    with open_staging(target, job_key) as staging:
-        remove_dead_staging(target)
-        for report in intact:
-            reuse_part(report, target, staging)
-        job = ScoreJob(
-            model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
-            (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
-            tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, dataset.sentinels,
-        )  # fmt: skip
-        meter = Meter(listener, "score", [p.rows for p in dataset.parts])
-        reports = executor.map(
-            score_part, list(zip(dataset.parts, names, strict=True)), shared=job, label="score", on_done=meter
-        )
-        manifest = _make_manifest(model, dataset, layout, job_key, reports)
-        _verify_parts(staging, dataset, reports)
-        publish(staging, target, manifest)
-    return ScoreResult(target, manifest, already_published=False)
+    with hold_folder(target, wait=wait, lease=lease_path(target)):
+        check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
+        job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
+        previous = read_manifest(target)
+        intact = _find_intact_parts(target, previous, job_key, executor)
+        if previous and [(r.index, r.path, r.rows_in) for r in intact] == [
+            (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
+        ]:
+            remove_dead_staging(target)
+            return ScoreResult(target, previous, already_published=True)
+        with open_staging(target, job_key) as staging:
+            remove_dead_staging(target)
+            for report in intact:
+                reuse_part(report, target, staging)
+            job = ScoreJob(
+                model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
+                (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
+                tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, dataset.sentinels,
+            )  # fmt: skip
+            meter = Meter(listener, "score", [p.rows for p in dataset.parts])
+            reports = executor.map(
+                score_part, list(zip(dataset.parts, names, strict=True)), shared=job, label="score", on_done=meter
+            )
+            manifest = _make_manifest(model, dataset, layout, job_key, reports)
+            _verify_parts(staging, dataset, reports)
+            publish(staging, target, manifest)
+        return ScoreResult(target, manifest, already_published=False)
 
 
 def _find_intact_parts(

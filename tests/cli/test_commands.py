@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -18,6 +19,7 @@ import pytest
 
 from stream_gmm.cli.commands import main
 from stream_gmm.cli.options import config_keys
+from stream_gmm.io.store.lease import hold_folder
 
 COLUMNS = ["--columns", "x0,x1,x2"]
 THREADS = ["--executor", "threads"]
@@ -247,3 +249,28 @@ def test_noise_and_prior_are_options_of_the_command_line(demo_folder, tmp_path):
     assert "proba_noise" in names
     run("report", tmp_path / "run")
     assert ">noise<" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_folder_that_another_run_uses_is_exit_code_5_or_waited_for(demo_folder, tmp_path):
+    arguments = [
+        "--paths", demo_folder, *COLUMNS, *THREADS, "--n-components", "1", "--covariance-type", "diag",
+        "--folder", tmp_path / "run",
+    ]  # fmt: skip
+    taken, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with hold_folder(tmp_path / "run", run="another"):
+            taken.set()
+            free.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait(60)
+    for command in ("run", "sweep"):
+        output = run(command, *arguments, code=5)
+        assert "run is in use: run 'another' of" in output
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lease.json"]
+    threading.Timer(0.5, free.set).start()
+    run("sweep", *arguments, "--wait")
+    thread.join()
+    assert (tmp_path / "run" / "model.gmm").exists()

@@ -26,7 +26,7 @@ from stream_gmm.io.store.models import load_model
 from stream_gmm.pipeline.job.config import load_config
 from stream_gmm.pipeline.passes.progress import Progress
 from tests.cli.test_commands import run
-from tests.readme import blocks
+from tests.documents import read_blocks
 
 FAST = ("--executor", "serial", "--n-components", "2", "--sweep.covariance-type", "diag", "--n-init", "1")
 
@@ -245,7 +245,8 @@ def test_the_schema_accepts_what_is_accepted_and_names_what_is_not(data):
     checker = jsonschema.Draft202012Validator(schema)
     checker.check_schema(schema)
 
-    assert not list(checker.iter_errors(yaml.safe_load(blocks("yaml")[0])))
+    (example,) = (b for b in read_blocks("docs/how-to/own-data.md") if b.language == "yaml")
+    assert not list(checker.iter_errors(yaml.safe_load(example.text)))
     assert not list(checker.iter_errors(yaml.safe_load(run("init", data, "--output", "-"))))
     assert not list(checker.iter_errors({"data": {"paths": "in", "columns": "x"}, "sweep": {"n_components": 3}}))
     for wrong in ({"paths": 5}, {"paths": "in", "cols": 1}, {}):

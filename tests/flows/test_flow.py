@@ -16,9 +16,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from stream_gmm import demo
 from stream_gmm.errors import InputDataError, StorageError
 from stream_gmm.pipeline.job.config import RunConfig
-from tests.readme import commands, run, start, stop
+from tests.documents import PAGES, Reader, needs_prefect, read_commands, run_in_shell, start, starts_servers, stop
 from tests.servers import wait_for
 
 pytestmark = pytest.mark.prefect
@@ -47,7 +48,7 @@ def _config(demo_folder, folder, **changes) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def finished(prefect_api, dask_cluster, demo_folder, tmp_path_factory):
-    from flows.run import gmm_run
+    from stream_gmm.flows.run import gmm_run
 
     folder = tmp_path_factory.mktemp("flow") / "run"
     cluster = {"address": dask_cluster.scheduler_address}
@@ -76,7 +77,7 @@ def test_table_model_curve_and_progress_are_artifacts(finished, prefect_api):
 
 
 def test_names_tell_jobs_data_and_dates_apart():
-    from flows.names import make_key, make_run_name
+    from stream_gmm.flows.names import make_key, make_run_name
 
     day = datetime(2026, 11, 26, 23, 30, tzinfo=UTC)
     assert make_run_name("events", ["data/*.parquet", "b"], day) == "events: data/*.parquet and 1 more, 2026-11-26"
@@ -109,7 +110,7 @@ def test_the_numbers_are_those_without_prefect(finished, demo_folder, tmp_path):
 
 
 def test_bad_data_fails_at_once_and_a_storage_error_is_retried(prefect_api, demo_folder, tmp_path, monkeypatch):
-    import flows.run as flow_module
+    import stream_gmm.flows.run as flow_module
 
     tries = []
 
@@ -126,7 +127,7 @@ def test_bad_data_fails_at_once_and_a_storage_error_is_retried(prefect_api, demo
 
 
 def test_null_data_fails_the_flow_without_a_retry(prefect_api, tmp_path):
-    from flows.run import gmm_run
+    from stream_gmm.flows.run import gmm_run
 
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"x": [1.0, None]}), tmp_path / "in" / "a.parquet")
@@ -175,10 +176,31 @@ def test_a_cron_deployment_really_runs(prefect_api, demo_folder, tmp_path):
         process.wait(60)
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A folder that looks like a checkout, with small data."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("configs", "flows", "docs", "prefect.yaml"):
+        (folder / name).symlink_to(ROOT / name)
+    demo.write(folder / "demo" / "data", rows=5_000, columns=6, files=4, components=3)
+    return folder
+
+
 @pytest.mark.slow
-def test_the_command_of_the_readme_for_a_schedule_creates_runs(here, prefect_api):
-    (serve,) = (c for c in commands() if c.startswith("stream-gmm serve"))
-    process = start(serve, here, PREFECT_API_URL=prefect_api)
+@pytest.mark.parametrize("page", [p for p in PAGES if needs_prefect(p) and not starts_servers(p)])
+def test_every_command_and_snippet_of_a_page_with_a_run_works(prefect_api, page, tmp_path, monkeypatch):
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    Reader(tmp_path, monkeypatch).follow(page)
+
+
+SCHEDULE = "docs/how-to/schedule.md"
+
+
+@pytest.mark.slow
+def test_the_command_for_a_schedule_creates_runs(checkout, prefect_api):
+    (serve,) = (c for c in read_commands(SCHEDULE) if c.startswith("stream-gmm serve"))
+    process = start(serve, checkout, PREFECT_API_URL=prefect_api)
     body = {
         "deployments": {"name": {"any_": ["quickstart"]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
@@ -191,19 +213,19 @@ def test_the_command_of_the_readme_for_a_schedule_creates_runs(here, prefect_api
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_for_a_work_pool_complete_a_run(here, prefect_api):
+def test_the_commands_for_a_work_pool_complete_a_run(checkout, prefect_api):
     """Create the pool, deploy, start a worker, and see a run of the deployment succeed."""
-    variables = {"PREFECT_API_URL": prefect_api, "STREAM_GMM_HOME": str(here), "PYTHONPATH": str(ROOT)}
-    create, deploy, worker = (c for c in commands() if c.startswith("prefect ") and "server" not in c)
-    run(create, here, **variables)
-    run(deploy, here, **variables)
-    process = start(worker, here, **variables, PREFECT_WORKER_QUERY_SECONDS="2")
+    variables = {"PREFECT_API_URL": prefect_api, "STREAM_GMM_HOME": str(checkout)}
+    create, deploy, worker = (c for c in read_commands(SCHEDULE) if c.startswith("prefect ") and "server" not in c)
+    run_in_shell(create, checkout, **variables)
+    run_in_shell(deploy, checkout, **variables)
+    process = start(worker, checkout, **variables, PREFECT_WORKER_QUERY_SECONDS="2")
     config = (
         '{"name": "pool", "data": {"paths": ["demo/data"], "columns": ["x0", "x1"]}, '
         '"sweep": {"n_components": [1, 2]}, "cluster": {"executor": "threads"}, "output": {"folder": "runs/pool"}}'
     )
     try:
-        run(f"prefect deployment run stream-gmm/nightly --param 'config={config}'", here, **variables)
+        run_in_shell(f"prefect deployment run stream-gmm/nightly --param 'config={config}'", checkout, **variables)
         body = {"flow_runs": {"name": {"like_": "pool: demo/data, "}}}
 
         def ended():
@@ -211,6 +233,6 @@ def test_the_commands_of_the_readme_for_a_work_pool_complete_a_run(here, prefect
             return runs and runs[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED") and runs[0]
 
         assert wait_for(ended, 180, "the run ends")["state_type"] == "COMPLETED"
-        assert (here / "runs/pool/report.html").exists()
+        assert (checkout / "runs/pool/report.html").exists()
     finally:
         stop(process)

@@ -12,8 +12,10 @@ import pyarrow.dataset as ds
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.errors import StorageError
+from benchmarks.races import run_races
+from stream_gmm.errors import FolderInUseError, StorageError
 from stream_gmm.io.sink import publish as publishing
+from stream_gmm.io.store.lease import LEASE
 from tests.pipeline.test_score import _KILLED
 
 
@@ -28,7 +30,8 @@ def data(demo_folder):
 
 
 def _leftovers(folder):
-    return [p.name for p in folder.iterdir() if p.name.startswith(".")]
+    """Return what is left beside the scores; the lease of a process that was killed shows who it was."""
+    return [p.name for p in folder.iterdir() if p.name.startswith(".") and not p.name.endswith(LEASE)]
 
 
 def _damage(kind: str, path):
@@ -115,10 +118,10 @@ def test_the_staging_folder_of_a_living_job_stays(model, data, demo_folder, tmp_
     process = _start_scoring(_PAUSED, model, demo_folder, target, tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == b"half\n"
-    sg.score(sg.fit(data, 2, "diag"), data, target)
+    for other in (model, sg.fit(data, 2, "diag")):
+        with pytest.raises(FolderInUseError, match=rf"scored is in use: .*process {process.pid}"):
+            sg.score(other, data, target)
     assert len(_leftovers(tmp_path)) == 1
-    with pytest.raises(StorageError, match="another process writes the same scores"):
-        sg.score(model, data, target)
     process.communicate(b"\n" * 20)
 
     assert process.returncode == 0
@@ -153,7 +156,7 @@ def test_without_an_exchange_of_folders_the_previous_result_comes_back(model, da
 @pytest.mark.slow
 def test_unfinished_files_of_killed_tasks_are_not_published(model, data, demo_folder, tmp_path):
     assert _start_scoring(_KILLED, model, demo_folder, tmp_path / "scored", tmp_path).wait() == -9
-    (staging,) = tmp_path.glob("._scored*")
+    (staging,) = tmp_path.glob("._scored*.staging")
     (staging / ".part-003.parquet.0123.tmp").write_text("half")
     finished = sorted(staging.glob("*.parquet"))[0]
     _damage("one bit", finished)  # its note says that it is finished
@@ -161,3 +164,11 @@ def test_unfinished_files_of_killed_tasks_are_not_published(model, data, demo_fo
 
     assert not list((tmp_path / "scored").glob(".*"))
     assert ds.dataset(tmp_path / "scored").to_table()["log_density"].null_count == 0
+
+
+@pytest.mark.long
+def test_four_writers_at_once_leave_one_complete_result():
+    ends = run_races(4, 4)
+
+    assert set(ends) <= {"published", "there before", "exit code 5"}
+    assert sum(ends.values()) == 16

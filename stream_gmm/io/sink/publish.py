@@ -7,6 +7,7 @@ dead jobs can be removed.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -15,13 +16,13 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from stream_gmm.errors import StorageError, explain
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.io.store.folders import LockState, exchange_paths, lock_folder, sync_folder
+from stream_gmm.io.store.lease import LEASE
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +98,7 @@ def check_target(target: Path, inputs: list[str]) -> None:
             )
     if not target.exists():
         return
-    manifest = read_manifest(target) if target.is_dir() else None
-    foreign = sorted(list_files(target)) if target.is_dir() else [target.name]
+    manifest, foreign = _look_into(target) if target.is_dir() else (None, [target.name])
     if manifest is not None:
         listed = {part.get("path") for part in manifest.get("parts") or () if isinstance(part, dict)}
         foreign = [f for f in foreign if f not in listed and not f.rsplit("/", 1)[-1].startswith((".", "_"))]
@@ -114,12 +114,29 @@ def check_target(target: Path, inputs: list[str]) -> None:
         )
 
 
+def _look_into(target: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the manifest and the files of a folder, which another process may be replacing."""
+    for _ in range(_LOCK_ATTEMPTS):
+        manifest, files = read_manifest(target), []
+        with contextlib.suppress(FileNotFoundError):
+            files = sorted(list_files(target))
+            if read_manifest(target) == manifest:
+                break
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    return manifest, files
+
+
+def lease_path(target: Path) -> Path:
+    """Return where the lease of a target lies: beside it, because publishing replaces the whole folder."""
+    return target.parent / f"._{target.name}{LEASE}"
+
+
 def _staging_path(target: Path, job: str) -> Path:
     # Both prefixes and no .parquet ending: hidden from pyarrow, Dask and Spark alike.
     return target.parent / f"._{target.name}.{job[:16]}.staging"
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_staging(target: Path, job: str) -> Iterator[Path]:
     """Make the staging folder of a job on the target's file system, and hold its lock for the ``with`` block.
 
@@ -129,7 +146,7 @@ def open_staging(target: Path, job: str) -> Iterator[Path]:
         If it cannot be made, or a living process has the same job.
     """
     path = _staging_path(target, job)
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         for attempt in range(_LOCK_ATTEMPTS):
             try:
                 (path / REPORTS).mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table, write_table
 from stream_gmm.pipeline.fit.steps import make_profile, open_tasks
-from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.config import RunConfig, hold_output
 from stream_gmm.pipeline.job.run_folder import BOOTSTRAP, CANDIDATES, LEDGER, TABLE, read_run, update_record
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.sweep.ledger import Ledger
@@ -50,6 +50,7 @@ class Uncertainty:
         }  # fmt: skip
 
 
+@hold_output
 def bootstrap_stage(
     config: RunConfig,
     executor: Executor,

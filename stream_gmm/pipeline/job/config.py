@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
 
 from stream_gmm.errors import ConfigError, InputDataError, StreamGMMError, did_you_mean, explain, redact_value
+from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.job.sections import (
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
     from stream_gmm.core.result import FitResult
     from stream_gmm.io.source.dataset import Dataset
 
-__all__ = ["ClusterConfig", "RunConfig", "apply_overrides", "load_config", "validate_config"]
+__all__ = ["ClusterConfig", "RunConfig", "apply_overrides", "hold_output", "load_config", "validate_config"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class RunConfig(Section):
@@ -90,10 +96,33 @@ class RunConfig(Section):
                 explain("cannot open data.paths", why=str(error), remedy="check the paths and credentials")
             ) from error
 
+    def hold(self) -> AbstractContextManager[None]:
+        """Return a context in which no other run writes to the folder of the results.
+
+        Raises
+        ------
+        FolderInUseError
+            If another run uses it, and still does after ``output.wait`` seconds.
+        StorageError
+            If it cannot be written.
+        """
+        return hold_folder(self.folder, run=self.name, wait=self.output.wait)
+
     @property
     def folder(self) -> Path:
         """Folder of the results."""
         return Path(self.output.folder)
+
+
+def hold_output(stage: Callable[Concatenate[RunConfig, P], T]) -> Callable[Concatenate[RunConfig, P], T]:
+    """Return a stage during which no other run writes to the output folder of its configuration."""
+
+    @functools.wraps(stage)
+    def held(config: RunConfig, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with config.hold():
+            return stage(config, *args, **kwargs)
+
+    return held
 
 
 def load_config(path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> RunConfig:

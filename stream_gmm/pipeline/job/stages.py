@@ -21,7 +21,7 @@ from stream_gmm.io.store.versions import CHALLENGER
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.checks import check_job, check_output_folder, check_scoring
-from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.config import RunConfig, hold_output
 from stream_gmm.pipeline.job.monitor_stage import refuse_drifted_rows
 from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan, refuse_large_candidates
 from stream_gmm.pipeline.job.run_folder import (
@@ -66,6 +66,7 @@ def plan_stage(config: RunConfig, workers: Workers) -> Plan:
     return plan
 
 
+@hold_output
 def sweep_stage(
     config: RunConfig,
     executor: Executor,
@@ -154,6 +155,7 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
     }
 
 
+@hold_output
 def score_stage(
     config: RunConfig, executor: Executor, model: FitResult | None = None, listener: Listener = ignore_progress
 ) -> ScoreResult:
@@ -174,7 +176,7 @@ def score_stage(
     result = score(
         fitted, dataset, folder / SCORED, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-        impute=config.score.impute, listener=listener,
+        impute=config.score.impute, wait=config.output.wait, listener=listener,
     )  # fmt: skip
     seconds = time.perf_counter() - started
 

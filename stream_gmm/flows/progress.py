@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-from flows.names import make_key
+from stream_gmm.flows.names import make_key
 from stream_gmm.pipeline.passes.progress import Progress
 
 SECONDS = 1.0

@@ -7,8 +7,8 @@ from typing import Any
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
-from flows.names import make_key
 from stream_gmm.core.criteria import base_criterion, display_name, value_format
+from stream_gmm.flows.names import make_key
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.run_folder import TABLE as TABLE_FILE

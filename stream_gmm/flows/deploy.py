@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 from prefect.schedules import Cron
 from prefect.settings import get_current_settings
 
-from flows.run import gmm_run
 from stream_gmm.errors import ConfigError, explain
+from stream_gmm.flows.run import gmm_run
 from stream_gmm.pipeline.job.config import RunConfig
 
 

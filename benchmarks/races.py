@@ -1,0 +1,127 @@
+"""Writers that start at the same moment, again and again: what they leave, and how each of them ends.
+
+::
+
+    python -m benchmarks.races --races 500 --writers 4
+
+A writer scores the same rows into the same folder, with a model of its own. After every race the scored table must be
+the complete result of one writer, and every writer must have published, found its result published before, or ended
+with exit code 5, which says that another one uses the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+
+import stream_gmm as sg
+from stream_gmm import demo
+from stream_gmm.errors import StreamGMMError
+from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.io.sink.publish import MANIFEST, is_intact
+
+ROWS, COLUMNS, FILES = 2_000, 2, 2
+
+
+def make_writers_input(folder: Path, writers: int) -> tuple[Path, list[Path]]:
+    """Write data and a model for each writer; return their paths."""
+    data = folder / "data"
+    demo.write(data, rows=ROWS, columns=COLUMNS, files=FILES, components=2)
+    source = sg.open_dataset(data, columns=["x0", "x1"])
+    models = [
+        sg.save_model(sg.fit(source, k, "diag", n_init=1, sample_rows=500), folder / f"{k}.gmm")
+        for k in range(1, writers + 1)
+    ]
+    return data, models
+
+
+def run_writer(
+    number: int, races: int, wait: float, barriers: tuple[Barrier, Barrier], data: Path, model: Path, place: Path,
+    ends: Any,
+) -> None:  # fmt: skip
+    """Take part in every race; report how each ended for this writer: 'published', 'there before' or an exit code."""
+    fitted, source = sg.load_model(model), sg.open_dataset(data, columns=["x0", "x1"])
+    for race in range(races):
+        barriers[0].wait()
+        try:
+            result = sg.score(fitted, source, place / "scored", client=SerialExecutor(), wait=wait)
+            end = "there before" if result.already_published else "published"
+        except StreamGMMError as error:
+            end = f"exit code {error.exit_code}" + ("" if error.exit_code == 5 else f": {error}")
+        except Exception as error:
+            end = f"{type(error).__name__}: {error}"
+        ends.put((race, number, end))
+        barriers[1].wait()
+
+
+def check_result(target: Path) -> str:
+    """Return the model of the complete result in a folder; fails if it is not complete."""
+    manifest = json.loads((target / MANIFEST).read_text())
+    for part in manifest["parts"]:
+        assert is_intact(target / part["path"], part["bytes"], part["sha256"]), part["path"]
+    table = ds.dataset(target)
+    assert table.count_rows() == ROWS == manifest["rows_out"]
+    assert table.schema.metadata[b"stream_gmm.model_digest"].decode() == manifest["model_digest"]
+    return str(manifest["model_digest"])
+
+
+def run_races(races: int, writers: int, wait: float = 0.0) -> Counter[str]:
+    """Run races, check the folder after each, and return how often a writer ended how."""
+    folder = Path(tempfile.mkdtemp(prefix="races-"))
+    context = multiprocessing.get_context("spawn")
+    try:
+        data, models = make_writers_input(folder, writers)
+        digests = {sg.load_model(m).digest for m in models}
+        (folder / "out").mkdir()
+        barriers = context.Barrier(writers + 1), context.Barrier(writers + 1)
+        ends: Any = context.Queue()
+        processes = [
+            context.Process(target=run_writer, args=(i, races, wait, barriers, data, m, folder / "out", ends))
+            for i, m in enumerate(models)
+        ]
+        for process in processes:
+            process.start()
+        seen: Counter[str] = Counter()
+        for _ in range(races):
+            barriers[0].wait()
+            ended = Counter(ends.get()[2] for _ in range(writers))
+            assert ended["published"] + ended["there before"] >= 1, ended
+            assert check_result(folder / "out" / "scored") in digests
+            left = [p.name for p in (folder / "out").iterdir() if p.name != "scored"]
+            assert not left, left
+            seen += ended
+            barriers[1].wait()
+        for process in processes:
+            process.join()
+        return seen
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--races", type=int, default=500)
+    parser.add_argument("--writers", type=int, default=4)
+    parser.add_argument("--wait", type=float, default=0.0, help="seconds that a writer waits for another one")
+    given = parser.parse_args()
+    seen = run_races(given.races, given.writers, given.wait)
+    for end, count in seen.most_common():
+        print(f"{count:6d}  {end}")
+    unexpected = [end for end in seen if end not in ("published", "there before", "exit code 5")]
+    print(f"{given.races} races of {given.writers} writers, one complete result after each")
+    sys.exit(bool(unexpected))
+
+
+if __name__ == "__main__":
+    main()

@@ -83,7 +83,7 @@ class RunConfig(Section):
             columns = d.columns or (model.input_columns if model else None)
             missing, sentinel = d.missing, d.sentinel
             if model and model.marginalises and "missing" not in d.model_fields_set:
-                missing, sentinel = "marginalise", sentinel or model.provenance.get("sentinel", {})
+                missing, sentinel = "marginalise", sentinel or model.provenance.get("sentinel")
             return open_dataset(
                 d.paths, columns, missing=missing, exclude=d.exclude, weight=d.weight,
                 exclude_columns=() if model and not d.columns else d.exclude_columns, filter=d.filter,

@@ -40,6 +40,10 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
+def _wrap_number(value: Any) -> Any:
+    return [value] if isinstance(value, int | float) else value
+
+
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 Number = Annotated[float, BeforeValidator(_refuse_bool)]
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -82,18 +86,13 @@ class DataConfig(Section):
     exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
     weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
     missing: Literal["error", "drop", "marginalise"] = Field(
-        "error",
-        description="Rows with a null, NaN or infinity: error (stop), drop (leave out of the fit, score as null), or "
-        "marginalise (fit and score by the values that they have; exact if values are missing at random)",
+        "error", description="Rows with a null or NaN: error (stop), drop (leave out, score as null), or marginalise "
+        "(fit and score by the values that they have; exact if values are missing at random)"
+    )  # fmt: skip
+    sentinel: dict[Text, Annotated[list[Number], BeforeValidator(_wrap_number)]] | None = Field(
+        None,
+        description="Values that stand for a missing one, by column or pattern, such as {co: -200, 't_*': [-1, 0]}",
     )
-    sentinel: dict[Text, list[Number]] = Field(
-        {}, description="Values that stand for a missing one, by column or pattern, such as {co: [-200], 't_*': -999}"
-    )
-
-    @field_validator("sentinel", mode="before")
-    @classmethod
-    def _wrap_single_sentinel(cls, value: Any) -> Any:
-        return {k: v if isinstance(v, list) else [v] for k, v in value.items()} if isinstance(value, dict) else value
 
     @field_validator("paths", "columns", "exclude", "exclude_columns", mode="before")
     @classmethod
@@ -242,9 +241,7 @@ class ScoreConfig(Section):
     proba: Literal["columns", "list", "none"] = Field("columns", description="How responsibilities are written")
     prefix: str = Field("", description="Put before the names of the score columns")
     impute: bool = Field(
-        False,
-        description="With missing: marginalise, add each column with conditional means in place of missing values "
-        "(COLUMN_imputed), and their standard deviations (COLUMN_sd)",
+        False, description="Add each column without its missing values (conditional means), and their deviations"
     )
 
     @field_validator("passthrough")

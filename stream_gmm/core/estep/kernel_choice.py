@@ -68,10 +68,10 @@ ANY_KERNEL = KernelPreference()
 
 
 def _feature_coordinates(
-    params: MixtureParams, features: Features, scaling: Scaling
+    params: MixtureParams, scaling: Scaling, features: Features | None = None
 ) -> Iterator[tuple[str, Scaling]]:
     """Return the feature kernels of a structure, with the coordinates in which its features keep their form."""
-    if features.order == ISOTROPIC_ORDER:
+    if (features or params.features).order == ISOTROPIC_ORDER:
         yield QUADRATIC, scaling.isotropic
         return
     yield QUADRATIC, scaling.scaled
@@ -112,7 +112,7 @@ def choose_kernel(
     features = features or params.features
     n_features = features.count(d)
     choices = [KernelChoice(WHITENED, "float64", None, whitened_cost(k, d, params.family.matrices))]
-    for kernel, coordinates in _feature_coordinates(params, features, scaling):
+    for kernel, coordinates in _feature_coordinates(params, scaling, features):
         for dtype in dict.fromkeys(("float64", preference.dtype)):
             cost = feature_cost(k, d, n_features, coordinates.root is not None, dtype)
             forced = preference.kernel == kernel and dtype == preference.dtype

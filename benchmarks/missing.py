@@ -8,6 +8,7 @@ of two columns always missing together.
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def main(rows: int = 200_000, columns: int = 8, components: int = 8) -> None:
         block[rng.random(rows) < 0.2, :2] = np.nan
         data["20% of rows, 2 columns"] = block
         passes = {key: InMemoryEStep(values, scaling) for key, values in data.items()}
-        times = time_alternately({key: (lambda e=e: e.evaluate(params)) for key, e in passes.items()}, rounds=3)
+        times = time_alternately({key: partial(e.evaluate, params) for key, e in passes.items()}, rounds=3)
         for key, values in data.items():
             if key != "complete":
                 whole = float((~np.isnan(values)).all(axis=1).mean())

@@ -24,7 +24,7 @@ from stream_gmm.pipeline.sweep.result import SweepResult
 
 _SHARED = (
     "tol", "reg_covar", "max_iter", "n_init", "random_state", "algorithm", "accel", "sample_rows", "outlier_quantile",
-    "kernel", "dtype", "cache", "prior", "noise", "missing", "client",
+    "kernel", "dtype", "cache", "prior", "noise", "transforms", "missing", "client",
 )  # fmt: skip
 """Parameters that a single mixture has, too."""
 
@@ -44,7 +44,7 @@ class GaussianMixtureSelector(CriteriaMixin, MixtureEstimator):
     criterion, elbow, prune, holdout
         As in :func:`stream_gmm.sweep`.
     tol, reg_covar, max_iter, n_init, random_state, algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, \
-cache, prior, noise, missing, client
+cache, prior, noise, transforms, missing, client
         As in :class:`stream_gmm.GaussianMixture`.
 
     Attributes
@@ -99,6 +99,7 @@ cache, prior, noise, missing, client
         cache: str = "auto",
         prior: str | None = None,
         noise: bool = False,
+        transforms: Any = None,
         missing: str = "error",
         client: Any = None,
     ) -> None:
@@ -122,6 +123,7 @@ cache, prior, noise, missing, client
         self.cache = cache
         self.prior = prior
         self.noise = noise
+        self.transforms = transforms
         self.missing = missing
         self.client = client
 

@@ -102,7 +102,7 @@ def monitor(
     job = SummaryJob(
         model.density, model.threshold, edges, model.criteria.loglik / model.criteria.n_rows, model.columns,
         dataset.weight, dataset.missing,
-        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter,
+        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter, model.transforms,
         sentinels=dataset.sentinels, **layout,
     )  # fmt: skip
     meter = Meter(listener, "monitor", [p.rows for p, _ in items])

@@ -37,6 +37,7 @@ from stream_gmm.io.sink.scores import (
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.files import is_uri
+from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
@@ -112,6 +113,8 @@ def score(
                 remedy="write to a file system and copy from there",
             )
         )
+    if model.transforms:
+        require_complete_rows(dataset.missing, "a model with transforms")
     target = Path(output).absolute()
     dataset = with_model_columns(dataset, model)
     layout = make_layout(
@@ -134,7 +137,8 @@ def score(
             job = ScoreJob(
                 model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
-                tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, dataset.sentinels,
+                tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, model.transforms,
+                dataset.sentinels,
             )  # fmt: skip
             meter = Meter(listener, "score", [p.rows for p in dataset.parts])
             reports = executor.map(
@@ -190,7 +194,8 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
     unread = [name for name in constant if name not in dataset.columns]
     if unread:
         log.warning("the data set was opened without %s, which the model knows as constant: not compared", unread)
-    return replace(dataset, columns=(*model.columns, *(name for name in constant if name not in unread)))
+    columns = (*model.columns, *(name for name in constant if name not in unread))
+    return replace(dataset, columns=columns, transforms=model.transforms)
 
 
 def make_layout(

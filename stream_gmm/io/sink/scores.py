@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.scores import Scores, impute_rows, score_rows
+from stream_gmm.core.estep.scores import Scores, impute_rows, score_transformed
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
+from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.io.sink.incomplete import explain_unscored, imputed_columns
 from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
@@ -62,6 +63,7 @@ class ScoreJob:
     """Those of the model, in the order of the last columns."""
     row_filter: str | None = None
     """Rows that do not match are not written; None: all are."""
+    transforms: Transforms = ()
     sentinels: Sentinels = ()
 
 
@@ -95,7 +97,7 @@ def _proba_columns(k: int) -> Columns:
 
 _PROBA: dict[str, Callable[[int], Columns]] = {
     "columns": _proba_columns,
-    "list": lambda k: [("proba", pa.list_(pa.float64(), k), lambda s, _: s.proba)],
+    "list": lambda k: [("proba", pa.list_(pa.float64()), lambda s, _: s.proba)],
     "none": lambda _: [],
 }
 PROBA_STYLES = tuple(_PROBA)
@@ -250,14 +252,14 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
-        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter, job.sentinels):
+        chosen = (job.row_filter, job.transforms, job.sentinels)
+        for chunk in parquet_chunks(part, job.columns, job.missing, extra, *chosen):
             chunk, unlike = set_unlike_aside(chunk, job.constants)
-            scores = score_rows(job.density, chunk.rows)
+            scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms)
             if job.layout.impute:
                 scores = replace(scores, imputed=impute_rows(job.density, chunk.rows, scores))
             scored = ~np.isnan(scores.log_density)  # the others have no value
-            if not scored.all():
-                chunk = explain_unscored(chunk, ~scored)
+            chunk = chunk if scored.all() else explain_unscored(chunk, ~scored)
             table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)
             if writer is None:
                 writer = _open_writer(path, table.schema)
@@ -327,14 +329,17 @@ def make_scored_table(
 def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
     """Put the values of the usable rows in their places; the others are null."""
     values = np.asarray(values)
-    mask = None
-    if chunk.keep is not None:
-        full = np.zeros((chunk.size, *values.shape[1:]), values.dtype)
-        full[chunk.keep] = values
-        values, mask = full, ~chunk.keep
-    if pa.types.is_fixed_size_list(kind):
+    mask = None if chunk.keep is None else ~chunk.keep
+    if pa.types.is_list(kind):
+        # Not lists of a fixed size: of those, pyarrow before 26 cannot read nulls.
+        lengths = np.full(chunk.size, values.shape[1]) if chunk.keep is None else chunk.keep * values.shape[1]
+        starts = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
         flat = pa.array(np.ascontiguousarray(values).ravel())
-        return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=None if mask is None else pa.array(mask))
+        return pa.ListArray.from_arrays(starts, flat, type=kind, mask=None if mask is None else pa.array(mask))
+    if chunk.keep is not None:
+        full = np.zeros(chunk.size, values.dtype)
+        full[chunk.keep] = values
+        values = full
     if chunk.incomplete and pa.types.is_floating(kind):  # NaN: a score that a row without any value does not have
         mask = np.isnan(values) if mask is None else mask | np.isnan(values)
     return pa.array(np.ascontiguousarray(values), kind, mask=mask)

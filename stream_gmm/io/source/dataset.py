@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from stream_gmm.core.display import make_html_table, shorten_list
 from stream_gmm.core.rows.frames import column_names
+from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
 from stream_gmm.io.source.columns import Footer, choose_columns
@@ -48,6 +49,7 @@ class ParquetLeaf:
     missing: str
     weight: str | None = None
     row_filter: str | None = None
+    transforms: Transforms = ()
     sentinels: Sentinels = ()
 
     @property
@@ -63,7 +65,7 @@ class ParquetLeaf:
             yield from read_ahead(read) if is_uri(part.path) else read
 
     def _read(self, part: Part, columns: Sequence[str]) -> Iterator[Chunk]:
-        return parquet_chunks(part, columns, self.missing, (), self.row_filter, self.sentinels)
+        return parquet_chunks(part, columns, self.missing, (), self.row_filter, self.transforms, self.sentinels)
 
     def _weighted_chunks(self, part: Part) -> Iterator[Chunk]:
         assert self.weight is not None
@@ -101,6 +103,8 @@ class Dataset:
     """Columns that cannot be passed through, as their types differ from file to file; each with a message."""
     row_filter: str | None = None
     """Only rows that match are read; None: all."""
+    transforms: Transforms = ()
+    """Transforms of columns, applied wherever rows are read; the fingerprint does not depend on them."""
     sentinels: Sentinels = ()
     """Values of columns that stand for a missing one."""
 
@@ -127,9 +131,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 over files (paths, sizes, times, footers or ETags, some content), columns, policy and filter."""
         weight = (self.weight,) if self.weight else ()
-        chosen = (("filter", self.row_filter),) if self.row_filter else ()
-        marks = (("sentinel", self.sentinels),) if self.sentinels else ()
-        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *chosen, *marks)).encode())
+        others = [(k, v) for k, v in (("filter", self.row_filter), ("sentinel", self.sentinels)) if v]
+        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *others)).encode())
         for part in self.parts:
             f = part.file
             identity = (f.relative, f.size, f.modified, f.version, f.content)
@@ -154,6 +157,10 @@ class Dataset:
                 )
             )
         return replace(self, columns=tuple(columns))
+
+    def with_transforms(self, transforms: Transforms) -> Dataset:
+        """Return the data set with these transforms of its columns."""
+        return replace(self, transforms=transforms)
 
     def check_passthrough(self, columns: Iterable[str]) -> None:
         """Refuse columns that cannot be passed through to a scored output.
@@ -193,7 +200,8 @@ class Dataset:
         return [self._make_leaf((g,)) for p in self.parts for g in p.groups()]
 
     def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
-        return ParquetLeaf(parts, self.columns, self.missing, self.weight, self.row_filter, self.sentinels)
+        chosen = (self.row_filter, self.transforms, self.sentinels)
+        return ParquetLeaf(parts, self.columns, self.missing, self.weight, *chosen)
 
 
 def _join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
@@ -238,9 +246,8 @@ def open_dataset(
     missing
         What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and
         names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null;
-        ``"marginalise"`` fits and scores rows with a null or NaN by the values that they have (exact maximum
-        likelihood, if values are missing at random), and drops rows with an infinity. Values beyond 1e150, whose
-        squares overflow, count as infinite.
+        ``"marginalise"`` fits and scores rows by the values that they have (exact maximum likelihood, if values are
+        missing at random), and drops rows with an infinity, or with a value beyond 1e150, whose square overflows.
     exclude
         Shell patterns of relative paths to leave out.
     weight
@@ -287,7 +294,7 @@ def open_dataset(
     warnings = (*listing.warnings, *features.warnings, *common.warnings)
     return Dataset(
         files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter,
-        sentinels,
+        sentinels=sentinels,
     )  # fmt: skip
 
 

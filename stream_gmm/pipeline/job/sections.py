@@ -22,6 +22,7 @@ from pydantic import (
 from stream_gmm.core.criteria import CHOICES
 from stream_gmm.core.estep.kernel_choice import DTYPES, KERNELS
 from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.rows.transform_requests import parse_transforms
 from stream_gmm.errors import did_you_mean, redact_value
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
@@ -40,12 +41,9 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
-def _wrap_number(value: Any) -> Any:
-    return [value] if isinstance(value, int | float) else value
-
-
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 Number = Annotated[float, BeforeValidator(_refuse_bool)]
+Numbers = Annotated[list[Number], BeforeValidator(lambda value: [value] if isinstance(value, int | float) else value)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -86,12 +84,11 @@ class DataConfig(Section):
     exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
     weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
     missing: Literal["error", "drop", "marginalise"] = Field(
-        "error", description="Rows with a null or NaN: error (stop), drop (leave out, score as null), or marginalise "
-        "(fit and score by the values that they have; exact if values are missing at random)"
-    )  # fmt: skip
-    sentinel: dict[Text, Annotated[list[Number], BeforeValidator(_wrap_number)]] | None = Field(
-        None,
-        description="Values that stand for a missing one, by column or pattern, such as {co: -200, 't_*': [-1, 0]}",
+        "error",
+        description="Rows with a null or NaN: error (stop), drop (leave out), marginalise (use what is there)",
+    )
+    sentinel: dict[Text, Numbers] | None = Field(
+        None, description="Values that stand for a missing one, by column or pattern: {co: -200, 't_*': [-1, 0]}"
     )
 
     @field_validator("paths", "columns", "exclude", "exclude_columns", mode="before")
@@ -211,6 +208,7 @@ class EMConfig(Section):
     noise: bool = Field(False, description=describe_option("noise"))
     constants: str = Field("aside", description=describe_option("constants"))
     resolution: str | dict[str, Number] = Field("none", description=describe_option("resolution"))
+    transforms: str | dict[str, Any] | None = Field(None, description=describe_option("transforms"))
     random_state: Whole = Field(0, ge=0, lt=1 << 63, description=describe_option("random_state"))
     sample_rows: Whole = Field(50_000, ge=1, description=describe_option("sample_rows"))
     profile: str = Field("full", description=describe_option("profile"))
@@ -220,11 +218,17 @@ class EMConfig(Section):
     cache: str = Field(AUTO, description=describe_option("cache"))
     cache_bytes: Whole | None = Field(None, ge=0, description=describe_option("cache_bytes"))
 
-    @field_validator("resolution", mode="before")
+    @field_validator("resolution", "transforms", mode="before")
     @classmethod
-    def _read_steps(cls, value: Any) -> Any:
+    def _read_mapping(cls, value: Any, info: ValidationInfo) -> Any:
         """Read the text of the command line, such as ``{x5: 1, x7: 0.1}``."""
-        return yaml.safe_load(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+        try:
+            value = yaml.safe_load(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+        except yaml.YAMLError as error:
+            raise ValueError(f"cannot be read: {error}") from error
+        if info.field_name == "transforms":
+            parse_transforms(value)
+        return value
 
     @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile", "constants")
     @classmethod
@@ -240,9 +244,7 @@ class ScoreConfig(Section):
     passthrough: Text | list[Text] = Field("all", description="Input columns to keep: all, none, or names")
     proba: Literal["columns", "list", "none"] = Field("columns", description="How responsibilities are written")
     prefix: str = Field("", description="Put before the names of the score columns")
-    impute: bool = Field(
-        False, description="Add each column without its missing values (conditional means), and their deviations"
-    )
+    impute: bool = Field(False, description="Add the columns with conditional means for missing values; and their sd")
 
     @field_validator("passthrough")
     @classmethod

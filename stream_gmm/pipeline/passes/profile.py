@@ -13,7 +13,9 @@ from stream_gmm.core.rows.constants import Constant, insert_constants
 from stream_gmm.core.rows.oddities import NO_ROW_ORDER, RowOrder, describe_values
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.rows.transforms import Transforms, describe_transformation, label_columns
 from stream_gmm.core.search.incomplete import estimate_moments
+from stream_gmm.core.search.transform_gain import TransformGain
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.io.source.cache import NONE
 from stream_gmm.io.source.decode import KINDS
@@ -67,6 +69,10 @@ class Profile:
         True if rows with missing values are used.
     places
         Positions of ``columns`` among the columns that were read; empty: they are all of them.
+    transforms, transform_gains
+        Transforms of the columns: all values here are transformed ones. And what transforms gain that were tried.
+    log_jacobian, heldout_log_jacobian
+        Sum of the log-Jacobians, times the weights, of all rows to fit and of the rows held out, nats.
     """
 
     columns: tuple[str, ...]
@@ -101,6 +107,16 @@ class Profile:
     def may_be_incomplete(self) -> bool:
         """True if a pass may meet rows with missing values."""
         return self.incomplete_rows > 0 or (self.marginalised and self.is_partial)
+
+    transforms: Transforms = ()
+    transform_gains: tuple[TransformGain, ...] = ()
+    log_jacobian: float = 0.0
+    heldout_log_jacobian: float = 0.0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the features as they are fitted, such as ``log1p(x)``."""
+        return label_columns(self.columns, self.transforms)
 
     @property
     def is_partial(self) -> bool:
@@ -181,7 +197,7 @@ class Profile:
                 f"rows are weighted: {self.moments.rows:,.6g} in all, worth {self.effective_rows:,.0f} rows of equal "
                 "weight; criteria take the sum of the weights for the number of rows."
             )
-        constant = [c for c, same in zip(self.columns, self.low == self.high, strict=True) if same]
+        constant = [c for c, same in zip(self.labels, self.low == self.high, strict=True) if same]
         if constant:
             out.append(f"columns {constant} are constant; they do not help to distinguish components.")
         if self.constants:
@@ -190,7 +206,9 @@ class Profile:
                 f"constant columns are set aside and not fitted: {values}. The model keeps these values, and a row "
                 "with another one is an outlier."
             )
-        out += describe_values(self.columns, self.sample.rows, self.covariance, constant)
+        out += describe_values(self.labels, self.sample.rows, self.covariance, constant)
+        out += describe_transformation(self.transforms)
+        out += [f"transform tried: {gain}." for gain in self.transform_gains]
         if self.is_partial and self.row_order.leaves:
             effect = self.row_order.design_effect(self.moments, len(self.sample.rows))
             out.append(
@@ -234,6 +252,8 @@ class Profile:
             empty_rows=self.empty_rows + other.empty_rows,
             incomplete_weight=self.incomplete_weight + other.incomplete_weight,
             incomplete_heldout=self.incomplete_heldout + other.incomplete_heldout,
+            log_jacobian=self.log_jacobian + other.log_jacobian,
+            heldout_log_jacobian=self.heldout_log_jacobian + other.heldout_log_jacobian,
         )
 
     def finish_moments(self) -> Profile:

@@ -12,6 +12,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.oddities import RowOrder
 from stream_gmm.core.rows.sampling import Holdout, Sample, hash_rows
+from stream_gmm.core.rows.transforms import Transforms, sum_log_jacobians
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
@@ -36,6 +37,7 @@ class _ProfileTask:
     holdout: Holdout
     total_rows: int
     weighted: bool
+    transforms: Transforms = ()
 
 
 def _profile_chunk(chunk: Chunk, task: _ProfileTask) -> Profile:
@@ -62,6 +64,8 @@ def _profile_chunk(chunk: Chunk, task: _ProfileTask) -> Profile:
         weight_squares=float(weights @ weights) if task.weighted else float(len(rows)),
         weighted=task.weighted,
         filtered=chunk.read - chunk.size,
+        log_jacobian=sum_log_jacobians(rows, weights, task.columns, task.transforms),
+        heldout_log_jacobian=sum_log_jacobians(part.heldout, part.heldout_weights, task.columns, task.transforms),
         **lacking,
     )
 
@@ -133,6 +137,7 @@ def profile_rows(
         held_out,
         total_rows or sum(tasks.rows),
         source.weight is not None,
+        source.transforms,
     )
     meter = Meter(listener, "profile", list(tasks.rows))
     out = executor.map_reduce(_profile_leaf, Profile.merge, tasks.items, shared=task, label="profile", on_done=meter)
@@ -155,7 +160,13 @@ def profile_rows(
         )
     # Of rows that were not read, the filter is taken to leave out the same share.
     matching = round(out.total_rows * (out.rows / (out.rows + out.filtered)))
-    out = replace(out, data_warnings=source.warnings, total_rows=matching, marginalised=source.missing == MARGINALISE)
+    out = replace(
+        out,
+        data_warnings=source.warnings,
+        total_rows=matching,
+        transforms=source.transforms,
+        marginalised=source.missing == MARGINALISE,
+    )
     if not holdout:
         sample, validation = out.sample.split_off(sample_rows)
         out = replace(out, sample=sample, validation=validation)

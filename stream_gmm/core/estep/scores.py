@@ -154,9 +154,16 @@ def score_rows(density: Density, rows: Array) -> Scores:
     return Scores(component, proba, log_density, distance, noise)
 
 
-def score_transformed(density: Density, rows: Array, columns: Sequence[str], transforms: Transforms) -> Scores:
-    """Return the scores of transformed ``rows (N, D)``; log-densities are those of the values themselves."""
+def score_transformed(
+    density: Density, rows: Array, columns: Sequence[str], transforms: Transforms, impute: bool = False
+) -> Scores:
+    """Return the scores of transformed ``rows (N, D)``; log-densities are those of the values themselves.
+
+    With ``impute`` the scores also have the rows without their missing values.
+    """
     scores = score_rows(density, rows)
+    if impute:
+        scores = replace(scores, imputed=impute_rows(density, rows, scores))
     if not transforms:
         return scores
     return replace(scores, log_density=scores.log_density + log_jacobians(rows, columns, transforms))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from stream_gmm.core.estep.scores import Scores
 from stream_gmm.io.source.chunks import Chunk
 
+Content = Callable[[Scores, float], Any]
 NO_VALUE = "every value is missing"
 
 
-def imputed_columns(j: int, name: str) -> list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]:
-    """Return name, type and content of the columns that column j of the model adds, if missing values are imputed."""
+def imputed_columns(names: Sequence[str]) -> list[tuple[str, pa.DataType, Content]]:
+    """Return name, type and content of the columns that come without missing values, and of their deviations."""
+
+    def content(which: int, j: int) -> Content:
+        return lambda scores, _: scores.imputed[which][:, j]
+
     return [
-        (f"{name}_imputed", pa.float64(), lambda s, _: s.imputed[0][:, j]),
-        (f"{name}_sd", pa.float64(), lambda s, _: s.imputed[1][:, j]),
+        (f"{name}_{ending}", pa.float64(), content(which, j))
+        for j, name in enumerate(names)
+        for which, ending in enumerate(("imputed", "sd"))
     ]
 
 

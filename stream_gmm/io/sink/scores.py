@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.scores import Scores, impute_rows, score_transformed
+from stream_gmm.core.estep.scores import Scores, score_transformed
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
 from stream_gmm.core.rows.transforms import Transforms
@@ -38,8 +38,7 @@ OUTLIER = "is_outlier"
 class Layout:
     """Which columns a scored file has.
 
-    ``proba`` is ``"columns"`` (``proba_0`` ...), ``"list"`` (one list column) or ``"none"``. ``impute`` names the
-    columns that come once more without missing values, each with a standard deviation.
+    ``proba`` is ``"columns"`` (``proba_0`` ...), ``"list"`` (one list column) or ``"none"``; ``impute`` are columns.
     """
 
     passthrough: tuple[str, ...]
@@ -62,7 +61,7 @@ class ScoreJob:
     constants: tuple[Constant, ...] = ()
     """Those of the model, in the order of the last columns."""
     row_filter: str | None = None
-    """Rows that do not match are not written; None: all are."""
+    """Rows that do not match are not written."""
     transforms: Transforms = ()
     sentinels: Sentinels = ()
 
@@ -106,7 +105,6 @@ PROBA_STYLES = tuple(_PROBA)
 def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
     """Return name, type and content of the score columns, in order; with noise, its probability, too."""
     noise: Columns = [("proba_noise", pa.float64(), lambda s, _: s.noise)] if noisy else []
-    imputed = [column for j, name in enumerate(layout.impute) for column in imputed_columns(j, name)]
     head: Columns = [
         ("component", pa.int32(), lambda s, _: s.component),
         ("max_proba", pa.float64(), lambda s, _: s.max_proba),
@@ -117,7 +115,8 @@ def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
         ("mahalanobis_sq", pa.float64(), lambda s, _: s.mahalanobis_sq),
         (OUTLIER, pa.bool_(), lambda s, t: s.comparable < t),
     ]
-    return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail + imputed]
+    tail += imputed_columns(layout.impute)
+    return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
 
 
 def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) -> None:
@@ -246,18 +245,16 @@ def write_note(staging: Path, report: PartReport) -> None:
 def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     k = len(job.density.log_norm)
     columns = score_columns(k, job.layout, job.density.noisy)
-    counts = np.zeros(k, np.int64)
+    counts, loglik = np.zeros(k, np.int64), 0.0
     rows_in = rows_out = rows_scored = outliers = 0
-    loglik = 0.0
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
         chosen = (job.row_filter, job.transforms, job.sentinels)
         for chunk in parquet_chunks(part, job.columns, job.missing, extra, *chosen):
             chunk, unlike = set_unlike_aside(chunk, job.constants)
-            scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms)
-            if job.layout.impute:
-                scores = replace(scores, imputed=impute_rows(job.density, chunk.rows, scores))
+            impute = bool(job.layout.impute)
+            scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms, impute)
             scored = ~np.isnan(scores.log_density)  # the others have no value
             chunk = chunk if scored.all() else explain_unscored(chunk, ~scored)
             table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)

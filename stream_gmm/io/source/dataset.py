@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from stream_gmm.core.display import make_html_table, shorten_list
 from stream_gmm.core.rows.frames import column_names
 from stream_gmm.core.rows.transforms import Transforms
-from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain
+from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain, one_of
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
 from stream_gmm.io.source.columns import Footer, choose_columns
 from stream_gmm.io.source.decode import MARGINALISE, Sentinels, expand_sentinel
@@ -106,7 +106,6 @@ class Dataset:
     transforms: Transforms = ()
     """Transforms of columns, applied wherever rows are read; the fingerprint does not depend on them."""
     sentinels: Sentinels = ()
-    """Values of columns that stand for a missing one."""
 
     resident: ClassVar[bool] = False
 
@@ -246,8 +245,8 @@ def open_dataset(
     missing
         What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and
         names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null;
-        ``"marginalise"`` fits and scores rows by the values that they have (exact maximum likelihood, if values are
-        missing at random), and drops rows with an infinity, or with a value beyond 1e150, whose square overflows.
+        ``"marginalise"`` uses the values that they have (exact EM, if values are missing at random), and drops those
+        with an infinity. Values beyond 1e150, whose squares overflow, count as infinite.
     exclude
         Shell patterns of relative paths to leave out.
     weight
@@ -259,7 +258,7 @@ def open_dataset(
         of columns with numbers and texts, ``in [...]``, ``is null``, joined by ``and``, ``or``, ``not``. Row groups
         that cannot match by the statistics in their footer are not opened.
     sentinel
-        Values that stand for a missing one, by column or pattern of columns: ``{"co": [-200], "t_*": -999}``.
+        Values that stand for a missing one, by column or pattern: ``{"co": [-200], "t_*": -999}``.
 
     Raises
     ------
@@ -269,8 +268,7 @@ def open_dataset(
     ConfigError
         If ``missing`` is unknown, the filter cannot be read, or ``sentinel`` names no column.
     """
-    if missing not in MISSING:
-        raise ConfigError(f"missing must be one of {MISSING}, not {missing!r}{did_you_mean(missing, MISSING)}")
+    one_of(missing, MISSING, "missing")
     listing = find_files(_list_paths(paths), exclude)
     with ThreadPoolExecutor(8) as pool:
         footers = [Footer(*found) for found in pool.map(inspect_file, listing.files)]

@@ -154,7 +154,7 @@ def _to_float(column: pa.Array, locate: Locate, numbers: NDArray[np.int64], name
 
 
 def _find_outside(column: pa.Array, transformed: Array, marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return which values ``(n,)`` are numbers without a transform; those ``marked``, if any, stand for missing ones."""
+    """Return which values ``(n,)`` are numbers without a transform; those ``marked``, if any, are missing."""
     given = pc.is_finite(pc.cast(_plain(column), pa.float64())).fill_null(False).to_numpy(zero_copy_only=False)
     outside = np.asarray(given & np.isnan(transformed))
     return outside & ~marked if marked.size else outside

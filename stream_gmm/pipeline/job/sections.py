@@ -43,7 +43,6 @@ def _refuse_bool(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_refuse_bool)]
 Number = Annotated[float, BeforeValidator(_refuse_bool)]
-Numbers = Annotated[list[Number], BeforeValidator(lambda value: [value] if isinstance(value, int | float) else value)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -84,10 +83,9 @@ class DataConfig(Section):
     exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
     weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
     missing: Literal["error", "drop", "marginalise"] = Field(
-        "error",
-        description="Rows with a null or NaN: error (stop), drop (leave out), marginalise (use what is there)",
+        "error", description="Rows with a null or NaN: error (stop), drop (leave out), marginalise (use the rest)"
     )
-    sentinel: dict[Text, Numbers] | None = Field(
+    sentinel: dict[Text, Number | list[Number]] | None = Field(
         None, description="Values that stand for a missing one, by column or pattern: {co: -200, 't_*': [-1, 0]}"
     )
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from stream_gmm.estimator import GaussianMixture
     from stream_gmm.estimator_bayesian import BayesianGaussianMixture
     from stream_gmm.estimator_selector import GaussianMixtureSelector
+    from stream_gmm.export.batches import score_batches, score_dask
+    from stream_gmm.export.json_models import from_json
+    from stream_gmm.export.sklearn_mixtures import from_sklearn
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
@@ -35,9 +38,13 @@ _WHERE = {
     "BayesianGaussianMixture": "stream_gmm.estimator_bayesian",
     "bootstrap": "stream_gmm.inference",
     "fit": "stream_gmm.api",
+    "from_json": "stream_gmm.export.json_models",
+    "from_sklearn": "stream_gmm.export.sklearn_mixtures",
     "likelihood_ratio_test": "stream_gmm.inference",
     "monitor": "stream_gmm.api",
     "score": "stream_gmm.api",
+    "score_batches": "stream_gmm.export.batches",
+    "score_dask": "stream_gmm.export.batches",
     "sweep": "stream_gmm.api",
     "FAMILIES": "stream_gmm.core.model.covariance",
     "Outcome": "stream_gmm.core.fit.em",
@@ -80,6 +87,8 @@ __all__ = [
     "SweepResult",
     "bootstrap",
     "fit",
+    "from_json",
+    "from_sklearn",
     "likelihood_ratio_test",
     "load_model",
     "monitor",
@@ -88,6 +97,8 @@ __all__ = [
     "plot",
     "save_model",
     "score",
+    "score_batches",
+    "score_dask",
     "sweep",
 ]
 

@@ -1,4 +1,4 @@
-"""Standard input and output of ``stream-gmm stream``."""
+"""Standard input and output of ``stream-gmm stream`` and ``stream-gmm score -``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import click
 
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.online import OnlineRule, make_online_result
-from stream_gmm.io.sink.stream import StreamWriter
+from stream_gmm.core.result import FitResult
+from stream_gmm.errors import ConfigError
+from stream_gmm.io.sink.stream import StreamWriter, record_batches, score_record_batches
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.store.models import save_model
+from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
 
 
@@ -42,3 +46,31 @@ def _summary(report: StreamReport) -> str:
         f"{state.effective_rows:,.0f} effective behind the model, {state.step} steps; "
         f"mean log-density of rows before they were learnt from: {mean}"
     )
+
+
+def score_stdin(model: FitResult, config: RunConfig) -> None:
+    """Score an Arrow IPC stream on standard input to standard output; print a summary on standard error.
+
+    Missing values are treated as in the fit if that has marginalised them, unless the configuration says otherwise.
+
+    Raises
+    ------
+    InputDataError
+        If the input is not an Arrow IPC stream, or a value cannot be used.
+    ConfigError
+        If two columns would have one name, or an option is not for standard input.
+    """
+    settings, data = config.score, config.data
+    for name, given in (("score.impute", settings.impute), ("data.sentinel", data.sentinel)):
+        if given:
+            raise ConfigError(f"{name} is not for rows on standard input: score files, or leave it out.")
+    missing = MARGINALISE if model.marginalises and "missing" not in data.model_fields_set else data.missing
+    rows = batches = 0
+    with closing(StreamWriter(sys.stdout.buffer)) as write:
+        for batch in score_record_batches(
+            model, record_batches(sys.stdin.buffer, least=1), passthrough=settings.passthrough, proba=settings.proba,
+            prefix=settings.prefix, missing=missing,
+        ):  # fmt: skip
+            write(batch)
+            rows, batches = rows + batch.num_rows, batches + 1
+    click.echo(f"{rows:,} rows in {batches:,} batches scored", err=True)

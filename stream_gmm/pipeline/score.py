@@ -28,6 +28,7 @@ from stream_gmm.io.sink.scores import (
     PartReport,
     ScoreJob,
     check_layout,
+    choose_passthrough,
     is_part_intact,
     output_names,
     report_from_json,
@@ -221,12 +222,7 @@ def make_layout(
         raise ConfigError(
             f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
         )
-    named = {"all": tuple(dataset.schema.names), "none": ()}
-    if isinstance(passthrough, str):
-        kept = named.get(passthrough, (passthrough,))
-    else:
-        kept = tuple(passthrough)
-    layout = Layout(kept, proba, prefix, tuple(impute))
+    layout = Layout(choose_passthrough(passthrough, dataset.schema.names), proba, prefix, tuple(impute))
     check_layout(dataset, n_components, layout, noise)
     return layout
 

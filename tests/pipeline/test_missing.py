@@ -226,6 +226,21 @@ def vars_of(result):
     return {name: getattr(result, name) for name in result.__dataclass_fields__}
 
 
+def test_record_batches_are_scored_by_the_values_that_they_have(path, model):
+    table = pq.read_table(path)
+    marked = np.where(table["x2"].to_numpy() == MARK, np.nan, table["x2"].to_numpy())
+    table = table.set_column(2, "x2", pa.array(marked))
+    (batch,) = sg.score_batches(model, table.combine_chunks(), missing="marginalise")
+    assert batch["not_scored_reason"][5].as_py() == "every value is missing"
+    assert batch["log_density"].null_count == batch.num_rows - model.criteria.n_rows
+    np.testing.assert_allclose(batch["proba_0"][5].as_py(), model.weights_[0])
+
+
+def test_transforms_and_missing_values_exclude_each_other(rows):
+    with pytest.raises(ConfigError, match="a fit with transforms needs complete rows"):
+        sg.fit(rows + 20.0, 2, missing="marginalise", transforms="log1p")
+
+
 def test_infinities_are_no_missing_values(tmp_path):
     rows = make_rows(100)
     rows[2, 0], rows[4, 1] = np.inf, 1e200

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from stream_gmm.core.estep.scores import Scores
 from stream_gmm.io.source.chunks import Chunk
@@ -30,8 +29,11 @@ def imputed_columns(names: Sequence[str]) -> list[tuple[str, pa.DataType, Conten
     ]
 
 
-def explain_unscored(chunk: Chunk, empty: NDArray[np.bool_]) -> Chunk:
-    """Return a chunk with the reason for those of its rows that have no value; ``empty (n,)`` marks them."""
+def explain_unscored(chunk: Chunk, scores: Scores) -> Chunk:
+    """Return a chunk with the reason for those of its rows that have no value, and therefore no log-density."""
+    empty = np.isnan(scores.log_density)
+    if not (chunk.incomplete and empty.any()):
+        return chunk
     reasons = np.full(chunk.size, None, dtype=object) if chunk.reasons is None else chunk.reasons.copy()
     places = np.arange(chunk.size) if chunk.keep is None else np.flatnonzero(chunk.keep)
     reasons[places[empty]] = NO_VALUE

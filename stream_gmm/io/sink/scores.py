@@ -119,6 +119,13 @@ def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
     return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
 
 
+def choose_passthrough(passthrough: str | Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns to carry over: ``"all"`` of these names, ``"none"``, one name, or several."""
+    if isinstance(passthrough, str):
+        return {"all": tuple(names), "none": ()}.get(passthrough, (passthrough,))
+    return tuple(passthrough)
+
+
 def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) -> None:
     """Refuse a layout in which two columns would have one name.
 
@@ -256,7 +263,6 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
             impute = bool(job.layout.impute)
             scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms, impute)
             scored = ~np.isnan(scores.log_density)  # the others have no value
-            chunk = chunk if scored.all() else explain_unscored(chunk, ~scored)
             table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)
             if writer is None:
                 writer = _open_writer(path, table.schema)
@@ -310,6 +316,7 @@ def make_scored_table(
     ``unlike (N,)`` marks rows that have no scores and are outliers; empty: none is.
     """
     assert chunk.batch is not None
+    chunk = explain_unscored(chunk, scores)
     arrays = [chunk.batch.column(c) for c in layout.passthrough]
     fields = [chunk.batch.schema.field(c) for c in layout.passthrough]
     for name, kind, content in columns:

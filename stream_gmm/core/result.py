@@ -304,10 +304,7 @@ class FitResult(Exportable):
         return float((log_density[~np.isnan(log_density)] if self.marginalises else log_density).mean())
 
     def is_outlier(self, rows: Any) -> np.ndarray[Any, Any]:
-        """Return which rows have a log-density below the threshold, or differ from a constant: ``(N,)`` booleans.
-
-        Of a row with missing values, the log-density of a complete row that is as unusual is compared.
-        """
+        """Return which rows have a (comparable) log-density below the threshold, or differ from a constant ``(N,)``."""
         scores, unlike = self._score(rows)
         return np.asarray((scores.comparable < self.threshold) | unlike)
 

@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,14 +149,6 @@ def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) 
                 remedy="set score.prefix (such as 'gmm_'), or name the columns to keep in score.passthrough",
             )
         )
-
-
-def output_path(part: Part, n_parts_of_file: int) -> str:
-    """Return where a part's scores go, below the target; mirrors the input's folders."""
-    relative = PurePosixPath(part.file.relative)
-    if n_parts_of_file == 1:
-        return str(relative.with_suffix(".parquet"))
-    return str(relative.with_name(f"{relative.stem}.part-{part.row_groups[0]:05d}.parquet"))
 
 
 def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
@@ -315,8 +307,8 @@ def make_scored_table(
 
     ``unlike (N,)`` marks rows that have no scores and are outliers; empty: none is.
     """
-    assert chunk.batch is not None
     chunk = explain_unscored(chunk, scores)
+    assert chunk.batch is not None
     arrays = [chunk.batch.column(c) for c in layout.passthrough]
     fields = [chunk.batch.schema.field(c) for c in layout.passthrough]
     for name, kind, content in columns:
@@ -347,11 +339,3 @@ def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
     if chunk.incomplete and pa.types.is_floating(kind):  # NaN: a score that a row without any value does not have
         mask = np.isnan(values) if mask is None else mask | np.isnan(values)
     return pa.array(np.ascontiguousarray(values), kind, mask=mask)
-
-
-def output_names(parts: Sequence[Part]) -> list[str]:
-    """Return the output file of each part."""
-    per_file: dict[int, int] = {}
-    for part in parts:
-        per_file[part.file_index] = per_file.get(part.file_index, 0) + 1
-    return [output_path(p, per_file[p.file_index]) for p in parts]

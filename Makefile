@@ -43,6 +43,14 @@ pytest: .venv/dev
 pytest-quick: .venv/dev
 	$(PYTEST) -m "not slow and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
 
+.venv/docs: .venv/dev
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
+# The documentation site, into .site/; a warning is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 # The lowest version of every dependency, in an environment of its own; numba compiles everything once more.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest

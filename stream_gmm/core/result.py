@@ -304,7 +304,7 @@ class FitResult(Exportable):
         return float((log_density[~np.isnan(log_density)] if self.marginalises else log_density).mean())
 
     def is_outlier(self, rows: Any) -> np.ndarray[Any, Any]:
-        """Return which rows have a (comparable) log-density below the threshold, or differ from a constant ``(N,)``."""
+        """Return which rows are below the threshold (their ``comparable`` log-density), or differ from a constant."""
         scores, unlike = self._score(rows)
         return np.asarray((scores.comparable < self.threshold) | unlike)
 

@@ -279,3 +279,13 @@ class TestProgressInALog:
         assert len(warnings) == len(set(warnings))
         assert "in 1 passes" not in output
         assert "pass over the data" in output or "passes over the data" in output
+
+
+def test_every_number_of_a_profile_stands_below_a_heading(data):
+    lines = run("profile", data, "--columns", "x,y").splitlines()
+    (heads,) = (line for line in lines if line.startswith("┃"))
+    rows = [line for line in lines if line.startswith("│")]
+
+    assert len(rows) == 2
+    assert {len(row.split("│")) for row in rows} == {len(heads.split("┃"))}
+    assert all(head.strip() for head in heads.split("┃")[1:-1])

@@ -301,8 +301,7 @@ def document_options(function: F) -> F:
     for name in (f.name for f in fields(Settings)):
         text = textwrap.fill(f"{describe_option(name)}.", 100, break_on_hyphens=False)
         entries.append(f"{name}\n{textwrap.indent(text, '    ')}")
-    function.__doc__ = (function.__doc__ or "").replace(
-        "{options}", textwrap.indent("\n".join(entries), "    ").lstrip()
-    )
+    # cleandoc: from Python 3.13 on the compiler removes the indentation, before that nobody does.
+    function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("{options}", "\n".join(entries))
     function.__signature__ = signature.replace(parameters=[*explicit, *options])  # type: ignore[attr-defined]
     return function

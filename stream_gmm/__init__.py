@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
+    from stream_gmm.nightly import update
     from stream_gmm.online import OnlineGaussianMixture
     from stream_gmm.pipeline.job.registry import Registry, open_registry
     from stream_gmm.pipeline.monitor import MonitorResult
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from stream_gmm.pipeline.sweep.result import SweepResult
     from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
     from stream_gmm.pipeline.uncertainty.ratio import RatioTest
+    from stream_gmm.pipeline.update.result import UpdateResult
 
 _WHERE = {
     "BayesianGaussianMixture": "stream_gmm.estimator_bayesian",
@@ -66,6 +68,8 @@ _WHERE = {
     "RatioTest": "stream_gmm.pipeline.uncertainty.ratio",
     "ScoreResult": "stream_gmm.pipeline.score",
     "SweepResult": "stream_gmm.pipeline.sweep.result",
+    "update": "stream_gmm.nightly",
+    "UpdateResult": "stream_gmm.pipeline.update.result",
 }
 
 __all__ = [
@@ -85,6 +89,7 @@ __all__ = [
     "Registry",
     "ScoreResult",
     "SweepResult",
+    "UpdateResult",
     "bootstrap",
     "fit",
     "from_json",
@@ -100,6 +105,7 @@ __all__ = [
     "score_batches",
     "score_dask",
     "sweep",
+    "update",
 ]
 
 

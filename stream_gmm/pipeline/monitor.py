@@ -21,7 +21,7 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.sink.publish import read_manifest
-from stream_gmm.io.sink.scores import report_from_json
+from stream_gmm.io.sink.reports import report_from_json
 from stream_gmm.io.sink.summaries import Item, SummaryJob, summarise_part
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.memory import require_complete_rows
@@ -127,6 +127,7 @@ def _find_scores(scored: Path | None, model: FitResult, dataset: Dataset) -> dic
         return None
     layout = manifest["layout"]
     same = (manifest["model_digest"], manifest["data_fingerprint"]) == (model.digest, dataset.fingerprint)
+    same = same and all(part.get("model") in (None, "", model.digest) for part in manifest["parts"])
     holds_all = set(model.columns) <= set(layout["passthrough"]) and layout["proba"] != "none"
     return manifest if same and holds_all else None
 

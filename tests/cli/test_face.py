@@ -111,7 +111,7 @@ class TestJson:
         folder, _ = fitted
         assert json.loads(run("report", folder, "--json"))["files"]["report"] == str(folder / "report.html")
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_a_flow_prints_one_document_and_nothing_else(self, data, tmp_path):
         command = [sys.executable, "-m", "stream_gmm", "run", data, "--columns", "x,y", *FAST, "--folder", tmp_path]
         done = subprocess.run(

@@ -40,6 +40,7 @@ from stream_gmm.core.search.seeding import (
     LocalDensity,
     add_peak,
     collect_seed_stats,
+    list_seedings,
     start_from_seed,
 )
 from stream_gmm.core.search.superfluous import STALL_GAIN, end_stalled, reduce_superfluous
@@ -145,12 +146,12 @@ class SampleSearch:
             raise InputDataError(explain(what, remedy="use fewer components or more data"))
         out: list[Seed] = []
         for i in range(n_init if n_components > 1 else 1):
-            for j, (name, seeding) in enumerate(SEEDINGS.items() if n_components > 1 else [*SEEDINGS.items()][:1]):
+            for j, name in enumerate(list_seedings(len(self.rows), n_components, self.rows.shape[1])):
                 rng = np.random.default_rng([*seed, i, j])
                 # A seeding that these rows defeat is left out; the others go on.
                 with contextlib.suppress(*FIT_ERRORS):
                     whole = take_whole_rows(self.rows, self.weights, n_components, self.moments, rng)
-                    stats = collect_seed_stats(whole[0], n_components, self.scaling, rng, seeding, whole[1])
+                    stats = collect_seed_stats(whole[0], n_components, self.scaling, rng, SEEDINGS[name], whole[1])
                     out.append((f"restart {i + 1}, {name}", stats))
         return tuple(out)
 

@@ -15,12 +15,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from stream_gmm.errors import StorageError, explain
-from stream_gmm.io.source.parts import Part
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.io.store.folders import LockState, exchange_paths, lock_folder, sync_folder
 from stream_gmm.io.store.lease import LEASE
@@ -229,19 +228,3 @@ def _swap_folders(staging: Path, target: Path) -> None:
         os.rename(target, aside)
         os.rename(staging, target)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def output_path(part: Part, n_parts_of_file: int) -> str:
-    """Return where a part's scores go, below the target; mirrors the input's folders."""
-    relative = PurePosixPath(part.file.relative)
-    if n_parts_of_file == 1:
-        return str(relative.with_suffix(".parquet"))
-    return str(relative.with_name(f"{relative.stem}.part-{part.row_groups[0]:05d}.parquet"))
-
-
-def output_names(parts: Sequence[Part]) -> list[str]:
-    """Return the output file of each part."""
-    per_file: dict[int, int] = {}
-    for part in parts:
-        per_file[part.file_index] = per_file.get(part.file_index, 0) + 1
-    return [output_path(p, per_file[p.file_index]) for p in parts]

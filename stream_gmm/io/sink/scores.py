@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,17 +16,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stream_gmm.core.estep.scores import Scores, score_transformed
+from stream_gmm.core.file_stats import FileStats
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
 from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.io.sink.file_stats import StatsRule, summarise_chunk
 from stream_gmm.io.sink.incomplete import explain_unscored, imputed_columns
-from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
+from stream_gmm.io.sink.publish import REPORTS, compute_sha256
+from stream_gmm.io.sink.reports import PartReport, read_finished, write_note
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.decode import Sentinels
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import read_schema
+from stream_gmm.io.store.statistics import to_text
 
 REASON = "not_scored_reason"
 OUTLIER = "is_outlier"
@@ -61,27 +63,12 @@ class ScoreJob:
     constants: tuple[Constant, ...] = ()
     """Those of the model, in the order of the last columns."""
     row_filter: str | None = None
-    """Rows that do not match are not written."""
+    """Rows that do not match are not written; None: all are."""
     transforms: Transforms = ()
+    model_digest: str = ""
+    stats_rule: StatsRule | None = None
+    """How statistics of the rows are gathered; None: they are not."""
     sentinels: Sentinels = ()
-
-
-@dataclass(frozen=True)
-class PartReport:
-    """The scored file of one part: where it is, what it holds, and its checksum."""
-
-    index: int
-    source: str
-    row_groups: tuple[int, int]
-    path: str
-    rows_in: int
-    rows_out: int
-    rows_scored: int
-    outliers: int
-    component_rows: tuple[int, ...]
-    loglik: float
-    bytes: int
-    sha256: str
 
 
 Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
@@ -151,6 +138,14 @@ def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) 
         )
 
 
+def output_path(part: Part, n_parts_of_file: int) -> str:
+    """Return where a part's scores go, below the target; mirrors the input's folders."""
+    relative = PurePosixPath(part.file.relative)
+    if n_parts_of_file == 1:
+        return str(relative.with_suffix(".parquet"))
+    return str(relative.with_name(f"{relative.stem}.part-{part.row_groups[0]:05d}.parquet"))
+
+
 def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
     """Score one part into the staging folder, unless it is there already and intact.
 
@@ -164,7 +159,7 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
     part, name = item
     staging = Path(job.staging)
     note_path = staging / REPORTS / f"{part.index:08d}.json"
-    done = _read_finished(note_path, staging / name)
+    done = read_finished(note_path, staging / name)
     if done is not None:
         return done
     target = staging / name
@@ -182,6 +177,8 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 path=name,
                 bytes=aside.stat().st_size,
                 sha256=compute_sha256(aside),
+                file=part.file.identity,
+                model=job.model_digest,
                 **totals,
             )
             with open(aside, "rb+") as file:
@@ -203,49 +200,12 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
     return report
 
 
-def _read_finished(note_path: Path, target: Path) -> PartReport | None:
-    """Return the report of a part that an earlier attempt finished and that is still intact."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        report = report_from_json(json.loads(note_path.read_text()))
-        if is_intact(target, report.bytes, report.sha256):
-            return report
-    return None
-
-
-def report_from_json(values: dict[str, Any]) -> PartReport:
-    """Return the report of a part from a manifest or a note."""
-    sequences = {name: tuple(values[name]) for name in ("row_groups", "component_rows")}
-    return PartReport(**{**values, **sequences})
-
-
-def is_part_intact(report: PartReport, folder: str) -> bool:
-    """Return True if the file of a part is in the folder, with the size and the SHA-256 of its report."""
-    return is_intact(Path(folder) / report.path, report.bytes, report.sha256)
-
-
-def reuse_part(report: PartReport, published: Path, staging: Path) -> None:
-    """Take a published part over into a staging folder; if that fails, it is simply scored again."""
-    target = staging / report.path
-    with contextlib.suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        os.link(published / report.path, target)
-        write_note(staging, report)
-
-
-def write_note(staging: Path, report: PartReport) -> None:
-    """Note that a part is finished: it is not scored again when the job resumes."""
-    note_path = staging / REPORTS / f"{report.index:08d}.json"
-    aside = note_path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    aside.write_text(json.dumps(asdict(report)))
-    os.replace(aside, note_path)
-
-
 def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     k = len(job.density.log_norm)
     columns = score_columns(k, job.layout, job.density.noisy)
-    counts, loglik = np.zeros(k, np.int64), 0.0
-    rows_in = rows_out = rows_scored = outliers = 0
+    counts = np.zeros(k, np.int64)
+    rows_in, rows_out, rows_scored, outliers, loglik = 0, 0, 0, 0, 0.0
+    gathered: list[FileStats] = []
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
@@ -265,6 +225,8 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
             outliers += int((scores.comparable < job.threshold).sum()) + int(unlike.sum())
             counts += np.bincount(scores.component[(scores.component >= 0) & scored], minlength=k)
             loglik += float(scores.log_density[scored].sum())
+            if job.stats_rule is not None:
+                gathered.append(summarise_chunk(part, chunk, scores, job.stats_rule, job.columns, job.transforms))
         if writer is None:
             _open_writer(path, _empty_schema(part, columns, job)).close()
     finally:
@@ -277,6 +239,7 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
         "outliers": outliers,
         "component_rows": tuple(int(c) for c in counts),
         "loglik": loglik,
+        "statistics": to_text(gathered),
     }
 
 
@@ -339,3 +302,11 @@ def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
     if chunk.incomplete and pa.types.is_floating(kind):  # NaN: a score that a row without any value does not have
         mask = np.isnan(values) if mask is None else mask | np.isnan(values)
     return pa.array(np.ascontiguousarray(values), kind, mask=mask)
+
+
+def output_names(parts: Sequence[Part]) -> list[str]:
+    """Return the output file of each part."""
+    per_file: dict[int, int] = {}
+    for part in parts:
+        per_file[part.file_index] = per_file.get(part.file_index, 0) + 1
+    return [output_path(p, per_file[p.file_index]) for p in parts]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import yaml
 from pydantic import Field, ValidationError
 
-from stream_gmm.errors import ConfigError, InputDataError, StreamGMMError, did_you_mean, explain, redact_value
+from stream_gmm.errors import HIDDEN, ConfigError, InputDataError, StreamGMMError, did_you_mean, explain, redact_value
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.settings import Settings
@@ -26,6 +26,7 @@ from stream_gmm.pipeline.job.sections import (
     SweepConfig,
     Text,
 )
+from stream_gmm.pipeline.job.update_section import UpdateConfig
 from stream_gmm.pipeline.sweep.choice import SelectionRule
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class RunConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
     monitor: MonitorConfig = MonitorConfig()
+    update: UpdateConfig = UpdateConfig()
 
     def settings(self) -> Settings:
         """Return the options of the fit."""
@@ -134,6 +136,29 @@ def load_config(path: str | Path | None, overrides: Mapping[str, Any] | None = N
         If the file cannot be read, or anything in it is wrong; lists all problems at once.
     """
     return validate_config(apply_overrides(_read_yaml(path), overrides or {}), str(path or "the command line"))
+
+
+def load_run_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration of the run in a folder, with dotted overrides on top.
+
+    Raises
+    ------
+    ConfigError
+        If the result is wrong, or the paths of the data held credentials, which no record keeps.
+    InputDataError
+        If the folder is not that of a run.
+    """
+    from stream_gmm.pipeline.job.run_folder import read_record  # with pyarrow
+
+    content = apply_overrides(read_record(folder)["config"], {**overrides, "output.folder": str(folder)})
+    if any(HIDDEN in str(path) for path in content["data"]["paths"]):
+        raise ConfigError(
+            explain(
+                f"the paths in the record of {folder} are without the credentials that they had",
+                remedy="give the configuration or the paths, or set the credentials in the environment",
+            )
+        )
+    return validate_config(content, f"the record of {folder}")
 
 
 def _read_yaml(path: str | Path | None) -> dict[str, Any]:

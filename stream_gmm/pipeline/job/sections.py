@@ -86,7 +86,7 @@ class DataConfig(Section):
         "error", description="Rows with a null or NaN: error (stop), drop (leave out), marginalise (use the rest)"
     )
     sentinel: dict[Text, Number | list[Number]] | None = Field(
-        None, description="Values that stand for a missing one, by column or pattern: {co: -200, 't_*': [-1, 0]}"
+        None, description="Marks of missing values: {x*: -200}"
     )
 
     @field_validator("paths", "columns", "exclude", "exclude_columns", mode="before")
@@ -345,6 +345,8 @@ class OutputConfig(Section):
     keep_versions: Whole = Field(
         10, ge=1, description="Versions that the folder keeps, the newest; champion and challenger in any case"
     )
-    publish_as: Literal["champion", "challenger"] = Field(
-        "champion", description="What a new model becomes: champion, in use at once; challenger, until promoted"
+    publish_as: Literal["champion", "challenger", "evidence"] = Field(
+        "champion",
+        description="What a new model becomes: champion, in use at once; challenger, until promoted; evidence: "
+        "champion if it is better on new rows that neither model has used, else challenger",
     )

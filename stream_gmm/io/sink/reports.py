@@ -1,0 +1,73 @@
+"""The reports of scored files: what each holds, the notes from which a job resumes, and which are taken over."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stream_gmm.io.sink.publish import REPORTS, is_intact
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """The scored file of one part: where it is, what it holds, and its checksum."""
+
+    index: int
+    source: str
+    row_groups: tuple[int, int]
+    path: str
+    rows_in: int
+    rows_out: int
+    rows_scored: int
+    outliers: int
+    component_rows: tuple[int, ...]
+    loglik: float
+    bytes: int
+    sha256: str
+    file: str = ""
+    model: str = ""
+    statistics: str = ""
+    """Identity of the file, digest of the model; and, in the notes of a job, the statistics of the rows as text."""
+
+
+def read_finished(note_path: Path, target: Path) -> PartReport | None:
+    """Return the report of a part that an earlier attempt finished and that is still intact."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        report = report_from_json(json.loads(note_path.read_text()))
+        if is_intact(target, report.bytes, report.sha256):
+            return report
+    return None
+
+
+def report_from_json(values: dict[str, Any]) -> PartReport:
+    """Return the report of a part from a manifest or a note."""
+    sequences = {name: tuple(values[name]) for name in ("row_groups", "component_rows")}
+    return PartReport(**{**values, **sequences})
+
+
+def is_part_intact(report: PartReport, folder: str) -> bool:
+    """Return True if the file of a part is in the folder, with the size and the SHA-256 of its report."""
+    return is_intact(Path(folder) / report.path, report.bytes, report.sha256)
+
+
+def reuse_part(report: PartReport, published: Path, staging: Path) -> None:
+    """Take a published part over into a staging folder; if that fails, it is simply scored again."""
+    target = staging / report.path
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        os.link(published / report.path, target)
+        write_note(staging, report)
+
+
+def write_note(staging: Path, report: PartReport) -> None:
+    """Note that a part is finished: it is not scored again when the job resumes."""
+    note_path = staging / REPORTS / f"{report.index:08d}.json"
+    aside = note_path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+    aside.write_text(json.dumps(asdict(report)))
+    os.replace(aside, note_path)

@@ -86,7 +86,7 @@ class DataConfig(Section):
         "error", description="Rows with a null or NaN: error (stop), drop (leave out), marginalise (use the rest)"
     )
     sentinel: dict[Text, Number | list[Number]] | None = Field(
-        None, description="Marks of missing values: {x*: -200}"
+        None, description="Values that mean missing: {x: -200}"
     )
 
     @field_validator("paths", "columns", "exclude", "exclude_columns", mode="before")

@@ -91,7 +91,8 @@ class _RedactingFormatter(logging.Formatter):
 def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Sweep, choose, score, publish and report: the whole job, as a Prefect flow.
 
-    With PREFECT_API_URL set the run shows in that server; without, no server need be started.
+    With PREFECT_API_URL set the run shows in that server; without, no server need be started. A server that does not
+    answer, or that is lost on the way, neither stops nor fails the job.
     """
     from stream_gmm.pipeline.job.checks import check_job
 
@@ -100,10 +101,11 @@ def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     with settings.hold(), output.progress() as listener:
-        from stream_gmm.flows.run import forward_progress, gmm_run, hide_error_logs
+        from stream_gmm.flows.start import run_job
 
-        with forward_progress(listener, output.plan), hide_error_logs():
-            gmm_run(settings)
+        report = run_job(settings, listener, output.plan)
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
     _show_run(settings.folder, output)
 
 
@@ -114,6 +116,9 @@ _PREFECT_DEFAULTS = {
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    # Its five retries of a request take two and a half minutes, after which the run would have failed.
+    "PREFECT_CLIENT_MAX_RETRIES": "1",
+    "PREFECT_API_REQUEST_TIMEOUT": "15",
 }
 
 
@@ -263,12 +268,24 @@ def inspect(model: str, output: Output) -> None:
 
 @cli.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
+@click.option(
+    "--live", is_flag=True, help="Follow a run that goes on, in a page that reloads by itself: RUN/live.html"
+)
+@click.option(
+    "--every", default=5.0, type=FiniteNumber(min=1.0), show_default=True, help="Seconds between two pages of --live"
+)
 @output_options
-def report(run_folder: str, output: Output) -> None:
+def report(run_folder: str, live: bool, every: float, output: Output) -> None:
     """Write the HTML report of a run's folder again, and print its tables."""
     from stream_gmm.report.html import write_report
+    from stream_gmm.report.live import follow_run
 
-    write_report(Path(run_folder))
+    if live:
+        follow_run(
+            Path(run_folder), every, lambda page: output.tell(f"open {page} in a browser; it ends with the run")
+        )
+    else:
+        write_report(Path(run_folder))
     _show_run(Path(run_folder), output)
 
 
@@ -306,6 +323,10 @@ def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: s
     type=FiniteNumber(min=0.0, min_open=True),
     help="Rows after which a row counts half, for streams that drift",
 )
+@click.option(
+    "--reservoir-rows", type=NOT_NEGATIVE,
+    help="Rows kept to review the model on, without --half-life [default: 50,000]; 0: no reviews",
+)  # fmt: skip
 @click.option("--columns", help="Columns to fit, with commas between [default: all numeric ones]")
 @click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
 @click.option("--n-init", default=3, type=POSITIVE, show_default=True, help="Restarts of the first fit")

@@ -100,8 +100,8 @@ def _describe_evidence(run: RunContents) -> Fact:
     size = difference_format(criterion).format(row["delta"])
     error = f" ± {value_format(criterion).format(row['delta_se'])}" if row["delta_se"] else ""
     name, near = display_name(base_criterion(criterion)), bool(find_near_ties(run))
-    note = f"{name} of the next best, {row['candidate']}, above it (± standard error)"
-    return Fact("evidence", size + error, f"{note}: a draw" if near else note, "warn" if near else "good")
+    note = f"difference in {name} of the next best, {row['candidate']}{', ± standard error' if error else ''}"
+    return Fact("evidence", size + error, f"a draw: {note}" if near else note, "warn" if near else "good")
 
 
 def _describe_outliers(run: RunContents) -> Fact:

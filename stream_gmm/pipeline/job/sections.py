@@ -85,9 +85,7 @@ class DataConfig(Section):
     missing: Literal["error", "drop", "marginalise"] = Field(
         "error", description="Rows with a null or NaN: error (stop), drop (leave out), marginalise (use the rest)"
     )
-    sentinel: dict[Text, Number | list[Number]] | None = Field(
-        None, description="Values that mean missing: {x: -200}"
-    )
+    sentinel: dict[Text, Number | list[Number]] | None = Field(None, description="Missing-value marks: {x: -200}")
 
     @field_validator("paths", "columns", "exclude", "exclude_columns", mode="before")
     @classmethod

@@ -98,17 +98,25 @@ def fit(
         Parameters whose log-likelihood on the full data is known exactly, under scikit-learn's names:
         ``weights_``, ``means_``, ``covariances_``, ``converged_``, ``n_iter_`` and so on.
 
-    Warns
-    -----
-    ConvergenceWarning
-        If the fit has not converged: ``outcome`` and ``reason`` say why.
-
     Raises
     ------
     ConfigError, InputDataError, ClusterError
         See their descriptions.
     SingularCovarianceError
         If a covariance cannot be estimated.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the fit has not converged: ``outcome`` and ``reason`` say why.
+
+    Examples
+    --------
+    >>> import numpy as np, stream_gmm as sg
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 1)) + 10.0 * rng.integers(0, 2, size=(400, 1))
+    >>> sorted(sg.fit(X, 2).means_.round().astype(int).ravel().tolist())
+    [0, 10]
     """
     settings, source = Settings.from_options(options), as_source(data, (), missing, weight)
     if isinstance(init, FitResult):
@@ -175,15 +183,23 @@ def sweep(
         ``result.table`` (an Arrow table, one row a candidate), ``result.best`` (a :class:`FitResult`),
         ``result.why`` (sentences), ``result.warnings``, ``result.passes``.
 
+    Raises
+    ------
+    NoAdmissibleModelError
+        If every candidate failed or is degenerate; and as :func:`fit`.
+
     Warns
     -----
     ConvergenceWarning
         If the chosen candidate has not converged.
 
-    Raises
-    ------
-    NoAdmissibleModelError
-        If every candidate failed or is degenerate; and as :func:`fit`.
+    Examples
+    --------
+    >>> import numpy as np, stream_gmm as sg
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 1)) + 10.0 * rng.integers(0, 2, size=(400, 1))
+    >>> sg.sweep(X, range(1, 4), "full").best.n_components
+    2
     """
     settings, source = Settings.from_options(options), as_source(data, (), missing, weight)
     result = _sweep.sweep(
@@ -239,6 +255,13 @@ def score(
         fitted if that was ``"marginalise"``, else ``"error"``.
     wait
         Seconds to wait while another process writes to ``output``.
+    client, progress
+        As in :func:`fit`.
+
+    Returns
+    -------
+    ScoreResult
+        ``path`` of the published folder, and its ``manifest``: rows in and out, outliers, the model's digest.
 
     Raises
     ------
@@ -298,6 +321,8 @@ def monitor(
         How often unchanged rows may count as changed.
     missing
         Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+    client, progress
+        As in :func:`fit`.
 
     Returns
     -------

@@ -189,11 +189,6 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         -------
         self
 
-        Warns
-        -----
-        ConvergenceWarning
-            If the fit has not converged; it is one of scikit-learn's, too.
-
         Raises
         ------
         ConfigError
@@ -202,6 +197,11 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
             If the rows cannot be used; names row and column.
         SingularCovarianceError
             If a covariance cannot be estimated.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit has not converged; it is one of scikit-learn's, too.
         """
         del y
         self._check_parameters()

@@ -135,17 +135,17 @@ degrees_of_freedom_prior, covariance_prior
         -------
         self
 
-        Warns
-        -----
-        ConvergenceWarning
-            If the lower bound still changed by ``tol`` or more after ``max_iter`` steps.
-
         Raises
         ------
         ConfigError
             If a parameter is unknown, malformed or out of range.
         InputDataError
             If the rows cannot be used; names row and column.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the lower bound still changed by ``tol`` or more after ``max_iter`` steps.
         """
         del y
         self._check_parameters()

@@ -139,17 +139,17 @@ cache, prior, noise, transforms, missing, client
         -------
         self
 
-        Warns
-        -----
-        ConvergenceWarning
-            If the chosen candidate has not converged; it is one of scikit-learn's, too.
-
         Raises
         ------
         ConfigError, InputDataError
             As :meth:`stream_gmm.GaussianMixture.fit`.
         NoAdmissibleModelError
             If every candidate failed or is degenerate.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the chosen candidate has not converged; it is one of scikit-learn's, too.
         """
         del y
         for name in ("n_components", "covariance_type"):

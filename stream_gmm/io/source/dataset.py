@@ -259,6 +259,11 @@ def open_dataset(
     sentinel
         Values that stand for a missing one, by column or pattern: ``{"co": [-200], "t_*": -999}``.
 
+    Returns
+    -------
+    Dataset
+        What :func:`fit`, :func:`sweep` and :func:`score` take.
+
     Raises
     ------
     InputDataError

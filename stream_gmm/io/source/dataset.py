@@ -201,8 +201,8 @@ class Dataset:
         return [self._make_leaf((g,)) for p in self.parts for g in p.groups()]
 
     def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
-        chosen = (self.row_filter, self.transforms, self.sentinels)
-        return ParquetLeaf(parts, self.columns, self.missing, self.weight, *chosen)
+        options = (self.missing, self.weight, self.row_filter, self.transforms, self.sentinels)
+        return ParquetLeaf(parts, self.columns, *options)
 
 
 def open_dataset(
@@ -230,10 +230,9 @@ def open_dataset(
         ``"dtype:float"``, ``"dtype:int"``). None: all columns that are numeric in every file, except an index of
         pandas, identifiers, row numbers and parts of a date; ``warnings`` names what was left out.
     missing
-        What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and
-        names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null;
-        ``"marginalise"`` uses the values that they have (exact EM, if values are missing at random), and drops those
-        with an infinity. Values beyond 1e150, whose squares overflow, count as infinite.
+        What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and names the place;
+        ``"drop"`` leaves them out, and scores them as null; ``"marginalise"`` uses the values that they have (exact
+        EM, if values are missing at random), and drops infinities. Values beyond 1e150 count as infinite.
     exclude
         Shell patterns of relative paths to leave out.
     weight
@@ -270,7 +269,6 @@ def open_dataset(
     features = choose_columns(footers, columns, exclude_columns, weight)
     names = features.columns
     check_features(schemas, names if weight is None else (*names, weight))
-    sentinels = expand_sentinel(sentinel or {}, names)
     common = unite_schemas(schemas)
     files = tuple(with_conform(f.file, common, f.schema) for f in footers)
     groups: list[set[int]] | None = None
@@ -286,7 +284,7 @@ def open_dataset(
     warnings = (*listing.warnings, *features.warnings, *common.warnings)
     return Dataset(
         files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter,
-        tables=listing.tables, sentinels=sentinels,
+        tables=listing.tables, sentinels=expand_sentinel(sentinel or {}, names),
     )  # fmt: skip
 
 

@@ -20,8 +20,8 @@ from stream_gmm.core.drift import (
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.sink.parts import report_from_json
 from stream_gmm.io.sink.publish import read_manifest
-from stream_gmm.io.sink.scores import report_from_json
 from stream_gmm.io.sink.summaries import Item, SummaryJob, summarise_part
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.pipeline.drift_rule import DRIFTED, DriftRule

@@ -14,29 +14,19 @@ from typing import Any
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, StorageError, did_you_mean, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.sink.publish import (
-    check_target,
-    lease_path,
-    open_staging,
-    publish,
-    read_manifest,
-    remove_dead_staging,
-)
+from stream_gmm.io.sink.parts import PartReport, is_part_intact, report_from_json
+from stream_gmm.io.sink.places import open_place
 from stream_gmm.io.sink.scores import (
     PROBA_STYLES,
     Layout,
-    PartReport,
     ScoreJob,
     check_layout,
-    is_part_intact,
     output_names,
-    report_from_json,
-    reuse_part,
     score_part,
 )
+from stream_gmm.io.sink.targets import Target, open_target
 from stream_gmm.io.source.dataset import Dataset
-from stream_gmm.io.source.files import is_uri
-from stream_gmm.io.store.lease import hold_folder
+from stream_gmm.io.source.files import redact
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -48,7 +38,8 @@ FORMAT = 1
 class ScoreResult:
     """What was published: the folder and its manifest."""
 
-    path: Path
+    path: Path | str
+    """The folder, or the URI of a prefix in an object store."""
     manifest: dict[str, Any]
     already_published: bool
     """True if the same job had been published before, every file of it is intact, and nothing was done."""
@@ -101,33 +92,23 @@ def score(
     StorageError
         If ``output`` holds anything but an earlier result, or cannot be written.
     """
-    if is_uri(str(output)):
-        raise StorageError(
-            explain(
-                f"cannot publish to {output}",
-                why="an object store has no atomic rename of a folder",
-                remedy="write to a file system and copy from there",
-            )
-        )
-    target = Path(output).absolute()
+    target = open_target(output)
     dataset = with_model_columns(dataset, model)
     layout = make_layout(dataset, model.n_components, model.density.noisy, passthrough, proba, prefix)
-    with hold_folder(target, wait=wait, lease=lease_path(target)):
-        check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
+    with target.hold(wait):
+        target.check([f.path for f in dataset.files])
         job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
-        previous = read_manifest(target)
+        previous = target.read_manifest()
         intact = _find_intact_parts(target, previous, job_key, executor)
         if previous and [(r.index, r.path, r.rows_in) for r in intact] == [
             (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
         ]:
-            remove_dead_staging(target)
-            return ScoreResult(target, previous, already_published=True)
-        with open_staging(target, job_key) as staging:
-            remove_dead_staging(target)
-            for report in intact:
-                reuse_part(report, target, staging)
+            target.tidy()
+            return ScoreResult(target.shown, previous, already_published=True)
+        with target.open_staging(job_key) as staging:
+            target.reuse(intact, staging)
             job = ScoreJob(
-                model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
+                model.density, model.threshold, dataset.columns, dataset.missing, layout, staging,
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
                 tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter,
             )  # fmt: skip
@@ -137,12 +118,12 @@ def score(
             )
             manifest = _make_manifest(model, dataset, layout, job_key, reports)
             _verify_parts(staging, dataset, reports)
-            publish(staging, target, manifest)
-        return ScoreResult(target, manifest, already_published=False)
+            target.publish(staging, manifest)
+        return ScoreResult(target.shown, manifest, already_published=False)
 
 
 def _find_intact_parts(
-    target: Path, manifest: dict[str, Any] | None, job_key: str, executor: Executor
+    target: Target, manifest: dict[str, Any] | None, job_key: str, executor: Executor
 ) -> list[PartReport]:
     """Return the published parts of a job whose files are what the manifest says; reads every file once."""
     if not manifest or manifest.get("job") != job_key or not manifest.get("parts"):
@@ -150,14 +131,14 @@ def _find_intact_parts(
     try:
         reports = [report_from_json(part) for part in manifest["parts"]]
     except (KeyError, TypeError) as error:
-        log.warning("the manifest of %s is damaged (%s): all rows are scored again", target, error)
+        log.warning("the manifest of %s is damaged (%s): all rows are scored again", target.shown, error)
         return []
-    states = executor.map(is_part_intact, reports, shared=str(target), label="verify")
+    states = executor.map(is_part_intact, reports, shared=target.locate(), label="verify")
     intact = [r for r, ok in zip(reports, states, strict=True) if ok]
     if len(intact) < len(reports):
         log.warning(
             "%d of %d files of %s are missing or damaged: they are scored again",
-            len(reports) - len(intact), len(reports), target,
+            len(reports) - len(intact), len(reports), target.shown,
         )  # fmt: skip
     return intact
 
@@ -249,7 +230,7 @@ def _make_manifest(
     }
 
 
-def _verify_parts(staging: Path, dataset: Dataset, reports: list[PartReport]) -> None:
+def _verify_parts(staging: str, dataset: Dataset, reports: list[PartReport]) -> None:
     """Check, from here, that all that was reported is there.
 
     Raises
@@ -261,12 +242,12 @@ def _verify_parts(staging: Path, dataset: Dataset, reports: list[PartReport]) ->
         raise StorageError("the reports of the scoring tasks do not match the parts.")
     if sum(r.rows_in for r in reports) != dataset.num_rows:
         raise StorageError("the scored rows do not add up to the rows of the input.")
+    place = open_place(staging)
     for report in reports:
-        path = staging / report.path
-        if not path.exists() or path.stat().st_size != report.bytes:
+        if place.find_size(report.path) != report.bytes:
             raise StorageError(
                 explain(
-                    f"{report.path} was reported as written, and is not in {staging} as seen from here",
+                    f"{report.path} was reported as written, and is not in {redact(staging)} as seen from here",
                     why="the workers may not share this file system",
                     remedy="write to a folder that all workers and this machine see",
                 )

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,9 +17,11 @@ from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
 from stream_gmm.errors import ConfigError, StorageError, explain
-from stream_gmm.io.sink.publish import REPORTS, compute_sha256, is_intact
+from stream_gmm.io.sink.parts import PartReport, find_finished_part, write_note
+from stream_gmm.io.sink.places import compute_sha256, open_place
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.files import redact
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import read_schema
 
@@ -58,24 +56,6 @@ class ScoreJob:
     """Those of the model, in the order of the last columns."""
     row_filter: str | None = None
     """Rows that do not match are not written; None: all are."""
-
-
-@dataclass(frozen=True)
-class PartReport:
-    """The scored file of one part: where it is, what it holds, and its checksum."""
-
-    index: int
-    source: str
-    row_groups: tuple[int, int]
-    path: str
-    rows_in: int
-    rows_out: int
-    rows_scored: int
-    outliers: int
-    component_rows: tuple[int, ...]
-    loglik: float
-    bytes: int
-    sha256: str
 
 
 Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
@@ -156,16 +136,12 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
         If the scores cannot be written.
     """
     part, name = item
-    staging = Path(job.staging)
-    note_path = staging / REPORTS / f"{part.index:08d}.json"
-    done = _read_finished(note_path, staging / name)
+    place = open_place(job.staging)
+    done = find_finished_part(place, part.index)
     if done is not None:
         return done
-    target = staging / name
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with place.scratch(name) as aside:
             totals = _write_scores(aside, part, job)
             if totals["rows_in"] != part.rows:
                 raise StorageError(f"{part.id}: {part.rows} rows were expected and {totals['rows_in']} read.")
@@ -178,61 +154,19 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 sha256=compute_sha256(aside),
                 **totals,
             )
-            with open(aside, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(aside, target)
-            write_note(staging, report)
-        finally:
-            aside.unlink(missing_ok=True)
+            place.put(aside, name)
+            write_note(place, report)
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError) or error.errno is not None:
             raise StorageError(
                 explain(
-                    f"cannot write the scores of {part.id} to {target}",
+                    f"cannot write the scores of {part.id} to {redact(job.staging)}/{name}",
                     why=str(error),
                     remedy="check the space left; started again, the run resumes here",
                 )
             ) from error
         raise
     return report
-
-
-def _read_finished(note_path: Path, target: Path) -> PartReport | None:
-    """Return the report of a part that an earlier attempt finished and that is still intact."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        report = report_from_json(json.loads(note_path.read_text()))
-        if is_intact(target, report.bytes, report.sha256):
-            return report
-    return None
-
-
-def report_from_json(values: dict[str, Any]) -> PartReport:
-    """Return the report of a part from a manifest or a note."""
-    sequences = {name: tuple(values[name]) for name in ("row_groups", "component_rows")}
-    return PartReport(**{**values, **sequences})
-
-
-def is_part_intact(report: PartReport, folder: str) -> bool:
-    """Return True if the file of a part is in the folder, with the size and the SHA-256 of its report."""
-    return is_intact(Path(folder) / report.path, report.bytes, report.sha256)
-
-
-def reuse_part(report: PartReport, published: Path, staging: Path) -> None:
-    """Take a published part over into a staging folder; if that fails, it is simply scored again."""
-    target = staging / report.path
-    with contextlib.suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        os.link(published / report.path, target)
-        write_note(staging, report)
-
-
-def write_note(staging: Path, report: PartReport) -> None:
-    """Note that a part is finished: it is not scored again when the job resumes."""
-    note_path = staging / REPORTS / f"{report.index:08d}.json"
-    aside = note_path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    aside.write_text(json.dumps(asdict(report)))
-    os.replace(aside, note_path)
 
 
 def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:

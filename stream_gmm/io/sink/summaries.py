@@ -19,7 +19,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.frames import LARGEST
 from stream_gmm.core.rows.sampling import hash_rows
 from stream_gmm.errors import InputDataError, explain
-from stream_gmm.io.sink.scores import PartReport
+from stream_gmm.io.sink.parts import PartReport
 from stream_gmm.io.source.chunks import parquet_chunks
 from stream_gmm.io.source.parts import Part
 

@@ -1,0 +1,72 @@
+"""The scored file of one part: its report, and the notes from which an interrupted job resumes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stream_gmm.errors import StorageError
+from stream_gmm.io.sink.places import Place, is_intact, open_place
+
+REPORTS = "_reports"
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """The scored file of one part: where it is, what it holds, and its checksum."""
+
+    index: int
+    source: str
+    row_groups: tuple[int, int]
+    path: str
+    rows_in: int
+    rows_out: int
+    rows_scored: int
+    outliers: int
+    component_rows: tuple[int, ...]
+    loglik: float
+    bytes: int
+    sha256: str
+
+
+def find_finished_part(place: Place, index: int) -> PartReport | None:
+    """Return the report of a part that an earlier attempt finished and that is still intact."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, StorageError):
+        report = report_from_json(json.loads(place.read(_note_name(index))))
+        if is_intact(place, report.path, report.bytes, report.sha256):
+            return report
+    return None
+
+
+def report_from_json(values: dict[str, Any]) -> PartReport:
+    """Return the report of a part from a manifest or a note."""
+    sequences = {name: tuple(values[name]) for name in ("row_groups", "component_rows")}
+    return PartReport(**{**values, **sequences})
+
+
+def is_part_intact(report: PartReport, folder: str) -> bool:
+    """Return True if the file of a part is in the folder, with the size and the SHA-256 of its report."""
+    return is_intact(open_place(folder), report.path, report.bytes, report.sha256)
+
+
+def link_part(report: PartReport, published: Path, staging: Path) -> None:
+    """Take a published part over into a staging folder; if that fails, it is simply scored again."""
+    target = staging / report.path
+    with contextlib.suppress(OSError):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        os.link(published / report.path, target)
+        write_note(open_place(str(staging)), report)
+
+
+def write_note(place: Place, report: PartReport) -> None:
+    """Note that a part is finished: it is not scored again when the job resumes."""
+    place.write(_note_name(report.index), json.dumps(asdict(report)).encode())
+
+
+def _note_name(index: int) -> str:
+    return f"{REPORTS}/{index:08d}.json"

@@ -212,7 +212,8 @@ def score(
     data
         A data set from :func:`open_dataset`, or a path (opened with the model's columns).
     output
-        A folder; an earlier result in it is replaced, anything else is refused.
+        A folder; an earlier result in it is replaced, anything else is refused. Or a prefix in an object store
+        (``s3://``, ``gs://``, ``abfs://``), where :func:`open_scored` finds the current version.
     passthrough
         ``"all"``, ``"none"`` or names of input columns to carry over.
     proba
@@ -300,7 +301,12 @@ def monitor(
         )
     rule = DriftRule(max_gain, max_psi, false_alarm_rate)
     return _monitor.monitor(
-        result, source, executor_for(client), rule, scored=None if scored is None else Path(scored), listener=progress
+        result,
+        source,
+        executor_for(client),
+        rule,
+        scored=None if scored is None else os.fspath(scored),
+        listener=progress,
     )
 
 

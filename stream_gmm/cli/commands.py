@@ -219,7 +219,8 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     from stream_gmm.pipeline.job.stages import score_stage
 
     settings = load_settings(given, arguments)
-    check_output_folder(settings)
+    if not (settings.is_remote and model):
+        check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
     # Before a cluster starts.
     check_scoring(settings, settings.open(fitted), fitted.n_components, fitted.density.noisy)

@@ -67,15 +67,16 @@ def rollback(run_folder: str) -> None:
 
 
 def _report_champion(folder: Path, name: str, before: str) -> None:
-    from stream_gmm.io.sink.publish import read_manifest
+    from stream_gmm.io.sink.targets import open_target
     from stream_gmm.io.store.generations import current_state
     from stream_gmm.io.store.models import load_model
-    from stream_gmm.pipeline.job.run_folder import MODEL, SCORED
+    from stream_gmm.pipeline.job.run_folder import MODEL, locate_scores
 
     click.echo(f"champion: {name} (was {before})")
-    manifest = read_manifest(folder / SCORED)
+    target = open_target(locate_scores(folder))
+    manifest = target.read_manifest()
     if manifest and manifest.get("model_digest") != load_model(current_state(folder) / MODEL).digest:
-        click.echo(f"{folder / SCORED} holds the scores of another version: 'stream-gmm score' replaces them.")
+        click.echo(f"{target.shown} holds the scores of another version: 'stream-gmm score' replaces them.")
 
 
 @click.command(cls=GroupedCommand)

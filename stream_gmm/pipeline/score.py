@@ -27,6 +27,7 @@ from stream_gmm.io.sink.scores import (
 from stream_gmm.io.sink.targets import Target, open_target
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import redact
+from stream_gmm.io.store.models import to_bytes
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def score(
             )
             manifest = _make_manifest(model, dataset, layout, job_key, reports)
             _verify_parts(staging, dataset, reports)
-            target.publish(staging, manifest)
+            target.publish(staging, manifest, to_bytes(model))
         return ScoreResult(target.shown, manifest, already_published=False)
 
 

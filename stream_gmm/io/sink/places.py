@@ -34,16 +34,21 @@ SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
 """Schemes of object stores to which results can be written."""
 ATTEMPTS = 6
 FIRST_PAUSE_SECONDS = 0.2
+PATIENCE_SECONDS = 60.0
+"""After so long no further attempt is made; each of them is repeated by pyarrow, too."""
 _BLOCK_BYTES = 8 << 20
 # What no repetition helps against.
 _LASTING = re.compile(
-    r"ACCESS_DENIED|AccessDenied|NO_SUCH_BUCKET|NoSuchBucket|INVALID_ACCESS_KEY|SIGNATURE|HTTP status 40[0135]",
+    r"ACCESS_DENIED|AccessDenied|NO_SUCH_BUCKET|NoSuchBucket|INVALID_ACCESS_KEY|SIGNATURE|resolve host|HTTP status 40[0135]",
     re.IGNORECASE,
 )
 
 
 class Place(Protocol):
     """A folder or prefix; names are relative to it, with slashes."""
+
+    def locate(self, name: str) -> str:
+        """Return the path or URI of a file."""
 
     def read(self, name: str) -> bytes:
         """Return the content of a file; raises FileNotFoundError if there is none."""
@@ -102,6 +107,9 @@ class LocalPlace:
 
     folder: Path
 
+    def locate(self, name: str) -> str:
+        return str(self.folder / name)
+
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
@@ -148,10 +156,13 @@ class ObjectPlace:
 
     uri: str
 
+    def locate(self, name: str) -> str:
+        place = locate(self.uri)
+        return place.uri_of(f"{place.path.rstrip('/')}/{name}")
+
     def below(self, name: str) -> ObjectPlace:
         """Return the place of a folder below this one."""
-        place = locate(self.uri)
-        return ObjectPlace(place.uri_of(f"{place.path.rstrip('/')}/{name}"))
+        return ObjectPlace(self.locate(name))
 
     def _find(self, name: str) -> tuple[pafs.FileSystem, str]:
         place = locate(self.uri)
@@ -253,6 +264,7 @@ class ObjectPlace:
 
         ``is_done`` finds out whether an act was done that has failed: its answer may have been lost.
         """
+        started = time.monotonic()
         for attempt in range(ATTEMPTS):
             try:
                 return act()
@@ -263,7 +275,8 @@ class ObjectPlace:
                     with contextlib.suppress(OSError, pa.ArrowException):
                         if is_done():
                             return None  # type: ignore[return-value]
-                if attempt == ATTEMPTS - 1 or _LASTING.search(str(error)):
+                over = attempt == ATTEMPTS - 1 or time.monotonic() - started > PATIENCE_SECONDS
+                if over or _LASTING.search(str(error)):
                     where = f"{redact(self.uri).rstrip('/')}/{name}".rstrip("/")
                     raise StorageError(
                         explain(

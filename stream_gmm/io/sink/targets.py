@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,10 @@ from stream_gmm.io.source.files import is_uri, redact
 from stream_gmm.io.store.lease import hold_folder
 
 log = logging.getLogger(__name__)
+
+
+MODEL = "_model.gmm"
+"""The model beside the scores in an object store."""
 
 
 class Target(Protocol):
@@ -53,8 +58,8 @@ class Target(Protocol):
     def reuse(self, reports: Sequence[PartReport], staging: str) -> None:
         """Take intact files of the published table over into a staging folder."""
 
-    def publish(self, staging: str, manifest: Mapping[str, Any]) -> None:
-        """Make the staged files the published table."""
+    def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
+        """Make the staged files the published table; ``model`` is the file of the model that made it."""
 
     def tidy(self) -> None:
         """Remove what killed jobs have left."""
@@ -106,7 +111,8 @@ class FolderTarget:
         for report in reports:
             link_part(report, self.folder, Path(staging))
 
-    def publish(self, staging: str, manifest: Mapping[str, Any]) -> None:
+    def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
+        del model  # it lies beside the folder, or wherever it came from
         folders.publish(Path(staging), self.folder, manifest)
 
     def tidy(self) -> None:
@@ -137,6 +143,9 @@ class ObjectTarget:
                     remedy="write to a prefix of its own",
                 )
             )
+        probe = f"_lease/{uuid.uuid4().hex}.probe"  # so that missing rights are found before all the work
+        self.place.write(probe, b"")
+        self.place.remove(probe)
         found = [name for name in self.place.list() if not name.startswith("_lease/")]
         if found and not any(name.startswith((f"{COMMITS}/", "v-")) for name in found):
             raise StorageError(
@@ -162,7 +171,8 @@ class ObjectTarget:
     def reuse(self, reports: Sequence[PartReport], staging: str) -> None:
         del reports, staging  # the same job writes to the same version
 
-    def publish(self, staging: str, manifest: Mapping[str, Any]) -> None:
+    def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
+        ObjectPlace(staging).write(MODEL, model)
         folder = staging.partition("?")[0].rsplit("/", 1)[-1]
         commit_version(self.place, folder, folders.MANIFEST, manifest)
         self.tidy()

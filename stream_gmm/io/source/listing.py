@@ -22,7 +22,7 @@ ENDINGS = (".parquet", ".parq", ".pq")
 """Endings of the files that are read from a folder, in any case."""
 PUBLISHED = "_manifest.json"
 TRIPWIRE = "READ-_latest.json-INSTEAD.parquet"
-"""Lies in an object store beside the versions of an output, and is no Parquet: see :mod:`stream_gmm.io.sink.commits`."""
+"""Lies in an object store beside the versions of an output, and is no Parquet (:mod:`stream_gmm.io.sink.commits`)."""
 PEEKED_FILES = 200
 """How many files with other endings are looked into, for a warning."""
 NAMED_FILES = 3

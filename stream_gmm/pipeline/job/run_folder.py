@@ -23,12 +23,13 @@ from stream_gmm.io.store.folders import sync_folder
 from stream_gmm.io.store.generations import STATES, current_state, link_tree, make_state, publish_state
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.versions import CATALOG, Catalog, Version, list_states, load_catalog, write_catalog
+from stream_gmm.pipeline.job.config import SCORED
 
 log = logging.getLogger(__name__)
 
 MODEL, TABLE, SAMPLE, RECORD, TRUTH = "model.gmm", "sweep.parquet", "sample.parquet", "run.json", "truth.gmm"
 CANDIDATES, BOOTSTRAP = "candidates", "bootstrap.parquet"
-SCORED, REPORT, LEDGER = "scored", "report.html", "ledger"
+REPORT, LEDGER = "report.html", "ledger"
 PREVIOUS = "previous"
 """Instead of a model file: the model that is in the output folder before the run."""
 RESULTS = (MODEL, TABLE, SAMPLE, RECORD, TRUTH, CANDIDATES, BOOTSTRAP, REPORT)
@@ -214,6 +215,12 @@ def read_run(folder: Path) -> tuple[Path, dict[str, Any], FitResult]:
             )
         )
     return state, record, model
+
+
+def locate_scores(folder: Path, record: Mapping[str, Any] | None = None) -> str:
+    """Return the folder or URI of the scored table of a run."""
+    config = (record or read_record(folder))["config"]
+    return str(config.get("output", {}).get("scored") or folder / SCORED)
 
 
 def update_record(

@@ -324,6 +324,9 @@ class OutputConfig(Section):
     """Where results go."""
 
     folder: Text = Field("runs/latest", description="Gets scored/, model.gmm, sweep.parquet, report.html, run.json")
+    scored: Text | None = Field(
+        None, description="Folder or s3://, gs://, abfs:// URI of the scored table; none: scored/ in the folder"
+    )
     wait: Number = Field(
         0.0, ge=0.0,
         description="Seconds to wait while another run uses the folder; then exit code 5. --wait alone: a day",

@@ -31,7 +31,6 @@ from stream_gmm.pipeline.job.run_folder import (
     PREVIOUS,
     RECORD,
     SAMPLE,
-    SCORED,
     TABLE,
     TRUTH,
     publish_results,
@@ -167,21 +166,21 @@ def score_stage(
         As :func:`stream_gmm.pipeline.score.score`.
     """
     started = time.perf_counter()
-    check_output_folder(config)
-    folder = config.folder
-    fitted = model or load_model(current_state(folder) / MODEL)
+    if not (config.is_remote and model):
+        check_output_folder(config)
+    fitted = model or load_model(current_state(config.folder) / MODEL)
     dataset = config.open(fitted)
     check_scoring(config, dataset, fitted.n_components, fitted.density.noisy)
     refuse_drifted_rows(config, fitted, dataset, executor)
     result = score(
-        fitted, dataset, folder / SCORED, executor,
+        fitted, dataset, config.scored, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
         wait=config.output.wait, listener=listener,
     )  # fmt: skip
     seconds = time.perf_counter() - started
 
-    if (current_state(folder) / RECORD).exists():
-        _, _, chosen = read_run(folder)
+    if not config.is_remote and (current_state(config.folder) / RECORD).exists():
+        _, _, chosen = read_run(config.folder)
 
         def change(record: dict[str, Any]) -> None:
             record.pop("scored", None)
@@ -189,5 +188,5 @@ def score_stage(
                 record["seconds"]["score"] = seconds
                 record["scored"] = {k: v for k, v in result.manifest.items() if k != "parts"}
 
-        update_record(folder, chosen.digest, change)
+        update_record(config.folder, chosen.digest, change)
     return result

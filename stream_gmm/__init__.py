@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stream_gmm.estimator_bayesian import BayesianGaussianMixture
     from stream_gmm.estimator_selector import GaussianMixtureSelector
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
+    from stream_gmm.io.sink.scored import ScoredTable, open_scored
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
     from stream_gmm.online import OnlineGaussianMixture
@@ -48,6 +49,8 @@ _WHERE = {
     "GaussianMixtureSelector": "stream_gmm.estimator_selector",
     "Dataset": "stream_gmm.io.source.dataset",
     "open_dataset": "stream_gmm.io.source.dataset",
+    "open_scored": "stream_gmm.io.sink.scored",
+    "ScoredTable": "stream_gmm.io.sink.scored",
     "open_registry": "stream_gmm.pipeline.job.registry",
     "Registry": "stream_gmm.pipeline.job.registry",
     "load_model": "stream_gmm.io.store.models",
@@ -77,6 +80,7 @@ __all__ = [
     "RatioTest",
     "Registry",
     "ScoreResult",
+    "ScoredTable",
     "SweepResult",
     "bootstrap",
     "fit",
@@ -85,6 +89,7 @@ __all__ = [
     "monitor",
     "open_dataset",
     "open_registry",
+    "open_scored",
     "plot",
     "save_model",
     "score",

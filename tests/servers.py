@@ -93,8 +93,9 @@ class FaultyS3:
         Its address.
     faults
         What becomes of the next requests: ``(number, method, path) -> fault``, with the fault ``""`` (none), a status
-        such as ``"503"`` (not done), ``"lost"`` (done, and the answer is 500), ``"reset"`` (not done, connection
-        closed), ``"stall"`` (done, and the answer comes late), ``"dead"`` (not done, 403).
+        such as ``"503"`` (not done), ``"lost"`` (done, and the answer is 500), ``"last"`` (done, and the answer is
+        403), ``"reset"`` (not done, connection closed), ``"stall"`` (done, and the answer comes late), ``"dead"``
+        (not done, 403).
     requests
         Method and path of all requests so far.
     """
@@ -113,9 +114,11 @@ class FaultyS3:
                 number = len(self.requests)
                 self.requests.append(f"{method} {path}")
                 fault = self.faults(number, method, path)
-            if fault in ("lost", "stall"):
+            if fault in ("last", "lost", "stall"):
                 done = []
                 body = b"".join(app(environ, lambda *given: done.append(given)))
+                if fault == "last":
+                    return self._refuse(start_response, "403 Forbidden", "AccessDenied")
                 if fault == "lost":
                     return self._refuse(start_response, "500 Internal Server Error", "InternalError")
                 time.sleep(self.stall_seconds)

@@ -69,8 +69,8 @@ def monitor(
     Parameters
     ----------
     scored
-        Folder or URI of a scored table. It is read instead of the data if it was written by this model from this data,
-        and holds the model's columns and the responsibilities.
+        Folder or URI of a scored table. It is read instead of the data if it was written by this model from these
+        data, and holds the model's columns and the responsibilities.
 
     Raises
     ------

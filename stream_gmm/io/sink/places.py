@@ -39,8 +39,7 @@ PATIENCE_SECONDS = 60.0
 _BLOCK_BYTES = 8 << 20
 # What no repetition helps against.
 _LASTING = re.compile(
-    r"ACCESS_DENIED|AccessDenied|NO_SUCH_BUCKET|NoSuchBucket|INVALID_ACCESS_KEY|SIGNATURE|resolve host|HTTP status 40[0135]",
-    re.IGNORECASE,
+    r"ACCESS_?DENIED|NO_?SUCH_?BUCKET|INVALID_?ACCESS_?KEY|SIGNATURE|resolve host|HTTP status 40[0135]", re.IGNORECASE
 )
 
 

@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo quick test lint types imports pytest pytest-quick bench clean
+.PHONY: demo quick test lint types imports pytest pytest-quick test-lowest docs bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -43,10 +43,18 @@ pytest: .venv/dev
 pytest-quick: .venv/dev
 	$(PYTEST) -m "not slow and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
 
+# The lowest version of every dependency, in an environment of its own; numba compiles everything once more.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) .ci/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt -e . --group dev
+	.venv-lowest/bin/python -m pytest -q -m "not slow and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
+
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.pass_speed
 	$(BIN)/python -m benchmarks.pass_parquet
 	$(BIN)/python -m benchmarks.sweep_shared
 
 clean:
-	rm -rf .venv demo runs
+	rm -rf .venv .venv-lowest .site demo runs

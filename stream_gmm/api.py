@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConvergenceWarning, InputDataError, explain
+from stream_gmm.core.rows.transform_requests import describe_transforms
+from stream_gmm.errors import ConfigError, ConvergenceWarning, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.source.dataset import Dataset
@@ -77,7 +79,8 @@ def fit(
         weight 2 counts as two rows, one of weight 0 as none; BIC and the other criteria take the sum of the
         weights for the number of rows.
     init
-        Parameters to start from; None: the best of ``n_init`` starts on a uniform sample.
+        Parameters to start from, or a model, whose transforms are then taken over; None: the best of ``n_init``
+        starts on a uniform sample.
     client
         A ``distributed.Client``; None: the threads of this process.
     progress
@@ -105,7 +108,9 @@ def fit(
     settings, source = Settings.from_options(options), as_source(data, weight=weight)
     if isinstance(init, FitResult):
         source = as_source(source, init.input_columns)
-        init = init.params
+        if settings.transforms:
+            raise ConfigError("init brings its own transforms: give either a model to start from, or transforms.")
+        settings, init = replace(settings, transforms=describe_transforms(init.transforms)), init.params
     result = _fit.fit(
         source, n_components, covariance_type, settings, executor_for(client), init=init, listener=progress
     )

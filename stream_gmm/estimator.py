@@ -14,7 +14,8 @@ from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ConfigError, check_number, check_whole_number, one_of
+from stream_gmm.core.rows.transform_requests import describe_transforms, parse_transforms
+from stream_gmm.errors import ConfigError, check_number, check_whole_number, explain, one_of
 from stream_gmm.estimator_base import (
     CriteriaMixin,
     MixtureEstimator,
@@ -71,6 +72,10 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         Start ``fit`` from the previous solution.
     verbose, verbose_interval
         Print every ``verbose_interval``-th step if ``verbose`` is positive, from 2 on with the log-likelihood.
+    transforms
+        As in :func:`stream_gmm.fit`: ``"log1p"``, ``{"x*": "log1p"}``, ``"auto"`` and so on. Rows are given as they
+        are, and densities are theirs; means and covariances are those of the transformed columns. Only with
+        ``init_params="auto"``.
     algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, cache, prior, noise, client
         As in :func:`stream_gmm.fit`. ``algorithm="em"`` makes the steps of scikit-learn, one pass each.
 
@@ -133,6 +138,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         cache: str = "auto",
         prior: str | None = None,
         noise: bool = False,
+        transforms: Any = None,
         client: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -158,6 +164,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         self.cache = cache
         self.prior = prior
         self.noise = noise
+        self.transforms = transforms
         self.client = client
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -198,6 +205,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
             source = as_source(source, columns_of(self.result_))
             starts: Sequence[MixtureParams] = [self.result_.params]
             settings = self._make_settings(draw_seed(self.random_state))
+            settings = replace(settings, transforms=describe_transforms(self.result_.transforms))
         else:
             starts, settings = self._make_starts(source)
         result = _fit.fit(
@@ -223,6 +231,15 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         if not isinstance(self.covariance_type, str):
             raise ConfigError(f"covariance_type must be the name of a structure, not {self.covariance_type!r}.")
         family_named(self.covariance_type)
+        given = (self.weights_init, self.means_init, self.precisions_init)
+        if parse_transforms(self.transforms) and (self.init_params != AUTO or any(v is not None for v in given)):
+            raise ConfigError(
+                explain(
+                    "transforms need init_params='auto', without weights_init, means_init and precisions_init",
+                    why="a start is one of the transformed columns, whose transforms are found by the fit",
+                    remedy="leave the start to the fit",
+                )
+            )
 
     def _make_settings(self, seed: int) -> Settings:
         return Settings(
@@ -240,6 +257,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
             cache=self.cache,
             prior=self.prior,
             noise=self.noise,
+            transforms=self.transforms,
             constants=FIT,  # attributes have the shapes of scikit-learn, with a mean for every column
         )
 

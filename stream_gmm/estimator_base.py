@@ -23,6 +23,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.frames import as_rows, column_names
+from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.errors import (
     ConfigError,
     ConvergenceWarning,
@@ -259,7 +260,8 @@ class MixtureEstimator(DensityMixin, BaseEstimator, metaclass=ABCMeta):
 
         The same rows at every call if ``random_state`` is a number, as in scikit-learn; others if it is None.
         """
-        return self._draw(self._model.params, n_samples)
+        rows, components = self._draw(self._model.params, n_samples)
+        return restore_rows(rows, self._model.columns, self._model.transforms), components
 
     def _draw(self, params: MixtureParams, n_samples: int) -> tuple[Array, np.ndarray[Any, Any]]:
         seed = None if self.random_state is None else draw_seed(self.random_state)

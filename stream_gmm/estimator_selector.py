@@ -24,7 +24,7 @@ from stream_gmm.pipeline.sweep.result import SweepResult
 
 _SHARED = (
     "tol", "reg_covar", "max_iter", "n_init", "random_state", "algorithm", "accel", "sample_rows", "outlier_quantile",
-    "kernel", "dtype", "cache", "prior", "noise", "client",
+    "kernel", "dtype", "cache", "prior", "noise", "transforms", "client",
 )  # fmt: skip
 """Parameters that a single mixture has, too."""
 
@@ -44,7 +44,7 @@ class GaussianMixtureSelector(CriteriaMixin, MixtureEstimator):
     criterion, elbow, prune, holdout
         As in :func:`stream_gmm.sweep`.
     tol, reg_covar, max_iter, n_init, random_state, algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, \
-cache, prior, noise, client
+cache, prior, noise, transforms, client
         As in :class:`stream_gmm.GaussianMixture`.
 
     Attributes
@@ -99,6 +99,7 @@ cache, prior, noise, client
         cache: str = "auto",
         prior: str | None = None,
         noise: bool = False,
+        transforms: Any = None,
         client: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -121,6 +122,7 @@ cache, prior, noise, client
         self.cache = cache
         self.prior = prior
         self.noise = noise
+        self.transforms = transforms
         self.client = client
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:

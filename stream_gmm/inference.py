@@ -14,7 +14,8 @@ from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline.fit.results import recover_settings
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.fit.steps import make_profile, open_tasks, profile_source
+from stream_gmm.pipeline.fit.steps import profile_source
+from stream_gmm.pipeline.fit.transforms import open_and_profile
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.uncertainty import bootstrap as _bootstrap
 from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
@@ -71,6 +72,14 @@ def bootstrap(
     """
     result = model if isinstance(model, FitResult) else model.result_
     for rival in rivals:
+        if rival.transforms != result.transforms:
+            raise ConfigError(
+                explain(
+                    f"a rival was fitted to {list(rival.labels)}, the model to {list(result.labels)}",
+                    why="both are refitted to the same transformed columns",
+                    remedy="fit both with the same transforms",
+                )
+            )
         if rival.columns != result.columns:
             raise ConfigError(
                 explain(
@@ -81,8 +90,7 @@ def bootstrap(
             )
     source = as_source(data, result.input_columns, weight=weight)
     settings, executor = recover_settings(result), executor_for(client)
-    tasks = open_tasks(source, settings, executor)
-    profile = make_profile(source, tasks, settings, executor, progress)
+    tasks, profile, _ = open_and_profile(source, settings, executor, progress)
     if profile.columns != result.columns:
         raise InputDataError(
             explain(

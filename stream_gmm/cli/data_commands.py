@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import yaml
 
 from stream_gmm.cli.help import GroupedCommand
 from stream_gmm.cli.output import Output, describe_profile, output_options
@@ -21,6 +22,7 @@ NOT_NEGATIVE = click.IntRange(min=0)
 @click.option("--filter", help="Only rows for which this is true")
 @click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
 @click.option("--sample-rows", default=50_000, type=POSITIVE, show_default=True, help="Rows of the uniform sample")
+@click.option("--transforms", help="What to look at instead of columns, such as auto, log1p or '{x*: log1p}'")
 @click.option("--sample", is_flag=True, help="Read leaves drawn at random only, not everything")
 @output_options
 def profile(data: tuple[str, ...], output: Output, **given: Any) -> None:
@@ -29,15 +31,20 @@ def profile(data: tuple[str, ...], output: Output, **given: Any) -> None:
     from stream_gmm.execute.threads import ThreadsExecutor
     from stream_gmm.io.source.dataset import open_dataset
     from stream_gmm.pipeline.fit.settings import Settings
-    from stream_gmm.pipeline.fit.steps import profile_source
+    from stream_gmm.pipeline.fit.transforms import open_and_profile
 
     chosen: dict[str, Any] = {n: given[n].split(",") for n in ("columns", "exclude_columns") if given[n]}
     dataset = open_dataset(list(data), missing=given["missing"], filter=given["filter"], **chosen)
+    transforms = given["transforms"]
+    if transforms and transforms.lstrip().startswith("{"):
+        transforms = yaml.safe_load(transforms)
     read = "sample" if given["sample"] else "full"
-    settings = Settings(sample_rows=given["sample_rows"], profile=read, cache="none", constants="fit")
+    settings = Settings(
+        sample_rows=given["sample_rows"], profile=read, cache="none", constants="fit", transforms=transforms
+    )
     executor = ThreadsExecutor()
     with output.progress() as listener:
-        found = profile_source(dataset, settings, executor, listener)
+        _, found, _ = open_and_profile(dataset, settings, executor, listener)
     output.result(lambda: describe_profile(found), lambda: show_profile(found, make_console()))
 
 

@@ -224,7 +224,7 @@ def show_model(
         soft_wrap=True,
     )
     table = Table()
-    for head in ("component", "weight", *(["rows"] if scored else []), *(f"mean {c}" for c in model.columns)):
+    for head in ("component", "weight", *(["rows"] if scored else []), *(f"mean {c}" for c in model.labels)):
         table.add_column(head, justify="right")
     for k in range(model.n_components):
         size = [f"{scored['component_rows'][k]:,}"] if scored else []
@@ -234,6 +234,10 @@ def show_model(
         size = [f"{scored['noise_rows']:,}"] if scored else []
         table.add_row("noise", f"{model.noise_weight_:.4f}", *size, *("" for _ in model.columns))
     console.print(table)
+    if model.transforms:
+        for k, medians in enumerate(model.medians_):
+            named = ", ".join(f"{c} = {m:.6g}" for c, m in zip(model.columns, medians, strict=True))
+            console.print(f"medians of component {k}: {named}", soft_wrap=True)
     if model.constants:
         values = ", ".join(f"{c.name} = {c.value:.6g}" for c in model.constants)
         console.print(f"constant in the fit, and not among its columns: {values}", soft_wrap=True)
@@ -304,7 +308,7 @@ def show_profile(profile: Profile, console: Console) -> None:
     for head in heads:
         table.add_column(head, justify="right")
     alike = profile.row_order.correlations(profile.moments)
-    for j, (name, atom) in enumerate(zip(profile.columns, find_atoms(profile.sample.rows), strict=True)):
+    for j, (name, atom) in enumerate(zip(profile.labels, find_atoms(profile.sample.rows), strict=True)):
         values = (profile.low[j], profile.mean[j], profile.variances[j] ** 0.5, profile.high[j])
         table.add_row(
             name, *(f"{c:,}" for c in profile.bad[j]), *(f"{v:.5g}" for v in values),

@@ -130,11 +130,20 @@ def describe_model(model: FitResult) -> dict[str, Any]:
             "bic": c.bic, "aic": c.aic, "icl": c.icl, "parameters": c.n_parameters, "rows": c.n_rows,
             "heldout": c.heldout,
         },
+        **_describe_transforms(model),
         "provenance": model.provenance,
         "warnings": model.warnings,
         "events": model.events,
         "digest": model.digest,
     }  # fmt: skip
+
+
+def _describe_transforms(model: FitResult) -> dict[str, Any]:
+    from stream_gmm.core.rows.transform_requests import describe_transforms
+
+    if not model.transforms:
+        return {}
+    return {"transforms": describe_transforms(model.transforms), "medians": model.medians_}
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def describe_profile(profile: Profile) -> dict[str, Any]:
             **dict(zip(("null", "nan", "infinite", "too_large"), profile.bad[j].tolist(), strict=True)),
             "most_frequent": atoms[j].value, "most_frequent_share": atoms[j].share,
         }
-        for j, name in enumerate(profile.columns)
+        for j, name in enumerate(profile.labels)
     }  # fmt: skip
     return {
         "rows_read": profile.rows,

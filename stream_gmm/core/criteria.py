@@ -7,7 +7,7 @@ of their weights), ``r_nk`` the responsibility of component k for row n. A new c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,10 @@ class Criteria:
             stats.loglik, n_parameters, stats.rows, stats.entropy, stats.log_max,
             stats.heldout_loglik, stats.heldout_rows,
         )  # fmt: skip
+
+    def shift(self, loglik: float, heldout_loglik: float = 0.0) -> Criteria:
+        """Return the criteria with so many nats more: those of all log-Jacobians, where columns are transformed."""
+        return replace(self, loglik=self.loglik + loglik, heldout_loglik=self.heldout_loglik + heldout_loglik)
 
     @property
     def bic(self) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.display import count_noun, make_html_table, shorten_list
-from stream_gmm.core.estep.scores import Scores, score_rows
+from stream_gmm.core.estep.scores import Scores, score_transformed
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.density import Density, compile_density
 from stream_gmm.core.model.draw import draw_rows
@@ -22,6 +22,13 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.constants import Constant, insert_constants, split_columns
 from stream_gmm.core.rows.frames import as_rows, column_names
 from stream_gmm.core.rows.histogram import LogDensityHistogram
+from stream_gmm.core.rows.transforms import (
+    Transforms,
+    label_columns,
+    refuse_untransformed,
+    restore_rows,
+    transform_rows,
+)
 from stream_gmm.errors import ConfigError
 
 
@@ -50,6 +57,9 @@ class FitResult:
     constants
         Columns that had a single value in all rows of the fit and are no features. A row with another value has the
         log-density ``-inf`` and is an outlier.
+    transforms
+        Transforms of columns. ``params``, and so means, covariances and distances, are those of the transformed
+        columns; rows are given as they are, and log-densities, criteria and the threshold are those of the columns.
     threshold, outlier_quantile
         Rows with a log-density below ``threshold`` (nats) are outliers; it is the ``outlier_quantile`` of the
         log-density of the uniform sample.
@@ -81,6 +91,12 @@ class FitResult:
     events: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     constants: tuple[Constant, ...] = ()
+    transforms: Transforms = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the features as they were fitted: those of the columns, or of their transforms (``log1p(x)``)."""
+        return label_columns(self.columns, self.transforms)
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -97,7 +113,7 @@ class FitResult:
 
     def _repr_html_(self) -> str:
         rows = [(k, self.weights_[k], *mean) for k, mean in enumerate(self.means_)]
-        names = self.columns or [f"x{j}" for j in range(self.n_features_in_)]
+        names = self.labels or [f"x{j}" for j in range(self.n_features_in_)]
         return make_html_table(repr(self), ["component", "weight", *(f"mean {n}" for n in names)], rows)
 
     def match_to(self, reference: FitResult) -> FitResult:
@@ -108,11 +124,16 @@ class FitResult:
         Raises
         ------
         ConfigError
-            If the models have different columns.
+            If the models have different columns or transforms.
         """
         if self.columns != reference.columns or self.n_features_in_ != reference.n_features_in_:
             raise ConfigError(
                 f"cannot match a model of columns {list(self.columns)} to one of {list(reference.columns)}."
+            )
+        if self.transforms != reference.transforms:
+            raise ConfigError(
+                f"cannot match a model of {list(self.labels)} to one of {list(reference.labels)}: their transforms "
+                "differ."
             )
         components = trace_components(self.params, reference.params)
         identity = {"model": reference.digest, **{k: v for k, v in asdict(components).items() if k != "order"}}
@@ -147,6 +168,11 @@ class FitResult:
     def means_(self) -> Array:
         """Means ``(K, D)``."""
         return self.params.means
+
+    @property
+    def medians_(self) -> Array:
+        """Medians ``(K, D)`` of the components in the units of the columns: the means, with transforms undone."""
+        return restore_rows(self.means_, self.columns, self.transforms)
 
     @property
     def covariances_(self) -> Array:
@@ -205,6 +231,8 @@ class FitResult:
         sha.update(repr((self.covariance_type, self.columns, self.params.means.shape)).encode())
         if self.constants:
             sha.update(repr(self.constants).encode())
+        if self.transforms:
+            sha.update(repr(self.transforms).encode())
         noise = () if self.params.noise is None else (self.params.noise,)
         for values in (self.weights_, self.means_, self.covariances_, np.array(self.threshold), *noise):
             sha.update(np.ascontiguousarray(values, dtype="<f8").tobytes())
@@ -218,16 +246,23 @@ class FitResult:
         Raises
         ------
         InputDataError
-            If the rows have other columns than the model, or a value is NaN or infinite.
+            If the rows have other columns than the model, or a value is NaN or infinite, or has no transform.
         """
-        features, unlike = self._split_columns(rows)
-        scores = score_rows(self.density, features)
+        scores, unlike = self._score(rows)
         return replace(scores, log_density=np.where(unlike, -np.inf, scores.log_density)) if unlike.any() else scores
 
     def _split_columns(self, rows: Any) -> tuple[Array, np.ndarray[Any, Any]]:
         """Return the features ``(N, D)``, and which rows differ from a constant ``(N,)``."""
         wanted = self.input_columns if set(self.input_columns) <= set(column_names(rows)) else self.columns
         return split_columns(as_rows(rows, wanted), self.n_features_in_, self.constants)
+
+    def _score(self, rows: Any) -> tuple[Scores, np.ndarray[Any, Any]]:
+        """Return the scores of rows, and which of them differ from a constant ``(N,)``."""
+        features, unlike = self._split_columns(rows)
+        if self.transforms:
+            features = transform_rows(features, self.columns, self.transforms)
+            refuse_untransformed(features, self.labels)
+        return score_transformed(self.density, features, self.columns, self.transforms), unlike
 
     def predict(self, rows: Any) -> np.ndarray[Any, Any]:
         """Return the component of highest responsibility ``(N,)``; -1 for noise."""
@@ -247,8 +282,8 @@ class FitResult:
 
     def is_outlier(self, rows: Any) -> np.ndarray[Any, Any]:
         """Return which rows have a log-density below the threshold, or differ from a constant: ``(N,)`` booleans."""
-        features, unlike = self._split_columns(rows)
-        return np.asarray((score_rows(self.density, features).log_density < self.threshold) | unlike)
+        scores, unlike = self._score(rows)
+        return np.asarray((scores.log_density < self.threshold) | unlike)
 
     def evaluate_criteria(self, rows: Any, weights: Array | None = None) -> Criteria:
         """Return the criteria of this model on other rows; ``weights (N,)``: how often each row counts."""
@@ -285,4 +320,5 @@ class FitResult:
         InputDataError
             If ``n_samples`` is less than 1.
         """
-        return draw_rows(self.params, n_samples, np.random.default_rng(random_state))
+        rows, components = draw_rows(self.params, n_samples, np.random.default_rng(random_state))
+        return restore_rows(rows, self.columns, self.transforms), components

@@ -101,7 +101,7 @@ def monitor(
     job = SummaryJob(
         model.density, model.threshold, edges, model.criteria.loglik / model.criteria.n_rows, model.columns,
         dataset.weight, dataset.missing,
-        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter, **layout,
+        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter, model.transforms, **layout,
     )  # fmt: skip
     meter = Meter(listener, "monitor", [p.rows for p, _ in items])
     summaries = executor.map(summarise_part, items, shared=job, label="monitor", on_done=meter)

@@ -111,7 +111,7 @@ def score(
             job = ScoreJob(
                 model.density, model.threshold, dataset.columns, dataset.missing, layout, staging,
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
-                tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter,
+                tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, model.transforms,
             )  # fmt: skip
             meter = Meter(listener, "score", [p.rows for p in dataset.parts])
             reports = executor.map(
@@ -167,7 +167,8 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
     unread = [name for name in constant if name not in dataset.columns]
     if unread:
         log.warning("the data set was opened without %s, which the model knows as constant: not compared", unread)
-    return replace(dataset, columns=(*model.columns, *(name for name in constant if name not in unread)))
+    columns = (*model.columns, *(name for name in constant if name not in unread))
+    return replace(dataset, columns=columns, transforms=model.transforms)
 
 
 def make_layout(

@@ -14,6 +14,7 @@ from matplotlib.patches import Ellipse
 from stream_gmm.core.model.matching import bhattacharyya_distances
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transforms import transform_rows
 from stream_gmm.errors import ConfigError
 from stream_gmm.pipeline.sweep.result import Candidate
 from stream_gmm.plot.inputs import column_name, column_number, take_model, take_rows, take_sweep
@@ -56,7 +57,8 @@ def ellipses(
     --------
     >>> ax = sg.plot.ellipses(sweep.best, frame, columns=["x0", "x2"])  # doctest: +SKIP
     """
-    model, values = take_model(result), take_rows(result, rows)
+    model = take_model(result)
+    values = transform_rows(take_rows(result, rows), model.columns, model.transforms)
     if model.n_features_in_ == 1:
         return _draw_one_column(take_axes(ax), model, values[:, 0])
     if columns is None:

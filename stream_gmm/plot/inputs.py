@@ -8,6 +8,7 @@ from typing import Any
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.frames import as_rows
+from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.pipeline.sweep.result import SweepResult
 
@@ -66,7 +67,10 @@ def take_rows(result: Any, rows: Any) -> Array:
                 remedy="pass rows=, an array or a data frame; a SweepResult keeps its sample",
             )
         )
-    values = sweep.profile.sample.rows if rows is None and sweep is not None else as_rows(rows, model.columns)
+    if rows is None and sweep is not None:
+        values = restore_rows(sweep.profile.sample.rows, model.columns, model.transforms)
+    else:
+        values = as_rows(rows, model.columns)
     if values.shape[1] != model.n_features_in_:
         raise InputDataError(f"the rows have {values.shape[1]} columns, the model {model.n_features_in_}.")
     if not len(values):
@@ -91,8 +95,8 @@ def take_table(sweep: Any) -> TableRows:
 
 
 def column_name(model: FitResult, j: int) -> str:
-    """Return the name of a column; ``x0``, ``x1`` ... if the model has none."""
-    return model.columns[j] if model.columns else f"x{j}"
+    """Return the name of a column as it was fitted (``log1p(x)``); ``x0``, ``x1`` ... if the model has none."""
+    return model.labels[j] if model.columns else f"x{j}"
 
 
 def column_number(model: FitResult, column: int | str) -> int:
@@ -103,7 +107,7 @@ def column_number(model: FitResult, column: int | str) -> int:
     ConfigError
         If there is no such column.
     """
-    names = [column_name(model, j) for j in range(model.n_features_in_)]
+    names = list(model.columns) or [column_name(model, j) for j in range(model.n_features_in_)]
     if column in names:
         return names.index(str(column))
     if isinstance(column, int) and 0 <= column < len(names):

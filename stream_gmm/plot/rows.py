@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgb
 from stream_gmm.core.estep.scores import Scores
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transforms import transform_rows
 from stream_gmm.plot.components import find_best_pairs
 from stream_gmm.plot.inputs import column_name, take_model, take_rows
 from stream_gmm.plot.style import (
@@ -92,6 +93,7 @@ def assignments(result: Any, rows: Any = None, *, axes: Any = None) -> AxesArray
 
 def _place_rows(ax: Axes, model: FitResult, values: Array) -> Array:
     """Label the axes, and return the positions ``(N, 2)`` of the rows; those of one column are spread out."""
+    values = transform_rows(values, model.columns, model.transforms)
     if model.n_features_in_ == 1:
         at = np.column_stack([values[:, 0], np.linspace(0.0, 1.0, len(values))])
         ax.set(xlabel=column_name(model, 0), ylabel="row (spread out)")

@@ -97,7 +97,8 @@ def render(
         components=_format_components(model, scored, record.get("bootstrap")),
         sizes=bool(scored),
         truth=_compare_with_truth(model, truth),
-        data_rows=_format_data(record["data"]),
+        data_rows=_format_data(record["data"], model.labels),
+        labels=model.labels,
         config=yaml.safe_dump(record["config"], sort_keys=False),
         digest=model.digest[:16],
         version=version("stream-gmm"),
@@ -173,9 +174,9 @@ def _compare_with_truth(model: FitResult, truth: FitResult | None) -> list[list[
     ]
 
 
-def _format_data(data: Mapping[str, Any]) -> list[list[str]]:
+def _format_data(data: Mapping[str, Any], labels: Sequence[str]) -> list[list[str]]:
     return [
         [name, *(f"{data[key][j]:.6g}" for key in ("mean", "sd", "low", "high")),
          *(f"{count:,}" for count in data["bad"][j])]
-        for j, name in enumerate(data["columns"])
+        for j, name in enumerate(labels)
     ]  # fmt: skip

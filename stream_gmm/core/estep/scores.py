@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from stream_gmm.core.estep import whitening
 from stream_gmm.core.estep.kernels import complete_scores
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import Array
+from stream_gmm.core.rows.transforms import Transforms, log_jacobians
 
 _BLOCK_ROWS = 8192
 """Rows whose log-densities are in the cache together."""
@@ -82,6 +84,14 @@ def score_rows(density: Density, rows: Array) -> Scores:
         component[remote] = _nearest_components(density, rows[remote])
         proba[remote, component[remote]] = 1.0
     return Scores(component, proba, log_density, distance, noise)
+
+
+def score_transformed(density: Density, rows: Array, columns: Sequence[str], transforms: Transforms) -> Scores:
+    """Return the scores of transformed ``rows (N, D)``; log-densities are those of the values themselves."""
+    scores = score_rows(density, rows)
+    if not transforms:
+        return scores
+    return replace(scores, log_density=scores.log_density + log_jacobians(rows, columns, transforms))
 
 
 def _nearest_components(density: Density, rows: Array) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

@@ -131,7 +131,7 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
             before, transform, after = tail
             warnings.append(
                 f"column {name!r} has a long tail (skewness {before:.1f}), which takes several components to cover: "
-                f"fit its {transform} instead (skewness {after:.1f})."
+                f"fit its {transform} instead (skewness {after:.1f}), or let transforms: auto choose a function."
             )
     dependent = find_collinear(columns, spread)
     if dependent:

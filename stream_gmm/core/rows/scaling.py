@@ -47,7 +47,7 @@ class Scaling:
     @classmethod
     def of_rows(cls, rows: Array) -> Scaling:
         """Return the map that spheres ``rows (N, D)``."""
-        return cls.from_moments(rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False, bias=True)))
+        return cls.from_moments(rows.mean(axis=0), np.atleast_2d(np.cov(rows.T, bias=True)))
 
     @property
     def scaled(self) -> Scaling:

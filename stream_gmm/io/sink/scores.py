@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.scores import Scores, score_rows
+from stream_gmm.core.estep.scores import Scores, score_transformed
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
+from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.io.sink.parts import PartReport, find_finished_part, write_note
 from stream_gmm.io.sink.places import compute_sha256, open_place
@@ -56,6 +57,7 @@ class ScoreJob:
     """Those of the model, in the order of the last columns."""
     row_filter: str | None = None
     """Rows that do not match are not written; None: all are."""
+    transforms: Transforms = ()
 
 
 Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
@@ -70,7 +72,7 @@ def _proba_columns(k: int) -> Columns:
 
 _PROBA: dict[str, Callable[[int], Columns]] = {
     "columns": _proba_columns,
-    "list": lambda k: [("proba", pa.list_(pa.float64(), k), lambda s, _: s.proba)],
+    "list": lambda k: [("proba", pa.list_(pa.float64()), lambda s, _: s.proba)],
     "none": lambda _: [],
 }
 PROBA_STYLES = tuple(_PROBA)
@@ -178,9 +180,9 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
-        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter):
+        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter, job.transforms):
             chunk, unlike = set_unlike_aside(chunk, job.constants)
-            scores = score_rows(job.density, chunk.rows)
+            scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms)
             table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)
             if writer is None:
                 writer = _open_writer(path, table.schema)
@@ -250,14 +252,17 @@ def make_scored_table(
 def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
     """Put the values of the usable rows in their places; the others are null."""
     values = np.asarray(values)
-    mask = None
-    if chunk.keep is not None:
-        full = np.zeros((chunk.size, *values.shape[1:]), values.dtype)
-        full[chunk.keep] = values
-        values, mask = full, ~chunk.keep
-    if pa.types.is_fixed_size_list(kind):
+    mask = None if chunk.keep is None else ~chunk.keep
+    if pa.types.is_list(kind):
+        # Not lists of a fixed size: of those, pyarrow before 26 cannot read nulls.
+        lengths = np.full(chunk.size, values.shape[1]) if chunk.keep is None else chunk.keep * values.shape[1]
+        starts = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
         flat = pa.array(np.ascontiguousarray(values).ravel())
-        return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=None if mask is None else pa.array(mask))
+        return pa.ListArray.from_arrays(starts, flat, type=kind, mask=None if mask is None else pa.array(mask))
+    if chunk.keep is not None:
+        full = np.zeros(chunk.size, values.dtype)
+        full[chunk.keep] = values
+        values = full
     return pa.array(np.ascontiguousarray(values), kind, mask=mask)
 
 

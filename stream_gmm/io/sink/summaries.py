@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from stream_gmm.core.drift import RowSummary, merge_summaries, summarise_rows
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS
-from stream_gmm.core.estep.scores import NO_NOISE, Scores, score_rows
+from stream_gmm.core.estep.scores import NO_NOISE, Scores, score_rows, score_transformed
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.frames import LARGEST
 from stream_gmm.core.rows.sampling import hash_rows
+from stream_gmm.core.rows.transforms import Transforms, transform_rows
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.sink.parts import PartReport
 from stream_gmm.io.sink.places import open_place
@@ -43,6 +44,7 @@ class SummaryJob:
     missing: str
     capacity: int
     row_filter: str | None = None
+    transforms: Transforms = ()
     scored: str = ""
     proba: str = "columns"
     prefix: str = ""
@@ -94,11 +96,11 @@ def _summarise_nothing(job: SummaryJob) -> RowSummary:
 def _score_chunks(part: Part, job: SummaryJob) -> Iterator[_Scored]:
     d = len(job.columns)
     columns = (*job.columns, *([job.weight] if job.weight else []))
-    for chunk in parquet_chunks(part, columns, job.missing, (), job.row_filter):
+    for chunk in parquet_chunks(part, columns, job.missing, (), job.row_filter, job.transforms):
         weights = chunk.rows[:, d] if job.weight else np.ones(len(chunk.rows))
         some = weights > 0.0  # a row of weight 0 is none
         rows = np.ascontiguousarray(chunk.rows[some, :d])
-        scores = score_rows(job.density, rows)
+        scores = score_transformed(job.density, rows, job.columns, job.transforms)
         yield _Scored(rows, weights[some], chunk.row_numbers[some], scores, chunk.size, chunk.bad[:d].sum(axis=1))
 
 
@@ -137,5 +139,6 @@ def _decode_scores(batch: pa.RecordBatch, job: SummaryJob, names: list[str], fir
     nothing = np.zeros(int(keep.sum()))
     scores = Scores(nothing.astype(np.int32), proba, log_density[keep], nothing, noise)
     numbers = first + np.flatnonzero(keep)
+    values = transform_rows(values, job.columns, job.transforms)
     bad = (~(np.abs(values) <= LARGEST)).sum(axis=0)
     return _Scored(values[keep], np.ones(len(numbers)), numbers, scores, len(keep), bad)

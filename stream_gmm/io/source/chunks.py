@@ -18,6 +18,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.constants import Constant, find_unlike
 from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.sampling import Holdout
+from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.decode import KINDS, Locate, decode_values
 from stream_gmm.io.source.files import is_uri, open_parquet, open_unchanged, redact
@@ -141,11 +142,17 @@ def array_chunks(values: Array, first_row: int, weighted: bool = False) -> Itera
 
 
 def parquet_chunks(
-    part: Part, columns: Sequence[str], missing: str, extra: Sequence[str] = (), row_filter: str | None = None
+    part: Part,
+    columns: Sequence[str],
+    missing: str,
+    extra: Sequence[str] = (),
+    row_filter: str | None = None,
+    transforms: Transforms = (),
 ) -> Iterator[Chunk]:
     """Read the row groups of a part in chunks of at most 65,536 rows; small row groups share a chunk.
 
-    Rows that do not match ``row_filter`` are left out before anything else.
+    Rows that do not match ``row_filter`` are left out before anything else. The columns in ``rows`` are transformed
+    by ``transforms``.
 
     ``extra`` columns come along undecoded in ``chunk.batch``, and ``chunk.reasons`` then says why a
     row cannot be used; of those that the file lacks every value is null.
@@ -173,7 +180,7 @@ def parquet_chunks(
                 batch = batch.filter(pa.array(matching))
             chunk = decode_rows(
                 batch, locate, row, columns, missing,
-                file_index=part.file_index, attach=bool(extra), matching=matching,
+                file_index=part.file_index, attach=bool(extra), matching=matching, transforms=transforms,
             )  # fmt: skip
             row += chunk.read
             conform = extra and part.file.conform
@@ -282,6 +289,7 @@ def decode_rows(
     file_index: int = 0,
     attach: bool = True,
     matching: NDArray[np.bool_] | None = None,
+    transforms: Transforms = (),
 ) -> Chunk:
     """Return the rows of a record batch, with the policy for missing values applied.
 
@@ -293,7 +301,7 @@ def decode_rows(
         If a value cannot be used and ``missing`` is ``"error"``, or does not fit a float64.
     """
     numbers = np.arange(batch.num_rows) if matching is None else np.flatnonzero(matching)
-    decoded = decode_values(batch, locate, first_row + numbers, columns, missing, attach)
+    decoded = decode_values(batch, locate, first_row + numbers, columns, missing, attach, transforms)
     attached = batch if attach else None
     return Chunk(
         decoded.values.T, batch.num_rows, file_index, first_row, decoded.keep, decoded.bad, attached, decoded.reasons,

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from stream_gmm.core.display import make_html_table, shorten_list
 from stream_gmm.core.rows.frames import column_names
+from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
 from stream_gmm.io.source.columns import Footer, choose_columns
@@ -47,6 +48,7 @@ class ParquetLeaf:
     missing: str
     weight: str | None = None
     row_filter: str | None = None
+    transforms: Transforms = ()
 
     @property
     def rows(self) -> int:
@@ -61,7 +63,7 @@ class ParquetLeaf:
             yield from read_ahead(read) if is_uri(part.path) else read
 
     def _read(self, part: Part, columns: Sequence[str]) -> Iterator[Chunk]:
-        return parquet_chunks(part, columns, self.missing, (), self.row_filter)
+        return parquet_chunks(part, columns, self.missing, (), self.row_filter, self.transforms)
 
     def _weighted_chunks(self, part: Part) -> Iterator[Chunk]:
         assert self.weight is not None
@@ -99,6 +101,8 @@ class Dataset:
     """Columns that cannot be passed through, as their types differ from file to file; each with a message."""
     row_filter: str | None = None
     """Only rows that match are read; None: all."""
+    transforms: Transforms = ()
+    """Transforms of columns, applied wherever rows are read; the fingerprint does not depend on them."""
 
     resident: ClassVar[bool] = False
 
@@ -150,6 +154,10 @@ class Dataset:
             )
         return replace(self, columns=tuple(columns))
 
+    def with_transforms(self, transforms: Transforms) -> Dataset:
+        """Return the data set with these transforms of its columns."""
+        return replace(self, transforms=transforms)
+
     def check_passthrough(self, columns: Iterable[str]) -> None:
         """Refuse columns that cannot be passed through to a scored output.
 
@@ -188,7 +196,7 @@ class Dataset:
         return [self._make_leaf((g,)) for p in self.parts for g in p.groups()]
 
     def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
-        return ParquetLeaf(parts, self.columns, self.missing, self.weight, self.row_filter)
+        return ParquetLeaf(parts, self.columns, self.missing, self.weight, self.row_filter, self.transforms)
 
 
 def _join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.frames import LARGEST
+from stream_gmm.core.rows.transforms import KINDS as TRANSFORM_KINDS
+from stream_gmm.core.rows.transforms import ColumnTransform, Transforms
 from stream_gmm.errors import InputDataError, explain
 
 KINDS = ("null", "nan", "infinite", "oversized")
@@ -44,21 +46,25 @@ def decode_values(
     columns: Sequence[str],
     missing: str,
     explained: bool,
+    transforms: Transforms = (),
 ) -> Decoded:
     """Return the usable rows of a record batch as float64; ``explained``: with the reasons for the others.
 
-    ``numbers (n,)`` are the numbers of its rows in the file, for messages.
+    ``numbers (n,)`` are the numbers of its rows in the file, for messages. Columns are transformed by ``transforms``;
+    a value without a transform cannot be used, and counts as NaN.
 
     Raises
     ------
     InputDataError
         If a value cannot be used and ``missing`` is ``"error"``, or does not fit a float64.
     """
-    n, d = batch.num_rows, len(columns)
+    n, d, functions = batch.num_rows, len(columns), {t.name: t for t in transforms}
     values, clean = np.empty((d, n)), True
     with np.errstate(over="ignore"):
         for j, name in enumerate(columns):
             values[j] = _to_float(batch.column(name), locate, numbers, name)
+            if name in functions:
+                values[j] = functions[name].apply(values[j])
             # One look, while the column is in the cache: NaN and values beyond the limit show in the sum of squares.
             clean = clean and bool(np.einsum("i,i->", values[j], values[j]) < LARGEST**2)
     bad = np.zeros((d, len(KINDS)), np.int64)
@@ -72,15 +78,22 @@ def decode_values(
         nans, infinities = int(np.isnan(values[j]).sum()), int(np.isinf(values[j]).sum())
         bad[j] = nulls, nans - nulls, infinities, n - int(usable[j].sum()) - nans - infinities
     if missing == "error":
+        for j, name in enumerate(columns):
+            if name in functions:
+                _refuse_outside(batch.column(name), values[j], functions[name], locate, numbers)
         raise InputDataError(_describe_missing(locate, columns, values, usable, bad, numbers))
     keep = np.asarray(usable.all(axis=0))
     reasons = _explain_missing(batch, columns, values) if explained else None
+    if reasons is not None:
+        for name, transform in functions.items():
+            if name in columns:
+                outside = _find_outside(batch.column(name), values[columns.index(name)])
+                reasons[outside] = f"value of {name} without a {transform.kind}"
     return Decoded(np.ascontiguousarray(values[:, keep]), keep, bad, reasons)
 
 
 def _to_float(column: pa.Array, locate: Locate, numbers: NDArray[np.int64], name: str) -> NDArray[Any]:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+    column = _plain(column)
     kind = column.type
     if not (pa.types.is_float64(kind) or pa.types.is_float32(kind)):
         try:
@@ -96,6 +109,34 @@ def _to_float(column: pa.Array, locate: Locate, numbers: NDArray[np.int64], name
             ) from error
     values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values
+
+
+def _find_outside(column: pa.Array, transformed: Array) -> NDArray[np.bool_]:
+    """Return which values ``(n,)`` are numbers without a transform."""
+    given = pc.is_finite(pc.cast(_plain(column), pa.float64())).fill_null(False).to_numpy(zero_copy_only=False)
+    return np.asarray(given & np.isnan(transformed))
+
+
+def _refuse_outside(
+    column: pa.Array, transformed: Array, transform: ColumnTransform, locate: Locate, numbers: NDArray[np.int64]
+) -> None:
+    outside = _find_outside(column, transformed)
+    if outside.any():
+        first = int(np.argmax(outside))
+        row, value = int(numbers[first]), float(_plain(column)[first].as_py())
+        raise InputDataError(
+            explain(
+                f"{locate(row)}, column '{transform.name}': {int(outside.sum())} of these rows have no {transform}, "
+                f"the first is row {row} of the input ({value:.6g})",
+                why=f"{transform.kind} is defined {TRANSFORM_KINDS[transform.kind].domain}",
+                remedy="use missing: drop (data.missing) to leave these rows out, or another transform: yeo_johnson "
+                "and asinh take every number",
+            )
+        )
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _find_misfit(column: pa.Array) -> int:

@@ -242,10 +242,7 @@ def _open_checked(file: SourceFile) -> Iterator[Any]:
 def _identify(handle: Any, path: str) -> tuple[int, str, str]:
     """Return size, time of change and version of an open file."""
     if not is_uri(path):
-        try:
-            stat = os.fstat(handle.fileno())
-        except AttributeError:  # pyarrow before 25 does not know the number of an OSFile
-            stat = os.stat(path)
+        stat = os.fstat(handle.fileno())
         return stat.st_size, str(stat.st_mtime_ns), _hash_footer(handle, stat.st_size)
     described = handle.metadata() or {}
     tag = next((described[key] for key in ("ETag", "VersionId") if described.get(key)), None)

@@ -13,6 +13,7 @@ import numpy as np
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.frames import as_rows, column_names
+from stream_gmm.core.rows.transforms import Transforms, label_columns, refuse_untransformed, transform_rows
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.io.source.chunks import Chunk, array_chunks
 from stream_gmm.io.source.dataset import Dataset, open_dataset, rows_per_leaf
@@ -49,6 +50,8 @@ class ArrayDataset:
     missing: str = "error"
     weights: Array | None = field(default=None, repr=False)
     """Weights ``(N,)`` of the rows."""
+    transforms: Transforms = ()
+    """Transforms that were applied to ``values``."""
     resident: ClassVar[bool] = True
     warnings: ClassVar[tuple[str, ...]] = ()
 
@@ -71,6 +74,19 @@ class ArrayDataset:
     def weight(self) -> str | None:
         """Name of the weights, if there are any."""
         return None if self.weights is None else "sample_weight"
+
+    def with_transforms(self, transforms: Transforms) -> ArrayDataset:
+        """Return the data set with its columns transformed.
+
+        Raises
+        ------
+        InputDataError
+            If a value has no transform; names row and column.
+        """
+        assert not self.transforms
+        values = transform_rows(self.values, self.columns, transforms)
+        refuse_untransformed(values, label_columns(self.columns, transforms))
+        return replace(self, values=values, transforms=transforms)
 
     def with_columns(self, columns: Sequence[str]) -> ArrayDataset:
         """Return the data set with some of its columns, in the given order.

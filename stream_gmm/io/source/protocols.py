@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.chunks import Chunk
 
@@ -72,6 +73,19 @@ class Source(Protocol):
     @property
     def resident(self) -> bool:
         """True if the rows are in memory anyway."""
+
+    @property
+    def transforms(self) -> Transforms:
+        """Transforms of columns, applied wherever rows are read."""
+
+    def with_transforms(self, transforms: Transforms) -> Source:
+        """Return the source with these transforms of its columns.
+
+        Raises
+        ------
+        InputDataError
+            If a value in memory has no transform.
+        """
 
     def with_columns(self, columns: Sequence[str]) -> Source:
         """Return the source with some of its columns, in the given order.

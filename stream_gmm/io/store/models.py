@@ -16,12 +16,14 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.constants import Constant
 from stream_gmm.core.rows.histogram import LogDensityHistogram
+from stream_gmm.core.rows.transforms import KINDS, ColumnTransform
 from stream_gmm.errors import ModelFileError
 from stream_gmm.io.store.container import pack, read, unpack, write_atomically
 
 MAGIC = b"STREAM-GMM MODEL\n"
-FORMAT = 2
-"""Format 2 has constant columns. A model without any is written in format 1, which older versions read."""
+FORMAT = 3
+"""Format 2 has constant columns, format 3 transforms. A model without them is written in format 1 (with constant
+columns alone in format 2), which older versions read."""
 
 
 def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
@@ -40,7 +42,8 @@ def to_bytes(result: FitResult) -> bytes:
     arrays = {**params_to_arrays(result.params), "history": np.array(result.history, dtype=np.float64)}
     if result.training is not None:
         arrays |= {"training_edges": result.training.edges, "training_shares": result.training.shares}
-    return pack(MAGIC, FORMAT if result.constants else 1, _make_header(result), arrays)
+    version_needed = 3 if result.transforms else 2 if result.constants else 1
+    return pack(MAGIC, version_needed, _make_header(result), arrays)
 
 
 def params_to_arrays(params: MixtureParams) -> dict[str, Any]:
@@ -61,8 +64,10 @@ def params_from_arrays(arrays: dict[str, Any], covariance_type: str) -> MixtureP
 def _make_header(result: FitResult) -> dict[str, Any]:
     c = result.criteria
     constants = [[k.name, k.value, k.position] for k in result.constants]
+    transforms = [[t.name, t.kind, list(t.parameters)] for t in result.transforms]
     return {
         **({"constants": constants} if constants else {}),
+        **({"transforms": transforms} if transforms else {}),
         "written_by": version("stream-gmm"),
         "covariance_type": result.covariance_type,
         "columns": list(result.columns),
@@ -105,6 +110,12 @@ def from_bytes(content: bytes) -> FitResult:
     return unpack(content, MAGIC, FORMAT, "model", _build_result)
 
 
+def _read_transform(name: str, kind: str, parameters: list[float]) -> ColumnTransform:
+    if kind not in KINDS or len(KINDS[kind].parameters) != len(parameters):
+        raise ModelFileError(f"column '{name}' has the transform '{kind}', which this version does not know.")
+    return ColumnTransform(name, kind, tuple(float(p) for p in parameters))
+
+
 def _build_result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
     params = params_from_arrays(arrays, header["covariance_type"])
     if header["columns"] and len(header["columns"]) != params.n_features:
@@ -129,4 +140,5 @@ def _build_result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
         events=tuple(header.get("events", ())),
         provenance=header["provenance"],
         constants=tuple(Constant(*values) for values in header.get("constants", ())),
+        transforms=tuple(_read_transform(*values) for values in header.get("transforms", ())),
     )

@@ -18,7 +18,8 @@ from stream_gmm.pipeline.fit.grid import CandidateSpec, parse_grid
 from stream_gmm.pipeline.fit.results import describe_provenance, explain_collapse, make_result
 from stream_gmm.pipeline.fit.sample import explain_too_few_rows, fit_on_sample
 from stream_gmm.pipeline.fit.settings import FIT, Settings
-from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks, run_states
+from stream_gmm.pipeline.fit.steps import make_full_pass, run_states
+from stream_gmm.pipeline.fit.transforms import open_and_profile
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 
 
@@ -54,8 +55,7 @@ def fit(
         _check_start(params, spec, len(source.columns), exact=settings.constants == FIT)
     if any(params.n_features == len(source.columns) for params in given):
         settings = replace(settings, constants=FIT)
-    tasks = open_tasks(source, settings, executor)
-    profile = make_profile(source, tasks, settings, executor, listener)
+    tasks, profile, _ = open_and_profile(source, settings, executor, listener)
     for params in given:
         _check_start(params, spec, len(profile.columns))
     if settings.noise:

@@ -21,7 +21,7 @@ def make_penalty(profile: Profile, settings: Settings) -> Penalty:
         If the resolution names a column that there is not.
     """
     base = settings.penalty_of(profile.moments)
-    steps = settings.find_steps(profile.columns, profile.sample)
+    steps = settings.find_steps(profile.columns, profile.sample, {t.name for t in profile.transforms})
     return Resolution.of(base, steps) if isinstance(base, PseudoRows) and steps.any() else base
 
 

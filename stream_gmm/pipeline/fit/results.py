@@ -12,7 +12,7 @@ import numpy as np
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.kernel_choice import choose_kernel
-from stream_gmm.core.estep.scores import score_rows
+from stream_gmm.core.estep.scores import score_rows, score_transformed
 from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.moments import Array
@@ -21,7 +21,8 @@ from stream_gmm.core.mstep.mstep import MStepReport
 from stream_gmm.core.mstep.resolution import Resolution
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.histogram import LogDensityHistogram
-from stream_gmm.core.rows.sampling import Sample
+from stream_gmm.core.rows.transform_requests import describe_transforms
+from stream_gmm.core.rows.transforms import sum_log_jacobians
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import Executor
@@ -39,20 +40,25 @@ REPEATED_SHARE = 0.9
 """A tight component has collapsed if this share of its weight is on one value of a column."""
 
 
-def outlier_threshold(params: MixtureParams, sample: Sample, quantile: float) -> float:
+def outlier_threshold(params: MixtureParams, profile: Profile, quantile: float) -> float:
     """Return the quantile of the log-density over sample rows; -inf for quantile 0."""
     if quantile <= 0.0:
         return float("-inf")
-    log_density = score_rows(compile_density(params), sample.rows).log_density
+    sample, log_density = profile.sample, _score_sample(params, profile)
     if not len(sample.weights):
         return float(np.quantile(log_density, quantile))
     return float(np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf"))
 
 
-def summarise_log_densities(params: MixtureParams, sample: Sample) -> LogDensityHistogram:
+def summarise_log_densities(params: MixtureParams, profile: Profile) -> LogDensityHistogram:
     """Return the histogram of the log-density over sample rows."""
-    log_density = score_rows(compile_density(params), sample.rows).log_density
-    return LogDensityHistogram.of(log_density, sample.weights)
+    return LogDensityHistogram.of(_score_sample(params, profile), profile.sample.weights)
+
+
+def _score_sample(params: MixtureParams, profile: Profile) -> Array:
+    """Return the log-density of the sample's rows ``(n,)``, nats in the units of the columns."""
+    density = compile_density(params)
+    return score_transformed(density, profile.sample.rows, profile.columns, profile.transforms).log_density
 
 
 def explain_collapse(state: EMState, profile: Profile, settings: Settings) -> EMState:
@@ -128,19 +134,22 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
     return FitResult(
         params=state.params,
         outcome=state.outcome,
-        criteria=Criteria.from_stats(state.stats, state.params.n_parameters),
-        history=state.history,
+        criteria=Criteria.from_stats(state.stats, state.params.n_parameters).shift(
+            profile.log_jacobian, profile.heldout_log_jacobian
+        ),
+        history=tuple(value + profile.log_jacobian / state.stats.rows for value in state.history),
         n_iter=state.n_iter,
         passes=state.passes,
         rejected=state.rejected,
         columns=profile.columns,
         constants=profile.constants,
         reason=state.reason,
-        threshold=outlier_threshold(state.params, profile.sample, settings.outlier_quantile),
+        threshold=outlier_threshold(state.params, profile, settings.outlier_quantile),
         outlier_quantile=settings.outlier_quantile,
-        training=summarise_log_densities(state.params, profile.sample),
+        training=summarise_log_densities(state.params, profile),
         warnings=tuple(warnings),
         events=state.events,
+        transforms=profile.transforms,
         provenance={
             **provenance,
             "rows_used": int(state.stats.rows),
@@ -164,6 +173,11 @@ def describe_provenance(source: Source, profile: Profile, settings: Settings) ->
     }
 
 
+def sum_sample_log_jacobians(profile: Profile) -> float:
+    """Return the sum of the log-Jacobians of the sample's rows, times their weights, nats."""
+    return sum_log_jacobians(profile.sample.rows, profile.sample.weights, profile.columns, profile.transforms)
+
+
 def _evaluate_params(params: MixtureParams, estep: InMemoryEStep) -> SuffStats | None:
     try:
         return estep.evaluate(params)
@@ -185,18 +199,19 @@ def make_sample_result(
     outcome: SampleOutcome, stats: SuffStats, profile: Profile, provenance: dict[str, Any]
 ) -> FitResult:
     """Return the result of a candidate that was pruned on the sample; its criteria are those of the sample."""
-    params = outcome.fit.params
+    params, jacobian = outcome.fit.params, sum_sample_log_jacobians(profile)
     assert params is not None
     return FitResult(
         params=params.sort_by_weight(),
         outcome=Outcome.PRUNED,
-        criteria=Criteria.from_stats(stats, params.n_parameters),
-        history=(stats.mean_loglik,),
+        criteria=Criteria.from_stats(stats, params.n_parameters).shift(jacobian),
+        history=(stats.mean_loglik + jacobian / stats.rows,),
         n_iter=0,
         columns=profile.columns,
         constants=profile.constants,
         reason=outcome.pruned_reason,
         warnings=("fitted on the sample alone.",),
+        transforms=profile.transforms,
         events=outcome.fit.events,
         provenance={**provenance, "rows_used": int(stats.rows)},
     )
@@ -214,4 +229,6 @@ def recover_settings(model: FitResult) -> Settings:
     recorded = {k: v for k, v in model.provenance.items() if k in known}
     if "random_state" not in recorded:
         raise ConfigError("the model does not record how it was fitted: use a model that fit or sweep returned.")
+    if model.transforms:  # those of the fit: estimated again, they would be those of the data at hand
+        recorded["transforms"] = describe_transforms(model.transforms)
     return Settings(**recorded)

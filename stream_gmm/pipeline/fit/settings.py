@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
 
@@ -21,6 +21,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.mstep.prior import STRUCTURES, ConjugatePrior
 from stream_gmm.core.rows.sampling import Sample
+from stream_gmm.core.rows.transform_requests import parse_transforms
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, did_you_mean, one_of
 from stream_gmm.io.source.cache import NONE
@@ -60,6 +61,7 @@ class FitOptions(TypedDict, total=False):
     noise: bool
     constants: str
     resolution: str | Mapping[str, float]
+    transforms: str | Mapping[str, Any] | None
 
 
 def _option(default: Any, text: str) -> Any:
@@ -154,6 +156,12 @@ class Settings:
         "atom and not degenerate. 'auto': as the values of the sample show it (whole numbers, decimals, float32); or "
         "a step for each of some columns; 'none'. For the six structures with scikit-learn's names",
     )
+    transforms: str | Mapping[str, Any] | None = _option(
+        None,
+        "What is fitted instead of the values of columns, by name or pattern: 'log1p', 'log', 'standardize', "
+        "'asinh', 'yeo_johnson', 'clip', with parameters such as {asinh: {cofactor: 5}}, or 'auto' (what clearly "
+        "gains on other rows); one of them alone is for all columns. Densities and criteria stay those of the values",
+    )
 
     def __post_init__(self) -> None:
         accel = DEFAULT_ACCEL[one_of(self.algorithm, DEFAULT_ACCEL, "algorithm")]
@@ -164,6 +172,7 @@ class Settings:
         one_of(self.constants, CONSTANTS, "constants")
         if isinstance(self.resolution, str):
             one_of(self.resolution, RESOLUTIONS, "resolution")
+        parse_transforms(self.transforms)
         steps = () if isinstance(self.resolution, str) else tuple(self.resolution.values())
         checks = (
             (self.accel is None or accel is not None, "accel is for exact EM: algorithm auto or em"),
@@ -207,7 +216,13 @@ class Settings:
     @property
     def decisive(self) -> dict[str, Any]:
         """The options that decide a fit: all but those of the cache and of the outlier threshold."""
-        return {k: v for k, v in asdict(self).items() if k not in ("cache", "cache_bytes", "outlier_quantile")}
+        left_out = {
+            "cache",
+            "cache_bytes",
+            "outlier_quantile",
+            *(() if parse_transforms(self.transforms) else ("transforms",)),
+        }
+        return {k: v for k, v in asdict(self).items() if k not in left_out}
 
     @property
     def rule(self) -> StopRule:
@@ -230,19 +245,26 @@ class Settings:
             return PRIORS[self.prior](moments)
         return PseudoRows.of(moments) if self.reg_covar is None else Ridge(self.reg_covar)
 
-    def find_steps(self, columns: Sequence[str], sample: Sample) -> Array:
+    def find_steps(self, columns: Sequence[str], sample: Sample, transformed: Container[str] = ()) -> Array:
         """Return the recording steps ``(D,)`` of the columns of a sample; 0 where there is none.
+
+        A column that is ``transformed`` has none: its values are not recorded in equal steps.
 
         Raises
         ------
         ConfigError
-            If a step is given for another column.
+            If a step is given for another column, or a transformed one.
         """
         if isinstance(self.resolution, str):
-            return sample.steps if self.resolution == AUTO else np.zeros(len(columns))
+            plain = np.array([c not in transformed for c in columns])
+            return sample.steps * plain if self.resolution == AUTO else np.zeros(len(columns))
         for name in self.resolution:
             if name not in columns:
                 raise ConfigError(f"resolution names '{name}'{did_you_mean(name, columns)} There is no such column.")
+            if name in transformed:
+                raise ConfigError(
+                    f"resolution gives a step for '{name}', which is transformed: leave one of them out."
+                )
         return np.array([self.resolution.get(name, 0.0) for name in columns])
 
     def check_structures(self, names: Sequence[str]) -> None:

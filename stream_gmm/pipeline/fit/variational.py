@@ -94,8 +94,8 @@ def fit_variational(
     result = FitResult(
         params, Outcome.CONVERGED if best.converged else Outcome.MAX_PASSES,
         Criteria.from_stats(stats, params.n_parameters), best.bounds, len(best.bounds), full.passes,
-        columns=profile.columns, threshold=outlier_threshold(params, profile.sample, settings.outlier_quantile),
-        outlier_quantile=settings.outlier_quantile, training=summarise_log_densities(params, profile.sample),
+        columns=profile.columns, threshold=outlier_threshold(params, profile, settings.outlier_quantile),
+        outlier_quantile=settings.outlier_quantile, training=summarise_log_densities(params, profile),
         warnings=profile.warnings,
         provenance=describe_provenance(source, profile, settings),
     )  # fmt: skip

@@ -12,7 +12,8 @@ from stream_gmm.errors import StorageError
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table, write_table
-from stream_gmm.pipeline.fit.steps import make_profile, open_tasks
+from stream_gmm.pipeline.fit.steps import open_tasks
+from stream_gmm.pipeline.fit.transforms import open_and_profile
 from stream_gmm.pipeline.job.config import RunConfig, hold_output
 from stream_gmm.pipeline.job.run_folder import BOOTSTRAP, CANDIDATES, LEDGER, TABLE, read_run, update_record
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
@@ -80,10 +81,11 @@ def bootstrap_stage(
     folder, source, settings = config.folder, config.open(), config.settings()
     state, record, chosen = read_run(folder)
     models = [chosen, *_load_runners_up(state, candidates - 1)]
-    tasks = open_tasks(source, settings, executor)
     profile = Ledger.open(folder / LEDGER, source, settings).read().profile
     if profile is None:
-        profile = make_profile(source, tasks, settings, executor, listener)
+        tasks, profile, _ = open_and_profile(source, settings, executor, listener)
+    else:
+        tasks = open_tasks(source.with_transforms(profile.transforms), settings, executor)
     out = bootstrap(
         models, tasks, profile, settings, executor,
         replicates=replicates, criterion=record["criterion"], listener=listener,

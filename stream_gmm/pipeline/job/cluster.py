@@ -84,7 +84,8 @@ def _open_dask(config: ClusterConfig) -> Iterator[Executor]:
 def _make_spec(config: ClusterConfig):  # type: ignore[no-untyped-def]
     from stream_gmm.execute.dask import ClusterSpec
 
-    return ClusterSpec(**config.model_dump(exclude={"executor"}))
+    # Not exclude=: pydantic 2.10 ignores it where a section has a serializer of its own.
+    return ClusterSpec(**{key: value for key, value in config.model_dump().items() if key != "executor"})
 
 
 _OPENERS: dict[str, Callable[[ClusterConfig], AbstractContextManager[Executor]]] = {

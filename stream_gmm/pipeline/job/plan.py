@@ -22,6 +22,7 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.rows.transform_requests import assign_transforms, parse_transforms
 from stream_gmm.core.search.seeding import SEEDINGS
 from stream_gmm.errors import ConfigError, explain
 from stream_gmm.execute.protocol import Executor, machine_memory
@@ -29,6 +30,7 @@ from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
 from stream_gmm.pipeline.fit.grid import CandidateSpec
 from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.transforms import count_profile_reads
 from stream_gmm.pipeline.passes.full_pass import STATISTICS_BYTES, count_statistics_bytes, pack_candidates
 
 BASE_BYTES = 400 << 20
@@ -93,6 +95,8 @@ class Plan:
         For the sample; for a pass with all candidates; and in all, with the usual number of reads.
     warnings
         Of the data set: files and columns that are left out.
+    transforms
+        What is asked for each column that is to be transformed, in words.
     """
 
     rows: int
@@ -112,6 +116,7 @@ class Plan:
     pass_seconds: float
     seconds: float
     warnings: tuple[str, ...] = ()
+    transforms: tuple[str, ...] = ()
 
     def refuse_if_too_large(self) -> None:
         """Refuse a plan whose tasks do not fit into the memory of a worker.
@@ -149,6 +154,7 @@ class Plan:
             f"measured here: {self.decode_ns:,.0f} ns a row to decode, {self.estep_ns:,.0f} for all candidates",
             f"time: {_format_seconds(self.seconds)} in all, {_format_seconds(self.explore_seconds)} of it on the "
             f"sample; a pass with all candidates would take {_format_seconds(self.pass_seconds)}",
+            *([f"transforms: {'; '.join(self.transforms)}"] if self.transforms else []),
             *(f"warning: {warning}" for warning in self.warnings),
         )
 
@@ -205,6 +211,8 @@ def make_plan(
     size = sum(count_statistics_bytes(p.n_components, d, p.family) for p in candidates)
     packs = len(pack_candidates(candidates))
     passes = PASSES[settings.algorithm if settings.accel != "none" else "em"]
+    asked = assign_transforms(parse_transforms(settings.transforms), source.columns)
+    more = 1 + count_profile_reads(asked, settings)
     power = workers.power
     one_pass = rows * (decode_ns + estep_ns) * 1e-9 / power
     later = rows * (decode_ns * 0.3 + estep_ns * (SURVIVORS if prune else 0.7)) * 1e-9 / power
@@ -215,9 +223,10 @@ def make_plan(
     return Plan(
         rows, d, 8 * rows * d, len(grid), sum(k for k, _ in grid), size, packs,
         len(algorithm_named(settings.algorithm).leaves(source)),
-        (packs * passes[0] + 2, packs * passes[1] + 2, packs * min(passes[2], settings.max_passes + 1) + 2),
+        (packs * passes[0] + more, packs * passes[1] + more, packs * min(passes[2], settings.max_passes + 1) + more),
         workers, _estimate_worker_bytes(candidates, d, settings, rows), decode_ns, estep_ns, fit_on_sample, one_pass,
         first + fit_on_sample + passes[1] * packs * later + scoring, source.warnings,
+        tuple(f"{name}: {request}" for name, request in asked.items()),
     )  # fmt: skip
 
 

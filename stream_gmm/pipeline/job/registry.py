@@ -158,11 +158,11 @@ class Registry:
         """
         a, b = self.load(first), self.load(second)
         old, new = self.find(first), self.find(second)
-        if a.columns == b.columns:
+        if (a.columns, a.transforms) == (b.columns, b.transforms):
             traced = trace_components(b.params, a.params)
             components, events = _compare_components(a, b, traced), traced.describe()
         else:
-            components, events = (), (f"the columns were {list(a.columns)} and are {list(b.columns)}",)
+            components, events = (), (f"the columns were {list(a.labels)} and are {list(b.labels)}",)
         criteria = {
             "log-likelihood per row": (a.lower_bound_, b.lower_bound_),
             "BIC": (a.criteria.bic, b.criteria.bic),

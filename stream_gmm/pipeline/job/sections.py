@@ -22,6 +22,7 @@ from pydantic import (
 from stream_gmm.core.criteria import CHOICES
 from stream_gmm.core.estep.kernel_choice import DTYPES, KERNELS
 from stream_gmm.core.model.covariance import FAMILIES, family_named
+from stream_gmm.core.rows.transform_requests import parse_transforms
 from stream_gmm.errors import did_you_mean, redact_value
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
@@ -202,6 +203,7 @@ class EMConfig(Section):
     noise: bool = Field(False, description=describe_option("noise"))
     constants: str = Field("aside", description=describe_option("constants"))
     resolution: str | dict[str, Number] = Field("none", description=describe_option("resolution"))
+    transforms: str | dict[str, Any] | None = Field(None, description=describe_option("transforms"))
     random_state: Whole = Field(0, ge=0, lt=1 << 63, description=describe_option("random_state"))
     sample_rows: Whole = Field(50_000, ge=1, description=describe_option("sample_rows"))
     profile: str = Field("full", description=describe_option("profile"))
@@ -211,11 +213,17 @@ class EMConfig(Section):
     cache: str = Field(AUTO, description=describe_option("cache"))
     cache_bytes: Whole | None = Field(None, ge=0, description=describe_option("cache_bytes"))
 
-    @field_validator("resolution", mode="before")
+    @field_validator("resolution", "transforms", mode="before")
     @classmethod
-    def _read_steps(cls, value: Any) -> Any:
+    def _read_mapping(cls, value: Any, info: ValidationInfo) -> Any:
         """Read the text of the command line, such as ``{x5: 1, x7: 0.1}``."""
-        return yaml.safe_load(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+        try:
+            value = yaml.safe_load(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
+        except yaml.YAMLError as error:
+            raise ValueError(f"cannot be read: {error}") from error
+        if info.field_name == "transforms":
+            parse_transforms(value)
+        return value
 
     @field_validator("algorithm", "accel", "kernel", "dtype", "cache", "profile", "constants")
     @classmethod

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transform_requests import describe_transforms
+from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.store.generations import current_state
@@ -114,7 +116,9 @@ def _write_results(
     folder: Path, result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float
 ) -> None:
     write_table(result.table, folder / TABLE)
-    write_rows(result.profile.sample.rows[: config.output.report_rows], result.profile.columns, folder / SAMPLE)
+    profile = result.profile
+    sample = restore_rows(profile.sample.rows[: config.output.report_rows], profile.columns, profile.transforms)
+    write_rows(sample, profile.columns, folder / SAMPLE)
     if truth is not None:
         save_model(truth, folder / TRUTH)
     for candidate in result.candidates:
@@ -150,6 +154,7 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
             "high": profile.high.tolist(),
             "bad": profile.bad.tolist(),
             "constants": {c.name: c.value for c in profile.constants},
+            **({"transforms": describe_transforms(profile.transforms)} if profile.transforms else {}),
         },
     }
 

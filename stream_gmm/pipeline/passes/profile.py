@@ -14,6 +14,8 @@ from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.oddities import NO_ROW_ORDER, RowOrder, describe_values
 from stream_gmm.core.rows.sampling import Holdout, Sample, hash_rows
 from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.rows.transforms import Transforms, describe_transformation, label_columns, sum_log_jacobians
+from stream_gmm.core.search.transform_gain import TransformGain
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.execute.protocol import Executor
@@ -65,6 +67,10 @@ class Profile:
         Columns that were read and set aside because they have one value; and ``bad`` of each, ``(C, 4)``.
     places
         Positions of ``columns`` among the columns that were read; empty: they are all of them.
+    transforms, transform_gains
+        Transforms of the columns: all values here are transformed ones. And what transforms gain that were tried.
+    log_jacobian, heldout_log_jacobian
+        Sum of the log-Jacobians, times the weights, of all rows to fit and of the rows held out, nats.
     """
 
     columns: tuple[str, ...]
@@ -89,6 +95,15 @@ class Profile:
     constants: tuple[Constant, ...] = ()
     constants_bad: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, len(KINDS)), np.int64))
     places: tuple[int, ...] = ()
+    transforms: Transforms = ()
+    transform_gains: tuple[TransformGain, ...] = ()
+    log_jacobian: float = 0.0
+    heldout_log_jacobian: float = 0.0
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the features as they are fitted, such as ``log1p(x)``."""
+        return label_columns(self.columns, self.transforms)
 
     @property
     def is_partial(self) -> bool:
@@ -162,7 +177,7 @@ class Profile:
                 f"rows are weighted: {self.moments.rows:,.6g} in all, worth {self.effective_rows:,.0f} rows of equal "
                 "weight; criteria take the sum of the weights for the number of rows."
             )
-        constant = [c for c, same in zip(self.columns, self.low == self.high, strict=True) if same]
+        constant = [c for c, same in zip(self.labels, self.low == self.high, strict=True) if same]
         if constant:
             out.append(f"columns {constant} are constant; they do not help to distinguish components.")
         if self.constants:
@@ -171,7 +186,9 @@ class Profile:
                 f"constant columns are set aside and not fitted: {values}. The model keeps these values, and a row "
                 "with another one is an outlier."
             )
-        out += describe_values(self.columns, self.sample.rows, self.covariance, constant)
+        out += describe_values(self.labels, self.sample.rows, self.covariance, constant)
+        out += describe_transformation(self.transforms)
+        out += [f"transform tried: {gain}." for gain in self.transform_gains]
         if self.is_partial:
             effect = self.row_order.design_effect(self.moments, len(self.sample.rows))
             out.append(
@@ -211,6 +228,8 @@ class Profile:
             self.weight_squares + other.weight_squares,
             self.weighted,
             filtered=self.filtered + other.filtered,
+            log_jacobian=self.log_jacobian + other.log_jacobian,
+            heldout_log_jacobian=self.heldout_log_jacobian + other.heldout_log_jacobian,
         )
 
 
@@ -226,6 +245,7 @@ class _ProfileTask:
     holdout: Holdout
     total_rows: int
     weighted: bool
+    transforms: Transforms = ()
 
 
 def _profile_chunk(chunk: Chunk, task: _ProfileTask) -> Profile:
@@ -252,6 +272,8 @@ def _profile_chunk(chunk: Chunk, task: _ProfileTask) -> Profile:
         weight_squares=float(weights @ weights) if task.weighted else float(len(rows)),
         weighted=task.weighted,
         filtered=chunk.read - chunk.size,
+        log_jacobian=sum_log_jacobians(rows, weights, task.columns, task.transforms),
+        heldout_log_jacobian=sum_log_jacobians(part.heldout, part.heldout_weights, task.columns, task.transforms),
     )
 
 
@@ -297,6 +319,7 @@ def profile_rows(
         held_out,
         total_rows or sum(tasks.rows),
         source.weight is not None,
+        source.transforms,
     )
     meter = Meter(listener, "profile", list(tasks.rows))
     out = executor.map_reduce(_profile_leaf, Profile.merge, tasks.items, shared=task, label="profile", on_done=meter)
@@ -310,7 +333,7 @@ def profile_rows(
         )
     # Of rows that were not read, the filter is taken to leave out the same share.
     matching = round(out.total_rows * (out.rows / (out.rows + out.filtered)))
-    out = replace(out, data_warnings=source.warnings, total_rows=matching)
+    out = replace(out, data_warnings=source.warnings, total_rows=matching, transforms=source.transforms)
     if holdout:
         return out
     sample, validation = out.sample.split_off(sample_rows)

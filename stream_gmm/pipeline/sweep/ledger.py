@@ -24,7 +24,9 @@ from stream_gmm.core.mstep.mstep import MStepReport
 from stream_gmm.core.rows.constants import Constant
 from stream_gmm.core.rows.oddities import RowOrder
 from stream_gmm.core.rows.sampling import Sample
+from stream_gmm.core.rows.transforms import ColumnTransform
 from stream_gmm.core.search.sample_search import SampleFit
+from stream_gmm.core.search.transform_gain import TransformGain
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ModelFileError, explain
 from stream_gmm.io.source.protocols import Source
@@ -41,7 +43,7 @@ KEPT_FILES = 3
 """Ledgers of other data or settings that stay in the folder; older ones are removed."""
 _TYPES = (
     Chart, Constant, Curvature, SquaremCycle, EMState, SampleOutcome, MStepReport, MixtureParams, RowOrder, Outcome,
-    Profile, Sample, SampleFit, Secants, SuffStats,
+    Profile, Sample, SampleFit, Secants, SuffStats, ColumnTransform, TransformGain,
 )  # fmt: skip
 KNOWN = {t.__name__: t for t in _TYPES}
 

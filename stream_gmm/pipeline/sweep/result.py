@@ -17,6 +17,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.search.evidence import PairedDifference, compare_paired
 from stream_gmm.io.store.tables import table_of
+from stream_gmm.pipeline.fit.results import sum_sample_log_jacobians
 from stream_gmm.pipeline.fit.sample import SampleOutcome
 from stream_gmm.pipeline.passes.profile import Profile
 
@@ -187,7 +188,7 @@ class SweepResult:
         heldout = self.profile.heldout.rows
         return {
             "heldout_se": behind.sd / heldout**0.5 if behind and heldout else None,
-            "sample_loglik": fit.history[-1] if fit.history else None,
+            "sample_loglik": fit.history[-1] + self._sample_log_jacobian if fit.history else None,
             "behind": behind.mean if behind else None,
             "behind_se": behind.standard_error if behind else None,
             "gain": gain.mean if gain else None,
@@ -195,6 +196,13 @@ class SweepResult:
             "restart": fit.origin,
             "seconds": self.candidates[index].sample_outcome.seconds,
         }
+
+    @cached_property
+    def _sample_log_jacobian(self) -> float:
+        """Mean log-Jacobian of the sample's rows."""
+        weights, rows = self.profile.sample.weights, self.profile.sample.rows
+        n = float(weights.sum()) if len(weights) else float(len(rows))
+        return sum_sample_log_jacobians(self.profile) / n
 
     def delta(self, index: int) -> tuple[float | None, float | None]:
         """Return by how much a candidate's criterion is above the chosen one's, and the standard error of that."""

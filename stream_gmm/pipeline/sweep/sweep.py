@@ -28,7 +28,8 @@ from stream_gmm.pipeline.fit.results import (
 )
 from stream_gmm.pipeline.fit.sample import SampleOutcome, fit_on_sample
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks, run_states
+from stream_gmm.pipeline.fit.steps import make_full_pass, open_tasks, run_states
+from stream_gmm.pipeline.fit.transforms import open_and_profile
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.passes.tasks import PassTasks
@@ -67,22 +68,20 @@ class SweepJob:
         """Run the sweep: profile, sample, full passes, choice."""
         entries = self.ledger.read().prepare_for(self.pruning, self.grid)
         reused = sum(c in entries.states and not entries.states[c].live for c in self.grid)
-        tasks = open_tasks(self.source, self.settings, self.executor)
-        entries = self._ensure_profile(entries, tasks)
-        profile = entries.profile
-        assert profile is not None
+        entries, tasks, profile = self._ensure_profile(entries)
         outcomes = self._fit_on_sample(entries, profile)
         entries = replace(entries, outcomes=entries.outcomes | dict(zip(self.grid, outcomes, strict=True)))
         entries = self._fit_on_full_data(entries, tasks, profile)
         return replace(self._choose_candidate(entries, profile), reused=reused)
 
-    def _ensure_profile(self, entries: Entries, tasks: PassTasks) -> Entries:
+    def _ensure_profile(self, entries: Entries) -> tuple[Entries, PassTasks, Profile]:
         if entries.profile is not None:
-            return entries
-        profile = make_profile(self.source, tasks, self.settings, self.executor, self.listener)
-        entries = replace(entries, profile=profile, reads=entries.reads + 1)
+            source = self.source.with_transforms(entries.profile.transforms)
+            return entries, open_tasks(source, self.settings, self.executor), entries.profile
+        tasks, profile, reads = open_and_profile(self.source, self.settings, self.executor, self.listener)
+        entries = replace(entries, profile=profile, reads=entries.reads + reads)
         self.ledger.write(entries)
-        return entries
+        return entries, tasks, profile
 
     def _fit_on_sample(self, entries: Entries, profile: Profile) -> list[SampleOutcome]:
         def save_fits(fits: dict[CandidateSpec, SampleOutcome]) -> None:
@@ -172,6 +171,12 @@ def _match_numbers(result: SweepResult, reference: FitResult) -> SweepResult:
         warning = (
             f"components are not numbered after the earlier model: it has {list(reference.columns)}, and now "
             f"{list(result.best.columns)} vary."
+        )
+        return replace(result, warnings=(*result.warnings, warning))
+    if result.best.transforms != reference.transforms:
+        warning = (
+            f"components are not numbered after the earlier model: it was fitted to {list(reference.labels)}, and "
+            f"this one to {list(result.best.labels)}."
         )
         return replace(result, warnings=(*result.warnings, warning))
     candidates, best = list(result.candidates), result.best.match_to(reference)

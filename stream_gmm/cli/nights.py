@@ -1,10 +1,11 @@
-"""The commands of every night: versions of a run folder, promotion and rollback, drift."""
+"""The commands of every night: versions of a run folder, promotion and rollback, drift, upkeep of results."""
 
 from __future__ import annotations
 
 import json
 import sys
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 
 from stream_gmm.cli.help import GroupedCommand
 from stream_gmm.cli.options import config_options, load_settings
+from stream_gmm.cli.output import Output, output_options
 
 RUN = click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
 
@@ -107,4 +109,57 @@ def monitor(given: tuple[str, ...], period: str | None, **arguments: Any) -> Non
         report.raise_if_drifted(settings.monitor.max_gain, "a refit describes them better than the model in use does")
 
 
-COMMANDS = (history, diff, promote, rollback, monitor)
+@click.command(cls=GroupedCommand)
+@click.argument("out", metavar="OUT")
+@output_options
+def verify(out: str, output: Output) -> None:
+    """Verify that published results are as they were written: checksums, counts, schemas, versions, pointers.
+
+    OUT is the folder of a run, or the folder or URI of a scored table. Reads all of it. Exit code 4 if not.
+    """
+    from stream_gmm.pipeline.upkeep.verify import verify as verify_results
+
+    found = verify_results(out)
+
+    def show() -> None:
+        click.echo(
+            f"{found.folder}: {found.versions} versions of a run, {found.files} scored files with {found.rows:,} rows"
+        )
+        for note in found.notes:
+            click.echo(f"note: {note}")
+        for problem in found.problems:
+            click.echo(f"DAMAGED {problem.path}: {problem.what}")
+        if not found.problems:
+            click.echo("all as written")
+
+    output.result(lambda: asdict(found) | {"intact": not found.problems}, show)
+    found.raise_if_damaged()
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("out", metavar="OUT")
+@click.option("--yes", is_flag=True, help="Remove it; without, it is listed only")
+@click.option("--wait", default=0.0, type=click.FloatRange(min=0.0), help="Seconds to wait for a run to end")
+@output_options
+def clean(out: str, yes: bool, wait: float, output: Output) -> None:
+    """List what killed runs have left and what nothing refers to; with --yes remove it. Other files are not touched.
+
+    OUT is the folder of a run, or the folder or URI of a scored table.
+    """
+    from stream_gmm.pipeline.upkeep.clean import clean as clean_results
+
+    found = clean_results(out, remove=yes, wait=wait)
+
+    def show() -> None:
+        for leftover in found:
+            click.echo(f"{leftover.path}  ({leftover.what}, {leftover.bytes:,} bytes)")
+        total = f"{len(found)} leftovers, {sum(x.bytes for x in found):,} bytes"
+        click.echo(f"removed: {total}" if yes else f"{total}; --yes removes them" if found else "nothing to remove")
+
+    output.result(
+        lambda: {"removed": yes, "leftovers": [{"path": x.path, "what": x.what, "bytes": x.bytes} for x in found]},
+        show,
+    )
+
+
+COMMANDS = (verify, clean, history, diff, promote, rollback, monitor)

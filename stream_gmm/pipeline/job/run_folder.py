@@ -8,7 +8,6 @@ those of earlier runs are kept as versions (:mod:`stream_gmm.io.store.versions`)
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,9 +17,16 @@ from typing import Any
 
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import InputDataError, StreamGMMError, explain, redact_value
-from stream_gmm.io.store.container import write_atomically
+from stream_gmm.io.store.container import seal, unseal, write_atomically
 from stream_gmm.io.store.folders import sync_folder
-from stream_gmm.io.store.generations import STATES, current_state, link_tree, make_state, publish_state
+from stream_gmm.io.store.generations import (
+    STATES,
+    current_state,
+    link_tree,
+    make_state,
+    publish_state,
+    write_checksums,
+)
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.versions import CATALOG, Catalog, Version, list_states, load_catalog, write_catalog
 from stream_gmm.pipeline.job.config import SCORED
@@ -67,6 +73,7 @@ def publish_results(
         place = make_state(staged.parent) if aside else staged
         write(place)
         if aside:
+            write_checksums(place)
             sync_folder(place)
             link_tree(current_state(folder), staged, RESULTS)
         alias = catalog.challenger if aside else catalog.champion
@@ -166,7 +173,7 @@ def _is_same_run(new: Path, old: Path) -> bool:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``run.json``; credentials in it are replaced."""
-    write_atomically(folder / RECORD, json.dumps(redact_value(record), indent=1).encode())
+    write_atomically(folder / RECORD, seal(redact_value(record)))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -178,9 +185,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         If the folder is not that of a run.
     """
     try:
-        record = json.loads((current_state(folder) / RECORD).read_text())
-        if not isinstance(record, dict):
-            raise ValueError(f"it holds a {type(record).__name__}, not the record of a run")
+        record = unseal((current_state(folder) / RECORD).read_bytes())
         if missing := sorted(_REQUIRED - record.keys()):
             raise ValueError(f"it lacks {', '.join(missing)}")
     except (OSError, ValueError) as error:

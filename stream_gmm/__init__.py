@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from stream_gmm.estimator import GaussianMixture
     from stream_gmm.estimator_bayesian import BayesianGaussianMixture
     from stream_gmm.estimator_selector import GaussianMixtureSelector
+    from stream_gmm.export.batches import score_batches, score_dask
+    from stream_gmm.export.json_models import from_json
+    from stream_gmm.export.sklearn_mixtures import from_sklearn
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.sink.scored import ScoredTable, open_scored
     from stream_gmm.io.source.dataset import Dataset, open_dataset
@@ -36,9 +39,13 @@ _WHERE = {
     "BayesianGaussianMixture": "stream_gmm.estimator_bayesian",
     "bootstrap": "stream_gmm.inference",
     "fit": "stream_gmm.api",
+    "from_json": "stream_gmm.export.json_models",
+    "from_sklearn": "stream_gmm.export.sklearn_mixtures",
     "likelihood_ratio_test": "stream_gmm.inference",
     "monitor": "stream_gmm.api",
     "score": "stream_gmm.api",
+    "score_batches": "stream_gmm.export.batches",
+    "score_dask": "stream_gmm.export.batches",
     "sweep": "stream_gmm.api",
     "FAMILIES": "stream_gmm.core.model.covariance",
     "Outcome": "stream_gmm.core.fit.em",
@@ -84,6 +91,8 @@ __all__ = [
     "SweepResult",
     "bootstrap",
     "fit",
+    "from_json",
+    "from_sklearn",
     "likelihood_ratio_test",
     "load_model",
     "monitor",
@@ -93,6 +102,8 @@ __all__ = [
     "plot",
     "save_model",
     "score",
+    "score_batches",
+    "score_dask",
     "sweep",
 ]
 

@@ -103,7 +103,7 @@ def shorten(command: str) -> str:
     command = _replace(command)
     words = shlex.split(command, comments=True)
     elsewhere = {"--address", "--executor", "--cluster-class"} & set(words)
-    if words[0] == "stream-gmm" and words[1] in ON_A_CLUSTER and not elsewhere:
+    if words[0] == "stream-gmm" and words[1] in ON_A_CLUSTER and not elsewhere and not _has_operator(command):
         return shlex.join([*words, "--executor", "threads"])
     return shlex.join(words) if words[0] == "stream-gmm" and not _has_operator(command) else command
 

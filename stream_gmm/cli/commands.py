@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, demo_data, profile
+from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, demo_data, export, profile
 from stream_gmm.cli.help import EXIT_CODES, GroupedCommands
 from stream_gmm.cli.nights import COMMANDS
 from stream_gmm.cli.options import config_options, load_settings
@@ -210,7 +210,10 @@ def plan(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
 @output_options
 @config_options
 def score(given: tuple[str, ...], model: str | None, output: Output, **arguments: Any) -> None:
-    """Score every row with a model and publish the scored Parquet."""
+    """Score every row with a model and publish the scored Parquet.
+
+    With - for DATA, an Arrow IPC stream on standard input is scored to standard output.
+    """
     from stream_gmm.cli.display import make_console, show_model
     from stream_gmm.io.store.models import load_model
     from stream_gmm.pipeline.job.checks import check_output_folder, check_scoring
@@ -219,6 +222,11 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     from stream_gmm.pipeline.job.stages import score_stage
 
     settings = load_settings(given, arguments)
+    if settings.data.paths == ["-"]:
+        from stream_gmm.cli.streaming import score_stdin
+
+        score_stdin(load_model(model or settings.folder / MODEL), settings.score, settings.data.missing)
+        return
     if not (settings.is_remote and model):
         check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
@@ -326,5 +334,5 @@ def stream(state: str, model: str | None, no_scores: bool, columns: str | None, 
     stream_stdin(state, model, not no_scores, tuple(columns.split(",")) if columns else None, given)
 
 
-for _command in (profile, init, doctor, schema, demo_data):
+for _command in (profile, init, doctor, schema, demo_data, export):
     cli.add_command(_command)

@@ -1,7 +1,8 @@
-"""The commands about data alone: profile, demo-data."""
+"""The commands about data or a model alone: profile, demo-data, export."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -65,3 +66,20 @@ def demo_data(folder: str, **options: Any) -> None:
 
     write(folder, **options)
     click.echo(f"{options['rows']:,} rows x {options['columns']} columns in {options['files']} files: {folder}")
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.option(
+    "--format", "form", default="json", show_default=True, type=click.Choice(["json", "onnx", "sklearn"]),
+    help="json: the whole model; onnx: label, probabilities and log-density (needs the package onnx); sklearn: a "
+    "GaussianMixture, for joblib.load",
+)  # fmt: skip
+@click.option("--output", "target", type=click.Path(dir_okay=False), help="File [default: beside MODEL]")
+def export(model: str, form: str, target: str | None) -> None:
+    """Write a model for other programs: JSON, ONNX or scikit-learn."""
+    from stream_gmm.export.files import FORMATS, export_model
+    from stream_gmm.io.store.models import load_model
+
+    path = Path(target) if target else Path(model).with_suffix(FORMATS[form][0])
+    click.echo(export_model(load_model(model), form, path))

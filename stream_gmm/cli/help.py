@@ -15,7 +15,7 @@ EXIT_CODES = (
     "5 folder in use by another run, 6 storage, 7 cluster, 8 no admissible model, 11 drift over the threshold."
 )
 COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "Fit and score": ("run", "sweep", "fit", "score", "bootstrap", "report"),
+    "Fit and score": ("run", "sweep", "fit", "score", "export", "bootstrap", "report"),
     "Look": ("profile", "plan", "inspect"),
     "Every night": ("monitor", "history", "diff", "promote", "rollback", "serve", "verify", "clean"),
     "Set up": ("init", "doctor", "schema", "demo-data"),
@@ -29,7 +29,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "bootstrap": ("stream-gmm bootstrap events/ --folder runs/events --replicates 50",),
     "plan": ("stream-gmm plan events/ --n-components 1:10",),
     "score": ("stream-gmm score events/ --folder runs/events",
-              "stream-gmm score new.parquet --model runs/events/model.gmm --folder scored/new"),
+              "stream-gmm score new.parquet --model runs/events/model.gmm --folder scored/new",
+              "stream-gmm score - --model runs/events/model.gmm < batches.arrows > scored.arrows"),
+    "export": ("stream-gmm export runs/events/model.gmm --format onnx",
+               "stream-gmm export runs/events/model.gmm --format json --output model.json"),
     "inspect": ("stream-gmm inspect runs/events/model.gmm --json",),
     "report": ("stream-gmm report runs/events",),
     "serve": ("stream-gmm serve events.yaml --cron '0 2 * * *'",),

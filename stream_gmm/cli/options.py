@@ -3,58 +3,32 @@
 from __future__ import annotations
 
 import types
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import click
 import yaml
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stream_gmm.errors import ConfigError
 from stream_gmm.pipeline.job.config import RunConfig, load_config
+from stream_gmm.pipeline.job.repeat import COMMA_SEPARATED, config_keys, option_names
 
 CONFIG_ENDINGS = (".yaml", ".yml", ".json")
 F = TypeVar("F", bound=Callable[..., Any])
-
-_COMMA_SEPARATED = {
-    "data.columns",
-    "data.exclude_columns",
-    "sweep.covariance_type",
-    "sweep.n_components",
-    "score.passthrough",
-}
 
 _ALONE = {"output.wait": "86400"}
 """Values of options that may stand alone: --wait is --wait 86400, and --fresh is --fresh true."""
 
 
-def config_keys() -> dict[str, FieldInfo]:
-    """Return every key, dotted, with its field."""
-    out: dict[str, FieldInfo] = {}
-    for name, field in RunConfig.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            out |= {f"{name}.{key}": f for key, f in section.model_fields.items()}
-        else:
-            out[name] = field
-    return out
-
-
 def config_options(function: F) -> F:
     """Add an option for every key: ``--em.tol``, and ``--tol`` where that name is unique."""
     keys = config_keys()
-    short = Counter(k.rsplit(".", 1)[-1] for k in keys)
     for dotted, field in reversed(keys.items()):
-        last = dotted.rsplit(".", 1)[-1]
-        names = [f"--{dotted.replace('_', '-')}"]
-        if short[last] == 1 and "." in dotted:
-            names.append(f"--{last.replace('_', '-')}")
         alone = _ALONE.get(dotted, "true" if field.annotation is bool else None)
         switch: dict[str, Any] = {} if alone is None else {"is_flag": False, "flag_value": alone}
         function = click.option(
-            *names,
+            *option_names(dotted),
             _variable_name(dotted),
             multiple=_is_list(field),
             metavar="VALUE",
@@ -124,7 +98,7 @@ def collect_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse_list(dotted: str, given: tuple[str, ...]) -> Any:
-    if dotted in _COMMA_SEPARATED:
+    if dotted in COMMA_SEPARATED:
         values = [v.strip() for text in given for v in text.split(",")]
     else:
         values = list(given)

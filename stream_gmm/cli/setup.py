@@ -13,10 +13,11 @@ import numpy as np
 import yaml
 
 from stream_gmm.cli.help import GroupedCommand
-from stream_gmm.cli.options import config_keys, config_options, load_settings
+from stream_gmm.cli.options import config_options, load_settings
 from stream_gmm.cli.output import Output, output_options
 from stream_gmm.errors import ConfigError, redact_text
 from stream_gmm.pipeline.job.config import RunConfig, validate_config
+from stream_gmm.pipeline.job.repeat import config_keys
 
 # Keys that also take a single value, or a text such as '1:8', for which the model has a list.
 _LISTS = {"data": ("paths", "columns", "exclude"), "sweep": ("n_components", "covariance_type")}

@@ -1,4 +1,4 @@
-"""Standard input and output of ``stream-gmm stream``."""
+"""Standard input and output of ``stream-gmm stream`` and ``stream-gmm score -``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import click
 
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.online import OnlineRule, make_online_result
-from stream_gmm.io.sink.stream import StreamWriter
+from stream_gmm.core.result import FitResult
+from stream_gmm.io.sink.stream import StreamWriter, record_batches, score_record_batches
 from stream_gmm.io.store.models import save_model
+from stream_gmm.pipeline.job.sections import ScoreConfig
 from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
 
 
@@ -42,3 +44,24 @@ def _summary(report: StreamReport) -> str:
         f"{state.effective_rows:,.0f} effective behind the model, {state.step} steps; "
         f"mean log-density of rows before they were learnt from: {mean}"
     )
+
+
+def score_stdin(model: FitResult, settings: ScoreConfig, missing: str) -> None:
+    """Score an Arrow IPC stream on standard input to standard output; print a summary on standard error.
+
+    Raises
+    ------
+    InputDataError
+        If the input is not an Arrow IPC stream, or a value cannot be used.
+    ConfigError
+        If two columns would have one name.
+    """
+    rows = batches = 0
+    with closing(StreamWriter(sys.stdout.buffer)) as write:
+        for batch in score_record_batches(
+            model, record_batches(sys.stdin.buffer, least=1), passthrough=settings.passthrough, proba=settings.proba,
+            prefix=settings.prefix, missing=missing,
+        ):  # fmt: skip
+            write(batch)
+            rows, batches = rows + batch.num_rows, batches + 1
+    click.echo(f"{rows:,} rows in {batches:,} batches scored", err=True)

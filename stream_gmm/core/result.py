@@ -13,6 +13,7 @@ import numpy as np
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.display import count_noun, make_html_table, shorten_list
 from stream_gmm.core.estep.scores import Scores, score_transformed
+from stream_gmm.core.exportable import Exportable
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.density import Density, compile_density
 from stream_gmm.core.model.draw import draw_rows
@@ -33,7 +34,7 @@ from stream_gmm.errors import ConfigError
 
 
 @dataclass(frozen=True, repr=False)
-class FitResult:
+class FitResult(Exportable):
     """A fitted mixture, with scikit-learn's attribute names and in-memory methods.
 
     Attributes

@@ -71,9 +71,8 @@ def publish_choice(job: str, result: SweepResult) -> None:
 
 def publish_curves(job: str, folder: Path) -> None:
     """Publish the criterion curves as an image that needs no hosting."""
-    from stream_gmm.report.figures import draw_criteria, encode_png
+    from stream_gmm import plot
+    from stream_gmm.report.svg import encode_png, make_axes
 
-    figure = draw_criteria(read_table(current_state(folder) / TABLE_FILE).to_pylist(), names=("bic",))
-    create_image_artifact(
-        key=make_key(job, CURVE), image_url=encode_png(figure, dpi=70), description=f"{job}: BIC against K"
-    )
+    ax = plot.criteria(read_table(current_state(folder) / TABLE_FILE).to_pylist(), "bic", ax=make_axes())
+    create_image_artifact(key=make_key(job, CURVE), image_url=encode_png(ax), description=f"{job}: BIC against K")

@@ -21,6 +21,7 @@ from stream_gmm.io.sink.scores import (
     Layout,
     ScoreJob,
     check_layout,
+    choose_passthrough,
     output_names,
     score_part,
 )
@@ -185,12 +186,7 @@ def make_layout(
         raise ConfigError(
             f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
         )
-    named = {"all": tuple(dataset.schema.names), "none": ()}
-    if isinstance(passthrough, str):
-        kept = named.get(passthrough, (passthrough,))
-    else:
-        kept = tuple(passthrough)
-    layout = Layout(kept, proba, prefix)
+    layout = Layout(choose_passthrough(passthrough, dataset.schema.names), proba, prefix)
     check_layout(dataset, n_components, layout, noise)
     return layout
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from stream_gmm.core.criteria import CRITERIA, base_criterion, display_name
+from stream_gmm.core.criteria import CRITERIA, base_criterion, difference_format, display_name
 from stream_gmm.errors import ConfigError
 from stream_gmm.pipeline.sweep.result import SweepResult
 from stream_gmm.plot.inputs import TableRows, take_table
 from stream_gmm.plot.style import COLOURS, DASHES, MARKERS, component_colour, show_whole_numbers, take_axes
 
 _POOR = ("DEGENERATE", "FAILED")
+_REACH = 10.0
+"""The axis of the rivals ends at so many times the difference of the nearest one."""
 
 
 def criteria(sweep: Any, criterion: str | None = None, *, ax: Axes | None = None) -> Axes:
@@ -114,6 +116,64 @@ def differences(sweep: Any, criterion: str | None = None, *, ax: Axes | None = N
     ax.set(xlabel="number of components K", ylabel=f"difference of {display_name(name)} from the chosen one")
     show_whole_numbers(ax)
     ax.legend(title="covariance", fontsize=8)
+    return ax
+
+
+def rivals(sweep: Any, criterion: str | None = None, *, most: int = 8, ax: Axes | None = None) -> Axes:
+    """Draw the candidates that come closest to the chosen one: by how much, with two standard errors.
+
+    The axis is linear and holds these candidates only, so that what decided can be read from it: the nearest one,
+    and others as long as they are no more than ten times as far away. A candidate whose bar touches the line at zero
+    cannot be distinguished from the chosen one.
+
+    Parameters
+    ----------
+    sweep
+        A :class:`SweepResult`, or its table.
+    criterion
+        For a table: the criterion by which the sweep chose; of a sweep it is known.
+    most
+        Largest number of candidates beside the chosen one.
+    ax
+        Axes to draw on; None: those of a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ConfigError
+        If no other candidate was compared on the full data.
+
+    Examples
+    --------
+    >>> ax = sg.plot.rivals(sweep)  # doctest: +SKIP
+    """
+    table = take_table(sweep)
+    name = _take_criterion(sweep, None if isinstance(sweep, SweepResult) else criterion)
+    others = [r for r in table if r["delta"] is not None and not r["chosen"] and r["outcome"] not in _POOR]
+    if not others:
+        raise ConfigError("no other candidate of this sweep was compared on the full data.")
+    others = sorted(others, key=lambda r: float(r["delta"]))
+    reach = _REACH * max(abs(others[0]["delta"]), 2.0 * (others[0]["delta_se"] or 0.0))
+    near = [r for r in others if r["delta"] <= reach][:most]
+    shown = [*(r for r in table if r["chosen"]), *near]
+    ax = take_axes(ax, 5.5, 1.4 + 0.3 * len(shown))
+    looks = {family: _choose_look(i) for i, family in enumerate(_group_by_structure(table))}
+    for place, row in enumerate(shown):
+        ax.errorbar(
+            row["delta"], place, xerr=2.0 * (row["delta_se"] or 0.0), capsize=3.0, lw=1.4,
+            **looks[row["covariance_type"]] | {"ms": 6},
+        )  # fmt: skip
+    ax.plot(0.0, 0, "o", ms=13, mfc="none", mec="black", mew=1.4, zorder=5)
+    ax.axvline(0.0, color="black", lw=0.8, ls=":")
+    ax.set_yticks(range(len(shown)), [r["candidate"] for r in shown])
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    if len(near) < len(others):
+        following, text = others[len(near)], difference_format(name)
+        ax.set_title(f"the next one, {following['candidate']}, is at {text.format(following['delta'])}", fontsize=9)
+    ax.set(xlabel=f"{display_name(name)} above that of the chosen one (± 2 standard errors)")
     return ax
 
 

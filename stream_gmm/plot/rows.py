@@ -129,7 +129,7 @@ def _draw_soft(ax: Axes, model: FitResult, at: Array, scores: Scores) -> None:
         at[order, 0], at[order, 1], c=mixed[order], s=5.0 + 35.0 * unsure[order], lw=0.4, edgecolors=rings[order]
     )
     share = float((scores.max_proba < UNSURE).mean())
-    ax.set_title(f"soft: colours mixed; ringed: {share:.1%} of rows below {UNSURE}")
+    ax.set_title(f"soft: colours mixed; {share:.1%} below {UNSURE} ringed")
 
 
 def uncertainty(result: Any, rows: Any = None, *, ax: Axes | None = None) -> Axes:

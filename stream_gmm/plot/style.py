@@ -12,11 +12,13 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.errors import ConfigError
 
 # The first six are those of Okabe and Ito (2008).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#8C8C8C",
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9B5FC0", "#8C8C8C",
            "#3969AC", "#A5AA99", "#11A579", "#F2B701")  # fmt: skip
 NOISE_COLOUR = "#bbbbbb"
 EMPHASIS = "#D55E00"
 MARKERS = "osD^vPX*"
+# Not quite white and black: on a coloured cell they stay as they are where a page turns black into white.
+_LIGHT, _DARK = "#fdfdfb", "#121214"
 DASHES = ("-", "--", "-.", ":")
 
 AxesArray = np.ndarray[Any, Any]
@@ -82,4 +84,4 @@ def draw_heat_map(ax: Axes, values: Array, text: str, label: str, most_cells: in
     for (i, j), value in np.ndenumerate(values):
         red, green, blue, _ = image.to_rgba(np.array(value))
         dark = 0.30 * red + 0.59 * green + 0.11 * blue < 0.5
-        ax.text(j, i, text.format(value), ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        ax.text(j, i, text.format(value), ha="center", va="center", fontsize=8, color=_LIGHT if dark else _DARK)

@@ -19,11 +19,12 @@ import yaml
 from stream_gmm.cli.commands import cli
 from stream_gmm.cli.display import LogLines
 from stream_gmm.cli.help import COMMANDS, EXAMPLES
-from stream_gmm.cli.options import config_keys, load_settings
+from stream_gmm.cli.options import load_settings
 from stream_gmm.cli.setup import make_schema
 from stream_gmm.errors import ConfigError, ModelFileError
 from stream_gmm.io.store.models import load_model
 from stream_gmm.pipeline.job.config import load_config
+from stream_gmm.pipeline.job.repeat import config_keys
 from stream_gmm.pipeline.passes.progress import Progress
 from tests.cli.test_commands import run
 from tests.documents import read_blocks

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stream_gmm.cli.options import collect_overrides, config_keys
+from stream_gmm.cli.options import collect_overrides
 from stream_gmm.errors import ConfigError
 from stream_gmm.pipeline.job.config import RunConfig, load_config, validate_config
+from stream_gmm.pipeline.job.repeat import config_keys
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {"data": {"paths": "x.parquet"}}

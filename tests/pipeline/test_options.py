@@ -9,10 +9,10 @@ import typing
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.cli.options import config_keys
 from stream_gmm.core.online import OnlineRule
 from stream_gmm.pipeline.fit.settings import FitOptions, Settings, describe_option
 from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.repeat import config_keys
 from stream_gmm.pipeline.job.sections import DataConfig, EMConfig
 
 FIELDS = {f.name: f for f in dataclasses.fields(Settings)}

@@ -94,6 +94,43 @@ def test_differences_have_two_standard_errors(sweep, ax):
     assert len(ax.containers) == len(TYPES)
 
 
+def test_rivals_are_the_nearest_candidates_on_a_linear_axis(sweep, ax):
+    sg.plot.rivals(sweep, ax=ax)
+    table = sweep.to_pandas()
+    others = table[~table.chosen & table.delta.notna()].sort_values("delta")
+    near = others[others.delta <= 10.0 * max(others.delta.iloc[0], 2.0 * others.delta_se.iloc[0])][:8]
+
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == [*table[table.chosen].candidate, *near.candidate]
+    for container, (_, row) in zip(ax.containers[1:], near.iterrows(), strict=True):
+        assert container[0].get_xdata()[0] == row.delta
+        (bar,) = container[2][0].get_segments()
+        assert bar[1, 0] - bar[0, 0] == pytest.approx(4.0 * row.delta_se, abs=1e-9)
+    assert ax.get_xscale() == "linear"
+    if len(near) < len(others):
+        assert others.candidate.iloc[len(near)] in ax.get_title()
+    alone = [row for row in sweep.table.to_pylist() if row["chosen"]]
+    with pytest.raises(ConfigError, match="no other candidate"):
+        sg.plot.rivals(alone)
+
+
+def test_drift_has_a_mark_for_each_period_with_its_status(ax):
+    gains = [0.001, 0.02, 0.5]
+    rows = [
+        {"file": "*", "period": str(i), "status": status, "refit_gain": gain, "chance_gain": 0.002}
+        for i, (status, gain) in enumerate(zip(("same", "changed", "drifted"), gains, strict=True))
+    ]
+    sg.plot.drift([*rows, {**rows[0], "file": "part.parquet"}], ax=ax)
+
+    marks = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    for i, row in enumerate(rows):
+        assert marks[row["status"]] == [[i, gains[i]]]
+    assert marks["by chance"] == [[i, 0.002] for i in range(3)]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "2"]
+    with pytest.raises(ConfigError, match=r"monitor\.parquet"):
+        sg.plot.drift([])
+
+
 def test_gains_are_those_of_the_table(sweep, ax):
     sg.plot.gains(sweep, ax=ax)
     table = sweep.to_pandas().dropna(subset="gain")

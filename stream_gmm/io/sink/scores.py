@@ -94,6 +94,13 @@ def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
     return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
 
 
+def choose_passthrough(passthrough: str | Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns to carry over: ``"all"`` of these names, ``"none"``, one name, or several."""
+    if isinstance(passthrough, str):
+        return {"all": tuple(names), "none": ()}.get(passthrough, (passthrough,))
+    return tuple(passthrough)
+
+
 def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) -> None:
     """Refuse a layout in which two columns would have one name.
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
-from stream_gmm.core.estep.scores import Scores, score_rows
+from stream_gmm.core.estep.accumulate import CHUNK_ROWS
+from stream_gmm.core.estep.scores import Scores, score_rows, score_transformed
 from stream_gmm.core.model.density import Density
-from stream_gmm.errors import ConfigError, InputDataError, explain
-from stream_gmm.io.sink.scores import Layout, make_scored_table, score_columns
-from stream_gmm.io.source.chunks import Chunk, decode_rows
+from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transforms import Transforms
+from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
+from stream_gmm.io.sink.scores import (
+    PROBA_STYLES,
+    REASON,
+    Layout,
+    choose_passthrough,
+    make_scored_table,
+    score_columns,
+)
+from stream_gmm.io.source.chunks import Chunk, decode_rows, set_unlike_aside
 
 NO_MODEL = "no model yet"
 
 
-def record_batches(source: BinaryIO) -> Iterator[pa.RecordBatch]:
+def record_batches(source: BinaryIO, least: int = 0) -> Iterator[pa.RecordBatch]:
     """Read an Arrow IPC stream to its end, one record batch in memory at a time.
+
+    If it has fewer than ``least`` batches, an empty one follows.
 
     Raises
     ------
@@ -27,7 +39,12 @@ def record_batches(source: BinaryIO) -> Iterator[pa.RecordBatch]:
     """
     try:
         with pa.ipc.open_stream(source) as reader:
-            yield from reader
+            found = 0
+            for batch in reader:
+                found += 1
+                yield batch
+            if found < least:
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)
     except (pa.ArrowException, OSError) as error:
         raise InputDataError(
             explain(
@@ -45,7 +62,9 @@ def arrow_batches(data: Any) -> list[pa.RecordBatch] | None:
     return list(data.to_batches()) if isinstance(data, pa.Table) else None
 
 
-def decode_batch(batch: pa.RecordBatch, number: int, columns: tuple[str, ...], missing: str) -> Chunk:
+def decode_batch(
+    batch: pa.RecordBatch, number: int, columns: tuple[str, ...], missing: str, transforms: Transforms = ()
+) -> Chunk:
     """Return the rows of a record batch, with the policy for missing values applied.
 
     Raises
@@ -58,7 +77,9 @@ def decode_batch(batch: pa.RecordBatch, number: int, columns: tuple[str, ...], m
         raise InputDataError(
             explain(f"record batch {number} lacks the columns {absent}", why=f"the model has {list(columns)}")
         )
-    return decode_rows(batch, lambda row: f"record batch {number}, row {row}", 0, columns, missing)
+    return decode_rows(
+        batch, lambda row: f"record batch {number}, row {row}", 0, columns, missing, transforms=transforms
+    )
 
 
 def score_batch(
@@ -87,6 +108,55 @@ def score_batch(
     return make_scored_table(unscored, nothing, columns, layout, threshold, {})
 
 
+def score_record_batch(
+    model: FitResult, batch: pa.RecordBatch, number: int, *,
+    passthrough: str | Sequence[str], proba: str, prefix: str, missing: str,
+) -> pa.RecordBatch:  # fmt: skip
+    """Return a record batch with its scores; ``number`` names it in messages.
+
+    Raises
+    ------
+    InputDataError
+        If a column of the model is not there, or a value cannot be used.
+    ConfigError
+        If two columns would have one name.
+    """
+    constants = tuple(c for c in model.constants if c.name in batch.schema.names)
+    columns = (*model.columns, *(c.name for c in constants))
+    kept = choose_passthrough(passthrough, batch.schema.names)
+    absent = [c for c in kept if c not in batch.schema.names]
+    if absent:
+        raise ConfigError(f"passthrough names {absent}, and record batch {number} has {batch.schema.names}.")
+    if proba not in PROBA_STYLES:
+        raise ConfigError(f"proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}")
+    layout = Layout(kept, proba, prefix)
+    wanted = score_columns(model.n_components, layout, model.density.noisy)
+    names = [*(n for n, _, _ in wanted), prefix + REASON]
+    clash = sorted(set(names) & set(layout.passthrough))
+    if clash:
+        remedy = "give a prefix, such as 'gmm_', or do not pass the columns through"
+        raise ConfigError(explain(f"the input already has columns named {clash}", remedy=remedy))
+    chunk, unlike = set_unlike_aside(decode_batch(batch, number, columns, missing, model.transforms), constants)
+    scores = score_transformed(model.density, chunk.rows, model.columns, model.transforms)
+    metadata = {"stream_gmm.model_digest": model.digest}
+    table = make_scored_table(chunk, scores, wanted, layout, model.threshold, metadata, unlike)
+    if not table.num_rows:
+        return pa.RecordBatch.from_pylist([], schema=table.schema)
+    return table.combine_chunks().to_batches()[0]
+
+
+def score_record_batches(model: FitResult, source: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+    """Yield scored record batches of a reader, a table, a record batch or an iterable; options as above.
+
+    A batch of more than 65,536 rows is scored in slices, which bounds the memory.
+    """
+    for number, batch in enumerate(arrow_batches(source) or source):
+        if not isinstance(batch, pa.RecordBatch):
+            raise InputDataError(f"record batch {number} is a {type(batch).__name__}: give pyarrow record batches.")
+        for start in range(0, max(batch.num_rows, 1), CHUNK_ROWS):
+            yield score_record_batch(model, batch.slice(start, CHUNK_ROWS), number, **options)
+
+
 class StreamWriter:
     """Writes tables to a sink as one Arrow IPC stream; the first table sets the schema."""
 
@@ -95,10 +165,10 @@ class StreamWriter:
         self._writer: Any = None
 
     def __call__(self, table: Any) -> None:
-        """Write one table."""
+        """Write one table or record batch."""
         if self._writer is None:
             self._writer = pa.ipc.new_stream(self._sink, table.schema)
-        self._writer.write_table(table)
+        self._writer.write(table)
 
     def close(self) -> None:
         """End the stream; a sink that got no table stays empty."""

@@ -39,11 +39,16 @@ def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
 
 def to_bytes(result: FitResult) -> bytes:
     """Return the content of the model file."""
+    return pack(MAGIC, *describe_model(result))
+
+
+def describe_model(result: FitResult) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Return what a model file holds: the lowest format that can hold it, the header and the arrays."""
     arrays = {**params_to_arrays(result.params), "history": np.array(result.history, dtype=np.float64)}
     if result.training is not None:
         arrays |= {"training_edges": result.training.edges, "training_shares": result.training.shares}
     version_needed = 3 if result.transforms else 2 if result.constants else 1
-    return pack(MAGIC, version_needed, _make_header(result), arrays)
+    return version_needed, _make_header(result), arrays
 
 
 def params_to_arrays(params: MixtureParams) -> dict[str, Any]:
@@ -107,7 +112,7 @@ def load_model(path: str | os.PathLike[str]) -> FitResult:
 
 def from_bytes(content: bytes) -> FitResult:
     """Return the model in the content of a model file."""
-    return unpack(content, MAGIC, FORMAT, "model", _build_result)
+    return unpack(content, MAGIC, FORMAT, "model", build_result)
 
 
 def _read_transform(name: str, kind: str, parameters: list[float]) -> ColumnTransform:
@@ -116,7 +121,8 @@ def _read_transform(name: str, kind: str, parameters: list[float]) -> ColumnTran
     return ColumnTransform(name, kind, tuple(float(p) for p in parameters))
 
 
-def _build_result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
+def build_result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
+    """Return the model of a header and arrays."""
     params = params_from_arrays(arrays, header["covariance_type"])
     if header["columns"] and len(header["columns"]) != params.n_features:
         raise ModelFileError(f"{len(header['columns'])} column names for {params.n_features} features.")

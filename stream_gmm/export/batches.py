@@ -1,0 +1,113 @@
+"""Scores of rows that are somewhere else than in files: Arrow record batches and Dask data frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from stream_gmm.core.result import FitResult
+from stream_gmm.errors import ConfigError, InputDataError, explain
+from stream_gmm.io.sink.stream import score_record_batch, score_record_batches
+
+
+def score_batches(
+    model: FitResult | Any,
+    reader: Any,
+    *,
+    passthrough: str | Sequence[str] = "all",
+    proba: str = "columns",
+    prefix: str = "",
+    missing: str = "error",
+) -> Iterator[Any]:
+    """Yield the record batches of a reader with their scores, one in memory at a time, in their order.
+
+    Parameters
+    ----------
+    model
+        A fitted model or estimator.
+    reader
+        A ``pyarrow.RecordBatchReader``, a table, a record batch, or any iterable of record batches. The columns of
+        the model are found by name.
+    passthrough
+        ``"all"``, ``"none"`` or names of input columns to carry over.
+    proba, prefix
+        As in :func:`stream_gmm.score`.
+    missing
+        ``"error"``, or ``"drop"``: a row with a null, NaN or infinity has null scores, with the reason.
+
+    Raises
+    ------
+    InputDataError
+        If a batch lacks a column of the model or a value cannot be used; names batch, row and column.
+    ConfigError
+        If two columns would have one name.
+    """
+    result = model if isinstance(model, FitResult) else model.result_
+    yield from score_record_batches(
+        result, reader, passthrough=passthrough, proba=proba, prefix=prefix, missing=missing
+    )
+
+
+def score_dask(
+    frame: Any,
+    model: FitResult | Any,
+    *,
+    proba: str = "columns",
+    prefix: str = "",
+    missing: str = "error",
+) -> Any:
+    """Return a Dask data frame with its columns and then those of the scores; nothing is computed yet.
+
+    Parameters
+    ----------
+    frame
+        A Dask data frame with the columns of the model. Index, divisions and partitions stay as they are.
+    model
+        A fitted model or estimator; it travels inside the graph.
+    proba, prefix
+        As in :func:`stream_gmm.score`.
+    missing
+        ``"error"``: a row that cannot be scored stops the computation; ``"drop"``: its scores are missing.
+
+    Raises
+    ------
+    InputDataError
+        If a column of the model is not in the frame; or, when it is computed, if a value cannot be used.
+    ConfigError
+        If the frame has a column with the name of a score column.
+    """
+    result = model if isinstance(model, FitResult) else model.result_
+    if not hasattr(frame, "map_partitions"):
+        raise InputDataError(
+            explain(
+                f"score_dask takes a Dask data frame, not {type(frame).__name__}",
+                remedy="use score for files, score_batches for Arrow, or predict_proba for rows in memory",
+            )
+        )
+    options = {"proba": proba, "prefix": prefix, "missing": missing}
+    meta = _score_frame(frame._meta, result, **options)
+    return frame.map_partitions(_score_frame, result, **options, meta=meta)
+
+
+def _score_frame(frame: Any, result: FitResult, *, proba: str, prefix: str, missing: str) -> Any:
+    """Return a pandas data frame with its scores; columns with missing integers or truth values are nullable."""
+    import pandas as pd
+    import pyarrow as pa
+
+    absent = [c for c in result.input_columns if c not in frame.columns]
+    if [c for c in absent if c in result.columns]:
+        raise InputDataError(
+            explain(f"the frame lacks the columns {absent}", why=f"the model has {list(result.input_columns)}")
+        )
+    wanted = [c for c in result.input_columns if c not in absent]
+    batch = pa.RecordBatch.from_pandas(frame[wanted], preserve_index=False)
+    scored = score_record_batch(result, batch, 0, passthrough="none", proba=proba, prefix=prefix, missing=missing)
+    kinds = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype(), pa.string(): pd.StringDtype()}
+    scores = pa.Table.from_batches([scored]).to_pandas(types_mapper=kinds.get)
+    clash = sorted(set(scores.columns) & set(frame.columns))
+    if clash:
+        raise ConfigError(
+            explain(f"the frame already has columns named {clash}", remedy="set prefix, such as 'gmm_'")
+        )
+    scores.index = frame.index
+    return pd.concat([frame, scores], axis=1)

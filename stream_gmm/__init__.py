@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from stream_gmm.pipeline.sweep.result import SweepResult
     from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
     from stream_gmm.pipeline.uncertainty.ratio import RatioTest
+    from stream_gmm.pipeline.upkeep.clean import clean
+    from stream_gmm.pipeline.upkeep.verify import Verification, verify
 
 _WHERE = {
     "BayesianGaussianMixture": "stream_gmm.estimator_bayesian",
@@ -56,6 +58,9 @@ _WHERE = {
     "GaussianMixtureSelector": "stream_gmm.estimator_selector",
     "Dataset": "stream_gmm.io.source.dataset",
     "open_dataset": "stream_gmm.io.source.dataset",
+    "clean": "stream_gmm.pipeline.upkeep.clean",
+    "verify": "stream_gmm.pipeline.upkeep.verify",
+    "Verification": "stream_gmm.pipeline.upkeep.verify",
     "open_scored": "stream_gmm.io.sink.scored",
     "ScoredTable": "stream_gmm.io.sink.scored",
     "open_registry": "stream_gmm.pipeline.job.registry",
@@ -89,7 +94,9 @@ __all__ = [
     "ScoreResult",
     "ScoredTable",
     "SweepResult",
+    "Verification",
     "bootstrap",
+    "clean",
     "fit",
     "from_json",
     "from_sklearn",
@@ -105,6 +112,7 @@ __all__ = [
     "score_batches",
     "score_dask",
     "sweep",
+    "verify",
 ]
 
 

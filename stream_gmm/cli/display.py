@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -20,6 +21,7 @@ from stream_gmm.core.display import count_noun
 from stream_gmm.core.model.matching import match_components
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.oddities import find_atoms
+from stream_gmm.errors import StorageError
 from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
@@ -155,8 +157,9 @@ def show_run(folder: Path, console: Console | None = None) -> None:
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     _show_versions(folder, console)
     scored = open_target(locate_scores(folder, record))
-    if (scored.read_manifest() or {}).get("model_digest") == model.digest:
-        console.print(f"{'scored rows':<12} {scored.shown}", soft_wrap=True)
+    with contextlib.suppress(StorageError):  # results are shown, even if a store does not answer
+        if (scored.read_manifest() or {}).get("model_digest") == model.digest:
+            console.print(f"{'scored rows':<12} {scored.shown}", soft_wrap=True)
     for what, name in (("model", MODEL), ("report", REPORT), ("sweep table", TABLE),
                        ("candidates", CANDIDATES)):  # fmt: skip
         if (folder / name).exists():

@@ -11,8 +11,9 @@ from typing import Any
 from stream_gmm.core.criteria import RULES, base_criterion, difference_format, display_name, value_format
 from stream_gmm.core.display import count_noun
 from stream_gmm.pipeline.drift_rule import CHANGED, DRIFTED, TOO_FEW
+from stream_gmm.pipeline.job.config import SCORED
 from stream_gmm.pipeline.job.monitor_stage import MONITOR
-from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, RECORD, SCORED, TABLE
+from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, RECORD, TABLE
 from stream_gmm.report.advice import find_near_ties
 from stream_gmm.report.contents import RunContents
 

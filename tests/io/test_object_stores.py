@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from dataclasses import replace
 from unittest import mock
 
@@ -11,13 +13,15 @@ import pyarrow.dataset as ds
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.errors import StorageError
+from stream_gmm.errors import FolderInUseError, StorageError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.sink import places
 from stream_gmm.io.sink.commits import LATEST
+from stream_gmm.io.sink.object_lease import hold_prefix
 from stream_gmm.io.source.files import _open_filesystem
 from stream_gmm.io.source.listing import TRIPWIRE
 from stream_gmm.io.store import lease as leases
+from tests.cli.test_commands import run as run_command
 from tests.servers import faulty_s3
 
 
@@ -156,3 +160,89 @@ def test_killed_between_any_two_requests_the_old_scores_are_current_or_the_new(
     assert ended
     assert seen[0] is False
     print(f"killed at {len(seen)} of {stop} requests: {seen.count(False)} times the old scores, else the new")
+
+
+def test_a_run_publishes_its_scores_to_a_bucket(demo_folder, s3, bucket, tmp_path):
+    uri = f"s3://{bucket}/scored"
+    with s3.open_output_stream(f"{bucket}/in/a.parquet") as out:
+        out.write((demo_folder / "part-000.parquet").read_bytes())
+    options = ["--columns", "x0,x1,x2", "--executor", "threads", "--folder", tmp_path / "run", "--scored", uri]
+    source = f"s3://{bucket}/in"
+    run_command("sweep", source, *options, "--n-components", 2, "--covariance-type", "diag")
+    printed = run_command("score", source, *options)
+    assert f"published: {uri}" in printed
+    assert sg.open_scored(uri).rows == 5_000
+    assert f"scored rows  {uri}" in run_command("report", tmp_path / "run")
+    assert json.loads(run_command("verify", tmp_path / "run", "--json"))["files"] == 1
+    assert run_command("clean", uri) == "nothing to remove\n"
+    line = json.loads(run_command("monitor", source, *options).splitlines()[0])
+    assert line["rows"] == 5_000
+    again = ["--model", tmp_path / "run" / "candidates" / "diag-1.gmm", "--folder", f"s3://{bucket}/other"]
+    run_command("score", source, "--columns", "x0,x1,x2", "--executor", "threads", *again)
+    assert sg.open_scored(f"s3://{bucket}/other/scored").rows == 5_000
+    assert "object store" in run_command("sweep", source, "--folder", f"s3://{bucket}/run", code=6)
+
+
+def test_damage_in_a_bucket_is_found_and_what_is_left_over(model, data, s3, bucket):
+    uri = f"s3://{bucket}/out"
+    for k in (1, 2):
+        sg.score(sg.fit(data, k, "diag"), data, uri)
+    table = sg.open_scored(uri)
+    left = [x.path for x in sg.clean(uri)]
+    assert len(left) == 2
+    assert not any(x in table.files[0] for x in left)
+    sg.clean(uri, remove=True)
+    assert sg.clean(uri) == ()
+    assert not sg.verify(uri).problems
+
+    path = table.files[1].removeprefix("s3://")
+    with s3.open_input_stream(path) as stream:
+        content = bytearray(stream.read())
+    content[len(content) // 2] ^= 1
+    with s3.open_output_stream(path) as stream:
+        stream.write(bytes(content))
+    assert [p.what for p in sg.verify(uri).problems] == ["its SHA-256 does not match"]
+    assert not sg.score(sg.fit(data, 2, "diag"), data, uri).already_published
+    assert not sg.verify(uri).problems
+
+
+def test_of_two_writers_one_holds_the_prefix(model, data, s3, bucket):
+    uri = f"s3://{bucket}/out"
+    held, ends = threading.Event(), []
+
+    def hold() -> None:
+        with hold_prefix(places.ObjectPlace(uri), run="another"):
+            held.set()
+            time.sleep(2.0)
+        ends.append("released")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(20)
+    with pytest.raises(FolderInUseError, match=r"out is in use: run 'another' of"):
+        sg.score(model, data, uri)
+    sg.score(model, data, uri, wait=30)
+    assert ends == ["released"]
+    thread.join()
+
+
+@pytest.mark.slow
+def test_the_lease_of_a_prefix_is_never_held_twice(s3, bucket):
+    place, inside, most, held = places.ObjectPlace(f"s3://{bucket}/out"), [], [], []
+
+    def take_turns() -> None:
+        for _ in range(3):
+            with hold_prefix(place, wait=120):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.01)
+                inside.pop()
+                held.append(1)
+
+    threads = [threading.Thread(target=take_turns) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert len(held) == 12

@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.errors import ConfigError, StorageError, explain, redact_text
 from stream_gmm.io.source.files import is_uri, locate, redact
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,14 @@ def check_scheme(uri: str) -> None:
                 f"cannot write to {redact(uri)}",
                 why=f"results go to a folder or to an object store ({', '.join(s + '://' for s in SCHEMES)}), "
                 f"not to {scheme}://",
+            )
+        )
+    if redact_text(uri) != uri:
+        raise ConfigError(
+            explain(
+                f"the output {redact_text(uri)} holds credentials",
+                why="the address of an output is kept in the record of a run",
+                remedy="set them in the environment of all workers (AWS_ACCESS_KEY_ID, ...)",
             )
         )
 

@@ -121,7 +121,7 @@ class RunConfig(Section):
         if self.is_remote:
             raise StorageError(
                 explain(
-                    f"the folder of a run cannot be {redact_text(self.output.folder)}",
+                    f"the folder of a run cannot lie in an object store: {redact_text(self.output.folder)}",
                     why="model, ledger and versions are files that are replaced together, which needs a file system",
                     remedy="set output.folder to a folder, and output.scored to this URI: the scored table and its "
                     "model go there; 'stream-gmm score --model FILE' needs no folder",

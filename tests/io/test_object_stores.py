@@ -177,7 +177,7 @@ def test_a_run_publishes_its_scores_to_a_bucket(demo_folder, s3, bucket, tmp_pat
     assert run_command("clean", uri) == "nothing to remove\n"
     line = json.loads(run_command("monitor", source, *options).splitlines()[0])
     assert line["rows"] == 5_000
-    again = ["--model", tmp_path / "run" / "candidates" / "diag-1.gmm", "--folder", f"s3://{bucket}/other"]
+    again = ["--model", tmp_path / "run" / "model.gmm", "--folder", f"s3://{bucket}/other"]
     run_command("score", source, "--columns", "x0,x1,x2", "--executor", "threads", *again)
     assert sg.open_scored(f"s3://{bucket}/other/scored").rows == 5_000
     assert "object store" in run_command("sweep", source, "--folder", f"s3://{bucket}/run", code=6)

@@ -1,11 +1,12 @@
-# make demo: the main job on generated data.  make quick: lint, types and the fast tests.  make test: everything.
+# make demo: the main job on generated data.  make test: lint, types, import rules, tests.
+# make quick: without tests of more than about a second.  make test-all: also those of more than about eight, as in CI.
 PYTHON ?= python3
 BIN := .venv/bin
 # Two worker processes, each file on one of them; plain pytest runs in one process.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo quick test lint types imports pytest pytest-quick test-lowest docs bench clean
+.PHONY: demo quick test test-all lint types imports pytest pytest-all pytest-quick test-lowest docs bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,6 +26,9 @@ demo: .venv/installed
 test: lint
 	@$(MAKE) --no-print-directory -j 3 --output-sync=target types imports pytest
 
+test-all: lint
+	@$(MAKE) --no-print-directory -j 3 --output-sync=target types imports pytest-all
+
 quick: lint
 	@$(MAKE) --no-print-directory -j 3 --output-sync=target types imports pytest-quick
 
@@ -38,10 +42,21 @@ imports: .venv/dev
 	$(BIN)/lint-imports
 
 pytest: .venv/dev
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+pytest-all: .venv/dev
 	$(PYTEST) $(PYTEST_ARGS)
 
 pytest-quick: .venv/dev
-	$(PYTEST) -m "not slow and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not long and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
+
+.venv/docs: .venv/dev
+	$(BIN)/python -m pip install --quiet --group docs
+	touch $@
+
+# The documentation site, into .site/; a warning is an error.
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # The lowest version of every dependency, in an environment of its own; numba compiles everything once more.
 test-lowest:
@@ -49,7 +64,7 @@ test-lowest:
 	$(PYTHON) .ci/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt -e . --group dev
-	.venv-lowest/bin/python -m pytest -q -m "not slow and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
+	.venv-lowest/bin/python -m pytest -q -m "not slow and not long and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.pass_speed

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stream_gmm.io.sink.scored import ScoredTable, open_scored
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
+    from stream_gmm.nightly import update
     from stream_gmm.online import OnlineGaussianMixture
     from stream_gmm.pipeline.job.registry import Registry, open_registry
     from stream_gmm.pipeline.monitor import MonitorResult
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from stream_gmm.pipeline.sweep.result import SweepResult
     from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
     from stream_gmm.pipeline.uncertainty.ratio import RatioTest
+    from stream_gmm.pipeline.update.result import UpdateResult
     from stream_gmm.pipeline.upkeep.clean import clean
     from stream_gmm.pipeline.upkeep.verify import Verification, verify
 
@@ -74,6 +76,8 @@ _WHERE = {
     "RatioTest": "stream_gmm.pipeline.uncertainty.ratio",
     "ScoreResult": "stream_gmm.pipeline.score",
     "SweepResult": "stream_gmm.pipeline.sweep.result",
+    "update": "stream_gmm.nightly",
+    "UpdateResult": "stream_gmm.pipeline.update.result",
 }
 
 __all__ = [
@@ -94,6 +98,7 @@ __all__ = [
     "ScoreResult",
     "ScoredTable",
     "SweepResult",
+    "UpdateResult",
     "Verification",
     "bootstrap",
     "clean",
@@ -112,6 +117,7 @@ __all__ = [
     "score_batches",
     "score_dask",
     "sweep",
+    "update",
     "verify",
 ]
 

@@ -34,7 +34,7 @@ FEWER = {
     "--rows 1000000": "--rows 5000",
     "--rows 100000": "--rows 5000",
     "--replicates 20": "--replicates 4",
-    "--ratio-replicates 9": "--ratio-replicates 2",
+    "--ratio-replicates 9": "--ratio-replicates 0",
     "--n-components 1:8": "--n-components 1:3",
     "--n-components 1:7": "--n-components 1:4",
     "--n-components 1:6": "--n-components 1:3",

@@ -140,7 +140,7 @@ def test_a_sweep_chooses_the_same_model_in_any_representation(representation, ro
             assert a.result.criteria.bic == pytest.approx(shifted, abs=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @given(representation=representations())
 def test_standard_errors_of_the_bootstrap_follow_the_columns(representation, rows, expected, tmp_path_factory):
     """With the same rows in the same file a replicate weighs the same rows: only the columns may differ."""

@@ -37,7 +37,7 @@ WITH_OUR_DEFAULTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not (FOLDER / "test_gaussian_mixture.py").exists(), reason="scikit-learn came without its tests")
 @pytest.mark.parametrize(
     ("shim", "explained", "least"),

@@ -264,12 +264,24 @@ def inspect(model: str, output: Output) -> None:
 
 @cli.command()
 @click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
+@click.option(
+    "--live", is_flag=True, help="Follow a run that goes on, in a page that reloads by itself: RUN/live.html"
+)
+@click.option(
+    "--every", default=5.0, type=FiniteNumber(min=1.0), show_default=True, help="Seconds between two pages of --live"
+)
 @output_options
-def report(run_folder: str, output: Output) -> None:
+def report(run_folder: str, live: bool, every: float, output: Output) -> None:
     """Write the HTML report of a run's folder again, and print its tables."""
     from stream_gmm.report.html import write_report
+    from stream_gmm.report.live import follow_run
 
-    write_report(Path(run_folder))
+    if live:
+        follow_run(
+            Path(run_folder), every, lambda page: output.tell(f"open {page} in a browser; it ends with the run")
+        )
+    else:
+        write_report(Path(run_folder))
     _show_run(Path(run_folder), output)
 
 

@@ -295,18 +295,8 @@ def show_profile(profile: Profile, console: Console) -> None:
     """Print the summary of a profile: counts, ranges, repeated values, warnings."""
     read = f" of {profile.total_rows:,}" if profile.is_partial else ""
     table = Table(title=f"{profile.rows:,}{read} rows read, {profile.fit_rows:,} can be used")
-    heads = (
-        "null",
-        "NaN",
-        "infinite",
-        "min",
-        "mean",
-        "sd",
-        "max",
-        "most frequent",
-        "of the sample",
-        "alike in a leaf",
-    )
+    bad, measured = ("null", "NaN", "infinite", "too large"), ("min", "mean", "sd", "max")
+    heads = (*bad, *measured, "most frequent", "of the sample", "alike in a leaf")
     table.add_column("column")
     for head in heads:
         table.add_column(head, justify="right")

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from stream_gmm.io.store.versions import Version
 from stream_gmm.pipeline.job.registry import Registry, VersionDifference
+from stream_gmm.pipeline.update.result import UpdateResult
 
 
 def show_history(registry: Registry, console: Console) -> None:
@@ -22,6 +23,26 @@ def show_history(registry: Registry, console: Console) -> None:
             f"{registry.load(v.name).criteria.bic:,.1f}", v.model_digest[:8], v.data_fingerprint[:8], v.origin or "",
         )  # fmt: skip
     console.print(table)
+    for v in reversed(registry.history):
+        if v.note:
+            console.print(f"{v.name}: {v.note}", soft_wrap=True, markup=False)
+
+
+def show_update(result: UpdateResult, console: Console) -> None:
+    """Print what an update has done."""
+    files = result.files
+    console.print(f"update       {result.decision}")
+    console.print(
+        f"files        {len(files.new)} new, {len(files.changed)} changed, {len(files.gone)} gone, "
+        f"{len(files.unchanged)} unchanged" + (f", {len(files.outside)} outside" if files.outside else "")
+    )
+    read = 100.0 * result.rows_read / max(result.rows, 1)
+    console.print(f"rows read    {result.rows_read:,} ({read:.1f} % of {result.rows:,}), {result.passes} full passes")
+    console.print(f"scored       {result.scored} files, {result.kept_scores} keep their scores")
+    role = "in use" if result.promoted else f"not in use: {result.champion} is"
+    console.print(f"version      {result.version}, {role}")
+    for sentence in (*result.why, *result.warnings):
+        console.print(f"  {sentence}", soft_wrap=True, markup=False)
 
 
 def show_difference(difference: VersionDifference, console: Console) -> None:

@@ -17,7 +17,7 @@ EXIT_CODES = (
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Fit and score": ("run", "sweep", "fit", "score", "export", "bootstrap", "report"),
     "Look": ("profile", "plan", "inspect"),
-    "Every night": ("monitor", "history", "diff", "promote", "rollback", "serve", "verify", "clean"),
+    "Every night": ("update", "monitor", "history", "diff", "promote", "rollback", "serve", "verify", "clean"),
     "Set up": ("init", "doctor", "schema", "demo-data"),
 }
 """The commands by what they are for; others are listed under "Operate"."""
@@ -36,6 +36,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "inspect": ("stream-gmm inspect runs/events/model.gmm --json",),
     "report": ("stream-gmm report runs/events",),
     "serve": ("stream-gmm serve events.yaml --cron '0 2 * * *'",),
+    "update": ("stream-gmm update events.yaml", "stream-gmm update --folder runs/events --last '30 files'"),
     "monitor": ("stream-gmm monitor events.yaml --period 2026-11-26",),
     "history": ("stream-gmm history runs/events",),
     "diff": ("stream-gmm diff runs/events v3 champion",),

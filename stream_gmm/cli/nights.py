@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from stream_gmm.cli.help import GroupedCommand
-from stream_gmm.cli.options import config_options, load_settings
+from stream_gmm.cli.options import collect_overrides, config_options, load_settings
 from stream_gmm.cli.output import Output, output_options
 
 RUN = click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
@@ -162,4 +162,32 @@ def clean(out: str, yes: bool, wait: float, output: Output) -> None:
     )
 
 
-COMMANDS = (verify, clean, history, diff, promote, rollback, monitor)
+@click.command(cls=GroupedCommand)
+@click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
+@output_options
+@config_options
+def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
+    """Bring a run folder up to date with its files: read and score the new ones, and move the model if that pays.
+
+    With --folder alone, the configuration of the run is used again. Without new, changed or gone files nothing is
+    read. Section update says how the model moves, and output.publish_as which model is in use afterwards.
+    """
+    from stream_gmm.cli.display import make_console
+    from stream_gmm.cli.display_versions import show_update
+    from stream_gmm.pipeline.job.cluster import open_executor
+    from stream_gmm.pipeline.job.config import load_run_config
+    from stream_gmm.pipeline.job.run_folder import read_run
+    from stream_gmm.pipeline.job.update.stage import update_stage
+
+    overrides = collect_overrides(arguments)
+    if given or "data.paths" in overrides or "output.folder" not in overrides:
+        settings = load_settings(given, arguments)
+    else:
+        settings = load_run_config(Path(overrides["output.folder"]), overrides)
+    read_run(settings.folder)  # before a cluster starts
+    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
+        result = update_stage(settings, executor, listener)
+    output.result(result.as_record, lambda: show_update(result, make_console()))
+
+
+COMMANDS = (verify, clean, history, diff, promote, rollback, monitor, update)

@@ -48,6 +48,11 @@ class Output:
         with progress_display() as listener:
             yield listener
 
+    def tell(self, text: str) -> None:
+        """Print a line at once, if people read it."""
+        if self.tables:
+            click.echo(text)
+
     def plan(self, plan: Plan) -> None:
         """Print the plan of a run that begins, if people read it."""
         from stream_gmm.cli.display import show_plan

@@ -8,12 +8,25 @@ from typing import Any
 
 
 def make_html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return an HTML table; numbers have six digits, and what is None stays empty."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(_format_cell(value))}</td>" for value in row) + "</tr>" for row in rows
+    """Return an HTML table as those of the report; numbers have six digits, and what is None stays empty.
+
+    Colours are the notebook's, light or dark, and what is wider than the page is scrolled.
+    """
+    numeric = [all(isinstance(row[j], int | float | None) for row in rows) for j in range(len(header))]
+    sides = ["right" if number else "left" for number in numeric]
+
+    def write_cells(tag: str, values: Sequence[str]) -> str:
+        return "".join(
+            f'<{tag} style="text-align:{side}">{escape(value)}</{tag}>'
+            for side, value in zip(sides, values, strict=True)
+        )
+
+    body = "".join(f"<tr>{write_cells('td', [_format_cell(value) for value in row])}</tr>" for row in rows)
+    return (
+        '<div class="stream-gmm" style="overflow-x:auto"><table style="font-variant-numeric:tabular-nums">'
+        f'<caption style="text-align:left;font-weight:600">{escape(caption)}</caption>'
+        f"<thead><tr>{write_cells('th', header)}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _format_cell(value: Any) -> str:

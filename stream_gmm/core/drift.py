@@ -21,9 +21,9 @@ from scipy.linalg import eigh
 from scipy.special import chdtrc
 
 from stream_gmm.core.estep.in_memory import InMemoryEStep
-from stream_gmm.core.estep.scores import Scores
+from stream_gmm.core.estep.scores import Scores, collect_scored_stats
 from stream_gmm.core.fit.surrogate import guaranteed_gain, run_inner_steps
-from stream_gmm.core.model.moments import FULL, Array, divide_by_weight
+from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import PseudoRows
@@ -109,18 +109,9 @@ def summarise_rows(
     capacity: int,
 ) -> RowSummary:
     """Return the summary of ``rows (N, D)`` with positive ``weights (N,)``, their scores and hashes ``(N,)``."""
-    (n, d), k = rows.shape, scores.proba.shape[1]
-    shares = scores.proba * weights[:, None]
-    weight = shares.sum(axis=0)
-    mean = divide_by_weight(shares.T @ rows, weight)
-    scatter = np.empty((k, d, d))
-    for i in range(k):
-        centred = rows - mean[i]
-        scatter[i] = (shares[:, i, None] * centred).T @ centred
     loglik = scores.log_density
-    stats = SuffStats(float(weights.sum()), float(weights @ loglik), 0.0, 0.0, weight, mean, scatter, FULL)
     return RowSummary(
-        rows_read, stats if n else SuffStats.zero(k, d, FULL), float(weights @ (loglik - centre) ** 2), centre,
+        rows_read, collect_scored_stats(rows, weights, scores), float(weights @ (loglik - centre) ** 2), centre,
         float(np.sum(weights**2)), count_bins(edges, loglik, weights) if len(edges) else np.zeros(0),
         float(weights[loglik < threshold].sum()), bad, Sample.of(rows, hashes, capacity, weights),
     )  # fmt: skip
@@ -158,21 +149,33 @@ def predict_refit_gain(params: MixtureParams, summary: RowSummary, training_rows
 
     Where no step can be made, because a component has no rows or a covariance would be singular, the gain is 0.
     """
-    stats = _reduce(summary.stats, params)
+    stats = reduce_moments(summary.stats, params)
     n, p = stats.rows, params.n_parameters
     penalty = PseudoRows.of(summarise_moments(summary.stats))
     sample = summary.sample
     estep = InMemoryEStep(sample.rows, Scaling.of_rows(sample.rows), weights=sample.weights)
     try:
         step = guaranteed_gain(stats, params, mstep(stats, params.family, penalty, params)[0])
-        point = run_inner_steps(
-            params, stats, lambda mixture: _reduce(estep.evaluate(mixture), params), penalty, STEPS, _NEGLIGIBLE
-        )
+
+        def evaluate(mixture: MixtureParams) -> SuffStats:
+            return reduce_moments(estep.evaluate(mixture), params)
+
+        point = run_inner_steps(params, stats, evaluate, penalty, STEPS, _NEGLIGIBLE)
         total = max(_extrapolate(np.diff(point.values)), step, 0.0)
     except SingularCovarianceError:
         step = total = 0.0
     spread = 1.0 + n / training_rows
     return RefitGain(step, total, 0.5 * p * spread / n, float(chdtrc(p, 2.0 * n * total / spread)))
+
+
+def predict_chance_gain(n_parameters: int, new_rows: float, rows: float) -> float:
+    """Return what a refit to ``rows`` rows, ``new_rows`` of them new, gains on average where nothing has changed.
+
+    The parameters of the other rows differ from those of all rows by a share ``n / (N - n)`` of the variance of the
+    latter, of which the log-likelihood gains half, nats per row.
+    """
+    old = max(rows - new_rows, 1.0)
+    return 0.5 * n_parameters * new_rows / (old * rows) if rows else 0.0
 
 
 def _extrapolate(gains: Array) -> float:
@@ -189,7 +192,7 @@ def _extrapolate(gains: Array) -> float:
     return float(gains.sum() + max(gains[-1], 0.0) * ratio / (1.0 - ratio))
 
 
-def _reduce(stats: SuffStats, params: MixtureParams) -> SuffStats:
+def reduce_moments(stats: SuffStats, params: MixtureParams) -> SuffStats:
     """Return statistics with the second moments that the structure of a mixture needs, pooled if it shares them."""
     family = params.family
     scatter = family.moments.condense(stats.scatter) if stats.moments is FULL else stats.scatter

@@ -20,7 +20,7 @@ from stream_gmm.core.drift import (
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.sink.parts import report_from_json
+from stream_gmm.io.sink.reports import report_from_json
 from stream_gmm.io.sink.summaries import Item, SummaryJob, summarise_part
 from stream_gmm.io.sink.targets import Target, open_target
 from stream_gmm.io.source.dataset import Dataset
@@ -125,6 +125,7 @@ def _find_scores(target: Target | None, model: FitResult, dataset: Dataset) -> d
         return None
     layout = manifest["layout"]
     same = (manifest["model_digest"], manifest["data_fingerprint"]) == (model.digest, dataset.fingerprint)
+    same = same and all(part.get("model") in (None, "", model.digest) for part in manifest["parts"])
     holds_all = set(model.columns) <= set(layout["passthrough"]) and layout["proba"] != "none"
     return manifest if same and holds_all else None
 

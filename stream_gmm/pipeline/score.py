@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from stream_gmm.core.file_stats import FileStats
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, StorageError, did_you_mean, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.sink.parts import PartReport, is_part_intact, report_from_json
+from stream_gmm.io.sink.file_stats import StatsRule
 from stream_gmm.io.sink.places import open_place
+from stream_gmm.io.sink.reports import PartReport, is_part_intact, report_from_json
 from stream_gmm.io.sink.scores import (
     PROBA_STYLES,
     Layout,
@@ -29,6 +31,7 @@ from stream_gmm.io.sink.targets import Target, open_target
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import redact
 from stream_gmm.io.store.models import to_bytes
+from stream_gmm.io.store.statistics import from_text
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,11 @@ class ScoreResult:
     manifest: dict[str, Any]
     already_published: bool
     """True if the same job had been published before, every file of it is intact, and nothing was done."""
+    statistics: tuple[FileStats, ...] = ()
+    """Statistics of the parts that were scored now, if they were wanted."""
+    scored_parts: int = 0
+    scored_rows: int = 0
+    """Parts and rows that were scored now; the others had been before."""
 
     @property
     def rows(self) -> int:
@@ -73,8 +81,13 @@ def score(
     prefix: str = "",
     wait: float = 0.0,
     listener: Listener = ignore_progress,
+    stats_rule: StatsRule | None = None,
+    keep_scores: Collection[str] = (),
 ) -> ScoreResult:
     """Write the scores of all rows below ``output``, which is replaced atomically.
+
+    With ``stats_rule``, the statistics of the rows are gathered on the way. Published files of unchanged data that
+    models with a digest in ``keep_scores`` have scored, with the same columns, are kept as they are.
 
     If the data set has a filter, rows that do not match are not written.
 
@@ -101,10 +114,14 @@ def score(
         target.check([f.path for f in dataset.files])
         job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
         previous = target.read_manifest()
-        intact = _find_intact_parts(target, previous, job_key, executor)
-        if previous and [(r.index, r.path, r.rows_in) for r in intact] == [
+        kept = [] if not keep_scores else find_kept_parts(target, dataset, layout, {model.digest, *keep_scores})
+        intact = kept or _find_intact_parts(target, previous, job_key, executor)
+        if kept:
+            job_key = hashlib.sha256(repr((job_key, [(r.path, r.model) for r in kept])).encode()).hexdigest()
+        complete = [(r.index, r.path, r.rows_in) for r in intact] == [
             (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
-        ]:
+        ]
+        if previous and complete and len(previous["parts"]) == len(intact):
             target.tidy()
             return ScoreResult(target.shown, previous, already_published=True)
         with target.open_staging(job_key) as staging:
@@ -113,15 +130,44 @@ def score(
                 model.density, model.threshold, dataset.columns, dataset.missing, layout, staging,
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
                 tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, model.transforms,
+                model.digest, stats_rule,
             )  # fmt: skip
-            meter = Meter(listener, "score", [p.rows for p in dataset.parts])
-            reports = executor.map(
-                score_part, list(zip(dataset.parts, names, strict=True)), shared=job, label="score", on_done=meter
-            )
+            place = open_place(staging)
+            done = {r.index: r for r in kept if place.find_size(r.path) == r.bytes}
+            items = [(p, n) for p, n in zip(dataset.parts, names, strict=True) if p.index not in done]
+            meter = Meter(listener, "score", [p.rows for p, _ in items])
+            scored = executor.map(score_part, items, shared=job, label="score", on_done=meter) if items else []
+            reports = sorted([*done.values(), *scored], key=lambda r: r.index)
+            statistics = tuple(from_text(r.statistics) for r in reports if r.statistics)
+            reports = [replace(r, statistics="") for r in reports]
             manifest = _make_manifest(model, dataset, layout, job_key, reports)
             _verify_parts(staging, dataset, reports)
             target.publish(staging, manifest, to_bytes(model))
-        return ScoreResult(target.shown, manifest, already_published=False)
+        return ScoreResult(
+            target.shown, manifest, already_published=False, statistics=statistics,
+            scored_parts=len(items), scored_rows=sum(p.rows for p, _ in items),
+        )  # fmt: skip
+
+
+def find_kept_parts(target: Target, dataset: Dataset, layout: Layout, models: Collection[str]) -> list[PartReport]:
+    """Return the published parts of files that are as they were, scored by one of these models with these columns.
+
+    Their files are there with the size that the manifest says; their content is not read.
+    """
+    manifest = target.read_manifest()
+    place = open_place(target.locate())
+    wanted = json.loads(json.dumps(asdict(layout)))
+    if not manifest or manifest.get("filter") != dataset.row_filter or manifest.get("layout") != wanted:
+        return []
+    published = {(r.file, r.row_groups): r for r in map(report_from_json, manifest.get("parts") or ())}
+    out = []
+    for part, name in zip(dataset.parts, output_names(dataset.parts), strict=True):
+        report = published.get((part.file.identity, (part.row_groups[0], part.row_groups[-1])))
+        if report is None or (report.path, report.rows_in) != (name, part.rows) or report.model not in models:
+            continue
+        if place.find_size(name) == report.bytes:
+            out.append(replace(report, index=part.index))
+    return out
 
 
 def _find_intact_parts(

@@ -11,9 +11,8 @@ from typing import Any
 from stream_gmm.core.criteria import RULES, base_criterion, difference_format, display_name, value_format
 from stream_gmm.core.display import count_noun
 from stream_gmm.pipeline.drift_rule import CHANGED, DRIFTED, TOO_FEW
-from stream_gmm.pipeline.job.config import SCORED
 from stream_gmm.pipeline.job.monitor_stage import MONITOR
-from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, RECORD, TABLE
+from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, RECORD, SCORED, TABLE
 from stream_gmm.report.advice import find_near_ties
 from stream_gmm.report.contents import RunContents
 
@@ -101,8 +100,8 @@ def _describe_evidence(run: RunContents) -> Fact:
     size = difference_format(criterion).format(row["delta"])
     error = f" ± {value_format(criterion).format(row['delta_se'])}" if row["delta_se"] else ""
     name, near = display_name(base_criterion(criterion)), bool(find_near_ties(run))
-    note = f"{name} of the next best, {row['candidate']}, above it (± standard error)"
-    return Fact("evidence", size + error, f"{note}: a draw" if near else note, "warn" if near else "good")
+    note = f"difference in {name} of the next best, {row['candidate']}{', ± standard error' if error else ''}"
+    return Fact("evidence", size + error, f"a draw: {note}" if near else note, "warn" if near else "good")
 
 
 def _describe_outliers(run: RunContents) -> Fact:

@@ -34,7 +34,7 @@ from stream_gmm.report.tables import (
 
 SHOWN_COLUMNS = 6
 """Columns that a portrait shows; the others are folded away."""
-_TEMPLATES = ("report.html", "macros.html", "style.css", "script.js")
+_TEMPLATES = ("report.html", "live.html", "macros.html")
 
 
 def write_report(folder: Path) -> Path:
@@ -102,7 +102,7 @@ def render_page(template: str, **values: Any) -> str:
 
 @cache
 def _load_templates() -> Environment:
-    sources = {name: _read(name) for name in _TEMPLATES if name.endswith(".html")}
+    sources = {name: _read(name) for name in _TEMPLATES}
     return Environment(
         loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

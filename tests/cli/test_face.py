@@ -111,7 +111,7 @@ class TestJson:
         folder, _ = fitted
         assert json.loads(run("report", folder, "--json"))["files"]["report"] == str(folder / "report.html")
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_a_flow_prints_one_document_and_nothing_else(self, data, tmp_path):
         command = [sys.executable, "-m", "stream_gmm", "run", data, "--columns", "x,y", *FAST, "--folder", tmp_path]
         done = subprocess.run(
@@ -279,3 +279,13 @@ class TestProgressInALog:
         assert len(warnings) == len(set(warnings))
         assert "in 1 passes" not in output
         assert "pass over the data" in output or "passes over the data" in output
+
+
+def test_every_number_of_a_profile_stands_below_a_heading(data):
+    lines = run("profile", data, "--columns", "x,y").splitlines()
+    (heads,) = (line for line in lines if line.startswith("┃"))
+    rows = [line for line in lines if line.startswith("│")]
+
+    assert len(rows) == 2
+    assert {len(row.split("│")) for row in rows} == {len(heads.split("┃"))}
+    assert all(head.strip() for head in heads.split("┃")[1:-1])

@@ -11,9 +11,9 @@ import stream_gmm as sg
 from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.em import EMState, Outcome, em_step
-from stream_gmm.core.fit.few_rows import AVERAGED, is_small_enough, run_plain_steps
+from stream_gmm.core.fit.few_rows import is_small_enough, run_plain_steps
 from stream_gmm.core.fit.quasi_newton import Curvature
-from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
@@ -36,7 +36,7 @@ def _start(rows, name):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("ridge", [None, 0.0, 0.1])
-@pytest.mark.parametrize("name", AVERAGED)
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
 def test_compiled_steps_are_em_steps(rng, name, ridge, weighted):
     rows = _rows(rng) + np.array([1e4, 0.0, -50.0])
     weights = rng.integers(0, 4, len(rows)).astype(float) if weighted else UNWEIGHTED

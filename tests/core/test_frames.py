@@ -150,5 +150,5 @@ def test_results_are_shown_in_a_line(demo_folder):
     ):
         assert repr(thing).startswith(start)
         assert len(repr(thing)) < 200
-        assert thing._repr_html_().startswith("<table>")
+        assert "<table" in thing._repr_html_()
         assert "x1" in thing._repr_html_() or thing is sweep

@@ -87,7 +87,7 @@ def test_a_merge_of_two_distant_components_is_recognised():
     assert not found.new
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_refit_on_new_data_of_the_same_law_keeps_every_number():
     """Twenty nights: overlapping components of nearly equal weight, whose canonical order is a coin toss."""
     truth = MixtureParams(

@@ -29,7 +29,7 @@ from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.evidence import SampleCandidate, SamplePruning
 from stream_gmm.core.search.pruning import prune_states
 from stream_gmm.core.search.sample_search import SampleSearch
-from stream_gmm.core.search.seeding import SEEDINGS, collect_seed_stats, start_from_seed
+from stream_gmm.core.search.seeding import SEEDINGS, collect_seed_stats, list_seedings, start_from_seed
 from stream_gmm.errors import InputDataError
 from tests.strategies import families, mixtures, random_params, random_stats, seeds
 
@@ -263,3 +263,23 @@ def test_a_number_of_components_beyond_the_rows_ends_only_itself(rng):
     assert "61 components need at least as many rows, and there are 60" in by_k[61].reason
     with pytest.raises(InputDataError, match="use at most 30 components"):
         sg.fit(rows, 31, "spherical")
+
+
+@pytest.mark.parametrize("options", [{}, {"reg_covar": 1e-3}])
+def test_more_parameters_than_values_are_refused_unless_they_are_regularised(rng, options):
+    """60 rows of 20 columns hold 1,200 values; six full components have 1,385 parameters."""
+    rows = rng.normal(size=(60, 20))
+    if options:
+        assert sg.fit(rows, 6, "full", **options).n_components == 6
+        return
+    with pytest.raises(InputDataError, match=r"1,385 parameters, and 60 rows of 20 columns hold 1,200 values"):
+        sg.fit(rows, 6, "full")
+    table = sg.sweep(rows, [1, 6], ["full", "diag"]).table.to_pylist()
+    assert {c["candidate"]: c["outcome"] for c in table}["full-6"] == "FAILED"
+    assert "1,385 parameters" in next(c["reason"] for c in table if c["candidate"] == "full-6")
+
+
+def test_seedings_with_matrices_are_left_out_where_they_would_take_minutes():
+    assert len(list_seedings(20_000, 20, 50)) == 5
+    assert list_seedings(1_477, 100, 284) == ("k-means++", "splits")
+    assert list_seedings(1_477, 1, 284) == ("k-means++",)

@@ -150,7 +150,7 @@ def _serve(prefect_api, demo_folder, folder, *arguments):
     return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT), folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_cron_deployment_really_runs(prefect_api, demo_folder, tmp_path):
     """Every minute, so that the next scheduled run comes while the test waits."""
     process, folder = _serve(

@@ -80,8 +80,9 @@ def test_patterns_of_an_object_store_read_the_same_files(s3):
 
 
 def test_two_stars_beside_other_characters_are_refused_as_in_pathlib(tree):
-    with pytest.raises(ValueError, match=r"\*\*"):
-        list(tree.glob("a**.parquet"))
+    if sys.version_info < (3, 13):  # pathlib takes them for one star from then on
+        with pytest.raises(ValueError, match=r"\*\*"):
+            list(tree.glob("a**.parquet"))
     with pytest.raises(InputDataError, match=r"'\*\*' beside other characters.*write"):
         find_files([f"{tree}/**.parquet"])
 

@@ -16,8 +16,8 @@ import stream_gmm as sg
 from stream_gmm.errors import FolderInUseError, StorageError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.sink import places
-from stream_gmm.io.sink.commits import LATEST
-from stream_gmm.io.sink.object_lease import hold_prefix
+from stream_gmm.io.sink.objects.commits import LATEST
+from stream_gmm.io.sink.objects.lease import hold_prefix
 from stream_gmm.io.source.files import _open_filesystem
 from stream_gmm.io.source.listing import TRIPWIRE
 from stream_gmm.io.store import lease as leases

@@ -62,7 +62,7 @@ def test_a_single_gaussian_has_the_standard_errors_of_the_text_books():
     assert found.loglik_se == pytest.approx(logliks.std() / 2_000**0.5, rel=0.12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_standard_errors_are_those_of_new_data(model):
     found = sg.bootstrap(model, _rows(0), replicates=100)
     fits = [sg.fit(_rows(seed), 2, "full").match_to(model) for seed in range(1, 101)]

@@ -101,7 +101,9 @@ def _kill_one_worker(client, killed: list[int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["none", "memory", "disk"])
+@pytest.mark.parametrize(
+    "cache", ["none", pytest.param("memory", marks=pytest.mark.long), pytest.param("disk", marks=pytest.mark.long)]
+)
 def test_a_worker_killed_with_signal_9_during_a_pass_changes_no_bit(data, expected, two_workers, cache):
     client = two_workers
     client.wait_for_workers(2, timeout=60)

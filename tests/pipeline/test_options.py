@@ -27,7 +27,7 @@ def test_signature_and_docstring_show_every_option_with_its_default(function):
     parameters = inspect.signature(function).parameters
     for name, field in FIELDS.items():
         assert parameters[name].default == field.default, name
-        assert f"\n    {name}\n" in function.__doc__, name
+        assert f"\n{name}\n" in (inspect.getdoc(function) or ""), name
     assert "{options}" not in function.__doc__
 
 
@@ -76,7 +76,7 @@ def test_the_section_data_has_the_keywords_of_open_dataset_and_passes_them_on(mo
     assert seen == given
     for name, parameter in keywords.items():
         assert f"data.{name}" in config_keys()
-        assert f"\n    {name}\n" in (open_dataset.__doc__ or ""), name
+        assert f"\n{name}\n" in (inspect.getdoc(open_dataset) or ""), name
         default = DataConfig.model_fields[name].default
         if name != "paths":
             assert default == (list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default)

@@ -216,3 +216,16 @@ class TestHoldout:
         np.testing.assert_array_equal(np.concatenate([Holdout(0.3, 5).mask(2, r) for r in np.split(rows, 5)]), whole)
         assert (Holdout(0.3, 6).mask(2, rows) != whole).any()
         assert not Holdout(0.0).mask(2, rows).any()
+
+
+@pytest.mark.slow
+def test_no_candidate_is_worse_than_that_with_a_component_less():
+    """On these rows full-4 improves in the same round as full-5, which then has to start from it once more."""
+    rng = np.random.default_rng(9)
+    parts = [
+        rng.normal(scale=4.0, size=3) + rng.normal(size=(1_000, 3)) @ (np.eye(3) + 0.3 * rng.normal(size=(3, 3)))
+        for _ in range(2)
+    ]
+    result = sg.sweep(rng.permutation(np.vstack(parts)), range(1, 7), "full", random_state=9)
+    logliks = [c.result.criteria.loglik for c in sorted(result.candidates, key=lambda c: c.n_components) if c.result]
+    assert all(np.diff(logliks) > 0.0), logliks

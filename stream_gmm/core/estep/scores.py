@@ -10,8 +10,9 @@ import numpy as np
 from stream_gmm.core.estep import whitening
 from stream_gmm.core.estep.kernels import complete_scores
 from stream_gmm.core.model.density import Density
-from stream_gmm.core.model.moments import Array
+from stream_gmm.core.model.moments import FULL, Array, divide_by_weight
 from stream_gmm.core.rows.transforms import Transforms, log_jacobians
+from stream_gmm.core.stats import SuffStats
 
 _BLOCK_ROWS = 8192
 """Rows whose log-densities are in the cache together."""
@@ -104,3 +105,26 @@ def _nearest_components(density: Density, rows: Array) -> np.ndarray[tuple[int],
     else:
         whitened = np.einsum("nkd,kde->nke", offset, whitener)
     return np.asarray(np.linalg.norm(whitened, axis=2).argmin(axis=1))
+
+
+def collect_scored_stats(rows: Array, weights: Array, scores: Scores) -> SuffStats:
+    """Return the statistics, with full second moments, of ``rows (N, D)`` with positive ``weights (N,)``.
+
+    The scatter is symmetric to the last bit.
+    """
+    (n, d), k = rows.shape, scores.proba.shape[1]
+    if not n:
+        return SuffStats.zero(k, d, FULL)
+    shares = scores.proba * weights[:, None]
+    weight = shares.sum(axis=0)
+    mean = divide_by_weight(shares.T @ rows, weight)
+    scatter = np.empty((k, d, d))
+    for i in range(k):
+        centred = rows - mean[i]
+        product = (shares[:, i, None] * centred).T @ centred
+        scatter[i] = 0.5 * (product + product.T)
+    every = scores.shares
+    entropy = -float(weights @ np.sum(every * np.log(np.maximum(every, 1e-300)), axis=1))
+    log_max = float(weights @ np.log(scores.max_proba))
+    loglik = float(weights @ scores.log_density)
+    return SuffStats(float(weights.sum()), loglik, entropy, log_max, weight, mean, scatter, FULL)

@@ -14,7 +14,7 @@ units of the columns, and every vector is a valid mixture.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,11 @@ def _scale_factors(params: MixtureParams) -> Array:
     values = np.array(family.expand(params.covariances, k, d))
     values = values[:1] if family.shared else values
     return np.asarray(np.linalg.cholesky(values) if family.matrices else np.sqrt(values))
+
+
+@lru_cache(maxsize=64)
+def _list_lower_indices(n_features: int) -> tuple[Any, Any]:
+    return np.tril_indices(n_features, -1)
 
 
 def _weights_and_noise(params: MixtureParams) -> Array:
@@ -67,7 +72,7 @@ class Chart:
 
     @property
     def _lower_indices(self) -> tuple[Any, Any]:
-        return np.tril_indices(self.reference.n_features, -1)
+        return _list_lower_indices(self.reference.n_features)
 
     def vector(self, params: MixtureParams) -> Array:
         """Return the coordinates of a mixture; zero for the reference."""

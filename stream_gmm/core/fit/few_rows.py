@@ -1,8 +1,8 @@
 """EM on a few rows in one compiled loop, for races of restarts: there a step of numpy calls costs more than its rows.
 
-Only for structures whose M-step is an average of scatter matrices, and for penalties that add to that average. The
-loop makes the same steps as :func:`stream_gmm.core.mstep.mstep.mstep` up to rounding; what its last point is worth is
-judged by the ordinary E-step.
+Only for penalties that add to the scatter or to the estimate. The loop makes the same steps as
+:func:`stream_gmm.core.mstep.mstep.mstep` up to rounding; what its last point is worth is judged by the ordinary
+E-step.
 """
 
 from __future__ import annotations
@@ -11,28 +11,21 @@ import numpy as np
 from numba import njit
 
 from stream_gmm.core.fit.stopping import SLOW_RATE
-from stream_gmm.core.model.moments import DIAGONAL, FULL, ISOTROPIC, Array
+from stream_gmm.core.model.decomposition import Letters, estimate_covariances
+from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import STARVING_ROWS
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
-from stream_gmm.errors import SingularCovarianceError
+from stream_gmm.errors import ConfigError, SingularCovarianceError
 
 MOST_WORK = 300_000
 """Rows x components x (D^2 + 8), above which the ordinary kernels are faster."""
-AVERAGED = ("full", "tied", "diag", "spherical", "tied_diag", "tied_spherical")
-"""Structures whose covariances are averages of the scatter of the rows."""
-_FORMS = {FULL: 0, DIAGONAL: 1, ISOTROPIC: 2}
 
 
 def is_small_enough(params: MixtureParams, rows: Array, penalty: Penalty) -> bool:
     """Return True if :func:`run_plain_steps` applies and is worth while."""
     (k, d), n = params.means.shape, len(rows)
-    return (
-        params.family.name in AVERAGED
-        and params.noise is None
-        and isinstance(penalty, PseudoRows | Ridge)
-        and n * k * (d * d + 8) <= MOST_WORK
-    )
+    return params.noise is None and isinstance(penalty, PseudoRows | Ridge) and n * k * (d * d + 8) <= MOST_WORK
 
 
 def run_plain_steps(
@@ -54,23 +47,28 @@ def run_plain_steps(
     log_weights, means, covariances = _run_loop(
         np.ascontiguousarray(rows - origin), weights if len(weights) else np.ones(len(rows)),
         np.log(np.maximum(params.weights, 1e-300)), params.means - origin, np.array(params.dense_covariances),
-        family.shared, _FORMS[family.moments], prior, prior_rows, ridge, steps, tol * (1.0 - SLOW_RATE) / SLOW_RATE,
+        family.shared, *Letters.of(family.mclust), prior, prior_rows, ridge, steps,
+        tol * (1.0 - SLOW_RATE) / SLOW_RATE,
     )  # fmt: skip
     shares = np.exp(log_weights)
-    matrices = covariances if family.matrices else np.einsum("kjj->kj", covariances)
+    values = covariances if family.matrices else np.einsum("kjj->kj", covariances)
+    values = values[0] if family.shared else values
+    while values.ndim > len(family.shape(k, d)):
+        values = values[..., 0]
     try:
-        out = MixtureParams.from_matrices(shares / shares.sum(), means + origin, matrices, family)
+        out = MixtureParams(shares / shares.sum(), means + origin, values, family)
         _ = out.precisions_cholesky
-    except SingularCovarianceError:
+    except (SingularCovarianceError, ConfigError):
         return params
     return out
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _run_loop(  # type: ignore[no-untyped-def]
-    rows, row_weights, log_weights, means, covariances, shared, form, prior, prior_rows, ridge, steps, least_gain
-):
-    """Make EM steps; ``form`` is 0 for matrices, 1 for their diagonals, 2 for the mean of the diagonal."""
+    rows, row_weights, log_weights, means, covariances, shared, volume, shape, orientation, prior, prior_rows, ridge,
+    steps, least_gain,
+):  # fmt: skip
+    """Make EM steps; ``volume``, ``shape`` and ``orientation`` are the letters of the structure."""
     n, d = rows.shape
     k = means.shape[0]
     total = row_weights.sum()
@@ -126,35 +124,26 @@ def _run_loop(  # type: ignore[no-untyped-def]
             return log_weights, means, covariances
         before = loglik
         new_weights, new_means, new = np.empty(k), means.copy(), np.zeros((k, d, d))
-        pooled, pooled_weight = np.zeros((d, d)), prior_rows
+        divisors, scatter = np.empty(k), np.zeros((k, d, d))
         for c in range(k):
             starving = weight[c] <= STARVING_ROWS
-            new_weights[c] = np.log(max(weight[c], STARVING_ROWS) / total)
             divisor = max(weight[c], STARVING_ROWS)
+            new_weights[c] = np.log(divisor / total)
+            # A shared covariance has one set of pseudo-rows for all components.
+            part = 1.0 / k if shared else 1.0
+            divisors[c] = divisor + prior_rows * part
             for i in range(d):
                 if not starving:
                     new_means[c, i] += first[c, i] / divisor
-            for i in range(d):
                 for j in range(i + 1):
                     s = 0.0 if starving else second[c, i, j] - first[c, i] * first[c, j] / divisor
-                    pooled[i, j] += s
-                    new[c, i, j] = covariances[c, i, j] if starving else (s + prior[i, j]) / (divisor + prior_rows)
-            pooled_weight += divisor
-        if shared:
-            for c in range(k):
-                new[c] = (pooled + prior) / pooled_weight
+                    scatter[c, i, j] = scatter[c, j, i] = s + prior[i, j] * part
+        estimate_covariances(volume, shape, orientation, divisors, scatter, new)
         for c in range(k):
-            if form == 2:
-                mean = 0.0
+            if weight[c] <= STARVING_ROWS and not shared:
+                new[c] = covariances[c]
+            else:
                 for i in range(d):
-                    mean += new[c, i, i] / d
-                for i in range(d):
-                    new[c, i, i] = mean
-            for i in range(d):
-                new[c, i, i] += ridge if weight[c] > STARVING_ROWS or shared else 0.0
-                for j in range(i):
-                    if form > 0:
-                        new[c, i, j] = 0.0
-                    new[c, j, i] = new[c, i, j]
+                    new[c, i, i] += ridge
         log_weights, means, covariances = new_weights, new_means, new
     return log_weights, means, covariances

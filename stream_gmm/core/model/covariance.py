@@ -1,8 +1,9 @@
 """Covariance structures: one small, stateless, final class for each; no code branches on the name of one.
 
 The four types of scikit-learn keep its names and shapes. ``tied_diag`` and ``tied_spherical`` (EEI and EII in mclust)
-are ``diag`` and ``spherical`` with one covariance for all components; the other eight structures of mclust are in
-:mod:`.structures`. A new structure is one class, which implements
+are ``diag`` and ``spherical`` with one covariance for all components. The other eight have mclust's code for a name:
+its letters say for volume, shape and orientation whether they are equal (E) in all components or vary (V), and I is
+the orientation along the axes of the data. A new structure is one class, which implements
 :class:`~stream_gmm.core.model.families.CovarianceFamily`, and one entry in ``FAMILIES``.
 
 ``estimate`` takes ``weight (K,)`` and the scatter about the means. For structures with a shared covariance, the
@@ -11,12 +12,14 @@ leading axis of the scatter may be 1 (pooled).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
+from stream_gmm.core.model.decomposition import Letters, estimate_covariances
 from stream_gmm.core.model.families import CovarianceFamily, MatrixFactors, VarianceFactors
 from stream_gmm.core.model.features import DIAGONAL_FEATURES, ISOTROPIC_FEATURES, LINEAR_FEATURES, QUADRATIC_FEATURES
 from stream_gmm.core.model.moments import DIAGONAL, FULL, ISOTROPIC, Array
-from stream_gmm.core.model.structures import STRUCTURES
 from stream_gmm.errors import one_of
 
 
@@ -125,8 +128,95 @@ class TiedSpherical(VarianceFactors):
         return np.broadcast_to(values, (n_components, n_features))
 
 
+class Decomposed:
+    """The M-step of a structure that is given by the three letters of its code."""
+
+    mclust: ClassVar[str]
+
+    def estimate(self, weight: Array, scatter: Array) -> Array:
+        has_matrices = scatter.ndim == 3
+        # A copy, since it is overwritten; and compiled code would differ for an array that is read-only.
+        matrices = np.array(scatter if has_matrices else scatter[:, :, None] * np.eye(scatter.shape[1]), order="C")
+        out = np.empty_like(matrices)
+        estimate_covariances(*Letters.of(self.mclust), np.array(weight), matrices, out)
+        return out if has_matrices else np.einsum("kjj->kj", out).copy()
+
+
+class VEI(Decomposed, VarianceFactors):
+    """Variances ``lambda_k A (K, D)``: equal shape along the axes of the data, varying volume."""
+
+    name, mclust, moments, features = "VEI", "VEI", DIAGONAL, DIAGONAL_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components + n_features - 1
+
+
+class EVI(Decomposed, VarianceFactors):
+    """Variances ``lambda A_k (K, D)``: equal volume, varying shape along the axes of the data."""
+
+    name, mclust, moments, features = "EVI", "EVI", DIAGONAL, DIAGONAL_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return 1 + n_components * (n_features - 1)
+
+
+class VEE(Decomposed, MatrixFactors):
+    """Matrices ``lambda_k C (K, D, D)`` with ``|C| = 1``: equal shape and orientation, varying volume."""
+
+    name, mclust, moments, features = "VEE", "VEE", FULL, QUADRATIC_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components - 1 + n_features * (n_features + 1) // 2
+
+
+class EVV(Decomposed, MatrixFactors):
+    """Matrices ``lambda C_k (K, D, D)`` with ``|C_k| = 1``: equal volume, varying shape and orientation."""
+
+    name, mclust, moments, features = "EVV", "EVV", FULL, QUADRATIC_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return 1 - n_components + n_components * n_features * (n_features + 1) // 2
+
+
+class EEV(Decomposed, MatrixFactors):
+    """Matrices ``lambda D_k A D_k' (K, D, D)``: equal volume and shape, varying orientation."""
+
+    name, mclust, moments, features = "EEV", "EEV", FULL, QUADRATIC_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_features + n_components * n_features * (n_features - 1) // 2
+
+
+class VEV(Decomposed, MatrixFactors):
+    """Matrices ``lambda_k D_k A D_k' (K, D, D)``: equal shape, varying volume and orientation."""
+
+    name, mclust, moments, features = "VEV", "VEV", FULL, QUADRATIC_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components + n_features - 1 + n_components * n_features * (n_features - 1) // 2
+
+
+class EVE(Decomposed, MatrixFactors):
+    """Matrices ``lambda D A_k D' (K, D, D)``: equal volume and orientation, varying shape."""
+
+    name, mclust, moments, features = "EVE", "EVE", FULL, QUADRATIC_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return 1 + n_components * (n_features - 1) + n_features * (n_features - 1) // 2
+
+
+class VVE(Decomposed, MatrixFactors):
+    """Matrices ``lambda_k D A_k D' (K, D, D)``: equal orientation, varying volume and shape."""
+
+    name, mclust, moments, features = "VVE", "VVE", FULL, QUADRATIC_FEATURES
+
+    def n_parameters(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features + n_features * (n_features - 1) // 2
+
+
 FAMILIES: tuple[CovarianceFamily, ...] = (
-    Full(), Tied(), Diag(), Spherical(), TiedDiag(), TiedSpherical(), *STRUCTURES,
+    Full(), Tied(), Diag(), Spherical(), TiedDiag(), TiedSpherical(),
+    VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV(),
 )  # fmt: skip
 # mclust's codes for data with one column: equal or varying variances.
 _ONE_COLUMN: dict[str, CovarianceFamily] = {"E": TiedSpherical(), "V": Spherical()}

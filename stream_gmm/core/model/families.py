@@ -107,8 +107,7 @@ class MatrixFactors:
                     remedy=SINGULAR_REMEDY,
                 )
             ) from error
-        identity = np.broadcast_to(np.eye(lower.shape[-1]), lower.shape)
-        return np.triu(np.swapaxes(np.linalg.solve(lower, identity), -1, -2))
+        return np.triu(np.swapaxes(np.linalg.inv(lower), -1, -2))
 
     def precisions(self, precisions_cholesky: Array) -> Array:
         return np.asarray(precisions_cholesky @ np.swapaxes(precisions_cholesky, -1, -2))

@@ -11,7 +11,8 @@ those of a :class:`~stream_gmm.core.model.density.Density` in the coordinates of
 
 from __future__ import annotations
 
-from typing import Protocol
+from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -141,6 +142,11 @@ class DiagonalFeatures:
         return _magnitude_with_squares(means, covariances, whitener)
 
 
+@lru_cache(maxsize=64)
+def _upper_indices(n_features: int) -> tuple[Any, Any]:
+    return np.triu_indices(n_features)
+
+
 class QuadraticFeatures:
     """``[1, z, z_i z_j (i <= j)]``, for components with one matrix each."""
 
@@ -151,7 +157,7 @@ class QuadraticFeatures:
 
     def pack(self, log_norm: Array, means: Array, whitener: Array) -> Array:
         constant, linear = _pack_linear(log_norm, means, whitener)
-        i, j = np.triu_indices(means.shape[1])
+        i, j = _upper_indices(means.shape[1])
         precisions = np.asarray(whitener @ np.swapaxes(whitener, -1, -2))
         quadratic = precisions[:, i, j] * np.where(i == j, -0.5, -1.0)
         return np.column_stack([constant, linear, quadratic])
@@ -159,7 +165,7 @@ class QuadraticFeatures:
     def unpack(self, totals: Array, n_features: int) -> Unpacked:
         weight = totals[:, 0]
         mean = divide_by_weight(totals[:, 1 : 1 + n_features], weight)
-        i, j = np.triu_indices(n_features)
+        i, j = _upper_indices(n_features)
         second = np.empty(FULL.shape(len(weight), n_features))
         second[:, i, j] = totals[:, 1 + n_features :]
         second[:, j, i] = totals[:, 1 + n_features :]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_gmm.core.display import shorten_list
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import Penalty, Ridge
@@ -35,9 +36,10 @@ class MStepReport:
         """Return the report as a phrase; empty if there is nothing to report."""
         parts = []
         if self.starving:
-            parts.append(f"components {list(self.starving)} have no rows left")
+            parts.append(f"components [{shorten_list(list(map(str, self.starving)))}] have no rows left")
         if self.floored:
-            parts.append(f"components {list(self.floored)} have collapsed: their rows have no spread")
+            names = shorten_list(list(map(str, self.floored)))
+            parts.append(f"components [{names}] have collapsed: their rows have no spread")
         return "; ".join(parts)
 
 

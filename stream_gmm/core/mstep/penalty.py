@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -127,7 +126,7 @@ class PseudoRows:
     def value(self, params: MixtureParams) -> float:
         family = params.family
         own = self._prior_scatter(family, params.n_components)
-        whitener = compile_density(params).whitener
+        whitener = family.expand(params.precisions_cholesky, *params.means.shape)
         whitener = whitener[:1] if family.shared else whitener
         return self.rows * float(
             np.sum(half_log_determinants(whitener)) - 0.5 * np.sum(compute_precisions(whitener) * own)

@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import FULL, ISOTROPIC, Array
 from stream_gmm.core.model.params import MixtureParams
@@ -78,7 +77,7 @@ class ConjugatePrior:
     def value(self, params: MixtureParams) -> float:
         """Return the logarithm of the prior's density, up to a constant."""
         family = params.family
-        whitener = compile_density(params).whitener
+        whitener = family.expand(params.precisions_cholesky, *params.means.shape)
         own = whitener[:1] if family.shared else whitener
         scale = self._scale(family, params.n_components)
         scale = np.full(len(self.mean), scale[0]) if family.moments is ISOTROPIC else scale

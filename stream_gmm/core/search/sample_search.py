@@ -38,6 +38,7 @@ from stream_gmm.core.search.seeding import (
     LocalDensity,
     add_peak,
     collect_seed_stats,
+    list_seedings,
     start_from_seed,
 )
 from stream_gmm.core.search.superfluous import STALL_GAIN, end_stalled, reduce_superfluous
@@ -141,11 +142,13 @@ class SampleSearch:
             raise InputDataError(explain(what, remedy="use fewer components or more data"))
         out: list[Seed] = []
         for i in range(n_init if n_components > 1 else 1):
-            for j, (name, seeding) in enumerate(SEEDINGS.items() if n_components > 1 else [*SEEDINGS.items()][:1]):
+            for j, name in enumerate(list_seedings(len(self.rows), n_components, self.rows.shape[1])):
                 rng = np.random.default_rng([*seed, i, j])
                 # A seeding that these rows defeat is left out; the others go on.
                 with contextlib.suppress(*FIT_ERRORS):
-                    stats = collect_seed_stats(self.rows, n_components, self.scaling, rng, seeding, self.weights)
+                    stats = collect_seed_stats(
+                        self.rows, n_components, self.scaling, rng, SEEDINGS[name], self.weights
+                    )
                     out.append((f"restart {i + 1}, {name}", stats))
         return tuple(out)
 

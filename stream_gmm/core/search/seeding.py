@@ -37,6 +37,8 @@ NEIGHBOURS = (8, 16, 32)
 """Neighbours that a local density is estimated from; a restart draws one of these numbers."""
 MERGING_RIDGE = 0.01
 """Part of the covariance of all rows that keeps the volume of a small cluster from vanishing when clusters merge."""
+MOST_WORK = 2e10
+"""Multiply-adds, some ten seconds: three of the seedings fit the matrices of 2, 3, ... K components in turn."""
 FITTED_ROWS = 3
 """A cluster with fewer rows than this times (D + 1) does not determine a covariance to start from."""
 
@@ -248,6 +250,15 @@ SEEDINGS: dict[str, Seeding] = {
     "k-means++": seed_by_kmeans, "splits": seed_by_splits, "adaptive": seed_adaptively, "density": seed_by_density,
     "merging": seed_by_merging,
 }  # fmt: skip
+BY_DISTANCE = ("k-means++", "splits")
+"""Seedings without covariance matrices."""
+
+
+def list_seedings(rows: int, n_components: int, n_features: int) -> tuple[str, ...]:
+    """Return the names of the seedings to try; those with covariance matrices only while they are cheap enough."""
+    work = (min(rows, ADAPTIVE_ROWS) + n_features) * (n_components * n_features) ** 2
+    names = tuple(SEEDINGS) if work <= MOST_WORK else BY_DISTANCE
+    return names if n_components > 1 else names[:1]
 
 
 def collect_hard_stats(rows: Array, labels: Labels, n_components: int, weights: Array = UNWEIGHTED) -> SuffStats:

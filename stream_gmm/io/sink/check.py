@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 
 from stream_gmm.errors import InputDataError, StorageError
-from stream_gmm.io.sink.parts import PartReport, report_from_json
 from stream_gmm.io.sink.places import Place, is_intact, open_place
+from stream_gmm.io.sink.reports import PartReport, report_from_json
 from stream_gmm.io.sink.targets import Target
 from stream_gmm.io.source.files import open_parquet
 
@@ -94,6 +94,7 @@ def _check_part(
     if schema is not None and not found.equals(schema):
         out.append("has another schema than the first file")
     digest = (found.metadata or {}).get(b"stream_gmm.model_digest", b"").decode()
-    if digest != manifest["model_digest"]:
-        out.append(f"was scored by the model {digest[:12]}, and the manifest names {manifest['model_digest'][:12]}")
+    named = report.model or manifest["model_digest"]  # files of earlier models may have been kept
+    if digest != named:
+        out.append(f"was scored by the model {digest[:12]}, and the manifest names {named[:12]}")
     return out, found

@@ -246,6 +246,15 @@ class ObjectPlace:
 
         return self._repeat("list", name, act)
 
+    def copy(self, name: str, target: ObjectPlace) -> None:
+        """Copy a file to another place in the same store, which does it by itself."""
+
+        def act() -> None:
+            fs, path = self._find(name)
+            fs.copy_file(path, target._find(name)[1])
+
+        self._repeat("copy", name, act)
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_gmm.errors import StorageError, explain
-from stream_gmm.io.sink.parts import REPORTS
+from stream_gmm.io.sink.reports import REPORTS
 from stream_gmm.io.store.container import seal, unseal, write_atomically
 from stream_gmm.io.store.folders import LockState, exchange_paths, lock_folder, sync_folder
 from stream_gmm.io.store.lease import LEASE

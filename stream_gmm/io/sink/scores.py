@@ -14,17 +14,20 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stream_gmm.core.estep.scores import Scores, score_transformed
+from stream_gmm.core.file_stats import FileStats
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.rows.constants import Constant
 from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, StorageError, explain
-from stream_gmm.io.sink.parts import PartReport, find_finished_part, write_note
+from stream_gmm.io.sink.file_stats import StatsRule, summarise_chunk
 from stream_gmm.io.sink.places import compute_sha256, open_place
+from stream_gmm.io.sink.reports import PartReport, find_finished_part, write_note
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import redact
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import read_schema
+from stream_gmm.io.store.statistics import to_text
 
 REASON = "not_scored_reason"
 OUTLIER = "is_outlier"
@@ -58,6 +61,9 @@ class ScoreJob:
     row_filter: str | None = None
     """Rows that do not match are not written; None: all are."""
     transforms: Transforms = ()
+    model_digest: str = ""
+    stats_rule: StatsRule | None = None
+    """How statistics of the rows are gathered; None: they are not."""
 
 
 Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
@@ -161,6 +167,8 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 path=name,
                 bytes=aside.stat().st_size,
                 sha256=compute_sha256(aside),
+                file=part.file.identity,
+                model=job.model_digest,
                 **totals,
             )
             place.put(aside, name)
@@ -182,8 +190,8 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     k = len(job.density.log_norm)
     columns = score_columns(k, job.layout, job.density.noisy)
     counts = np.zeros(k, np.int64)
-    rows_in = rows_out = rows_scored = outliers = 0
-    loglik = 0.0
+    rows_in, rows_out, rows_scored, outliers, loglik = 0, 0, 0, 0, 0.0
+    gathered: list[FileStats] = []
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
@@ -200,6 +208,8 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
             outliers += int((scores.log_density < job.threshold).sum()) + int(unlike.sum())
             counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
             loglik += float(scores.log_density.sum())
+            if job.stats_rule is not None:
+                gathered.append(summarise_chunk(part, chunk, scores, job.stats_rule, job.columns, job.transforms))
         if writer is None:
             _open_writer(path, _empty_schema(part, columns, job)).close()
     finally:
@@ -212,6 +222,7 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
         "outliers": outliers,
         "component_rows": tuple(int(c) for c in counts),
         "loglik": loglik,
+        "statistics": to_text(gathered),
     }
 
 

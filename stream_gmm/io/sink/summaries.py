@@ -18,8 +18,8 @@ from stream_gmm.core.rows.frames import LARGEST
 from stream_gmm.core.rows.sampling import hash_rows
 from stream_gmm.core.rows.transforms import Transforms, transform_rows
 from stream_gmm.errors import InputDataError, explain
-from stream_gmm.io.sink.parts import PartReport
 from stream_gmm.io.sink.places import open_place
+from stream_gmm.io.sink.reports import PartReport
 from stream_gmm.io.source.chunks import parquet_chunks
 from stream_gmm.io.source.files import open_parquet, redact
 from stream_gmm.io.source.parts import Part

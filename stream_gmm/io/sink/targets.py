@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from stream_gmm.errors import StorageError, explain
 from stream_gmm.io.sink import publish as folders
-from stream_gmm.io.sink.commits import (
+from stream_gmm.io.sink.objects.commits import (
     COMMITS,
     commit_version,
     find_current,
@@ -20,9 +20,9 @@ from stream_gmm.io.sink.commits import (
     remove_superseded,
     show_latest,
 )
-from stream_gmm.io.sink.object_lease import hold_prefix
-from stream_gmm.io.sink.parts import PartReport, link_part
+from stream_gmm.io.sink.objects.lease import hold_prefix
 from stream_gmm.io.sink.places import ObjectPlace, check_scheme
+from stream_gmm.io.sink.reports import PartReport, link_part, write_note
 from stream_gmm.io.source.files import is_uri, redact
 from stream_gmm.io.store.lease import hold_folder
 
@@ -121,7 +121,7 @@ class FolderTarget:
 
 @dataclass(frozen=True)
 class ObjectTarget:
-    """A prefix in an object store; what lies there is described in :mod:`.commits`."""
+    """A prefix in an object store; what lies there is described in :mod:`.objects.commits`."""
 
     place: ObjectPlace
 
@@ -169,7 +169,14 @@ class ObjectTarget:
         yield self.place.below(f"v-{job[:16]}").uri
 
     def reuse(self, reports: Sequence[PartReport], staging: str) -> None:
-        del reports, staging  # the same job writes to the same version
+        where = self.locate()
+        if where == staging:  # the same job writes to the same version
+            return
+        source, target = ObjectPlace(where), ObjectPlace(staging)
+        for report in reports:
+            with contextlib.suppress(FileNotFoundError, StorageError):  # else it is scored again
+                source.copy(report.path, target)
+                write_note(target, report)
 
     def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
         ObjectPlace(staging).write(MODEL, model)

@@ -172,7 +172,8 @@ def parquet_chunks(
             parsed = parse_filter(row_filter)
             names = list(dict.fromkeys([*wanted, *parsed.columns]))
             expression = parsed.bind(pa.schema([schema.field(c) for c in parsed.columns]))
-        there = [c for c in names if c in schema.names]
+        own = set(schema.names)
+        there = [c for c in names if c in own]
         for batch in _read_batches(parquet, part, there):
             matching = None
             if row_filter is not None:

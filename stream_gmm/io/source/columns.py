@@ -11,18 +11,26 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from stream_gmm.core.display import shorten_list
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
-from stream_gmm.io.source.files import SourceFile, open_unchanged
-from stream_gmm.io.source.schema import Features, FileSchema, choose_features, distinct_schemas, is_numeric
+from stream_gmm.io.source.files import name_some, open_unchanged
+from stream_gmm.io.source.parts import Footer
+from stream_gmm.io.source.schema import (
+    Features,
+    FileSchema,
+    choose_features,
+    distinct_schemas,
+    group_by_schema,
+    is_numeric,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +51,8 @@ _TYPES: dict[str, Callable[[pa.DataType], bool]] = {
 }  # fmt: skip
 """What may stand behind ``dtype:``: a type of pyarrow, or the kind of several."""
 
+NAMED_COLUMNS, NAMED_PROBLEMS = 100, 5
+"""So many columns, and so many problems with columns, are listed in a message."""
 MIN_ROWS = 20
 """Fewer first rows tell nothing of a column of integers."""
 _IDENTIFIER = re.compile(r"(?i:id|uid|pk|rowid|.*_id)|.*[a-z]I[dD]")
@@ -62,15 +72,6 @@ _PARTS_OF_DATE: dict[str, tuple[tuple[int, int], ...]] = {
     **dict.fromkeys(("second",), ((0, 60),)),
 }
 """Names in lower case, and the ranges that their values have."""
-
-
-@dataclass(frozen=True)
-class Footer:
-    """A listed file with its footer."""
-
-    file: SourceFile
-    metadata: pq.FileMetaData
-    schema: pa.Schema
 
 
 def choose_columns(
@@ -118,6 +119,59 @@ def choose_columns(
     return Features(rest, (*chosen.warnings, warning))
 
 
+def check_features(files: Sequence[FileSchema], columns: Sequence[str]) -> None:
+    """Refuse named columns that are not in every file, or cannot be read as numbers.
+
+    Raises
+    ------
+    InputDataError
+        Names files and columns; all problems at once, those of one kind together.
+    """
+    groups = group_by_schema(files)
+    has_values = {n for g in groups for n in columns if g[0].counts[n] == 1 and is_numeric(g[0].types[n])}
+    problems: dict[tuple[str, str], list[FileSchema]] = {}
+    for group in groups:
+        counts, types = group[0].counts, group[0].types
+        for name in columns:
+            if name not in counts:
+                problems.setdefault((name, "is not there"), []).extend(group)
+            elif counts[name] > 1:
+                problems.setdefault((name, f"is there {counts[name]} times"), []).extend(group)
+            elif not (is_numeric(types[name]) or (pa.types.is_null(types[name]) and name in has_values)):
+                problems.setdefault((name, f"is {types[name]}, not a number"), []).extend(group)
+    if not problems:
+        return
+    (name, what), where = next(iter(problems.items()))
+    if len(problems) == 1 and len(where) == 1:
+        raise InputDataError(_describe_column(name, what, where[0]))
+    lines = [
+        f"column '{name}' {what} in {len(where)} of {len(files)} files ({name_some([f.place for f in where])})"
+        for (name, what), where in list(problems.items())[:NAMED_PROBLEMS]
+    ]
+    if len(problems) > NAMED_PROBLEMS:
+        lines.append(f"and {len(problems) - NAMED_PROBLEMS} more problems with columns")
+    raise InputDataError(
+        explain(
+            "; ".join(lines),
+            why=_describe_column(name, what, where[0]),
+            remedy="leave these files out with data.exclude, or these columns out of data.columns",
+        )
+    )
+
+
+def _describe_column(name: str, what: str, one: FileSchema) -> str:
+    """Return what is wrong with a column in one file, and what to do about it."""
+    if name not in one.counts:
+        have = shorten_list(one.schema.names, NAMED_COLUMNS)
+        return f"{one.place}: there is no column '{name}'{did_you_mean(name, one.counts)} It has: {have}."
+    if one.counts[name] > 1:
+        return explain(f"{one.place}: there are {one.counts[name]} columns '{name}'", remedy="rename them")
+    return explain(
+        f"{one.place}: column '{name}' {what}",
+        remedy="leave it out of data.columns, or convert it where the data is written",
+    )
+
+
 @functools.lru_cache(maxsize=1024)
 def _log_once(message: str) -> None:
     """Log a message, once in a process: a job opens its data set several times."""
@@ -153,7 +207,7 @@ def _expand_selector(text: str, schemas: Sequence[FileSchema], key: str, *, nume
 
 def _has_type(schemas: Sequence[FileSchema], name: str, test: Callable[[pa.DataType], bool]) -> bool:
     """Return True if a column passes a test of its type in every file, and has values in one of them."""
-    kinds = [f.type for one in schemas for f in one.schema if f.name == name]
+    kinds = [one.types[name] for one in schemas if name in one.counts]
     kinds = [k.value_type if pa.types.is_dictionary(k) else k for k in kinds if not pa.types.is_null(k)]
     return bool(kinds) and all(test(k) for k in kinds)
 
@@ -165,11 +219,8 @@ def find_identifiers(footers: Sequence[Footer], names: Sequence[str]) -> dict[st
     if place is None:
         return {}
     first, group = place
-    schema = first.schema
-    wanted = [
-        n for n in names
-        if n in schema.names and (pa.types.is_integer(schema.field(n).type) or _is_suspicious(n))
-    ]  # fmt: skip
+    types = FileSchema(first.schema).types
+    wanted = [n for n in names if n in types and (pa.types.is_integer(types[n]) or _is_suspicious(n))]
     if not wanted:
         return {}
     try:

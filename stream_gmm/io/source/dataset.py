@@ -18,14 +18,13 @@ from stream_gmm.core.rows.frames import column_names
 from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
-from stream_gmm.io.source.columns import Footer, choose_columns
-from stream_gmm.io.source.files import SourceFile, inspect_file, is_uri, redact
+from stream_gmm.io.source.columns import NAMED_COLUMNS, check_features, choose_columns
+from stream_gmm.io.source.files import SourceFile, is_uri, redact
 from stream_gmm.io.source.filters import check_filter, find_row_groups
 from stream_gmm.io.source.listing import find_files
-from stream_gmm.io.source.parts import Part
+from stream_gmm.io.source.parts import Part, read_footers
 from stream_gmm.io.source.schema import (
     FileSchema,
-    check_features,
     distinct_schemas,
     unite_schemas,
     with_conform,
@@ -168,12 +167,12 @@ class Dataset:
         InputDataError
             If files have one with types that have nothing in common; names the files.
         """
-        clashes, names = dict(self.clashes), self.schema.names
+        clashes, names = dict(self.clashes), dict.fromkeys(self.schema.names)
         for name in columns:
             if name not in names:
                 raise ConfigError(
                     f"score.passthrough: no file has a column '{name}'{did_you_mean(name, names)} "
-                    f"There are: {', '.join(names)}."
+                    f"There are: {shorten_list(list(names), NAMED_COLUMNS)}."
                 )
             if name in clashes:
                 raise InputDataError(clashes[name])
@@ -263,8 +262,7 @@ def open_dataset(
     if missing not in MISSING:
         raise ConfigError(f"missing must be one of {MISSING}, not {missing!r}{did_you_mean(missing, MISSING)}")
     listing = find_files(_list_paths(paths), exclude)
-    with ThreadPoolExecutor(8) as pool:
-        footers = [Footer(*found) for found in pool.map(inspect_file, listing.files)]
+    footers = read_footers(listing.files)
     schemas = [FileSchema(f.schema, f.file, f.metadata.num_rows) for f in footers]
     features = choose_columns(footers, columns, exclude_columns, weight)
     names = features.columns
@@ -310,7 +308,7 @@ def _cut_parts(
     out: list[Part] = []
     for file_index, (file, footer) in enumerate(zip(files, footers, strict=True)):
         sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
-        if sum(sizes) != footer.num_rows:
+        if sum(sizes) != footer.num_rows or min(sizes, default=0) < 0:
             raise InputDataError(
                 explain(
                     f"{redact(file.path)}: the footer promises {footer.num_rows} rows, and its row groups hold "

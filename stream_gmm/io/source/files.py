@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,13 +19,19 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from stream_gmm.errors import InputDataError, explain
+from stream_gmm.errors import InputDataError, StorageError, explain
 
 _SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "hdfs", "file")
 # The options behind a URI; any other question mark is a wild card.
 _QUERY = re.compile(r"\w+=[^?&]*(&\w+=[^?&]*)*")
 LOCAL_BUFFER = 1 << 20
 REMOTE_BUFFER = 8 << 20
+_UNANSWERED = re.compile(
+    r"NETWORK_CONNECTION|curlCode|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|THROTTLING|REQUEST_TIMEOUT"
+    r"|time(d|out)? ?out|(?i:connection (refused|reset|closed|aborted))|HTTP (status|response code):? 5\d\d"
+)
+"""How errors of object stores read that the store itself is to blame for, and not what was asked of it."""
+NAMED_FILES = 3
 CONTENT_BLOCKS = 16
 CONTENT_BLOCK_BYTES = 4096
 
@@ -46,6 +52,18 @@ class SourceFile:
     conform: tuple[pa.Field, ...] = ()
     """Columns that other files have with another type, or that this file lacks, as the scored output has them."""
 
+    @property
+    def identity(self) -> str:
+        """A digest of path, size, time of change, footer or ETag, and some content."""
+        seen = (self.relative, self.size, self.modified, self.version, self.content)
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+    @property
+    def number(self) -> int:
+        """A number for hashes of rows: the same for a copy of the file, whatever its time of change."""
+        seen = (self.relative, self.size, self.version, self.content)
+        return int(hashlib.sha256(repr(seen).encode()).hexdigest()[:15], 16)
+
 
 FORMATS = {
     ".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".orc": "orc",
@@ -65,6 +83,30 @@ def explain_conversion(path: str) -> str:
         f"d.write_dataset(d.dataset({redact(path)!r}, format={form!r}), {redact(stem) + '-parquet'!r}, "
         "format='parquet')\""
     )
+
+
+def refuse_unanswered(path: str, error: BaseException) -> None:
+    """Refuse to go on if a store did not answer; the libraries of the stores have tried several times by then.
+
+    Raises
+    ------
+    StorageError
+        If that is what the error says.
+    """
+    if is_uri(path) and _UNANSWERED.search(str(error)):
+        raise StorageError(
+            explain(
+                f"the store of {redact(path)} does not answer",
+                why=str(error),
+                remedy="check that it can be reached from here, and run again",
+            )
+        ) from error
+
+
+def name_some(names: Sequence[str], most: int = NAMED_FILES) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def is_uri(path: str) -> bool:
@@ -142,13 +184,19 @@ def _open_reader(handle: Any, path: str) -> pq.ParquetFile:
     )
 
 
+class UnreadableFileError(InputDataError):
+    """A file is no Parquet file, or a damaged one; ``__cause__`` says how."""
+
+
 @contextlib.contextmanager
 def _explain_unreadable(path: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         if isinstance(error, InputDataError):
             raise
+        if is_uri(path) and _UNANSWERED.search(str(error)):
+            raise OSError(f"{redact(path)}: {error}") from error  # the executor tries again
         if isinstance(error, UnicodeDecodeError):
             name = error.object.decode(errors="backslashreplace")
             raise InputDataError(
@@ -159,7 +207,7 @@ def _explain_unreadable(path: str) -> Iterator[None]:
                 )
             ) from error
         foreign = explain_conversion(path)
-        raise InputDataError(
+        raise UnreadableFileError(
             explain(
                 f"cannot open {redact(path)} as Parquet",
                 why=str(error),
@@ -275,7 +323,17 @@ def inspect_file(file: SourceFile) -> tuple[SourceFile, pq.FileMetaData, pa.Sche
     ------
     InputDataError
         If it is not a Parquet file, or cannot be opened.
+    StorageError
+        If its store does not answer.
     """
+    try:
+        return _inspect(file)
+    except OSError as error:
+        refuse_unanswered(file.path, error)
+        raise
+
+
+def _inspect(file: SourceFile) -> tuple[SourceFile, pq.FileMetaData, pa.Schema]:
     with _explain_unreadable(file.path):
         handle = _open_handle(file.path)
         with handle:

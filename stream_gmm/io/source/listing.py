@@ -15,17 +15,24 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from stream_gmm.errors import InputDataError, explain
-from stream_gmm.io.source.files import SourceFile, explain_conversion, is_uri, locate, redact
+from stream_gmm.io.source.files import (
+    SourceFile,
+    explain_conversion,
+    is_uri,
+    locate,
+    name_some,
+    redact,
+    refuse_unanswered,
+)
 
 _MAGIC = re.compile(r"[*?\[]")
 ENDINGS = (".parquet", ".parq", ".pq")
 """Endings of the files that are read from a folder, in any case."""
 PUBLISHED = "_manifest.json"
 TRIPWIRE = "READ-_latest.json-INSTEAD.parquet"
-"""Lies in an object store beside the versions of an output, and is no Parquet (:mod:`stream_gmm.io.sink.commits`)."""
+"""Lies in an object store beside the versions of an output, and is no Parquet."""
 PEEKED_FILES = 200
 """How many files with other endings are looked into, for a warning."""
-NAMED_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,7 @@ def _find_remote(uri: str) -> Listing:
         root, pattern = _split_pattern(path) if is_pattern else (path, "")
         infos = place.filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
     except OSError as error:
+        refuse_unanswered(uri, error)
         raise InputDataError(
             explain(f"cannot list {redact(uri)}", why=str(error), remedy="check the address and credentials")
         ) from error
@@ -217,7 +225,7 @@ def _select(folder: _Folder, shown: str, pattern: str) -> Listing:
         where = sorted({str(p) for n in in_outputs for p in PurePosixPath(n).parents if str(p) in outputs})
         warnings.append(
             f"{len(in_outputs)} files below {shown} were not read: they are the output of earlier runs "
-            f"({_name_some(where)}). To read them, name their folder."
+            f"({name_some(where)}). To read them, name their folder."
         )
     if not pattern:
         others = [n for n in visible if not n.lower().endswith(ENDINGS)]
@@ -225,7 +233,7 @@ def _select(folder: _Folder, shown: str, pattern: str) -> Listing:
         if data:
             warnings.append(
                 f"{len(data)} files below {shown} were not read, though they begin as Parquet does "
-                f"({_name_some(data)}): files of a folder are read if they end in {', '.join(ENDINGS)}. "
+                f"({name_some(data)}): files of a folder are read if they end in {', '.join(ENDINGS)}. "
                 "To read them, rename them or name them in data.paths."
             )
         # JSON beside Parquet describes it; without Parquet it may be the data.
@@ -234,12 +242,12 @@ def _select(folder: _Folder, shown: str, pattern: str) -> Listing:
             how = "" if wanted else f": {explain_conversion(posixpath.join(folder.root, foreign[0]))}"
             warnings.append(
                 f"{len(foreign)} files below {shown} are in another format and were not read "
-                f"({_name_some(foreign)}){how}."
+                f"({name_some(foreign)}){how}."
             )
     if folder.linked:
         warnings.append(
             f"{len(folder.linked)} links to other folders below {shown} were not followed "
-            f"({_name_some(folder.linked)}). To read these folders, name them in data.paths."
+            f"({name_some(folder.linked)}). To read these folders, name them in data.paths."
         )
     return Listing(tuple(folder.files[n] for n in wanted if n not in left_out), tuple(warnings))
 
@@ -299,11 +307,6 @@ def _refuse_tables(folder: _Folder, wanted: Sequence[str], shown: str) -> None:
 
 def _last_two(path: str) -> str:
     return "/".join(path.split("/")[-2:])
-
-
-def _name_some(names: Sequence[str]) -> str:
-    more = f", and {len(names) - NAMED_FILES} more" if len(names) > NAMED_FILES else ""
-    return ", ".join(names[:NAMED_FILES]) + more
 
 
 def _find_outputs(folder: _Folder) -> set[str]:

@@ -1,11 +1,25 @@
-"""A part: the unit of reading, retrying and scoring."""
+"""Footers of files, and parts: the unit of reading, retrying and scoring."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from stream_gmm.io.source.files import SourceFile
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stream_gmm.errors import InputDataError, explain
+from stream_gmm.io.source.files import NAMED_FILES, SourceFile, UnreadableFileError, inspect_file
+
+
+@dataclass(frozen=True)
+class Footer:
+    """A listed file with its footer."""
+
+    file: SourceFile
+    metadata: pq.FileMetaData
+    schema: pa.Schema
 
 
 @dataclass(frozen=True)
@@ -41,3 +55,36 @@ class Part:
         for group, rows in zip(self.row_groups, self.group_rows, strict=True):
             yield replace(self, row_groups=(group,), group_rows=(rows,), first_row=first)
             first += rows
+
+
+def read_footers(files: Sequence[SourceFile]) -> list[Footer]:
+    """Return listed files with their identities, and their footers.
+
+    Raises
+    ------
+    InputDataError
+        If files are not Parquet, or cannot be opened; names the first ones, and how many they are.
+    StorageError
+        If a store does not answer.
+    """
+    found, unreadable = [], []
+    with ThreadPoolExecutor(8) as pool:
+        for waiting in [pool.submit(inspect_file, file) for file in files]:
+            try:
+                found.append(Footer(*waiting.result()))
+            except UnreadableFileError as error:
+                unreadable.append(error)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    if len(unreadable) > 1:
+        raise InputDataError(
+            explain(
+                f"{len(unreadable)} of {len(files)} files cannot be opened as Parquet",
+                why=" ".join(str(error) for error in unreadable[:NAMED_FILES]),
+                remedy="remove or rewrite them, or leave them out with data.exclude",
+            )
+        )
+    if unreadable:
+        raise unreadable[0]
+    return found

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import pyarrow as pa
 
-from stream_gmm.errors import InputDataError, did_you_mean, explain
+from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.files import SourceFile, open_unchanged, redact
 
 _INDEX_NAME = re.compile(r"__index_level_\d+__")
@@ -65,6 +67,16 @@ class FileSchema:
     schema: pa.Schema
     file: SourceFile | None = None
     rows: int = 0
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How often each column is there; schemas of Arrow search their columns from the first to the last."""
+        return Counter(self.schema.names)
+
+    @cached_property
+    def types(self) -> dict[str, pa.DataType]:
+        """Type of each column; of one that is there several times, that of the last."""
+        return {item.name: item.type for item in self.schema}
 
     @property
     def place(self) -> str:
@@ -146,8 +158,8 @@ def _refuse_partly_numeric(schemas: Sequence[FileSchema], numeric: Mapping[str, 
     """Refuse columns that are numbers in one file (``numeric`` says in which) and something else in another."""
     for name, example in numeric.items():
         for one in schemas:
-            times = one.schema.names.count(name)
-            kind = one.schema.field(name).type if times == 1 else None
+            times = one.counts[name]
+            kind = one.types[name] if times == 1 else None
             if kind is not None and (is_numeric(kind) or pa.types.is_null(kind)):
                 continue
             here = f"is {kind}" if times == 1 else "is not there" if not times else f"is there {times} times"
@@ -160,48 +172,22 @@ def _refuse_partly_numeric(schemas: Sequence[FileSchema], numeric: Mapping[str, 
             )
 
 
-def check_features(files: Sequence[FileSchema], columns: Sequence[str]) -> None:
-    """Refuse named columns that are not in every file, or cannot be read as numbers.
-
-    Raises
-    ------
-    InputDataError
-        Names file and column.
-    """
-    has_values = {n for one in distinct_schemas(files) for n in columns if _is_numeric_in(one.schema, n)}
-    for one in distinct_schemas(files):
-        names = one.schema.names
-        for name in columns:
-            if name not in names:
-                raise InputDataError(
-                    f"{one.place}: there is no column '{name}'{did_you_mean(name, names)} It has: {', '.join(names)}."
-                )
-            if names.count(name) > 1:
-                raise InputDataError(
-                    explain(f"{one.place}: there are {names.count(name)} columns '{name}'", remedy="rename them")
-                )
-            kind = one.schema.field(name).type
-            if not (is_numeric(kind) or (pa.types.is_null(kind) and name in has_values)):
-                raise InputDataError(
-                    explain(
-                        f"{one.place}: column '{name}' is {kind}, not a number",
-                        remedy="leave it out of data.columns, or convert it where the data is written",
-                    )
-                )
-
-
-def _is_numeric_in(schema: pa.Schema, name: str) -> bool:
-    return schema.names.count(name) == 1 and is_numeric(schema.field(name).type)
+def group_by_schema(files: Iterable[FileSchema]) -> list[list[FileSchema]]:
+    """Return files that have the same schema together: a data set has many files and few schemas."""
+    out: dict[str, list[list[FileSchema]]] = {}
+    for one in files:
+        alike = out.setdefault(",".join(one.schema.names), [])
+        known = next((group for group in alike if one.schema.equals(group[0].schema)), None)
+        if known is None:
+            alike.append([one])
+        else:
+            known.append(one)
+    return [group for alike in out.values() for group in alike]
 
 
 def distinct_schemas(files: Iterable[FileSchema]) -> list[FileSchema]:
-    """Return one file for each schema: a data set has many files and few schemas."""
-    out: dict[str, list[FileSchema]] = {}
-    for one in files:
-        alike = out.setdefault(",".join(one.schema.names), [])
-        if not any(one.schema.equals(other.schema) for other in alike):
-            alike.append(one)
-    return [one for alike in out.values() for one in alike]
+    """Return one file for each schema."""
+    return [group[0] for group in group_by_schema(files)]
 
 
 @dataclass(frozen=True)
@@ -216,13 +202,14 @@ class CommonSchema:
 
 def unite_schemas(files: Sequence[FileSchema]) -> CommonSchema:
     """Return the columns of all files. A file that lacks one, or has another type, is conformed when it is read."""
-    schemas = distinct_schemas(files)
+    groups = group_by_schema(files)
+    schemas = [group[0] for group in groups]
     fields: dict[str, pa.Field] = {}
     sources: dict[str, FileSchema] = {}
     clashes: dict[str, str] = {}
     for one in schemas:
         for item in one.schema:
-            times = one.schema.names.count(item.name)
+            times = one.counts[item.name]
             if times > 1:
                 clashes[item.name] = explain(
                     f"{one.place}: there are {times} columns '{item.name}'",
@@ -244,12 +231,12 @@ def unite_schemas(files: Sequence[FileSchema]) -> CommonSchema:
                     remedy="leave it out of the pass-through columns (score.passthrough)",
                 )
     for name in fields:
-        if not all(name in one.schema.names for one in schemas):
+        if not all(name in one.counts for one in schemas):
             fields[name] = fields[name].with_nullable(True)
     warnings = []
     if len(schemas) > 1:
         for name in fields:
-            lacking = [f for f in files if name not in f.schema.names]
+            lacking = [f for g in groups if name not in g[0].counts for f in g]
             if lacking:
                 warnings.append(
                     f"column '{name}' is not in {len(lacking)} of {len(files)} files (such as {lacking[0].place}): "

@@ -40,6 +40,8 @@ class Version:
         The champion at that time, which it was to follow; None for the first.
     state
         Name of the state that holds its files; empty in a folder without states.
+    note
+        Why it became champion or challenger, in words; empty where that was not a matter of evidence.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Version:
     data_fingerprint: str
     origin: str | None = None
     state: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def fit(
     ConfigError
         If ``init`` contradicts the other arguments.
     InputDataError
-        If there are fewer distinct rows than components.
+        If there are fewer distinct rows than components, or fewer values than parameters.
     SingularCovarianceError
         If no covariance can be estimated.
     """
@@ -62,7 +62,7 @@ def fit(
         given = [p if p.noise is not None else p.with_noise(profile.bounding_box, NOISE_START) for p in given]
     starts = [EMState(params) for params in given]
     if not starts:
-        too_few = explain_too_few_rows(n_components, profile)
+        too_few = explain_too_few_rows(spec, profile, settings)
         if too_few:
             raise InputDataError(too_few)
         (outcome,) = fit_on_sample([spec], profile, settings, executor, listener)

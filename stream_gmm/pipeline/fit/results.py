@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stream_gmm.core.criteria import Criteria
+from stream_gmm.core.display import shorten_list
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.kernel_choice import choose_kernel
 from stream_gmm.core.estep.scores import score_rows, score_transformed
@@ -74,7 +75,7 @@ def explain_collapse(state: EMState, profile: Profile, settings: Settings) -> EM
             return state
         report = MStepReport(floored=tuple(repeated))
         places = dict.fromkeys(f"{profile.columns[j]} = {v:.6g}" for j, v in repeated.values())
-        reason = f"{report.describe()}: on {', '.join(places)}"
+        reason = f"{report.describe()}: on {shorten_list(list(places))}"
         return replace(state, outcome=Outcome.DEGENERATE, report=report, reason=reason)
     if state.outcome is not Outcome.DEGENERATE or not state.report.floored:
         return state
@@ -84,7 +85,7 @@ def explain_collapse(state: EMState, profile: Profile, settings: Settings) -> EM
         j = int(variances[k].argmin())
         flat = variances[k, j] < COLLAPSED_SHARE
         where[f"{profile.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = None
-    return replace(state, reason=f"{state.reason}: on {', '.join(where)}")
+    return replace(state, reason=f"{state.reason}: on {shorten_list(list(where))}")
 
 
 def _variances_of_rows(state: EMState) -> Array:

@@ -23,6 +23,8 @@ from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
 WHOLE_SAMPLE_GAIN = 1e-5
 """A fit on a sample that holds every row stops when so many nats are left to gain: no choice depends on them."""
+OVERTAKEN_ROUNDS = 5
+"""At most so often fits are started again from a neighbour that has overtaken them."""
 Key = TypeVar("Key", int, CandidateSpec)
 
 
@@ -107,11 +109,12 @@ def fit_on_sample(
     First the restarts of every candidate race each other; ``prune_raced`` may mark candidates that are hopeless by
     then. The others are fitted to convergence. Then each is tried from its neighbours with the same structure: a
     split of the fit with K - 1 components, a merge of the fit with K + 1. ``save`` is called with all outcomes.
-    A candidate with more components than the sample has distinct rows fails, with the reason in its fit.
+    A candidate with more components than the sample has distinct rows, or with more parameters than the rows have
+    values, fails with the reason in its fit.
     """
     outcomes: dict[CandidateSpec, SampleOutcome] = dict(known or {})
     for spec in grid:
-        if too_few := explain_too_few_rows(spec.n_components, profile):
+        if too_few := explain_too_few_rows(spec, profile, settings):
             outcomes[spec] = SampleOutcome(SampleFit(None, reason=too_few))
     # The largest first: they take longest, and should not be left for the end.
     new = sorted((spec for spec in grid if spec not in outcomes), key=lambda spec: -spec.n_components)
@@ -148,27 +151,47 @@ def fit_on_sample(
         if below or above:
             neighbours[spec] = (outcomes[spec].fit, below.fit if below else None, above.fit if above else None)
     refit(_SampleTask.improve_from_neighbours, neighbours)
+    # A fit that its neighbour has overtaken in the same moment starts from it once more.
+    for _ in range(OVERTAKEN_ROUNDS):
+        overtaken = {}
+        for spec in going_on:
+            own, below = outcomes[spec], outcomes.get(CandidateSpec(spec.n_components - 1, spec.covariance_type))
+            if below and own.fit.params and below.fit.history and own.fit.history[-1] < below.fit.history[-1]:
+                overtaken[spec] = (own.fit, below.fit, None)
+        refit(_SampleTask.improve_from_neighbours, overtaken)
+        if not any(outcomes[spec].fit.rank > own.rank for spec, (own, _, _) in overtaken.items()):
+            break
     if new:
         save(outcomes)
     return [outcomes[spec] for spec in grid]
 
 
-def explain_too_few_rows(n_components: int, profile: Profile) -> str:
-    """Return why so many components cannot be fitted to the sample, or nothing if they can."""
-    rows = profile.sample.rows
+def explain_too_few_rows(spec: CandidateSpec, profile: Profile, settings: Settings) -> str:
+    """Return why a candidate cannot be fitted to these rows, or nothing if it can."""
+    n_components, rows = spec.n_components, profile.sample.rows
     few = rows[: 10 * n_components]
-    if n_components == 1 or (len(few) >= n_components and len(np.unique(few, axis=0)) >= n_components):
+    if n_components == 1:
         return ""
-    distinct = len(np.unique(rows, axis=0))
-    if distinct >= n_components:
-        return ""
-    what = (
-        f"there are {len(rows)}" if len(rows) < n_components else f"only {distinct} of the {len(rows)} are distinct"
+    if len(few) < n_components or len(np.unique(few, axis=0)) < n_components:
+        distinct = len(np.unique(rows, axis=0))
+        if distinct < n_components:
+            count = f"only {distinct} of the {len(rows)} are distinct"
+            return explain(
+                f"{n_components} components need at least as many rows, and "
+                + (f"there are {len(rows)}" if len(rows) < n_components else count),
+                remedy=f"use at most {distinct} components, or more data",
+            )
+    d, n = len(profile.columns), profile.moments.rows
+    parameters = (
+        n_components - 1 + n_components * d + family_named(spec.covariance_type).n_parameters(n_components, d)
     )
-    return explain(
-        f"{n_components} components need at least as many rows, and {what}",
-        remedy=f"use at most {distinct} components, or more data",
-    )
+    if parameters > n * d and settings.reg_covar is None and settings.prior is None:
+        return explain(
+            f"{spec.name} has {parameters:,} parameters, and {n:,.0f} rows of {d} columns hold {n * d:,.0f} values",
+            why="the likelihood of such a model is largest where its components have collapsed onto single rows",
+            remedy="use fewer components or columns, a structure with fewer parameters such as 'diag', or reg_covar",
+        )
+    return ""
 
 
 def make_sample_search(profile: Profile, settings: Settings) -> SampleSearch:

@@ -291,18 +291,25 @@ def document_options(function: F) -> F:
 
     The options appear one by one in its signature, and ``{options}`` in its docstring becomes their explanations.
     """
-    signature = inspect.signature(function)
-    explicit = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    options = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
-        for f in fields(Settings)
-    ]
-    entries = []
-    for name in (f.name for f in fields(Settings)):
-        text = textwrap.fill(f"{describe_option(name)}.", 100, break_on_hyphens=False)
-        entries.append(f"{name}\n{textwrap.indent(text, '    ')}")
-    function.__doc__ = (function.__doc__ or "").replace(
-        "{options}", textwrap.indent("\n".join(entries), "    ").lstrip()
-    )
-    function.__signature__ = signature.replace(parameters=[*explicit, *options])  # type: ignore[attr-defined]
-    return function
+    return document_fields(Settings)(function)
+
+
+def document_fields(options: Any) -> Callable[[F], F]:
+    """Return a decorator that does the same for a function which takes the fields of another dataclass."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        explicit = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        added, entries = [], []
+        for f in fields(options):
+            added.append(
+                inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type)
+            )
+            text = textwrap.fill(f"{f.metadata['doc']}.", 100, break_on_hyphens=False)
+            entries.append(f"{f.name}\n{textwrap.indent(text, '    ')}")
+        # cleandoc: from Python 3.13 on the compiler removes the indentation, before that nobody does.
+        function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("{options}", "\n".join(entries))
+        function.__signature__ = signature.replace(parameters=[*explicit, *added])  # type: ignore[attr-defined]
+        return function
+
+    return decorate

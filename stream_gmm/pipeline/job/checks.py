@@ -19,6 +19,7 @@ from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.run_folder import PREVIOUS
 from stream_gmm.pipeline.score import make_layout
+from stream_gmm.pipeline.update.rule import EVIDENCE
 
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -45,6 +46,13 @@ def check_job(config: RunConfig, *, scoring: bool) -> Dataset:
     if base_criterion(config.choice().criterion) == HELDOUT and not settings.holdout:
         raise ConfigError(
             f"the criterion {config.sweep.criterion!r} needs rows held out: set em.holdout, such as 0.1."
+        )
+    if config.output.publish_as == EVIDENCE and not settings.holdout:
+        raise ConfigError(
+            explain(
+                "output.publish_as: evidence compares models on rows that neither has used, and no rows are held out",
+                remedy="set em.holdout, such as 0.1; 'stream-gmm update' sets rows of new files apart by itself",
+            )
         )
     dataset = config.open()
     for key, path in (("output.truth", config.output.truth), ("sweep.match_to", config.sweep.match_to)):

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from stream_gmm.errors import (
+    HIDDEN,
     ConfigError,
     InputDataError,
     StorageError,
@@ -35,6 +36,7 @@ from stream_gmm.pipeline.job.sections import (
     SweepConfig,
     Text,
 )
+from stream_gmm.pipeline.job.update_section import UpdateConfig
 from stream_gmm.pipeline.sweep.choice import SelectionRule
 
 if TYPE_CHECKING:
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterConfig", "RunConfig", "apply_overrides", "hold_output", "load_config", "validate_config"]
 
-SCORED = "scored"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -59,6 +60,7 @@ class RunConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
     monitor: MonitorConfig = MonitorConfig()
+    update: UpdateConfig = UpdateConfig()
 
     def settings(self) -> Settings:
         """Return the options of the fit."""
@@ -137,6 +139,8 @@ class RunConfig(Section):
     @property
     def scored(self) -> str:
         """Folder or URI of the scored table."""
+        from stream_gmm.pipeline.job.run_folder import SCORED
+
         return self.output.scored or f"{self.output.folder.rstrip('/')}/{SCORED}"
 
 
@@ -160,6 +164,29 @@ def load_config(path: str | Path | None, overrides: Mapping[str, Any] | None = N
         If the file cannot be read, or anything in it is wrong; lists all problems at once.
     """
     return validate_config(apply_overrides(_read_yaml(path), overrides or {}), str(path or "the command line"))
+
+
+def load_run_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration of the run in a folder, with dotted overrides on top.
+
+    Raises
+    ------
+    ConfigError
+        If the result is wrong, or the paths of the data held credentials, which no record keeps.
+    InputDataError
+        If the folder is not that of a run.
+    """
+    from stream_gmm.pipeline.job.run_folder import read_record  # with pyarrow
+
+    content = apply_overrides(read_record(folder)["config"], {**overrides, "output.folder": str(folder)})
+    if any(HIDDEN in str(path) for path in content["data"]["paths"]):
+        raise ConfigError(
+            explain(
+                f"the paths in the record of {folder} are without the credentials that they had",
+                remedy="give the configuration or the paths, or set the credentials in the environment",
+            )
+        )
+    return validate_config(content, f"the record of {folder}")
 
 
 def _read_yaml(path: str | Path | None) -> dict[str, Any]:

@@ -9,12 +9,13 @@ those of earlier runs are kept as versions (:mod:`stream_gmm.io.store.versions`)
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stream_gmm.core.file_stats import FileId
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import InputDataError, StreamGMMError, explain, redact_value
 from stream_gmm.io.store.container import seal, unseal, write_atomically
@@ -28,17 +29,18 @@ from stream_gmm.io.store.generations import (
     write_checksums,
 )
 from stream_gmm.io.store.models import load_model
+from stream_gmm.io.store.tables import read_table, table_of, write_table
 from stream_gmm.io.store.versions import CATALOG, Catalog, Version, list_states, load_catalog, write_catalog
-from stream_gmm.pipeline.job.config import SCORED
 
 log = logging.getLogger(__name__)
 
 MODEL, TABLE, SAMPLE, RECORD, TRUTH = "model.gmm", "sweep.parquet", "sample.parquet", "run.json", "truth.gmm"
 CANDIDATES, BOOTSTRAP = "candidates", "bootstrap.parquet"
-REPORT, LEDGER = "report.html", "ledger"
+SCORED, REPORT, LEDGER = "scored", "report.html", "ledger"
 PREVIOUS = "previous"
 """Instead of a model file: the model that is in the output folder before the run."""
-RESULTS = (MODEL, TABLE, SAMPLE, RECORD, TRUTH, CANDIDATES, BOOTSTRAP, REPORT)
+FILES = "files.parquet"
+RESULTS = (MODEL, TABLE, SAMPLE, RECORD, TRUTH, CANDIDATES, BOOTSTRAP, REPORT, FILES)
 KEEP_VERSIONS = 10
 """Versions of a folder that are kept, unless the configuration says otherwise."""
 _REQUIRED = frozenset(
@@ -47,7 +49,12 @@ _REQUIRED = frozenset(
 
 
 def publish_results(
-    folder: Path, write: Callable[[Path], object], *, keep: int = KEEP_VERSIONS, challenger: bool = False
+    folder: Path,
+    write: Callable[[Path], object],
+    *,
+    keep: int = KEEP_VERSIONS,
+    challenger: bool = False,
+    note: str = "",
 ) -> Version:
     """Publish the results of a run as a new version: ``write`` puts them into the folder it is called with.
 
@@ -59,6 +66,8 @@ def publish_results(
     ----------
     keep
         Versions that are kept, the newest ones; champion and challenger in any case.
+    note
+        Why it is champion or challenger, in words.
 
     Raises
     ------
@@ -81,7 +90,7 @@ def publish_results(
             new = replace(catalog.find(alias), state=place.name)
             catalog = catalog.place(new.name, place.name)
         else:
-            new = _describe_version(place, f"v{catalog.made + 1}", catalog.champion)
+            new = replace(_describe_version(place, f"v{catalog.made + 1}", catalog.champion), note=note)
             catalog = catalog.add(new, challenger=aside, keep=keep)
         if aside:
             catalog = catalog.place(str(catalog.champion), staged.name)
@@ -169,6 +178,24 @@ def _is_same_run(new: Path, old: Path) -> bool:
         return False
     identities = {(m.digest, m.provenance.get("data_fingerprint")) for m in models}
     return len(identities) == 1 and configs[0] == configs[1]
+
+
+def write_files(folder: Path, files: Iterable[FileId]) -> None:
+    """Write which files a model was fitted to."""
+    write_table(table_of([asdict(f) for f in files]), folder / FILES)
+
+
+def read_files(folder: Path) -> frozenset[FileId] | None:
+    """Return the files that the model of a version was fitted to; None if that was not recorded.
+
+    Raises
+    ------
+    InputDataError
+        If the table is damaged.
+    """
+    if not (folder / FILES).exists():
+        return None
+    return frozenset(FileId(**row) for row in read_table(folder / FILES).to_pylist())
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

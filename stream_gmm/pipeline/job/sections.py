@@ -336,14 +336,15 @@ class OutputConfig(Section):
         None, description="Folder or s3://, gs://, abfs:// URI of the scored table; none: scored/ in the folder"
     )
     wait: Number = Field(
-        0.0, ge=0.0,
-        description="Seconds to wait while another run uses the folder; then exit code 5. --wait alone: a day",
-    )  # fmt: skip
+        0.0, ge=0.0, description="Seconds to wait for another run in the folder. --wait alone: a day"
+    )
     truth: Text | None = Field(None, description="Model file of a known truth to compare with")
     report_rows: Whole = Field(20_000, ge=100, description="Sample rows kept for the report's pictures")
     keep_versions: Whole = Field(
         10, ge=1, description="Versions that the folder keeps, the newest; champion and challenger in any case"
     )
-    publish_as: Literal["champion", "challenger"] = Field(
-        "champion", description="What a new model becomes: champion, in use at once; challenger, until promoted"
+    publish_as: Literal["champion", "challenger", "evidence"] = Field(
+        "champion",
+        description="What a new model becomes: champion, in use at once; challenger, until promoted; evidence: "
+        "champion if it is better on new rows that neither model has used, else challenger",
     )

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.core.rows.transform_requests import describe_transforms
 from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import available_cores
+from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.models import load_model, save_model
+from stream_gmm.io.store.statistics import STATISTICS, save_statistics
 from stream_gmm.io.store.tables import write_rows, write_table
 from stream_gmm.io.store.versions import CHALLENGER
 from stream_gmm.pipeline.fit.algorithms import OnPass
@@ -36,8 +39,10 @@ from stream_gmm.pipeline.job.run_folder import (
     TABLE,
     TRUTH,
     publish_results,
+    read_files,
     read_run,
     update_record,
+    write_files,
     write_record,
 )
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
@@ -45,6 +50,10 @@ from stream_gmm.pipeline.score import ScoreResult, score
 from stream_gmm.pipeline.sweep.ledger import Ledger
 from stream_gmm.pipeline.sweep.result import SweepResult
 from stream_gmm.pipeline.sweep.sweep import sweep
+from stream_gmm.pipeline.update.evidence import Verdict, judge_challenger
+from stream_gmm.pipeline.update.heldout import read_heldout_rows
+from stream_gmm.pipeline.update.rule import EVIDENCE
+from stream_gmm.pipeline.update.statistics import identify_files, keep_scored_statistics, make_stats_rule
 
 
 def plan_stage(config: RunConfig, workers: Workers) -> Plan:
@@ -94,13 +103,34 @@ def sweep_stage(
         match_to=_load_earlier_model(config), listener=listener, on_pass=on_pass,
     )  # fmt: skip
     seconds = time.perf_counter() - started
+    verdict = _judge_by_new_rows(config, source, result.best, executor, listener)
+    stays = config.output.publish_as == CHALLENGER or (verdict is not None and not verdict.wins)
+    note = "" if verdict is None else verdict.describe()
+    result = replace(result, why=(*result.why, *([note] if note else [])))
     publish_results(
         config.folder,
-        lambda staged: _write_results(staged, result, config, truth, seconds),
+        lambda staged: _write_results(staged, result, config, truth, seconds, source),
         keep=config.output.keep_versions,
-        challenger=config.output.publish_as == CHALLENGER,
+        challenger=stays,
+        note=note,
     )
     return result
+
+
+def _judge_by_new_rows(
+    config: RunConfig, source: Dataset, model: FitResult, executor: Executor, listener: Listener
+) -> Verdict | None:
+    """Compare a model with the champion, where evidence is asked for and there is one; reads only new files."""
+    state = current_state(config.folder)
+    if config.output.publish_as != EVIDENCE or not (state / MODEL).exists():
+        return None
+    champion, seen = load_model(state / MODEL), read_files(state)
+    if seen is None or champion.columns != model.columns:
+        return Verdict(False, None, config.update.z)
+    holdout = Holdout(config.em.holdout, config.em.random_state)
+    sample = read_heldout_rows(source.with_columns(model.columns), seen, holdout, executor, listener)
+    old, now = (m.score_samples(sample.rows) for m in (champion, model))
+    return judge_challenger(old, now, sample.weights, config.update.z)
 
 
 def _load_earlier_model(config: RunConfig) -> FitResult | None:
@@ -113,7 +143,7 @@ def _load_earlier_model(config: RunConfig) -> FitResult | None:
 
 
 def _write_results(
-    folder: Path, result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float
+    folder: Path, result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float, source: Dataset
 ) -> None:
     write_table(result.table, folder / TABLE)
     profile = result.profile
@@ -125,6 +155,7 @@ def _write_results(
         if candidate.result is not None:
             save_model(candidate.result, folder / CANDIDATES / f"{candidate.name}.gmm")
     save_model(result.best, folder / MODEL)
+    write_files(folder, identify_files(source).values())
     write_record(folder, _make_record(result, config, seconds))
 
 
@@ -177,14 +208,22 @@ def score_stage(
     dataset = config.open(fitted)
     check_scoring(config, dataset, fitted.n_components, fitted.density.noisy)
     refuse_drifted_rows(config, fitted, dataset, executor)
+    in_run = not config.is_remote and (current_state(config.folder) / RECORD).exists()
+    own = in_run and read_run(config.folder)[2].digest == fitted.digest
+    keep = own and config.update.keep_statistics and dataset.weight is None
+    stats_rule = make_stats_rule(dataset, config.settings(), config.update.apart) if keep else None
     result = score(
         fitted, dataset, config.scored, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-        wait=config.output.wait, listener=listener,
+        wait=config.output.wait, listener=listener, stats_rule=stats_rule,
     )  # fmt: skip
     seconds = time.perf_counter() - started
+    if stats_rule is not None and result.statistics:
+        kept = keep_scored_statistics(dataset, fitted, result.statistics, stats_rule.share)
+        if kept is not None:
+            save_statistics(kept, config.folder / STATISTICS)
 
-    if not config.is_remote and (current_state(config.folder) / RECORD).exists():
+    if in_run:
         _, _, chosen = read_run(config.folder)
 
         def change(record: dict[str, Any]) -> None:

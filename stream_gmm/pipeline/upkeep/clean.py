@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from stream_gmm.errors import ConfigError, explain
-from stream_gmm.io.sink.commits import find_superseded
+from stream_gmm.io.sink.objects.commits import find_superseded
 from stream_gmm.io.sink.publish import lease_path
 from stream_gmm.io.sink.targets import FolderTarget, ObjectTarget, Target, open_target
 from stream_gmm.io.source.files import is_uri

@@ -1,4 +1,4 @@
-"""The scored file of one part: its report, and the notes from which an interrupted job resumes."""
+"""The reports of scored files: what each holds, the notes from which a job resumes, and which are taken over."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ class PartReport:
     loglik: float
     bytes: int
     sha256: str
+    file: str = ""
+    model: str = ""
+    statistics: str = ""
+    """Identity of the file, digest of the model; and, in the notes of a job, the statistics of the rows as text."""
 
 
 def find_finished_part(place: Place, index: int) -> PartReport | None:

@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 
 import stream_gmm as sg
+from benchmarks.flips import find_targets, find_unnoticed, flip_bit, make_run
 from stream_gmm.errors import ConfigError, DamagedResultError, FolderInUseError, StreamGMMError
-from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.store.lease import hold_folder
-from stream_gmm.pipeline.job.config import validate_config
 from stream_gmm.pipeline.job.registry import open_registry
-from stream_gmm.pipeline.job.stages import score_stage, sweep_stage
 from stream_gmm.pipeline.upkeep.clean import clean
 from stream_gmm.pipeline.upkeep.verify import verify
 from tests.cli.test_commands import run as run_command
@@ -26,18 +24,7 @@ from tests.cli.test_commands import run as run_command
 def finished(demo_folder, tmp_path_factory):
     """A run folder with two versions and a scored table."""
     folder = tmp_path_factory.mktemp("upkeep") / "run"
-    for k in (1, 2):
-        config = validate_config(
-            {
-                "data": {"paths": str(demo_folder), "columns": ["x0", "x1", "x2"]},
-                "sweep": {"n_components": [k], "covariance_type": "diag"},
-                "em": {"n_init": 1, "sample_rows": 500},
-                "output": {"folder": str(folder), "report_rows": 100},
-            },
-            "test",
-        )
-        sweep_stage(config, SerialExecutor())
-    score_stage(config, SerialExecutor())
+    make_run(demo_folder, folder, ["x0", "x1", "x2"])
     return folder
 
 
@@ -57,42 +44,9 @@ def test_what_was_published_is_intact(folder):
     assert "all as written" in run_command("verify", folder)
 
 
-def _flip_bit(path: Path, number: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[number // 8 % len(content)] ^= 1 << number % 8
-    path.unlink()  # it may share its content with a copy
-    path.write_bytes(bytes(content))
-
-
-def find_targets(folder: Path) -> list[Path]:
-    """Return all files whose damage must be noticed: not those that no version refers to."""
-    registry = open_registry(folder)
-    kept = {registry.locate(v.name).name for v in registry.history}
-    unused = [p for p in (folder / ".results").iterdir() if p.name.isdigit() and p.name not in kept]
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
-    return sorted(p for p in files if not any(u in p.parents for u in unused))
-
-
-def count_unnoticed_flips(folder: Path, flips: int, seed: int) -> tuple[list[str], int]:
-    """Flip single bits in files chosen at random; return those that ``verify`` does not notice, and the number."""
-    chance, unnoticed = random.Random(seed), []
-    targets = find_targets(folder)
-    for _ in range(flips):
-        path = chance.choice(targets)
-        kept, number = path.read_bytes(), chance.randrange(path.stat().st_size * 8)
-        _flip_bit(path, number)
-        try:
-            if not verify(folder).problems:
-                unnoticed.append(f"{path.relative_to(folder)}: bit {number}")
-        except StreamGMMError:
-            pass
-        path.write_bytes(kept)
-    return unnoticed, flips
-
-
 @pytest.mark.slow
 def test_no_flipped_bit_is_accepted(folder):
-    unnoticed, _ = count_unnoticed_flips(folder, 60, seed=1)
+    unnoticed, _ = find_unnoticed(folder, 60, seed=1)
 
     assert not unnoticed
     assert not verify(folder).problems
@@ -125,7 +79,7 @@ def test_readers_notice_flipped_bits_themselves(folder, name):
     read()
     for _ in range(25):
         number = chance.randrange(len(kept) * 8)
-        _flip_bit(path, number)
+        flip_bit(path, number)
         with pytest.raises(StreamGMMError):
             read()
         path.write_bytes(kept)

@@ -187,7 +187,6 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
         write_atomically(staging / MANIFEST, seal(manifest))
         sync_folder(staging)
         _swap_folders(staging, target)
-        sync_folder(target.parent)
     except OSError as error:
         raise StorageError(
             explain(
@@ -196,6 +195,10 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
                 remedy=f"the complete result is in {staging}; run again to publish it",
             )
         ) from error
+    try:
+        sync_folder(target.parent)
+    except OSError as error:
+        log.warning("%s is published, but may be the previous one again after a power failure: %s", target, error)
 
 
 def _swap_folders(staging: Path, target: Path) -> None:

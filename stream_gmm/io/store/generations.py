@@ -12,6 +12,7 @@ A process that is killed at any point leaves the old state current, or the new o
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
@@ -20,6 +21,8 @@ from pathlib import Path
 from stream_gmm.errors import StorageError, explain
 from stream_gmm.io.store.container import seal, unseal, write_atomically
 from stream_gmm.io.store.folders import exchange_paths, lock_folder, sync_folder
+
+log = logging.getLogger(__name__)
 
 # Hidden from readers of Parquet folders.
 STATES = ".results"
@@ -87,11 +90,16 @@ def publish_state(
                 _show_in_folder(folder, staged, names)
                 _make_current(staged)
             except BaseException:
-                _remove(staged)
+                if current_state(folder) != staged:
+                    _remove(staged)
                 raise
-            _hide_absent(folder, staged, names)
-            others = [states / name for state in (previous, staged) for name in keep(state)]
-            _remove_states(states, keep=(previous, staged, *others))
+            try:
+                sync_folder(states)
+                _hide_absent(folder, staged, names)
+                others = [states / name for state in (previous, staged) for name in keep(state)]
+                _remove_states(states, keep=(previous, staged, *others))
+            except OSError as error:  # what is current is published
+                log.warning("the results in %s are published, and earlier ones were not removed: %s", folder, error)
     except OSError as error:
         raise StorageError(
             explain(
@@ -149,7 +157,6 @@ def find_damage(state: Path) -> dict[str, str] | None:
 def _make_current(staged: Path) -> None:
     sync_folder(staged)
     _replace_by_link(staged.parent / CURRENT, staged.name)
-    sync_folder(staged.parent)
 
 
 def _show_in_folder(folder: Path, state: Path, names: Sequence[str]) -> None:

@@ -335,9 +335,7 @@ class OutputConfig(Section):
     scored: Text | None = Field(
         None, description="Folder or s3://, gs://, abfs:// URI of the scored table; none: scored/ in the folder"
     )
-    wait: Number = Field(
-        0.0, ge=0.0, description="Seconds to wait for another run in the folder. --wait alone: a day"
-    )
+    wait: Number = Field(0.0, ge=0.0, description="Seconds to wait for another run there; --wait alone: a day")
     truth: Text | None = Field(None, description="Model file of a known truth to compare with")
     report_rows: Whole = Field(20_000, ge=100, description="Sample rows kept for the report's pictures")
     keep_versions: Whole = Field(

@@ -1,4 +1,4 @@
-"""A full disk (ENOSPC) or a broken one (EIO) at any file operation: a storage error, and the old results or the new."""
+"""A full disk (ENOSPC) or a broken one (EIO) at any operation: a storage error, and the old results or the new."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.files import is_uri
 from stream_gmm.io.store.generations import CURRENT, STATES, current_state, find_damage
 from stream_gmm.io.store.models import load_model
+from stream_gmm.io.store.statistics import STATISTICS, load_statistics
+from stream_gmm.io.store.tables import read_table
 from stream_gmm.io.store.versions import Version
+from stream_gmm.pipeline.job.monitor_stage import MONITOR
 from stream_gmm.pipeline.job.run_folder import (
     CANDIDATES,
     LEDGER,
@@ -140,6 +143,13 @@ def _verify_run(folder: Path, problems: list[Problem], notes: list[str]) -> int:
             Ledger(path).read()
         except StreamGMMError as error:
             problems.append(Problem(str(path), str(error)))
+    readers: tuple[tuple[str, Callable[[Path], object]], ...] = ((STATISTICS, load_statistics), (MONITOR, read_table))
+    for name, read in readers:
+        try:
+            if (folder / name).exists():
+                read(folder / name)
+        except StreamGMMError as error:
+            problems.append(Problem(str(folder / name), str(error)))
     return len(catalog.versions)
 
 

@@ -25,7 +25,7 @@ from stream_gmm.estimator_base import (
     warn_unless_converged,
 )
 from stream_gmm.estimator_start import INITIALISATIONS, draw_start_stats
-from stream_gmm.io.source.memory import as_source
+from stream_gmm.io.source.memory import as_source, require_complete_rows
 from stream_gmm.pipeline.fit.settings import FIT, Settings
 from stream_gmm.pipeline.fit.variational import VariationalFit, fit_variational
 
@@ -150,6 +150,7 @@ degrees_of_freedom_prior, covariance_prior
         del y
         self._check_parameters()
         source, executor = open_to_fit(X, sample_weight), api.executor_for(self.client)
+        require_complete_rows(source.missing, "variational inference")
         state = self.random_state
         rng = state if isinstance(state, np.random.RandomState) else np.random.RandomState(draw_seed(state))
         settings = Settings(

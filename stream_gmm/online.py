@@ -26,7 +26,6 @@ from stream_gmm.estimator_base import (
 from stream_gmm.estimator_start import check_enough_rows
 from stream_gmm.execute.protocol import one_blas_thread
 from stream_gmm.io.sink.stream import arrow_batches, decode_batch
-from stream_gmm.io.source.dataset import MISSING
 from stream_gmm.io.source.schema import numeric_columns
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
 
@@ -197,7 +196,7 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
             check_whole_number("reservoir_rows", self.reservoir_rows, 0)
         for name in ("half_life", "power", "prior_rows", "reg_covar", "outlier_quantile"):
             check_number(name, getattr(self, name), -np.inf)
-        one_of(self.missing, MISSING, "missing")
+        one_of(self.missing, ("error", "drop"), "missing")
         return OnlineRule(
             int(self.n_components), family_named(self.covariance_type), self.half_life, self.power, self.step_rows,
             self.warmup_rows, int(self.n_init), self.prior_rows, self.reg_covar, self.outlier_quantile,

@@ -230,7 +230,7 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     if settings.data.paths == ["-"]:
         from stream_gmm.cli.streaming import score_stdin
 
-        score_stdin(load_model(model or settings.folder / MODEL), settings.score, settings.data.missing)
+        score_stdin(load_model(model or settings.folder / MODEL), settings)
         return
     check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -34,7 +35,7 @@ from stream_gmm.io.sink.scores import (
     output_names,
     score_part,
 )
-from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.dataset import Dataset, open_dataset
 from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.files import is_uri
 from stream_gmm.io.source.memory import require_complete_rows
@@ -267,6 +268,21 @@ def make_layout(
     layout = Layout(choose_passthrough(passthrough, dataset.schema.names), proba, prefix, tuple(impute))
     check_layout(dataset, n_components, layout, noise)
     return layout
+
+
+def open_path(model: FitResult, path: str | os.PathLike[str], missing: str | None) -> Dataset:
+    """Return the data set of a path in the columns of a model, which gives the policy if ``missing`` is None.
+
+    Raises
+    ------
+    InputDataError
+        As :func:`~stream_gmm.io.source.dataset.open_dataset`.
+    """
+    follows = model.marginalises and missing in (None, MARGINALISE)
+    policy, sentinel = missing or "error", {}
+    if follows:
+        policy, sentinel = MARGINALISE, model.provenance.get("sentinel", {})
+    return open_dataset(path, model.input_columns, missing=policy, sentinel=sentinel)
 
 
 def _compute_job_key(model: FitResult, dataset: Dataset, layout: Layout) -> str:

@@ -9,7 +9,7 @@ import typing
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.core.online import OnlineRule
+from stream_gmm.core.online_rule import OnlineRule
 from stream_gmm.pipeline.fit.settings import FitOptions, Settings, describe_option
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.repeat import config_keys

@@ -128,9 +128,8 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over files (paths, sizes, times, footers or ETags, some content), columns, policy and filter."""
-        weight = (self.weight,) if self.weight else ()
-        others = [(k, v) for k, v in (("filter", self.row_filter), ("sentinel", self.sentinels)) if v]
-        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *others)).encode())
+        others = [self.weight, *((k, v) for k, v in (("filter", self.row_filter), ("sentinel", self.sentinels)) if v)]
+        sha = hashlib.sha256(repr((self.columns, self.missing, *(v for v in others if v))).encode())
         for part in self.parts:
             f = part.file
             identity = (f.relative, f.size, f.modified, f.version, f.content)
@@ -198,8 +197,8 @@ class Dataset:
         return [self._make_leaf((g,)) for p in self.parts for g in p.groups()]
 
     def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
-        chosen = (self.row_filter, self.transforms, self.sentinels)
-        return ParquetLeaf(parts, self.columns, self.missing, self.weight, *chosen)
+        options = (self.missing, self.weight, self.row_filter, self.transforms, self.sentinels)
+        return ParquetLeaf(parts, self.columns, *options)
 
 
 def _join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
@@ -242,10 +241,9 @@ def open_dataset(
         ``"dtype:float"``, ``"dtype:int"``). None: all columns that are numeric in every file, except an index of
         pandas, identifiers, row numbers and parts of a date; ``warnings`` names what was left out.
     missing
-        What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and
-        names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null;
-        ``"marginalise"`` uses the values that they have (exact EM, if values are missing at random), and drops those
-        with an infinity. Values beyond 1e150, whose squares overflow, count as infinite.
+        What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and names the place;
+        ``"drop"`` leaves them out, and scores them as null; ``"marginalise"`` uses the values that they have (exact
+        EM, if values are missing at random), and drops infinities. Values beyond 1e150 count as infinite.
     exclude
         Shell patterns of relative paths to leave out.
     weight
@@ -279,7 +277,6 @@ def open_dataset(
     features = choose_columns(footers, columns, exclude_columns, weight)
     names = features.columns
     check_features(schemas, names if weight is None else (*names, weight))
-    sentinels = expand_sentinel(sentinel or {}, names)
     common = unite_schemas(schemas)
     files = tuple(with_conform(f.file, common, f.schema) for f in footers)
     groups: list[set[int]] | None = None
@@ -295,7 +292,7 @@ def open_dataset(
     warnings = (*listing.warnings, *features.warnings, *common.warnings)
     return Dataset(
         files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter,
-        sentinels=sentinels,
+        sentinels=expand_sentinel(sentinel or {}, names),
     )  # fmt: skip
 
 

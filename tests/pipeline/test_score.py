@@ -229,8 +229,8 @@ def test_a_folder_that_is_not_an_output_is_not_replaced(model, data, demo_folder
         sg.score(model, data, tmp_path / "precious")
     with pytest.raises(StorageError, match="holds the input file"):
         sg.score(model, data, demo_folder)
-    with pytest.raises(StorageError, match="object store"):
-        sg.score(model, data, "s3://bucket/scored")
+    with pytest.raises(ConfigError, match="object store.*not to ftp://"):
+        sg.score(model, data, "ftp://bucket/scored")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -30,6 +30,8 @@ _MAGIC = re.compile(r"[*?\[]")
 ENDINGS = (".parquet", ".parq", ".pq")
 """Endings of the files that are read from a folder, in any case."""
 PUBLISHED = "_manifest.json"
+TRIPWIRE = "READ-_latest.json-INSTEAD.parquet"
+"""Lies in an object store beside the versions of an output, and is no Parquet."""
 PEEKED_FILES = 200
 """How many files with other endings are looked into, for a warning."""
 
@@ -332,7 +334,8 @@ def _find_outputs(folder: _Folder) -> set[str]:
     below_root = {parent: inside for parent, inside in names.items() if parent}
     runs = {p for p, inside in below_root.items() if "sweep.parquet" in inside and inside & {"model.gmm", "run.json"}}
     published = {p for p, inside in below_root.items() if PUBLISHED in inside and _is_manifest(folder, p)}
-    return runs | published
+    versioned = {p for p, inside in below_root.items() if TRIPWIRE in inside}
+    return runs | published | versioned
 
 
 def _is_manifest(folder: _Folder, parent: str) -> bool:

@@ -334,10 +334,10 @@ class OutputConfig(Section):
     """Where results go."""
 
     folder: Text = Field("runs/latest", description="Gets scored/, model.gmm, sweep.parquet, report.html, run.json")
-    wait: Number = Field(
-        0.0, ge=0.0,
-        description="Seconds to wait while another run uses the folder; then exit code 5. --wait alone: a day",
-    )  # fmt: skip
+    scored: Text | None = Field(
+        None, description="Folder or s3://, gs://, abfs:// URI of the scored table; none: scored/ in the folder"
+    )
+    wait: Number = Field(0.0, ge=0.0, description="Seconds to wait for another run there; --wait alone: a day")
     truth: Text | None = Field(None, description="Model file of a known truth to compare with")
     report_rows: Whole = Field(20_000, ge=100, description="Sample rows kept for the report's pictures")
     keep_versions: Whole = Field(

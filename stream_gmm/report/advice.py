@@ -24,6 +24,8 @@ from stream_gmm.report.contents import RunContents
 SHARED_VALUE = 0.05
 HEAVY_TAIL = 1.5
 """From which kurtosis on, in units of that of a normal distribution (Mardia 1970), a component has heavy tails."""
+MOSTLY = 0.5
+"""From which share of outliers on a component is called one of outliers."""
 LEAST_ROWS_PER_PARAMETER = 5.0
 _LEAST_TAIL_ROWS = 200
 
@@ -51,7 +53,8 @@ def give_advice(run: RunContents) -> list[Advice]:
     """Return what a reader of the results should do next, the most important first."""
     rules = (
         _advise_on_drift, _advise_on_convergence, _advise_on_largest_k, _advise_on_ties, _advise_on_degenerate,
-        _advise_on_atoms, _advise_on_tails, _advise_on_small_components, _advise_on_collinear, _advise_on_scoring,
+        _advise_on_atoms, _advise_on_outlying_components, _advise_on_tails, _advise_on_small_components,
+        _advise_on_collinear, _advise_on_scoring,
     )  # fmt: skip
     return [advice for rule in rules for advice in rule(run)]
 
@@ -62,8 +65,12 @@ def list_cautions(run: RunContents, advice: Sequence[Advice]) -> list[str]:
     return [w for w in run.record["warnings"] if not any(t in given and words in w for words, t in _REPEATED.items())]
 
 
-def _sweep_with(run: RunContents, **changes: Any) -> str:
-    return make_command("sweep", run.config, {key.replace("__", "."): value for key, value in changes.items()})
+def _run_with(run: RunContents, **changes: Any) -> str:
+    return make_command(
+        "run" if run.scored else "sweep",
+        run.config,
+        {key.replace("__", "."): value for key, value in changes.items()},
+    )
 
 
 def _advise_on_drift(run: RunContents) -> list[Advice]:
@@ -75,7 +82,7 @@ def _advise_on_drift(run: RunContents) -> list[Advice]:
         f"On {last['period']} a refit would have gained {last['refit_gain']:.3g} nats per row, "
         f"{last['chance_gain']:.2g} of it by chance. Fit the model again on the new rows; as challenger it does not "
         "replace this one before 'stream-gmm promote'.",
-        _sweep_with(run, output__publish_as="challenger", sweep__match_to="previous"),
+        _run_with(run, output__publish_as="challenger", sweep__match_to="previous"),
     )]  # fmt: skip
 
 
@@ -87,7 +94,7 @@ def _advise_on_convergence(run: RunContents) -> list[Advice]:
         "The chosen model has not converged",
         f"It stopped after {passes} passes, so that log-likelihood and criteria are a little worse than they could "
         "be. What is finished is not fitted again.",
-        _sweep_with(run, em__max_passes=3 * passes),
+        _run_with(run, em__max_passes=3 * passes),
     )]  # fmt: skip
 
 
@@ -103,7 +110,7 @@ def _advise_on_largest_k(run: RunContents) -> list[Advice]:
         "More components may be better",
         text + " Try more. Where the criterion keeps falling, the rows are no Gaussian mixture of few components: "
         "choose by the criterion 'elbow' or 'icl' then.",
-        _sweep_with(run, sweep__n_components=list(range(max(k - 1, 1), larger + 1))),
+        _run_with(run, sweep__n_components=list(range(max(k - 1, 1), larger + 1))),
     )]  # fmt: skip
 
 
@@ -138,7 +145,7 @@ def _advise_on_degenerate(run: RunContents) -> list[Advice]:
         "Components have collapsed",
         f"In {shorten_list(names, 4)} a component lies on repeated values, or has no rows, so that it cannot be "
         "chosen. With the resolution known, no component is narrower than the step in which values were recorded.",
-        _sweep_with(run, em__resolution="auto"),
+        _run_with(run, em__resolution="auto"),
     )]  # fmt: skip
 
 
@@ -157,7 +164,24 @@ def _advise_on_atoms(run: RunContents) -> list[Advice]:
         "Many rows share one value",
         f"{shorten_list(shared, 4)}. No normal distribution describes such a value, and a component may collapse "
         "onto it. Leave such columns out, or tell the fit in which steps values were recorded.",
-        _sweep_with(run, em__resolution="auto"),
+        _run_with(run, em__resolution="auto"),
+    )]  # fmt: skip
+
+
+def _advise_on_outlying_components(run: RunContents) -> list[Advice]:
+    scores = run.model.scores(run.rows)
+    strange = scores.log_density < run.model.threshold
+    shares = {k: float(strange[scores.component == k].mean()) for k in np.unique(scores.component).tolist() if k >= 0}
+    outlying = [k for k, share in shares.items() if share >= MOSTLY]
+    if not outlying or run.config["em"].get("noise"):
+        return []
+    names = shorten_list([str(k) for k in outlying], 6)
+    return [Advice(
+        "A component of outliers",
+        f"Of component {names}, {min(shares[k] for k in outlying):.0%} of the sample rows are outliers: it is no "
+        "group, but a wide cover of remote rows, such as errors of measurement. Look at these rows in the scored table; "
+        "a noise component, uniform in the range of the data, holds them without taking the place of a group.",
+        _run_with(run, em__noise=True),
     )]  # fmt: skip
 
 
@@ -178,7 +202,7 @@ def _advise_on_tails(run: RunContents) -> list[Advice]:
         f"{text}. A mixture covers a tail with components that are no groups of their own. Fit the logarithm or "
         "another transform of such a column, give remote rows a component of their own (noise), or choose by ICL, "
         "which asks for separate components.",
-        _sweep_with(run, **changes),
+        _run_with(run, **changes),
     )]  # fmt: skip
 
 
@@ -209,7 +233,7 @@ def _advise_on_small_components(run: RunContents) -> list[Advice]:
         f"Fewer than {LEAST_ROWS_PER_PARAMETER:g} rows stand for each parameter of component "
         f"{shorten_list([str(k) for k in small], 6)}. Look at the rows in the scored table before you give it a "
         "name; covariance structures with fewer parameters (tied, diag) need fewer rows.",
-        "" if len(more) == len(tried) else _sweep_with(run, sweep__covariance_type=more),
+        "" if len(more) == len(tried) else _run_with(run, sweep__covariance_type=more),
     )]  # fmt: skip
 
 
@@ -224,7 +248,7 @@ def _advise_on_collinear(run: RunContents) -> list[Advice]:
         "Columns follow from others",
         f"{shorten_list(dependent, 6)} are collinear: one of them is a sum or multiple of the others and adds "
         "nothing. Leave one out.",
-        _sweep_with(run, data__exclude_columns=[*run.config["data"]["exclude_columns"], dependent[-1]]),
+        _run_with(run, data__exclude_columns=[*run.config["data"]["exclude_columns"], dependent[-1]]),
     )]  # fmt: skip
 
 

@@ -116,6 +116,13 @@ def test_heavy_tails(run):
     assert config["sweep"]["criterion"] == "icl"
 
 
+def test_a_component_of_outliers(run):
+    share = np.quantile(run.model.score_samples(run.rows), 0.9)
+    advice, config = find(replace(run, model=replace(run.model, threshold=float(share))), "A component of outliers")
+    assert "component 0, 1, 2" in advice.text
+    assert config["em"]["noise"] is True
+
+
 def test_long_tails(run):
     rows = run.rows.copy()
     rows[:, 2] = np.exp(np.random.default_rng(0).normal(size=len(rows)))

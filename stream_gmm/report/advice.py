@@ -179,8 +179,8 @@ def _advise_on_outlying_components(run: RunContents) -> list[Advice]:
     return [Advice(
         "A component of outliers",
         f"Of component {names}, {min(shares[k] for k in outlying):.0%} of the sample rows are outliers: it is no "
-        "group, but a wide cover of remote rows, such as errors of measurement. Look at these rows in the scored table; "
-        "a noise component, uniform in the range of the data, holds them without taking the place of a group.",
+        "group, but a wide cover of remote rows, such as errors of measurement. Look at these rows in the scored "
+        "table; a noise component, uniform in the range of the data, holds them without taking the place of a group.",
         _run_with(run, em__noise=True),
     )]  # fmt: skip
 

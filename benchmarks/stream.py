@@ -26,7 +26,8 @@ from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.moments import Array
-from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows
+from stream_gmm.core.online import OnlineState, feed_rows
+from stream_gmm.core.online_rule import OnlineRule
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.io.store.states import load_state
 

@@ -16,7 +16,8 @@ from stream_gmm.core.rows.transform_requests import describe_transforms
 from stream_gmm.errors import ConfigError, ConvergenceWarning, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.dataset import Dataset, open_dataset
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline import monitor as _monitor
 from stream_gmm.pipeline import score as _score
@@ -58,6 +59,7 @@ def fit(
     covariance_type: str = "full",
     *,
     weight: Any = None,
+    missing: str = "error",
     init: MixtureParams | FitResult | None = None,
     client: Client | Executor | None = None,
     progress: Listener = ignore_progress,
@@ -78,6 +80,9 @@ def fit(
         Weights of the rows: the name of a column of files, or an array ``(N,)`` for rows in memory. A row of
         weight 2 counts as two rows, one of weight 0 as none; BIC and the other criteria take the sum of the
         weights for the number of rows.
+    missing
+        Policy for missing values if ``data`` is a path, see :func:`open_dataset`; of rows in memory,
+        ``"marginalise"`` accepts NaN. A data set has its own policy.
     init
         Parameters to start from, or a model, whose transforms are then taken over; None: the best of ``n_init``
         starts on a uniform sample.
@@ -93,19 +98,27 @@ def fit(
         Parameters whose log-likelihood on the full data is known exactly, under scikit-learn's names:
         ``weights_``, ``means_``, ``covariances_``, ``converged_``, ``n_iter_`` and so on.
 
-    Warns
-    -----
-    ConvergenceWarning
-        If the fit has not converged: ``outcome`` and ``reason`` say why.
-
     Raises
     ------
     ConfigError, InputDataError, ClusterError
         See their descriptions.
     SingularCovarianceError
         If a covariance cannot be estimated.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the fit has not converged: ``outcome`` and ``reason`` say why.
+
+    Examples
+    --------
+    >>> import numpy as np, stream_gmm as sg
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 1)) + 10.0 * rng.integers(0, 2, size=(400, 1))
+    >>> sorted(sg.fit(X, 2).means_.round().astype(int).ravel().tolist())
+    [0, 10]
     """
-    settings, source = Settings.from_options(options), as_source(data, weight=weight)
+    settings, source = Settings.from_options(options), as_source(data, (), missing, weight)
     if isinstance(init, FitResult):
         source = as_source(source, init.input_columns)
         if settings.transforms:
@@ -125,6 +138,7 @@ def sweep(
     covariance_type: str | Iterable[str] = ("spherical", "diag", "tied", "full"),
     *,
     weight: Any = None,
+    missing: str = "error",
     criterion: str = "bic",
     elbow: float = ELBOW,
     prune: bool = True,
@@ -141,7 +155,7 @@ def sweep(
 
     Parameters
     ----------
-    data, n_components, covariance_type, weight, client, progress
+    data, n_components, covariance_type, weight, missing, client, progress
         As in :func:`fit`; several values of K and several structures.
     criterion
         ``"bic"``, ``"aic"`` or ``"icl"``; ``"heldout"``: the likelihood of the held-out rows (``holdout``);
@@ -169,17 +183,25 @@ def sweep(
         ``result.table`` (an Arrow table, one row a candidate), ``result.best`` (a :class:`FitResult`),
         ``result.why`` (sentences), ``result.warnings``, ``result.passes``.
 
+    Raises
+    ------
+    NoAdmissibleModelError
+        If every candidate failed or is degenerate; and as :func:`fit`.
+
     Warns
     -----
     ConvergenceWarning
         If the chosen candidate has not converged.
 
-    Raises
-    ------
-    NoAdmissibleModelError
-        If every candidate failed or is degenerate; and as :func:`fit`.
+    Examples
+    --------
+    >>> import numpy as np, stream_gmm as sg
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 1)) + 10.0 * rng.integers(0, 2, size=(400, 1))
+    >>> sg.sweep(X, range(1, 4), "full").best.n_components
+    2
     """
-    settings, source = Settings.from_options(options), as_source(data, weight=weight)
+    settings, source = Settings.from_options(options), as_source(data, (), missing, weight)
     result = _sweep.sweep(
         source, n_components, covariance_type, settings, executor_for(client),
         choice=SelectionRule(criterion, elbow), prune=prune,
@@ -199,7 +221,8 @@ def score(
     passthrough: str | Sequence[str] = "all",
     proba: str = "columns",
     prefix: str = "",
-    missing: str = "error",
+    impute: bool = False,
+    missing: str | None = None,
     wait: float = 0.0,
     progress: Listener = ignore_progress,
 ) -> _score.ScoreResult:
@@ -224,10 +247,21 @@ def score(
         ``"columns"``, ``"list"`` or ``"none"``.
     prefix
         Put before the names of the score columns.
+    impute
+        Add each column with conditional means in place of missing values (``x_imputed``), and their standard
+        deviations (``x_sd``); with ``missing="marginalise"``.
     missing
-        Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+        Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`. None: as the model was
+        fitted if that was ``"marginalise"``, else ``"error"``.
     wait
         Seconds to wait while another process writes to ``output``.
+    client, progress
+        As in :func:`fit`.
+
+    Returns
+    -------
+    ScoreResult
+        ``path`` of the published folder, and its ``manifest``: rows in and out, outliers, the model's digest.
 
     Raises
     ------
@@ -237,7 +271,12 @@ def score(
         See their descriptions.
     """
     result = model if isinstance(model, FitResult) else model.result_
-    source = data if isinstance(data, Dataset) else as_source(data, result.input_columns, missing)
+    source: Any = data
+    if isinstance(data, str | os.PathLike):
+        marginalises = result.marginalises and missing in (None, MARGINALISE)
+        sentinel = result.provenance.get("sentinel", {}) if marginalises else {}
+        policy = missing or (MARGINALISE if marginalises else "error")
+        source = open_dataset(data, result.input_columns, missing=policy, sentinel=sentinel)
     if not isinstance(source, Dataset):
         raise InputDataError(
             explain(
@@ -247,7 +286,7 @@ def score(
         )
     return _score.score(
         result, source, os.fspath(output), executor_for(client),
-        passthrough=passthrough, proba=proba, prefix=prefix, wait=wait, listener=progress,
+        passthrough=passthrough, proba=proba, prefix=prefix, impute=impute, wait=wait, listener=progress,
     )  # fmt: skip
 
 
@@ -282,6 +321,8 @@ def monitor(
         How often unchanged rows may count as changed.
     missing
         Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+    client, progress
+        As in :func:`fit`.
 
     Returns
     -------

@@ -11,7 +11,8 @@ import numpy as np
 
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
-from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows, make_online_result
+from stream_gmm.core.online import OnlineState, feed_rows, make_online_result
+from stream_gmm.core.online_rule import OnlineRule
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.frames import as_rows, column_names
 from stream_gmm.errors import NotFittedError, check_number, check_whole_number, one_of
@@ -23,8 +24,8 @@ from stream_gmm.estimator_base import (
     draw_seed,
 )
 from stream_gmm.estimator_start import check_enough_rows
+from stream_gmm.execute.protocol import one_blas_thread
 from stream_gmm.io.sink.stream import arrow_batches, decode_batch
-from stream_gmm.io.source.dataset import MISSING
 from stream_gmm.io.source.schema import numeric_columns
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
 
@@ -33,7 +34,9 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
     """Gaussian mixture fitted to a stream by stepwise EM (Cappe & Moulines 2009), in bounded memory.
 
     The first rows are fitted to convergence; then every step blends the statistics of new rows with the running
-    statistics of the model. The result does not depend on how the stream is cut into batches. Columns of frames and
+    statistics of the model. The result does not depend on how the stream is cut into batches. Without a half-life
+    every row counts once, in whatever order rows come: the model is reviewed on a uniform sample of all rows so far
+    when their number has grown by half, when it fits new ones badly, and when it is asked for. Columns of frames and
     Arrow tables go by name.
 
     Parameters
@@ -42,9 +45,9 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         As in :class:`stream_gmm.GaussianMixture`. Parameters are read when the first row comes; later changes have
         no effect on a stream that has begun.
     half_life
-        Rows after which a row counts half, for streams that drift; None: all rows count.
+        Rows after which a row counts half, for streams that drift; None: every row counts once.
     power
-        Step sizes are ``(t + 2)^-power`` without a half-life.
+        Below 1, without a half-life: step sizes are ``(t + 2)^-power``, with which old statistics fade.
     step_rows, warmup_rows
         Rows of a step, and before the first fit; None: by K and the columns.
     prior_rows
@@ -53,6 +56,9 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         The outlier threshold follows this quantile of the log-density.
     missing
         ``"error"`` or ``"drop"``: what to do with rows that hold a null, NaN, infinity or a value beyond 1e150.
+    reservoir_rows
+        Rows kept to review the model on, where every row counts once; None: 50,000, fewer beyond 80 columns; 0: no
+        reviews.
 
     Attributes
     ----------
@@ -69,14 +75,16 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
     >>> gm = sg.OnlineGaussianMixture(2, covariance_type="tied_spherical", random_state=0)
     >>> for _ in range(20):
     ...     gm = gm.partial_fit(rng.normal(size=(500, 1)) + 10.0 * rng.integers(0, 2, size=(500, 1)))
-    >>> sorted(gm.means_.round().ravel().tolist())
-    [0.0, 10.0]
+    >>> sorted(gm.means_.round().astype(int).ravel().tolist())
+    [0, 10]
     """
 
     rows_dropped_ = 0
     _rule: OnlineRule | None = None
     _state: OnlineState | None = None
     _columns: tuple[str, ...] = ()
+    _concluded: tuple[OnlineState | None, FitResult] | None = None
+    """The state that was asked for its model last, and that model."""
 
     def __init__(
         self,
@@ -84,7 +92,7 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         *,
         covariance_type: str = "full",
         half_life: float | None = None,
-        power: float = 0.6,
+        power: float = 1.0,
         step_rows: int | None = None,
         warmup_rows: int | None = None,
         n_init: int = 3,
@@ -93,6 +101,7 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         outlier_quantile: float = 0.01,
         random_state: Any = 0,
         missing: str = "error",
+        reservoir_rows: int | None = None,
     ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
@@ -106,6 +115,7 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         self.outlier_quantile = outlier_quantile
         self.random_state = random_state
         self.missing = missing
+        self.reservoir_rows = reservoir_rows
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Forget what was learnt, and learn from rows in memory; if they are few, the first fit is of all of them.
@@ -116,6 +126,10 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
             As for :meth:`partial_fit`.
         y
             Ignored.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
@@ -129,13 +143,25 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         if state.params is None and rule is not None:
             check_enough_rows(state.rows_seen, rule.n_components)
             first = replace(rule, warmup_rows=state.rows_seen)
-            self._state = feed_rows(OnlineState.start(state.n_features), state.pending_rows, first)
+            with one_blas_thread:
+                self._state = feed_rows(OnlineState.start(state.n_features), state.pending_rows, first)
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Learn from rows: an array ``(n, D)``, a data frame, an Arrow table or record batch. Returns self.
+        """Learn from rows: an array ``(n, D)``, a data frame, an Arrow table or record batch.
 
         All of them are learnt, or with an error none.
+
+        Parameters
+        ----------
+        X
+            The rows; columns with names are found by them.
+        y
+            Ignored.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
@@ -153,7 +179,8 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
                     self._state = OnlineState.start(rows.shape[1])
                     self._remember_columns(X, self._columns, rows.shape[1])
                 self._check_n_features(rows.shape[1])
-                self._state = feed_rows(self._state, rows, self._rule)
+                with one_blas_thread:
+                    self._state = feed_rows(self._state, rows, self._rule)
         except BaseException:
             self._state, self._rule, self._columns, self.rows_dropped_ = before
             raise
@@ -165,19 +192,30 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         for name in ("step_rows", "warmup_rows"):
             if getattr(self, name) is not None:
                 check_whole_number(name, getattr(self, name), 1)
+        if self.reservoir_rows is not None:
+            check_whole_number("reservoir_rows", self.reservoir_rows, 0)
         for name in ("half_life", "power", "prior_rows", "reg_covar", "outlier_quantile"):
             check_number(name, getattr(self, name), -np.inf)
-        one_of(self.missing, MISSING, "missing")
+        one_of(self.missing, ("error", "drop"), "missing")
         return OnlineRule(
             int(self.n_components), family_named(self.covariance_type), self.half_life, self.power, self.step_rows,
             self.warmup_rows, int(self.n_init), self.prior_rows, self.reg_covar, self.outlier_quantile,
-            draw_seed(self.random_state),
+            draw_seed(self.random_state), self.reservoir_rows,
         )  # fmt: skip
 
     def fit_stream(self, batches: Iterable[Any]) -> Self:
-        """Learn from every batch of an iterator; with an error in one, those before it are learnt. Returns self.
+        """Learn from every batch of an iterator; with an error in one, those before it are learnt.
 
         ``rows_seen_`` tells where an interrupted stream has to go on.
+
+        Parameters
+        ----------
+        batches
+            Whatever :meth:`partial_fit` takes, one after the other.
+
+        Returns
+        -------
+        self
         """
         for batch in batches:
             self.partial_fit(batch)
@@ -219,7 +257,19 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], missing: str = "error") -> OnlineGaussianMixture:
-        """Return the mixture of a state file; ``missing`` as in the constructor.
+        """Return the mixture of a state file, which goes on where it was saved.
+
+        Parameters
+        ----------
+        path
+            What :meth:`save` or ``stream-gmm stream`` has written.
+        missing
+            As in the constructor.
+
+        Returns
+        -------
+        OnlineGaussianMixture
+            To the same bits as if it had never been saved.
 
         Raises
         ------
@@ -241,13 +291,16 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
 
     @property
     def result_(self) -> FitResult:  # type: ignore[override]
-        """The model as it is now."""
+        """The model as it is now; see :func:`~stream_gmm.core.online.conclude_state`."""
         if self._rule is None:
             raise AttributeError("no row was seen")
-        try:
-            return make_online_result(self._seen, self._rule, self._columns)
-        except NotFittedError as error:
-            raise EstimatorNotFittedError(*error.args) from None
+        if self._concluded is None or self._concluded[0] is not self._state:
+            try:
+                with one_blas_thread:
+                    self._concluded = self._state, make_online_result(self._seen, self._rule, self._columns)
+            except NotFittedError as error:
+                raise EstimatorNotFittedError(*error.args) from None
+        return self._concluded[1]
 
     @property
     def weights_(self) -> Array:

@@ -52,8 +52,8 @@ def _healthy(url: str) -> bool:
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """Start a Prefect server; within the block the environment points at it."""
+def prefect_process(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Start a Prefect server; yield its process and the URL of its API."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     environment = prefect_environment(home, url)
@@ -62,6 +62,20 @@ def prefect_server(home: Path) -> Iterator[str]:
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for(lambda: _healthy(url), 180, "the Prefect server answers")
+        yield process, url
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        log.close()
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """Start a Prefect server; within the block the environment points at it."""
+    with prefect_process(home) as (_, url):
         from prefect.settings import (
             PREFECT_API_URL,
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -72,10 +86,3 @@ def prefect_server(home: Path) -> Iterator[str]:
         changes = {PREFECT_API_URL: url, PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
         with temporary_settings(changes):
             yield url
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        log.close()

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import stream_gmm as sg
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.draw import draw_rows
-from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows
+from stream_gmm.core.online import OnlineState, feed_rows
+from stream_gmm.core.online_rule import OnlineRule
 from stream_gmm.errors import ConfigError, InputDataError, ModelFileError, NotFittedError
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
 from stream_gmm.pipeline.stream import StreamOptions, run_stream

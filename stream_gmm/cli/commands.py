@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 import os
 import sys
 import traceback
@@ -13,7 +12,7 @@ from typing import Any
 
 import click
 
-from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, demo_data, export, profile
+from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, FiniteNumber, demo_data, export, profile, stream
 from stream_gmm.cli.help import EXIT_CODES, GroupedCommands
 from stream_gmm.cli.nights import COMMANDS
 from stream_gmm.cli.options import config_options, load_settings
@@ -21,20 +20,8 @@ from stream_gmm.cli.output import Output, describe_model, describe_plan, describ
 from stream_gmm.cli.setup import doctor, init, schema
 from stream_gmm.errors import ConfigError, StorageError, StreamGMMError, redact_error, redact_text
 from stream_gmm.pipeline.job.config import RunConfig
-from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
 
 CONFIG = click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
-
-
-class FiniteNumber(click.FloatRange):
-    """A number of a range that is neither infinite nor NaN, which compares as being inside of every range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number of a text."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
 
 
 @click.group(cls=GroupedCommands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -91,7 +78,8 @@ class _RedactingFormatter(logging.Formatter):
 def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Sweep, choose, score, publish and report: the whole job, as a Prefect flow.
 
-    With PREFECT_API_URL set the run shows in that server; without, no server need be started.
+    With PREFECT_API_URL set the run shows in that server; without, no server need be started. A server that does not
+    answer, or that is lost on the way, neither stops nor fails the job.
     """
     from stream_gmm.pipeline.job.checks import check_job
 
@@ -100,10 +88,11 @@ def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
     with settings.hold(), output.progress() as listener:
-        from stream_gmm.flows.run import forward_progress, gmm_run, hide_error_logs
+        from stream_gmm.flows.start import run_job
 
-        with forward_progress(listener, output.plan), hide_error_logs():
-            gmm_run(settings)
+        report = run_job(settings, listener, output.plan)
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
     _show_run(settings.folder, output)
 
 
@@ -114,6 +103,9 @@ _PREFECT_DEFAULTS = {
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    # Its five retries of a request take two and a half minutes, after which the run would have failed.
+    "PREFECT_CLIENT_MAX_RETRIES": "1",
+    "PREFECT_API_REQUEST_TIMEOUT": "15",
 }
 
 
@@ -225,7 +217,7 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     if settings.data.paths == ["-"]:
         from stream_gmm.cli.streaming import score_stdin
 
-        score_stdin(load_model(model or settings.folder / MODEL), settings.score, settings.data.missing)
+        score_stdin(load_model(model or settings.folder / MODEL), settings)
         return
     check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
@@ -303,47 +295,5 @@ def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: s
     serve_run(settings, deployment or settings.name, cron, timezone)
 
 
-@cli.command()
-@click.option("--state", required=True, type=click.Path(dir_okay=False), help="State file: resumed from, and saved")
-@click.option(
-    "--n-components",
-    default=5,
-    type=click.IntRange(1, MOST_COMPONENTS),
-    show_default=True,
-    help="Number of components K",
-)
-@click.option("--covariance-type", default="full", show_default=True, help="Covariance structure")
-@click.option(
-    "--half-life",
-    type=FiniteNumber(min=0.0, min_open=True),
-    help="Rows after which a row counts half, for streams that drift",
-)
-@click.option("--columns", help="Columns to fit, with commas between [default: all numeric ones]")
-@click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
-@click.option("--n-init", default=3, type=POSITIVE, show_default=True, help="Restarts of the first fit")
-@click.option("--random-state", default=0, type=NOT_NEGATIVE, show_default=True, help="Seed")
-@click.option(
-    "--outlier-quantile", default=0.01, type=FiniteNumber(0.0, 1.0, max_open=True), show_default=True,
-    help="Share of rows below the outlier threshold",
-)  # fmt: skip
-@click.option("--passthrough/--no-passthrough", default=True, help="Carry the input's columns over [default: yes]")
-@click.option("--proba", default="columns", show_default=True, type=click.Choice(["columns", "list", "none"]))
-@click.option(
-    "--save-rows", default=1_000_000, type=POSITIVE, show_default=True, help="Save the state after so many rows"
-)
-@click.option("--replay", is_flag=True, help="The input starts over: skip the batches that the state has taken in")
-@click.option("--model", type=click.Path(dir_okay=False), help="Write the model here at the end")
-@click.option("--no-scores", is_flag=True, help="Learn only; write nothing on standard output")
-def stream(state: str, model: str | None, no_scores: bool, columns: str | None, **given: Any) -> None:
-    """Learn from Arrow IPC record batches on standard input; write them, scored, to standard output.
-
-    A batch is scored by the model as it was before, and then learnt from. Killed and started again with --replay,
-    the state ends as if nothing had happened, bit for bit.
-    """
-    from stream_gmm.cli.streaming import stream_stdin
-
-    stream_stdin(state, model, not no_scores, tuple(columns.split(",")) if columns else None, given)
-
-
-for _command in (profile, init, doctor, schema, demo_data, export):
+for _command in (stream, profile, init, doctor, schema, demo_data, export):
     cli.add_command(_command)

@@ -9,11 +9,15 @@ from typing import Any
 import click
 
 from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.online import OnlineRule, make_online_result
+from stream_gmm.core.online import make_online_result
+from stream_gmm.core.online_rule import OnlineRule
 from stream_gmm.core.result import FitResult
+from stream_gmm.errors import ConfigError
+from stream_gmm.execute.protocol import one_blas_thread
 from stream_gmm.io.sink.stream import StreamWriter, record_batches, score_record_batches
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.store.models import save_model
-from stream_gmm.pipeline.job.sections import ScoreConfig
+from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
 
 
@@ -24,14 +28,17 @@ def stream_stdin(
     rule = OnlineRule(
         given["n_components"], family_named(given["covariance_type"]), given["half_life"], n_init=given["n_init"],
         outlier_quantile=given["outlier_quantile"], random_state=given["random_state"],
+        reservoir_rows=given["reservoir_rows"],
     )  # fmt: skip
     options = StreamOptions(
         columns, given["missing"], given["passthrough"], given["proba"], given["save_rows"], given["replay"]
     )
-    with closing(StreamWriter(sys.stdout.buffer)) as write:
+    with one_blas_thread, closing(StreamWriter(sys.stdout.buffer)) as write:
         report = run_stream(sys.stdin.buffer, state, rule, options, write if scores else None)
     if model:
-        save_model(make_online_result(report.saved.state, rule, report.saved.columns), model)
+        with one_blas_thread:
+            fitted = make_online_result(report.saved.state, report.saved.rule, report.saved.columns)
+        save_model(fitted, model)
     click.echo(_summary(report), err=True)
 
 
@@ -41,21 +48,28 @@ def _summary(report: StreamReport) -> str:
     mean = f"{state.loglik / state.scored_rows:.6f}" if state.scored_rows else "not known yet"
     return (
         f"{report.rows:,} rows read ({report.dropped:,} dropped{skipped}); {state.rows_seen:,} in all, "
-        f"{state.effective_rows:,.0f} effective behind the model, {state.step} steps; "
+        f"{state.effective_rows:,.0f} effective behind the model, {state.step} steps, {state.reviews} reviews; "
         f"mean log-density of rows before they were learnt from: {mean}"
     )
 
 
-def score_stdin(model: FitResult, settings: ScoreConfig, missing: str) -> None:
+def score_stdin(model: FitResult, config: RunConfig) -> None:
     """Score an Arrow IPC stream on standard input to standard output; print a summary on standard error.
+
+    Missing values are treated as in the fit if that has marginalised them, unless the configuration says otherwise.
 
     Raises
     ------
     InputDataError
         If the input is not an Arrow IPC stream, or a value cannot be used.
     ConfigError
-        If two columns would have one name.
+        If two columns would have one name, or an option is not for standard input.
     """
+    settings, data = config.score, config.data
+    for name, given in (("score.impute", settings.impute), ("data.sentinel", data.sentinel)):
+        if given:
+            raise ConfigError(f"{name} is not for rows on standard input: score files, or leave it out.")
+    missing = MARGINALISE if model.marginalises and "missing" not in data.model_fields_set else data.missing
     rows = batches = 0
     with closing(StreamWriter(sys.stdout.buffer)) as write:
         for batch in score_record_batches(

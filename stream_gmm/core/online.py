@@ -1,8 +1,12 @@
-"""Online EM for a stream of rows that are seen once, in bounded memory, with forgetting by a half-life.
+"""Online EM for a stream of rows that are seen once, in bounded memory.
 
 Rows are divided into steps whose size depends on the number of steps alone, not on the batches in which rows arrive;
 rows that do not fill a step wait in the state. So the state after N rows is a function of those rows alone, and a
 saved state resumes to the same bits. A step is one of stepwise EM (:mod:`stream_gmm.core.fit.stepwise`).
+
+With a half-life the stream forgets. Without one every row counts once, in whatever order rows come: statistics are
+plain sums, and the model is reviewed on a reservoir of all rows so far (:mod:`stream_gmm.core.reservoir`) when their
+number has grown by half, and when many rows have come that it fits badly.
 """
 
 from __future__ import annotations
@@ -16,23 +20,22 @@ from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import Outcome
-from stream_gmm.core.fit.stepwise import PowerDecay, blend_stats
+from stream_gmm.core.fit.stepwise import blend_stats
 from stream_gmm.core.model.density import compile_density
-from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import remove_component
 from stream_gmm.core.mstep.mstep import NO_REPORT, MStepReport, mstep
-from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
+from stream_gmm.core.online_rule import OnlineRule
+from stream_gmm.core.reservoir import add_rows, empty_reservoir, review_model
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.moments import collect_moments, pool_moments
+from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import SampleSearch
 from stream_gmm.core.stats import SuffStats
-from stream_gmm.errors import ConfigError, NotFittedError, SingularCovarianceError
+from stream_gmm.errors import NotFittedError, SingularCovarianceError
 
-STEP_ROWS = (1_000, 131_072)
-"""Fewest and most rows of a step whose size is chosen automatically."""
 QUANTILE_ROWS = 1_000
 """Number of rows, about, from which the outlier threshold of a step is estimated."""
 MAX_PENDING = 64
@@ -41,100 +44,14 @@ LOST_SHARE = 0.1
 """A component is lost if its weight is below this part of ``1 / K``."""
 RELOCATE_EVERY = 8
 """Number of steps between two attempts to relocate a lost component."""
-DOUBLE_AFTER = 64
-"""Number of steps after which the rows of a step double: many steps are needed first, and precise ones later."""
-
-
-@dataclass(frozen=True)
-class OnlineRule:
-    """How a stream is fitted.
-
-    Parameters
-    ----------
-    n_components, family
-        K and the covariance structure.
-    half_life
-        Number of later rows after which a row counts half. None: nothing is forgotten, and step t has the step size
-        ``(t + 2)^-power``.
-    power
-        See ``half_life``; more than 0.5 and at most 1.
-    step_rows
-        Rows of a step. None: 50 K (D + 1), at least 1,000, doubling every 64 steps up to 131,072; with a half-life
-        at most a tenth of it.
-    warmup_rows
-        Rows that are collected for the first fit. None: 20 rows for each free parameter, at least 1,000.
-    n_init
-        Number of restarts of the first fit.
-    prior_rows
-        Number of pseudo-rows in every component, with the covariance of all rows; their influence fades as rows
-        arrive.
-    reg_covar
-        Added to the diagonals of the covariances instead, in squared units of the columns.
-    outlier_quantile
-        The outlier threshold follows this quantile of the log-density of rows, before the model is updated by them.
-    random_state
-        Seed of the first fit.
-
-    Raises
-    ------
-    ConfigError
-        If a value is out of its range; the message names all of them.
-    """
-
-    n_components: int
-    family: CovarianceFamily
-    half_life: float | None = None
-    power: float = 0.6
-    step_rows: int | None = None
-    warmup_rows: int | None = None
-    n_init: int = 3
-    prior_rows: float = 1.0
-    reg_covar: float | None = None
-    outlier_quantile: float = 0.01
-    random_state: int = 0
-
-    def __post_init__(self) -> None:
-        checks = (
-            (self.n_components >= 1, "n_components must be at least 1"),
-            (self.half_life is None or self.half_life > 0.0, "half_life must be positive"),
-            (0.5 < self.power <= 1.0, "power must be more than 0.5 and at most 1"),
-            (self.step_rows is None or self.step_rows >= 1, "step_rows must be at least 1"),
-            (self.warmup_rows is None or self.warmup_rows >= 1, "warmup_rows must be at least 1"),
-            (self.n_init >= 1, "n_init must be at least 1"),
-            (self.prior_rows > 0.0, "prior_rows must be positive"),
-            (self.reg_covar is None or self.reg_covar >= 0.0, "reg_covar must not be negative"),
-            (0.0 <= self.outlier_quantile < 1.0, "outlier_quantile must lie in [0, 1)"),
-        )
-        wrong = [message for ok, message in checks if not ok]
-        if wrong:
-            raise ConfigError("; ".join(wrong) + ".")
-
-    def warmup(self, n_features: int) -> int:
-        """Return the number of rows to collect for the first fit."""
-        if self.warmup_rows is not None:
-            return max(self.warmup_rows, self.n_components)
-        k, d = self.n_components, n_features
-        return max(1_000, 20 * (k - 1 + k * d + self.family.n_parameters(k, d)))
-
-    def rows_of_step(self, step: int, n_features: int) -> int:
-        """Return the number of rows of a step."""
-        if self.step_rows is not None:
-            return self.step_rows
-        first = int(np.clip(50 * self.n_components * (n_features + 1), *STEP_ROWS))
-        rows = min(first << min(step // DOUBLE_AFTER, 16), STEP_ROWS[1])
-        return rows if self.half_life is None else max(min(rows, int(0.1 * self.half_life)), 1)
-
-    def step_size(self, step: int, rows: int) -> float:
-        """Return the weight, between 0 and 1, of the statistics of a step against those of all rows before."""
-        if self.half_life is not None:
-            return float(1.0 - 2.0 ** (-rows / self.half_life))
-        return PowerDecay(self.power)(step)
-
-    def penalty(self, moments: SuffStats) -> Penalty:
-        """Return the penalty that keeps covariances from becoming singular, given the moments of the rows."""
-        if self.reg_covar is not None:
-            return Ridge(self.reg_covar)
-        return PseudoRows.of(moments, self.prior_rows)
+REVIEW_GROWTH = 1.5
+"""The model is reviewed when the stream has so many times the rows of the last review,"""
+BADLY_FITTED_SHARE = 0.25
+"""or when this share of its rows has come since then in steps that the model fitted badly."""
+BAD_FIT = (0.05, 5.0)
+"""A step is fitted badly if its mean log-density is below the model's own by so many nats and standard errors."""
+FEW_BADLY_FITTED, FEW_NEW = 0.002, 0.01
+"""Shares of rows, badly fitted and in all since the last review, up to which a model asked for needs no new one."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +79,13 @@ class OnlineState:
     relocations: int = 0
     """Number of lost components that were replaced by a split of another."""
     report: MStepReport = NO_REPORT
+    reservoir: Sample | None = None
+    """Uniform sample of the rows of all steps; None without reviews."""
+    reviewed_rows: int = 0
+    """Rows of the stream at the last review."""
+    badly_fitted_rows: int = 0
+    """Rows, since the last review, of steps that the model fitted badly."""
+    reviews: int = 0
 
     @classmethod
     def start(cls, n_features: int) -> OnlineState:
@@ -196,8 +120,11 @@ def feed_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
     SingularCovarianceError
         If the first fit fails.
     """
-    d, start = state.n_features, 0
+    d, start, number = state.n_features, 0, state.rows_seen - state.n_pending
+    capacity = rule.reservoir_capacity(d)
     state = replace(state, rows_seen=state.rows_seen + len(rows))
+    if capacity and state.params is None and state.reservoir is None:
+        state = replace(state, reservoir=empty_reservoir(d, capacity))
     while True:
         first = state.params is None
         missing = (rule.warmup(d) if first else rule.rows_of_step(state.step, d)) - state.n_pending
@@ -205,8 +132,12 @@ def feed_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
             break
         batch = _stack_rows((*state.pending, rows[start : start + missing]), d)
         state = replace(state, pending=())
+        if state.reservoir is not None:
+            state = replace(state, reservoir=add_rows(state.reservoir, batch, number, rule.random_state))
         state = _fit_first_rows(state, batch, rule) if first else _take_step(state, batch, rule)
-        start += missing
+        start, number = start + missing, number + len(batch)
+        if state.reservoir is not None and not first and _is_review_due(state, number):
+            state = review_state(state, rule, number, thorough=True)
     if start == len(rows):
         return state
     pending = (*state.pending, np.array(rows[start:], dtype=np.float64))
@@ -227,7 +158,7 @@ def _fit_first_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> Online
     n = float(len(rows))
     return replace(
         state, params=params, stats=stats.scale(1.0 / n), moments=moments.scale(1.0 / n), step=1, effective_rows=n,
-        threshold=_estimate_threshold(params, rows, rule),
+        threshold=_estimate_threshold(params, rows, rule), reviewed_rows=len(rows),
     )  # fmt: skip
 
 
@@ -237,19 +168,23 @@ def _take_step(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState
     assert state.stats is not None
     assert state.moments is not None
     n = len(rows)
-    eta = rule.step_size(state.step, n)
+    eta = rule.step_size(state.step, n, state.effective_rows)
     scaling = Scaling.from_moments(state.moments.mean[0], state.moments.scatter[0] / state.moments.rows)
     step_stats = InMemoryEStep(rows, scaling).evaluate(state.params)
     stats = blend_stats(state.stats, step_stats, eta)
     moments = blend_stats(state.moments, pool_moments(step_stats, rows), eta)
-    effective_rows = 1.0 / ((1.0 - eta) ** 2 / state.effective_rows + eta**2 / n)
+    effective_rows = state.effective_rows + n
+    if rule.forgets:
+        effective_rows = 1.0 / ((1.0 - eta) ** 2 / state.effective_rows + eta**2 / n)
     # The M-step counts rows (for starving components and pseudo-rows), so scale the averages to the effective rows.
     penalty = rule.penalty(moments)
     params, report = mstep(stats.scale(effective_rows), rule.family, penalty, state.params)
+    bad = n if state.reservoir is not None and _fits_badly(state.params, rows, state.stats, step_stats) else 0
     state = replace(
         state, params=params, stats=stats, moments=moments, step=state.step + 1, effective_rows=effective_rows,
         loglik=state.loglik + step_stats.loglik, scored_rows=state.scored_rows + n, report=report,
         threshold=(1.0 - eta) * state.threshold + eta * _estimate_threshold(state.params, rows, rule),
+        badly_fitted_rows=state.badly_fitted_rows + bad,
     )  # fmt: skip
     has_lost_component = params.weights.min() < LOST_SHARE / rule.n_components
     if rule.half_life is None or not has_lost_component or state.step % RELOCATE_EVERY:
@@ -272,17 +207,72 @@ def _relocate_lost_component(state: OnlineState, params: MixtureParams, search: 
     )
 
 
+def _score_some_rows(params: MixtureParams, rows: Array) -> Array:
+    """Return the log-densities of about ``QUANTILE_ROWS`` of the rows, nats."""
+    thinned = rows[:: max(len(rows) // QUANTILE_ROWS, 1)]
+    return score_rows(compile_density(params), thinned).log_density
+
+
 def _estimate_threshold(params: MixtureParams, rows: Array, rule: OnlineRule) -> float:
-    """Return the quantile of the log-density at these parameters, from about ``QUANTILE_ROWS`` of the rows; nats."""
+    """Return the quantile of the log-density at these parameters, estimated from some of the rows; nats."""
     if rule.outlier_quantile <= 0.0:
         return -np.inf
-    thinned = rows[:: max(len(rows) // QUANTILE_ROWS, 1)]
-    log_densities = score_rows(compile_density(params), thinned).log_density
-    return float(np.quantile(log_densities, rule.outlier_quantile))
+    return float(np.quantile(_score_some_rows(params, rows), rule.outlier_quantile))
+
+
+def _fits_badly(params: MixtureParams, rows: Array, before: SuffStats, step: SuffStats) -> bool:
+    gap = before.mean_loglik - step.mean_loglik
+    if gap <= BAD_FIT[0]:
+        return False
+    return bool(gap > BAD_FIT[1] * _score_some_rows(params, rows).std() / np.sqrt(len(rows)))
+
+
+def _is_review_due(state: OnlineState, rows: int) -> bool:
+    return rows >= REVIEW_GROWTH * state.reviewed_rows or state.badly_fitted_rows > BADLY_FITTED_SHARE * rows
+
+
+def review_state(state: OnlineState, rule: OnlineRule, rows: int, *, thorough: bool) -> OnlineState:
+    """Return the state with its model fitted to the reservoir of ``rows`` rows, if it is better than chance gives.
+
+    ``thorough``: from new starts, too. The statistics behind the model are then those of the reservoir.
+    """
+    assert state.params is not None
+    reservoir = state.reservoir
+    assert reservoir is not None
+    n_init = rule.n_init if thorough else 0
+    seed = (rule.random_state, 1 + state.reviews)
+    penalty = rule.penalty(collect_moments(reservoir.rows), len(reservoir.rows) / rows)
+    found = review_model(state.params, reservoir, rows, penalty, n_init, seed)
+    state = replace(state, reviewed_rows=rows, badly_fitted_rows=0, reviews=state.reviews + 1)
+    if found is None:
+        return state
+    params, stats = found
+    return replace(
+        state, params=params, stats=stats, report=NO_REPORT,
+        threshold=_estimate_threshold(params, reservoir.rows, rule),
+    )  # fmt: skip
+
+
+def conclude_state(state: OnlineState, rule: OnlineRule) -> OnlineState:
+    """Return the state as if the stream ended here: a model that rows of all times have shaped, pending ones too.
+
+    It is thorough where many rows have come that the model fits badly; where there is next to nothing new, the state
+    is returned as it is.
+    """
+    if state.params is None or state.reservoir is None:
+        return state
+    rows = state.rows_seen
+    bad = state.badly_fitted_rows > FEW_BADLY_FITTED * rows
+    if not bad and rows - state.reviewed_rows <= FEW_NEW * rows:
+        return state
+    pending = state.pending_rows
+    reservoir = add_rows(state.reservoir, pending, rows - len(pending), rule.random_state)
+    concluded = review_state(replace(state, reservoir=reservoir), rule, rows, thorough=bad)
+    return replace(concluded, effective_rows=float(rows))
 
 
 def make_online_result(state: OnlineState, rule: OnlineRule, columns: tuple[str, ...] = ()) -> FitResult:
-    """Return the current model; its criteria are those of the effective rows.
+    """Return the current model (see :func:`conclude_state`); its criteria are those of the effective rows.
 
     Raises
     ------
@@ -292,6 +282,9 @@ def make_online_result(state: OnlineState, rule: OnlineRule, columns: tuple[str,
     if state.params is None or state.stats is None:
         need = rule.warmup(state.n_features)
         raise NotFittedError(f"no model yet: the first fit needs {need} rows, and {state.rows_seen} were seen.")
+    state = conclude_state(state, rule)
+    assert state.params is not None
+    assert state.stats is not None
     stats = state.stats.scale(state.effective_rows)
     warnings = (f"{state.report.describe()}.",) if state.report else ()
     return FitResult(

@@ -9,6 +9,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 
 from stream_gmm.core.criteria import base_criterion, display_name, value_format
 from stream_gmm.flows.names import make_key
+from stream_gmm.flows.reporting import REPORTER
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.run_folder import TABLE as TABLE_FILE
@@ -41,8 +42,11 @@ def publish_sweep(job: str, result: SweepResult) -> None:
     """Publish the sweep table, best first."""
     rows = [{k: _rounded(r[k]) for k in _SHOWN} for r in result.table.to_pylist()]
     rows.sort(key=lambda r: (r["delta"] is None, r["delta"] or 0.0))
-    create_table_artifact(
-        key=make_key(job, TABLE), table=rows, description=f"{job}: candidates by {result.criterion}"
+    REPORTER.send(
+        create_table_artifact,
+        key=make_key(job, TABLE),
+        table=rows,
+        description=f"{job}: candidates by {result.criterion}",
     )
 
 
@@ -62,7 +66,8 @@ def publish_choice(job: str, result: SweepResult) -> None:
         f"{' '.join(result.why)}\n\n"
     )
     warnings = "".join(f"\n> {w}\n" for w in result.warnings)
-    create_markdown_artifact(
+    REPORTER.send(
+        create_markdown_artifact,
         key=make_key(job, MODEL),
         markdown=text + "\n".join([head, rule, *rows]) + "\n" + warnings,
         description=f"{job}: chosen model",
@@ -75,4 +80,9 @@ def publish_curves(job: str, folder: Path) -> None:
     from stream_gmm.report.svg import encode_png, make_axes
 
     ax = plot.criteria(read_table(current_state(folder) / TABLE_FILE).to_pylist(), "bic", ax=make_axes())
-    create_image_artifact(key=make_key(job, CURVE), image_url=encode_png(ax), description=f"{job}: BIC against K")
+    REPORTER.send(
+        create_image_artifact,
+        key=make_key(job, CURVE),
+        image_url=encode_png(ax),
+        description=f"{job}: BIC against K",
+    )

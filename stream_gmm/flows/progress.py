@@ -8,6 +8,7 @@ from typing import Any
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from stream_gmm.flows.names import make_key
+from stream_gmm.flows.reporting import REPORTER
 from stream_gmm.pipeline.passes.progress import Progress
 
 SECONDS = 1.0
@@ -18,10 +19,10 @@ class PrefectProgress:
 
     def __init__(self, job: str, stage: str, log: Any) -> None:
         self._log = log
-        self._artifact: Any = create_progress_artifact(
-            0.0, key=make_key(job, f"{stage}-progress"), description=f"{job}: {stage}"
-        )
+        self._artifact: Any = None
+        self._is_waiting = False
         self._last = time.monotonic()
+        REPORTER.send(self._create, key=make_key(job, f"{stage}-progress"), description=f"{job}: {stage}")
 
     def __call__(self, p: Progress) -> None:
         """Report, at most once a second: every update is a request to the server."""
@@ -33,8 +34,18 @@ class PrefectProgress:
         live = f", {p.live} candidates live" if p.live else ""
         line = f"{p.stage} {p.number}: {share:.0f} %{live}, {p.rows_per_second:,.0f} {p.unit}/s"
         self._log.info(line)
-        update_progress_artifact(self._artifact, progress=share, description=line)
+        if not self._is_waiting:  # of a slow server's backlog only the newest would be of use
+            self._is_waiting = True
+            REPORTER.send(self._update, progress=share, description=line)
 
     def finish(self) -> None:
         """Report that the stage is done."""
-        update_progress_artifact(self._artifact, progress=100.0, description="done")
+        REPORTER.send(self._update, progress=100.0, description="done")
+
+    def _create(self, key: str, description: str) -> None:
+        self._artifact = create_progress_artifact(0.0, key=key, description=description)
+
+    def _update(self, progress: float, description: str) -> None:
+        self._is_waiting = False
+        if self._artifact is not None:
+            update_progress_artifact(self._artifact, progress=progress, description=description)

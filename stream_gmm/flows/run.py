@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -15,6 +16,7 @@ from stream_gmm.errors import ClusterError, StorageError, redact_error
 from stream_gmm.flows.artifacts import publish_choice, publish_curves, publish_sweep
 from stream_gmm.flows.names import name_current_run
 from stream_gmm.flows.progress import PrefectProgress
+from stream_gmm.flows.reporting import REPORTER
 from stream_gmm.pipeline.job.checks import check_job
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
@@ -25,6 +27,17 @@ from stream_gmm.pipeline.passes.progress import Listener, Progress, ignore_progr
 log = logging.getLogger(__name__)
 
 OnPlan = Callable[[Plan], None]
+
+
+@dataclass
+class Outcome:
+    """What became of the job itself, whatever became of the reports to Prefect."""
+
+    result: dict[str, Any] | None = None
+    error: BaseException | None = None
+
+
+_OUTCOME: ContextVar[Outcome | None] = ContextVar("outcome", default=None)
 _LISTENER: ContextVar[Listener] = ContextVar("listener", default=ignore_progress)
 _ON_PLAN: ContextVar[OnPlan] = ContextVar("on_plan", default=lambda _: None)
 
@@ -145,14 +158,34 @@ def report_task(config: RunConfig) -> str:
     return path
 
 
+@contextmanager
+def watch_outcome() -> Iterator[Outcome]:
+    """Yield what becomes of the flow that runs inside the block."""
+    outcome = Outcome()
+    token = _OUTCOME.set(outcome)
+    try:
+        yield outcome
+    finally:
+        _OUTCOME.reset(token)
+
+
 @flow(name="stream-gmm", flow_run_name=name_current_run)
 def gmm_run(config: RunConfig) -> dict[str, Any]:
     """Sweep over K and covariance structure, choose, score every row, publish and report."""
-    with _hide_credentials():
-        check_job(config, scoring=True)
-        with config.hold():
-            # The record of the run has the cluster section as given, not the address of a cluster that ends here.
-            with running_cluster(config.cluster) as cluster:
-                chosen = sweep_task(config, cluster)
-                scored = score_task(config, cluster)
-            return {"chosen": chosen, "scored": scored, "report": report_task(config)}
+    outcome = _OUTCOME.get() or Outcome()
+    REPORTER.start()
+    try:
+        with _hide_credentials():
+            check_job(config, scoring=True)
+            with config.hold():
+                # The record of the run has the cluster section as given, not the address of one that ends here.
+                with running_cluster(config.cluster) as cluster:
+                    chosen = sweep_task(config, cluster)
+                    scored = score_task(config, cluster)
+                outcome.result = {"chosen": chosen, "scored": scored, "report": report_task(config)}
+    except BaseException as error:
+        outcome.error = error
+        raise
+    if not REPORTER.flush():
+        log.warning("%d reports did not reach the Prefect server; the results are complete", REPORTER.lost)
+    return outcome.result

@@ -24,6 +24,7 @@ from stream_gmm.io.sink.publish import read_manifest
 from stream_gmm.io.sink.reports import report_from_json
 from stream_gmm.io.sink.summaries import Item, SummaryJob, summarise_part
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.pipeline.drift_rule import DRIFTED, DriftRule
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
@@ -83,10 +84,11 @@ def monitor(
         raise ConfigError(
             explain("the model was not fitted to rows, so that there is nothing to compare with", remedy="fit one")
         )
+    require_complete_rows(dataset.missing, "the monitor")
     dataset = dataset.with_columns(model.columns)
     manifest = _find_scores(scored, model, dataset)
     items: list[Item] = [(p, None) for p in dataset.parts]
-    layout: dict[str, str] = {}
+    layout: dict[str, Any] = {}
     if manifest is not None:
         reports = {r.index: r for r in map(report_from_json, manifest["parts"])}
         items = [(p, reports[p.index]) for p in dataset.parts]
@@ -100,7 +102,8 @@ def monitor(
     job = SummaryJob(
         model.density, model.threshold, edges, model.criteria.loglik / model.criteria.n_rows, model.columns,
         dataset.weight, dataset.missing,
-        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter, model.transforms, **layout,
+        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter, model.transforms,
+        sentinels=dataset.sentinels, **layout,
     )  # fmt: skip
     meter = Meter(listener, "monitor", [p.rows for p, _ in items])
     summaries = executor.map(summarise_part, items, shared=job, label="monitor", on_done=meter)

@@ -35,7 +35,9 @@ from stream_gmm.io.sink.scores import (
     score_part,
 )
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.files import is_uri
+from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.io.store.statistics import from_text
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
@@ -84,6 +86,7 @@ def score(
     passthrough: str | Sequence[str] = "all",
     proba: str = "columns",
     prefix: str = "",
+    impute: bool = False,
     wait: float = 0.0,
     listener: Listener = ignore_progress,
     stats_rule: StatsRule | None = None,
@@ -94,7 +97,8 @@ def score(
     With ``stats_rule``, the statistics of the rows are gathered on the way. Published files of unchanged data that
     models with a digest in ``keep_scores`` have scored, with the same columns, are kept as they are.
 
-    If the data set has a filter, rows that do not match are not written.
+    If the data set has a filter, rows that do not match are not written. With ``impute`` every column of
+    the model comes once more with conditional means in place of missing values, and their standard deviations.
 
     The same job on the same data with the same model is done once: a second call verifies the size and the SHA-256 of
     every published file, and scores again only what is missing or damaged; a call after a crash resumes with the
@@ -120,9 +124,13 @@ def score(
                 remedy="write to a file system and copy from there",
             )
         )
+    if model.transforms:
+        require_complete_rows(dataset.missing, "a model with transforms")
     target = Path(output).absolute()
     dataset = with_model_columns(dataset, model)
-    layout = make_layout(dataset, model.n_components, model.density.noisy, passthrough, proba, prefix)
+    layout = make_layout(
+        dataset, model.n_components, model.density.noisy, passthrough, proba, prefix, model.columns if impute else ()
+    )
     with hold_folder(target, wait=wait, lease=lease_path(target)):
         check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
         job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
@@ -146,6 +154,7 @@ def score(
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
                 tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, model.transforms,
                 model.digest, stats_rule,
+                dataset.sentinels,
             )  # fmt: skip
             done = {r.index: r for r in kept if (staging / r.path).exists()}
             items = [(p, n) for p, n in zip(dataset.parts, names, strict=True) if p.index not in done]
@@ -233,20 +242,29 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
 
 
 def make_layout(
-    dataset: Dataset, n_components: int, noise: bool, passthrough: str | Sequence[str], proba: str, prefix: str
-) -> Layout:
+    dataset: Dataset, n_components: int, noise: bool, passthrough: str | Sequence[str], proba: str, prefix: str,
+    impute: Sequence[str] = (),
+) -> Layout:  # fmt: skip
     """Return the columns of a scored table of up to ``n_components`` components.
 
     Raises
     ------
     ConfigError
-        If ``proba`` is unknown, or two columns would have one name, or a pass-through column does not exist.
+        If ``proba`` is unknown, or two columns would have one name, or a pass-through column does not exist; or if
+        missing values are to be imputed in rows that are left out because of them.
     """
+    if impute and dataset.missing != MARGINALISE:
+        raise ConfigError(
+            explain(
+                f"score.impute fills in missing values, and with missing: {dataset.missing} no scored row has any",
+                remedy="set data.missing to marginalise, or score.impute to false",
+            )
+        )
     if proba not in PROBA_STYLES:
         raise ConfigError(
             f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
         )
-    layout = Layout(choose_passthrough(passthrough, dataset.schema.names), proba, prefix)
+    layout = Layout(choose_passthrough(passthrough, dataset.schema.names), proba, prefix, tuple(impute))
     check_layout(dataset, n_components, layout, noise)
     return layout
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stream_gmm.core.model.density import compile_density
-from stream_gmm.core.online import OnlineRule, OnlineState, feed_rows
+from stream_gmm.core.online import OnlineState, feed_rows
+from stream_gmm.core.online_rule import OnlineRule
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.io.sink.stream import WriteTable, decode_batch, record_batches, score_batch
 from stream_gmm.io.source.chunks import Chunk
@@ -118,6 +119,9 @@ def _chain_first(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 def _open_state(path: str | os.PathLike[str], rule: OnlineRule, options: StreamOptions, first: Any) -> SavedStream:
     if Path(path).exists():
         saved = load_state(path)
+        if rule.reservoir_rows is None:  # as the stream began; one of an earlier release goes on by its own rule
+            kept = saved.rule.reservoir_rows
+            rule = replace(rule, reservoir_rows=kept, power=saved.rule.power if kept == 0 else rule.power)
         if saved.rule != rule or options.columns not in (None, saved.columns):
             raise ConfigError(
                 explain(

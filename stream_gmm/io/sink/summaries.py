@@ -22,6 +22,7 @@ from stream_gmm.core.rows.transforms import Transforms, transform_rows
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.sink.reports import PartReport
 from stream_gmm.io.source.chunks import parquet_chunks
+from stream_gmm.io.source.decode import Sentinels
 from stream_gmm.io.source.parts import Part
 
 Item = tuple[Part, PartReport | None]
@@ -48,6 +49,7 @@ class SummaryJob:
     scored: str = ""
     proba: str = "columns"
     prefix: str = ""
+    sentinels: Sentinels = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _summarise_nothing(job: SummaryJob) -> RowSummary:
 def _score_chunks(part: Part, job: SummaryJob) -> Iterator[_Scored]:
     d = len(job.columns)
     columns = (*job.columns, *([job.weight] if job.weight else []))
-    for chunk in parquet_chunks(part, columns, job.missing, (), job.row_filter, job.transforms):
+    for chunk in parquet_chunks(part, columns, job.missing, (), job.row_filter, job.transforms, job.sentinels):
         weights = chunk.rows[:, d] if job.weight else np.ones(len(chunk.rows))
         some = weights > 0.0  # a row of weight 0 is none
         rows = np.ascontiguousarray(chunk.rows[some, :d])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 from stream_gmm.core.display import make_html_table, shorten_list
 from stream_gmm.core.rows.frames import column_names
 from stream_gmm.core.rows.transforms import Transforms
-from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain
+from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain, one_of
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
 from stream_gmm.io.source.columns import NAMED_COLUMNS, check_features, choose_columns
+from stream_gmm.io.source.decode import MARGINALISE, Sentinels, expand_sentinel
 from stream_gmm.io.source.files import SourceFile, is_uri, redact
 from stream_gmm.io.source.filters import check_filter, find_row_groups
 from stream_gmm.io.source.listing import find_files
@@ -35,7 +36,7 @@ from stream_gmm.io.source.schema import (
 PART_BYTES = 64 << 20
 LEAF_BYTES = (4 << 20, 64 << 20)
 LEAVES = 64
-MISSING = ("error", "drop")
+MISSING = ("error", "drop", MARGINALISE)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class ParquetLeaf:
     weight: str | None = None
     row_filter: str | None = None
     transforms: Transforms = ()
+    sentinels: Sentinels = ()
 
     @property
     def rows(self) -> int:
@@ -62,7 +64,7 @@ class ParquetLeaf:
             yield from read_ahead(read) if is_uri(part.path) else read
 
     def _read(self, part: Part, columns: Sequence[str]) -> Iterator[Chunk]:
-        return parquet_chunks(part, columns, self.missing, (), self.row_filter, self.transforms)
+        return parquet_chunks(part, columns, self.missing, (), self.row_filter, self.transforms, self.sentinels)
 
     def _weighted_chunks(self, part: Part) -> Iterator[Chunk]:
         assert self.weight is not None
@@ -102,6 +104,7 @@ class Dataset:
     """Only rows that match are read; None: all."""
     transforms: Transforms = ()
     """Transforms of columns, applied wherever rows are read; the fingerprint does not depend on them."""
+    sentinels: Sentinels = ()
 
     resident: ClassVar[bool] = False
 
@@ -126,8 +129,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 over files (paths, sizes, times, footers or ETags, some content), columns, policy and filter."""
         weight = (self.weight,) if self.weight else ()
-        chosen = (("filter", self.row_filter),) if self.row_filter else ()
-        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *chosen)).encode())
+        others = [(k, v) for k, v in (("filter", self.row_filter), ("sentinel", self.sentinels)) if v]
+        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *others)).encode())
         for part in self.parts:
             f = part.file
             identity = (f.relative, f.size, f.modified, f.version, f.content)
@@ -195,7 +198,8 @@ class Dataset:
         return [self._make_leaf((g,)) for p in self.parts for g in p.groups()]
 
     def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
-        return ParquetLeaf(parts, self.columns, self.missing, self.weight, self.row_filter, self.transforms)
+        chosen = (self.row_filter, self.transforms, self.sentinels)
+        return ParquetLeaf(parts, self.columns, self.missing, self.weight, *chosen)
 
 
 def _join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
@@ -223,6 +227,7 @@ def open_dataset(
     weight: str | None = None,
     exclude_columns: Sequence[str] = (),
     filter: str | None = None,
+    sentinel: Mapping[str, float | Sequence[float]] | None = None,
 ) -> Dataset:
     """Open Parquet files as one data set; reads footers only.
 
@@ -238,8 +243,9 @@ def open_dataset(
         pandas, identifiers, row numbers and parts of a date; ``warnings`` names what was left out.
     missing
         What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and
-        names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null. Values
-        beyond 1e150, whose squares overflow, count as missing too.
+        names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null;
+        ``"marginalise"`` uses the values that they have (exact EM, if values are missing at random), and drops those
+        with an infinity. Values beyond 1e150, whose squares overflow, count as infinite.
     exclude
         Shell patterns of relative paths to leave out.
     weight
@@ -250,6 +256,13 @@ def open_dataset(
         Only rows for which this is true are read, such as ``"temperature > -200 and station == 'A'"``: comparisons
         of columns with numbers and texts, ``in [...]``, ``is null``, joined by ``and``, ``or``, ``not``. Row groups
         that cannot match by the statistics in their footer are not opened.
+    sentinel
+        Values that stand for a missing one, by column or pattern: ``{"co": [-200], "t_*": -999}``.
+
+    Returns
+    -------
+    Dataset
+        What :func:`fit`, :func:`sweep` and :func:`score` take.
 
     Raises
     ------
@@ -257,16 +270,16 @@ def open_dataset(
         If nothing is found, a file is not Parquet, or a column is missing or not numeric in a file; or, where
         ``columns`` is None, numeric in some files only, or a vector. The order of the files does not matter.
     ConfigError
-        If ``missing`` is unknown, or the filter cannot be read.
+        If ``missing`` is unknown, the filter cannot be read, or ``sentinel`` names no column.
     """
-    if missing not in MISSING:
-        raise ConfigError(f"missing must be one of {MISSING}, not {missing!r}{did_you_mean(missing, MISSING)}")
+    one_of(missing, MISSING, "missing")
     listing = find_files(_list_paths(paths), exclude)
     footers = read_footers(listing.files)
     schemas = [FileSchema(f.schema, f.file, f.metadata.num_rows) for f in footers]
     features = choose_columns(footers, columns, exclude_columns, weight)
     names = features.columns
     check_features(schemas, names if weight is None else (*names, weight))
+    sentinels = expand_sentinel(sentinel or {}, names)
     common = unite_schemas(schemas)
     files = tuple(with_conform(f.file, common, f.schema) for f in footers)
     groups: list[set[int]] | None = None
@@ -281,8 +294,9 @@ def open_dataset(
         )
     warnings = (*listing.warnings, *features.warnings, *common.warnings)
     return Dataset(
-        files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter
-    )
+        files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter,
+        sentinels=sentinels,
+    )  # fmt: skip
 
 
 def _list_paths(paths: Any) -> list[str | os.PathLike[str]]:

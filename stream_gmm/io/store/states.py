@@ -13,13 +13,16 @@ import numpy as np
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import FULL, Moments
 from stream_gmm.core.mstep.mstep import MStepReport
-from stream_gmm.core.online import OnlineRule, OnlineState
+from stream_gmm.core.online import OnlineState
+from stream_gmm.core.online_rule import OnlineRule
+from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.io.store.container import pack, read, unpack, write_atomically
 from stream_gmm.io.store.models import params_from_arrays, params_to_arrays
 
 MAGIC = b"STREAM-GMM STATE\n"
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had no reservoir; its streams go on without one."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,13 @@ def save_state(saved: SavedStream, path: str | os.PathLike[str]) -> Path:
         arrays |= (
             params_to_arrays(state.params) | _encode_stats("stats", state.stats) | _encode_stats("all", state.moments)
         )
+    if state.reservoir is not None:
+        header["reservoir_rows"] = state.reservoir.capacity
+        arrays |= {"reservoir": state.reservoir.rows, "reservoir_hashes": state.reservoir.hashes}
     return write_atomically(Path(path), pack(MAGIC, FORMAT, header, arrays))
 
 
-_COUNTS = ("step", "rows_seen", "relocations")
+_COUNTS = ("step", "rows_seen", "relocations", "reviewed_rows", "badly_fitted_rows", "reviews")
 _NUMBERS = {
     "rows_behind": "effective_rows", "loglik": "loglik", "scored_rows": "scored_rows", "threshold": "threshold",
 }  # fmt: skip
@@ -95,7 +101,7 @@ def _decode_stats(name: str, arrays: dict[str, Any], moments: Moments) -> SuffSt
 
 def _build_state(header: dict[str, Any], arrays: dict[str, Any]) -> SavedStream:
     family = family_named(header["rule"]["family"])
-    rule = OnlineRule(**{**header["rule"], "family": family})
+    rule = OnlineRule(**{"reservoir_rows": 0, **header["rule"], "family": family})
     numbers: dict[str, Any] = {_NUMBERS[key]: float.fromhex(value) for key, value in header["numbers"].items()}
     report = MStepReport(**{k: tuple(v) for k, v in header["report"].items()})
     fitted: dict[str, Any] = {}
@@ -105,6 +111,8 @@ def _build_state(header: dict[str, Any], arrays: dict[str, Any]) -> SavedStream:
             "stats": _decode_stats("stats", arrays, family.moments),
             "moments": _decode_stats("all", arrays, FULL),
         }
+    if "reservoir" in arrays:
+        fitted["reservoir"] = Sample(arrays["reservoir"], arrays["reservoir_hashes"], header["reservoir_rows"])
     pending = arrays["pending"]
     kept = (pending,) if len(pending) else ()
     state = OnlineState(pending.shape[1], kept, **fitted, **header["counts"], **numbers, report=report)

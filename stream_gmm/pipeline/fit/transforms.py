@@ -24,6 +24,7 @@ from stream_gmm.core.search.transform_gain import ColumnTrial, TransformGain, pr
 from stream_gmm.errors import ConfigError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.chunks import split_holdout
+from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.io.source.protocols import Leaf, Source, read_completely
 from stream_gmm.pipeline.fit.settings import ASIDE, FIT, Settings
 from stream_gmm.pipeline.fit.steps import make_profile, open_tasks
@@ -43,7 +44,8 @@ def open_and_profile(
     Raises
     ------
     ConfigError
-        If a transform is asked for a column that there is not, or gives all rows one value.
+        If a transform is asked for a column that there is not, or gives all rows one value; or if rows with missing
+        values are to be used.
     InputDataError
         If the data cannot be used; or a value has no transform, and the policy for missing values is ``"error"``.
     """
@@ -51,6 +53,7 @@ def open_and_profile(
     if not requests:
         tasks = open_tasks(source, settings, executor)
         return tasks, make_profile(source, tasks, settings, executor, listener), 1
+    require_complete_rows(source.missing, "a fit with transforms")
     facts, reads = None, 0
     if not all(r.is_complete for r in requests.values()):
         facts, reads = _read_untransformed(source, settings, executor, listener), 1

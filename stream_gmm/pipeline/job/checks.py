@@ -74,7 +74,8 @@ def check_scoring(config: RunConfig, dataset: Dataset, n_components: int, noise:
         If the folder holds something else.
     """
     layout = config.score
-    make_layout(dataset, n_components, noise, layout.passthrough, layout.proba, layout.prefix)
+    impute = dataset.columns if layout.impute else ()
+    make_layout(dataset, n_components, noise, layout.passthrough, layout.proba, layout.prefix, impute)
     check_target(config.folder / SCORED, [f.path for f in dataset.files if not is_uri(f.path)])
 
 

@@ -68,7 +68,8 @@ class RunConfig(Section):
     def open(self, model: FitResult | None = None) -> Dataset:
         """Open the data set: its footers are read, its rows are not.
 
-        Where the configuration names no columns, those of ``model`` are opened.
+        Where the configuration names no columns, those of ``model`` are opened. A model that was fitted with missing
+        values is scored with them, unless the configuration says otherwise.
 
         Raises
         ------
@@ -82,9 +83,13 @@ class RunConfig(Section):
         d = self.data
         try:
             columns = d.columns or (model.input_columns if model else None)
+            missing, sentinel = d.missing, d.sentinel
+            if model and model.marginalises and "missing" not in d.model_fields_set:
+                missing, sentinel = "marginalise", sentinel or model.provenance.get("sentinel")
             return open_dataset(
-                d.paths, columns, missing=d.missing, exclude=d.exclude, weight=d.weight,
+                d.paths, columns, missing=missing, exclude=d.exclude, weight=d.weight,
                 exclude_columns=() if model and not d.columns else d.exclude_columns, filter=d.filter,
+                sentinel=sentinel,
             )  # fmt: skip
         except StreamGMMError:
             raise

@@ -82,9 +82,10 @@ class DataConfig(Section):
     )
     exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
     weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
-    missing: Literal["error", "drop"] = Field(
-        "error", description="Rows with a null, NaN or infinity: stop, or leave out of the fit and score as null"
+    missing: Literal["error", "drop", "marginalise"] = Field(
+        "error", description="Rows with a null or NaN: error (stop), drop (leave out), marginalise (use the rest)"
     )
+    sentinel: dict[Text, Number | list[Number]] | None = Field(None, description="Missing-value marks: {x: -200}")
 
     @field_validator("paths", "columns", "exclude", "exclude_columns", mode="before")
     @classmethod
@@ -239,6 +240,7 @@ class ScoreConfig(Section):
     passthrough: Text | list[Text] = Field("all", description="Input columns to keep: all, none, or names")
     proba: Literal["columns", "list", "none"] = Field("columns", description="How responsibilities are written")
     prefix: str = Field("", description="Put before the names of the score columns")
+    impute: bool = Field(False, description="Add the columns with conditional means for missing values; and their sd")
 
     @field_validator("passthrough")
     @classmethod

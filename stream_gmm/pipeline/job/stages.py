@@ -18,6 +18,7 @@ from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.models import load_model, save_model
 from stream_gmm.io.store.statistics import STATISTICS, save_statistics
@@ -210,12 +211,12 @@ def score_stage(
     check_scoring(config, dataset, fitted.n_components, fitted.density.noisy)
     refuse_drifted_rows(config, fitted, dataset, executor)
     own = (current_state(folder) / RECORD).exists() and read_run(folder)[2].digest == fitted.digest
-    keep = own and config.update.keep_statistics and dataset.weight is None
+    keep = own and config.update.keep_statistics and dataset.weight is None and dataset.missing != MARGINALISE
     stats_rule = make_stats_rule(dataset, config.settings(), config.update.apart) if keep else None
     result = score(
         fitted, dataset, folder / SCORED, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-        wait=config.output.wait, listener=listener, stats_rule=stats_rule,
+        impute=config.score.impute, wait=config.output.wait, listener=listener, stats_rule=stats_rule,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     if stats_rule is not None and result.statistics:

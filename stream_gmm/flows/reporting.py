@@ -1,0 +1,89 @@
+"""Reports to the Prefect server, from a thread of their own: a run never waits for the server, nor fails with it."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 20.0
+"""After a report that failed, so long no other is tried."""
+FLUSH_SECONDS = 10.0
+"""At the end of a run, reports that are still waiting have so long."""
+ANSWER_SECONDS = 2.0
+
+
+class Reporter:
+    """Sends calls to the Prefect API one after the other; those that fail are counted and left out."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._waiting = 0
+        self._idle = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._pause_until = 0.0
+        self.lost = 0
+        """Number of reports that did not reach the server since :meth:`start`."""
+
+    def start(self) -> None:
+        """Begin to count anew, for a new run."""
+        self.lost, self._pause_until = 0, 0.0
+
+    def send(self, call: Callable[..., Any], **arguments: Any) -> None:
+        """Make a call soon, in the context of the caller, so that Prefect knows the run that it belongs to."""
+        with self._idle:
+            self._waiting += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="prefect-reports", daemon=True)
+                self._thread.start()
+        self._calls.put(partial(copy_context().run, self._try, partial(call, **arguments)))
+
+    def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
+        """Wait until all reports are sent, at most so long; return whether they were."""
+        with self._idle:
+            done = self._idle.wait_for(lambda: not self._waiting, seconds)
+            if not done:
+                self.lost += self._waiting
+        return done and not self.lost
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
+            with self._idle:
+                self._waiting -= 1
+                self._idle.notify_all()
+
+    def _try(self, call: Callable[[], Any]) -> None:
+        if time.monotonic() < self._pause_until:
+            self.lost += 1
+            return
+        try:
+            call()
+        except Exception as error:
+            self.lost += 1
+            self._pause_until = time.monotonic() + PAUSE_SECONDS
+            log.debug("a report did not reach the Prefect server: %s", error)
+
+
+REPORTER = Reporter()
+"""The one of this process."""
+
+
+def answers(url: str, seconds: float = ANSWER_SECONDS) -> bool:
+    """Return True if something answers at the address of a Prefect API, in whatever way, within so many seconds."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=seconds):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,103 @@
+"""Outages of the Prefect server: the job is the data's, and ends as if there were no server."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+
+from stream_gmm.flows.reporting import Reporter, answers
+from tests.servers import free_port, prefect_environment, prefect_process, wait_for
+
+pytestmark = pytest.mark.prefect
+ROOT = Path(__file__).parents[2]
+
+
+def _start(demo_folder, folder: Path, home: Path, url: str) -> subprocess.Popen[str]:
+    command = [
+        sys.executable, "-m", "stream_gmm", "run", str(demo_folder), "--columns", "x0,x1,x2", "--n-components", "1:4",
+        "--covariance-type", "full", "--sample-rows", "5000", "--executor", "threads", "--folder", str(folder),
+        "--quiet",
+    ]  # fmt: skip
+    environment = prefect_environment(home, url) | {"PREFECT_LOGGING_TO_API_ENABLED": "true", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _check_complete(process: subprocess.Popen[str], folder: Path, seconds: float) -> str:
+    _, said = process.communicate(timeout=seconds)
+    assert process.returncode == 0, said
+    assert ds.dataset(folder / "scored").count_rows() == 20_000
+    assert (folder / "report.html").exists()
+    assert "Traceback" not in said, said
+    return said
+
+
+@pytest.mark.slow
+def test_without_a_server_at_the_start_the_job_is_done_and_a_line_says_so(demo_folder, tmp_path):
+    said = _check_complete(
+        _start(demo_folder, tmp_path / "run", tmp_path, f"http://127.0.0.1:{free_port()}/api"), tmp_path / "run", 120
+    )
+
+    assert said.count("does not answer within 2 s") == 1, said
+    assert "is not recorded there" in said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sign", ["ledger", "model.gmm"], ids=["a third", "two thirds"])
+def test_a_server_that_is_killed_on_the_way_costs_its_record_and_nothing_else(demo_folder, tmp_path, sign):
+    folder = tmp_path / "run"
+    with prefect_process(tmp_path) as (server, url):
+        process = _start(demo_folder, folder, tmp_path, url)
+        wait_for(lambda: (folder / sign).exists() and list(folder.glob(f"{sign}*")), 120, sign)
+        server.kill()
+        server.wait()
+        killed = time.monotonic()
+        said = _check_complete(process, folder, 120)
+
+    assert time.monotonic() - killed < 90.0
+    assert "the results are complete" in said, said
+
+
+@pytest.mark.long
+def test_a_server_that_hangs_delays_nothing_for_long(demo_folder, tmp_path):
+    folder = tmp_path / "run"
+    with prefect_process(tmp_path) as (server, url):
+        process = _start(demo_folder, folder, tmp_path, url)
+        wait_for(lambda: (folder / "ledger").exists(), 120, "the profile is made")
+        server.send_signal(signal.SIGSTOP)
+        try:
+            _check_complete(process, folder, 150)
+        finally:
+            server.send_signal(signal.SIGCONT)
+
+
+def test_a_reporter_never_makes_its_caller_wait_and_counts_what_was_lost():
+    reporter, done = Reporter(), []
+    reporter.send(lambda: done.append(1))
+    assert reporter.flush(5.0)
+    assert done == [1]
+
+    def fail() -> None:
+        raise ConnectionError("no server")
+
+    reporter.send(fail)
+    reporter.send(lambda: done.append(2))
+    assert not reporter.flush(5.0)
+    assert (done, reporter.lost) == ([1], 2), "after a failure the next ones are not tried for a while"
+
+    reporter.start()
+    reporter.send(lambda: time.sleep(3.0))
+    started = time.monotonic()
+    assert not reporter.flush(0.2)
+    assert time.monotonic() - started < 1.0
+
+
+def test_an_address_without_a_server_does_not_answer_and_one_with_any_server_does(s3_endpoint):
+    assert not answers(f"http://127.0.0.1:{free_port()}/api")
+    assert not answers("no address")
+    assert answers(s3_endpoint)

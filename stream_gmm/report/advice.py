@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from stream_gmm.core.display import shorten_list
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.rows.oddities import describe_tail, find_atoms, find_collinear
+from stream_gmm.core.rows.oddities import describe_tail, find_atoms, find_collinear, find_limits
 from stream_gmm.pipeline.drift_rule import DRIFTED
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.repeat import make_command
@@ -35,6 +36,7 @@ _REPEATED = {
     "stopped at max_passes": "The chosen model has not converged",
     "many rows share one value": "Many rows share one value",
     "has a long tail": "Heavy tails",
+    "the end of its range": "Values at the end of a range",
     "are collinear": "Columns follow from others",
 }
 """Words of a warning, and the advice that says the same."""
@@ -52,9 +54,9 @@ class Advice:
 def give_advice(run: RunContents) -> list[Advice]:
     """Return what a reader of the results should do next, the most important first."""
     rules = (
-        _advise_on_drift, _advise_on_convergence, _advise_on_largest_k, _advise_on_ties, _advise_on_degenerate,
-        _advise_on_atoms, _advise_on_outlying_components, _advise_on_tails, _advise_on_small_components,
-        _advise_on_collinear, _advise_on_scoring,
+        _advise_on_drift, _advise_on_limits, _advise_on_convergence, _advise_on_largest_k, _advise_on_ties,
+        _advise_on_degenerate, _advise_on_atoms, _advise_on_outlying_components, _advise_on_tails,
+        _advise_on_small_components, _advise_on_collinear, _advise_on_scoring,
     )  # fmt: skip
     return [advice for rule in rules for advice in rule(run)]
 
@@ -82,7 +84,7 @@ def _advise_on_drift(run: RunContents) -> list[Advice]:
         f"On {last['period']} a refit would have gained {last['refit_gain']:.3g} nats per row, "
         f"{last['chance_gain']:.2g} of it by chance. Fit the model again on the new rows; as challenger it does not "
         "replace this one before 'stream-gmm promote'.",
-        _run_with(run, output__publish_as="challenger", sweep__match_to="previous"),
+        make_command("sweep", run.config, {"output.publish_as": "challenger", "sweep.match_to": "previous"}),
     )]  # fmt: skip
 
 
@@ -153,10 +155,11 @@ def _advise_on_atoms(run: RunContents) -> list[Advice]:
     names = run.record["data"]["columns"]
     if len(run.rows) < 100 or run.config["em"].get("resolution", "none") != "none":
         return []
+    ends = find_pile_ups(run)
     shared = [
         f"{name} = {atom.value:g} ({atom.share:.0%} of the rows)"
         for name, atom in zip(names, find_atoms(run.rows), strict=True)
-        if atom.share >= SHARED_VALUE
+        if atom.share >= SHARED_VALUE and atom.value not in ends.get(name, ())
     ]
     if not shared:
         return []
@@ -165,6 +168,38 @@ def _advise_on_atoms(run: RunContents) -> list[Advice]:
         f"{shorten_list(shared, 4)}. No normal distribution describes such a value, and a component may collapse "
         "onto it. Leave such columns out, or tell the fit in which steps values were recorded.",
         _run_with(run, em__resolution="auto"),
+    )]  # fmt: skip
+
+
+def find_pile_ups(run: RunContents) -> dict[str, list[float]]:
+    """Return the ends of ranges at which rows pile up, by column; what two columns share counts in all that end there."""
+    columns = dict(zip(run.record["data"]["columns"], run.rows.T, strict=True))
+    found = {name: [value for value, _ in find_limits(column)] for name, column in columns.items()}
+    counts = Counter(value for values in found.values() for value in values)
+    common = [value for value, number in counts.items() if number > 1]
+    for name, column in columns.items():
+        found[name] += [v for v in common if v not in found[name] and v in (column.min(), column.max())]
+    return {name: values for name, values in found.items() if values}
+
+
+def _advise_on_limits(run: RunContents) -> list[Advice]:
+    ends, columns = find_pile_ups(run), dict(zip(run.record["data"]["columns"], run.rows.T, strict=True))
+    if not ends:
+        return []
+    mostly = [name for name, values in ends.items() if np.isin(columns[name], values).mean() >= MOSTLY]
+    data, text = run.config["data"], [f"{name} = {value:g}" for name, values in ends.items() for value in values]
+    whole = {name: [int(v) if v.is_integer() else v for v in values] for name, values in ends.items()}
+    marks = {name: values[0] if len(values) == 1 else values for name, values in whole.items() if name not in mostly}
+    dropped = f" In {shorten_list(mostly, 4)} most rows have it, so that the column says little." if mostly else ""
+    changes: dict[str, Any] = {"data__exclude_columns": [*data["exclude_columns"], *mostly]}
+    if marks:
+        changes |= {"data__sentinel": {**(data.get("sentinel") or {}), **marks}, "data__missing": "marginalise"}
+    return [Advice(
+        "Values at the end of a range",
+        f"{shorten_list(text, 6)}: rows pile up there, as at a limit of measurement, or where a number stands for a "
+        f"missing value. They make components of their own, and then look usual.{dropped} If they stand for missing "
+        "values, say so:",
+        _run_with(run, **changes),
     )]  # fmt: skip
 
 

@@ -172,7 +172,7 @@ def _advise_on_atoms(run: RunContents) -> list[Advice]:
 
 
 def find_pile_ups(run: RunContents) -> dict[str, list[float]]:
-    """Return the ends of ranges at which rows pile up, by column; what two columns share counts in all that end there."""
+    """Return the ends of ranges at which rows pile up, by column; one that columns share counts where others end."""
     columns = dict(zip(run.record["data"]["columns"], run.rows.T, strict=True))
     found = {name: [value for value, _ in find_limits(column)] for name, column in columns.items()}
     counts = Counter(value for values in found.values() for value in values)

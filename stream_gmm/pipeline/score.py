@@ -32,14 +32,8 @@ from stream_gmm.io.sink.scores import (
 from stream_gmm.io.sink.targets import Target, open_target
 from stream_gmm.io.source.dataset import Dataset, open_dataset
 from stream_gmm.io.source.decode import MARGINALISE
-<<<<<<< HEAD
-from stream_gmm.io.source.files import is_uri
-from stream_gmm.io.store.lease import hold_folder
-=======
 from stream_gmm.io.source.files import redact
-from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.io.store.models import to_bytes
->>>>>>> main
 from stream_gmm.io.store.statistics import from_text
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
@@ -118,23 +112,9 @@ def score(
     StorageError
         If ``output`` holds anything but an earlier result, or cannot be written.
     """
-<<<<<<< HEAD
-    if is_uri(str(output)):
-        raise StorageError(
-            explain(
-                f"cannot publish to {output}",
-                why="an object store has no atomic rename of a folder",
-                remedy="write to a file system and copy from there",
-            )
-        )
     if impute:
         refuse_imputation(model.transforms)
-    target = Path(output).absolute()
-=======
-    if model.transforms:
-        require_complete_rows(dataset.missing, "a model with transforms")
     target = open_target(output)
->>>>>>> main
     dataset = with_model_columns(dataset, model)
     layout = make_layout(
         dataset, model.n_components, model.density.noisy, passthrough, proba, prefix, model.columns if impute else ()

@@ -241,6 +241,21 @@ def test_transforms_and_missing_values_exclude_each_other(rows):
         sg.fit(rows + 20.0, 2, missing="marginalise", transforms="log1p")
 
 
+def test_a_missing_weight_is_an_error(tmp_path):
+    table = {"x": [1.0, 2.0, None], "w": [1.0, None, 2.0]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(InputDataError, match="column 'w': the weight of row 1 is missing"):
+        sg.fit(sg.open_dataset(tmp_path / "a.parquet", ["x"], weight="w", missing="marginalise"), 1)
+
+
+@pytest.mark.parametrize("options", [{"noise": True}, {"resolution": "auto"}, {"reg_covar": 1e-3}])
+def test_noise_resolution_and_a_ridge_take_missing_values(options):
+    rows = np.round(make_rows(400), 1)
+    result = sg.fit(rows, 2, missing="marginalise", client=SerialExecutor(), **options)
+    assert result.converged_
+    assert result.evaluate_criteria(rows).loglik == pytest.approx(result.criteria.loglik, rel=1e-9)
+
+
 def test_infinities_are_no_missing_values(tmp_path):
     rows = make_rows(100)
     rows[2, 0], rows[4, 1] = np.inf, 1e200

@@ -238,7 +238,8 @@ def score(
     data
         A data set from :func:`open_dataset`, or a path (opened with the model's columns).
     output
-        A folder; an earlier result in it is replaced, anything else is refused.
+        A folder; an earlier result in it is replaced, anything else is refused. Or a prefix in an object store
+        (``s3://``, ``gs://``, ``abfs://``), where :func:`open_scored` finds the current version.
     passthrough
         ``"all"``, ``"none"`` or names of input columns to carry over.
     proba
@@ -337,9 +338,8 @@ def monitor(
             explain("monitor compares files, and was given rows in memory", remedy="write them to a Parquet file")
         )
     rule = DriftRule(max_gain, max_psi, false_alarm_rate)
-    return _monitor.monitor(
-        result, source, executor_for(client), rule, scored=None if scored is None else Path(scored), listener=progress
-    )
+    where = scored and os.fspath(scored)
+    return _monitor.monitor(result, source, executor_for(client), rule, scored=where, listener=progress)
 
 
 def params_from(weights: Any, means: Any, precisions: Any, covariance_type: str) -> MixtureParams:

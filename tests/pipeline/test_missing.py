@@ -256,8 +256,24 @@ def test_a_missing_value_has_no_slope_where_columns_are_transformed(rows, by, tm
     if by == "files":
         scored = sg.score(found, data, tmp_path / "scored", client=SerialExecutor())
         assert scored.manifest["loglik"] == pytest.approx(found.criteria.loglik, rel=1e-9)
+    # Outliers are those of the logarithms, but for slopes; slopes of missing values are those of conditional means.
+    assert 0.0 < found.is_outlier(values).mean() < 0.05
     with pytest.raises(ConfigError, match="not imputed by a model of log"):
         found.impute(values)
+
+
+def test_a_value_without_a_transform_is_not_missing(tmp_path):
+    rows = np.exp(make_rows(100, share=0.0))
+    rows[3, 0], rows[4, 0] = -1.0, np.nan
+    pq.write_table(pa.table(dict(zip(COLUMNS, rows.T, strict=True))), tmp_path / "a.parquet")
+    data = sg.open_dataset(tmp_path / "a.parquet", missing="marginalise")
+    result = sg.fit(data, 1, transforms={"x0": "log"}, client=SerialExecutor())
+    assert result.criteria.n_rows == 99
+    sg.score(result, data, tmp_path / "scored", client=SerialExecutor())
+    scored = pq.read_table(tmp_path / "scored").to_pydict()
+    assert scored["not_scored_reason"][3] == "value of x0 without a log"
+    assert scored["log_density"][3] is None
+    assert scored["log_density"][4] is not None
 
 
 def test_a_missing_weight_is_an_error(tmp_path):

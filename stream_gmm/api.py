@@ -69,7 +69,7 @@ def fit(
     Parameters
     ----------
     data
-        A data set from :func:`open_dataset`, a path, an array ``(N, D)`` or a data frame.
+        A data set from :func:`open_dataset`, a path, an array ``(N, D)``, a data frame (one of Dask: of files).
     n_components
         Number of components K.
     covariance_type
@@ -338,7 +338,7 @@ def monitor(
             explain("monitor compares files, and was given rows in memory", remedy="write them to a Parquet file")
         )
     rule = DriftRule(max_gain, max_psi, false_alarm_rate)
-    where = scored and os.fspath(scored)
+    where = None if scored is None else os.fspath(scored)
     return _monitor.monitor(result, source, executor_for(client), rule, scored=where, listener=progress)
 
 

@@ -39,8 +39,8 @@ def test_exit_codes_are_those_of_the_documentation():
     codes = {e.__name__: e.exit_code for e in errors.StreamGMMError.__subclasses__()}
 
     assert codes == {
-        "ConfigError": 2, "InputDataError": 3, "ModelFileError": 4, "StorageError": 6,
-        "FolderInUseError": 5, "ClusterError": 7, "DriftError": 11, "NoAdmissibleModelError": 8, "NotFittedError": 1,
+        "ConfigError": 2, "InputDataError": 3, "ModelFileError": 4, "DamagedResultError": 4, "FolderInUseError": 5,
+        "StorageError": 6, "ClusterError": 7, "DriftError": 11, "NoAdmissibleModelError": 8, "NotFittedError": 1,
     }  # fmt: skip
 
 

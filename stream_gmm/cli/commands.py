@@ -219,7 +219,8 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
 
         score_stdin(load_model(model or settings.folder / MODEL), settings)
         return
-    check_output_folder(settings)
+    if not (settings.is_remote and model):
+        check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
     # Before a cluster starts.
     check_scoring(settings, settings.open(fitted), fitted.n_components, fitted.density.noisy)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,11 +21,12 @@ from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.io.sink.file_stats import StatsRule, summarise_chunk
 from stream_gmm.io.sink.incomplete import explain_unscored, imputed_columns
-from stream_gmm.io.sink.publish import REPORTS, compute_sha256
-from stream_gmm.io.sink.reports import PartReport, read_finished, write_note
+from stream_gmm.io.sink.places import compute_sha256, open_place
+from stream_gmm.io.sink.reports import PartReport, find_finished_part, write_note
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.decode import Sentinels
+from stream_gmm.io.source.files import redact
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import read_schema
 from stream_gmm.io.store.statistics import to_text
@@ -157,16 +156,12 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
         If the scores cannot be written.
     """
     part, name = item
-    staging = Path(job.staging)
-    note_path = staging / REPORTS / f"{part.index:08d}.json"
-    done = read_finished(note_path, staging / name)
+    place = open_place(job.staging)
+    done = find_finished_part(place, part.index)
     if done is not None:
         return done
-    target = staging / name
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with place.scratch(name) as aside:
             totals = _write_scores(aside, part, job)
             if totals["rows_in"] != part.rows:
                 raise StorageError(f"{part.id}: {part.rows} rows were expected and {totals['rows_in']} read.")
@@ -181,17 +176,13 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 model=job.model_digest,
                 **totals,
             )
-            with open(aside, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(aside, target)
-            write_note(staging, report)
-        finally:
-            aside.unlink(missing_ok=True)
+            place.put(aside, name)
+            write_note(place, report)
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError) or error.errno is not None:
             raise StorageError(
                 explain(
-                    f"cannot write the scores of {part.id} to {target}",
+                    f"cannot write the scores of {part.id} to {redact(job.staging)}/{name}",
                     why=str(error),
                     remedy="check the space left; started again, the run resumes here",
                 )

@@ -29,8 +29,7 @@ from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
 from stream_gmm.pipeline.fit.settings import ACCELERATIONS, CONSTANTS, PROFILES, describe_option
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 
-MOST_COMPONENTS = 10_000
-MOST_WORKERS = 4_096
+MOST_COMPONENTS, MOST_WORKERS = 10_000, 4_096
 _MEMORY = re.compile(r"\d+(\.\d*)?(e\d+)? *([kMGTP]i?)?B?", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:(?:tcp|tls|ucx|ws|wss)://)?[^\s/]+:\d+|inproc://\S+")
 
@@ -80,6 +79,7 @@ class DataConfig(Section):
     filter: Text | None = Field(
         None, description="Only rows for which this is true, such as \"temperature > -200 and station == 'A'\""
     )
+    table_version: Whole | None = Field(None, ge=0, description="Version of a Delta table; none: the latest")
     exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
     weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
     missing: Literal["error", "drop", "marginalise"] = Field(
@@ -334,10 +334,10 @@ class OutputConfig(Section):
     """Where results go."""
 
     folder: Text = Field("runs/latest", description="Gets scored/, model.gmm, sweep.parquet, report.html, run.json")
-    wait: Number = Field(
-        0.0, ge=0.0,
-        description="Seconds to wait while another run uses the folder; then exit code 5. --wait alone: a day",
-    )  # fmt: skip
+    scored: Text | None = Field(
+        None, description="Folder or s3://, gs://, abfs:// URI of the scored table; none: scored/ in the folder"
+    )
+    wait: Number = Field(0.0, ge=0.0, description="Seconds to wait for another run there; --wait alone: a day")
     truth: Text | None = Field(None, description="Model file of a known truth to compare with")
     report_rows: Whole = Field(20_000, ge=100, description="Sample rows kept for the report's pictures")
     keep_versions: Whole = Field(

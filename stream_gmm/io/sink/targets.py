@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,8 +109,8 @@ class FolderTarget:
             yield str(staging)
 
     def reuse(self, reports: Sequence[PartReport], staging: str) -> None:
-        for report in reports:
-            link_part(report, self.folder, Path(staging))
+        for _, files in itertools.groupby(reports, lambda report: report.index):
+            link_part(list(files), self.folder, Path(staging))
 
     def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
         del model  # it lies beside the folder, or wherever it came from

@@ -233,23 +233,6 @@ class EMConfig(Section):
         return value if value is None else _require_known(value, _NAMES[name], name)
 
 
-class ScoreConfig(Section):
-    """What the scored Parquet looks like."""
-
-    outlier_quantile: Number = Field(0.01, ge=0.0, lt=1.0, description="Share of rows below the outlier threshold")
-    passthrough: Text | list[Text] = Field("all", description="Input columns to keep: all, none, or names")
-    proba: Literal["columns", "list", "none"] = Field("columns", description="How responsibilities are written")
-    prefix: str = Field("", description="Put before the names of the score columns")
-    impute: bool = Field(False, description="Add the columns with conditional means for missing values; and their sd")
-
-    @field_validator("passthrough")
-    @classmethod
-    def _require_distinct_names(cls, value: str | list[str]) -> str | list[str]:
-        if isinstance(value, list):
-            _require_distinct(value)
-        return value
-
-
 class ClusterConfig(Section):
     """Where the work is done; by default on an embedded Dask cluster on the loopback address."""
 

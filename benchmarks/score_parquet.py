@@ -1,11 +1,11 @@
 """Scoring Parquet to Parquet, beside a bare pyarrow job and beside a loop of scikit-learn, in one run.
 
-``python -m benchmarks.score_parquet [--rows N] [--threads T]``: rows x 8 columns, K = 8, full covariances. The bare job
-reads the same columns in batches of the same size and writes a table of the same schema, with the same compression and as
-many files at once; its values are copies of a column. The loop reads with ``iter_batches``, calls ``predict_proba``,
-``score_samples`` and ``predict`` of a scikit-learn mixture with the same parameters, and writes these columns to Parquet
-(on an eighth of the files, with as many threads as BLAS likes). Seconds of all cores are given beside those of the clock: on
-a busy machine only they can be compared.
+``python -m benchmarks.score_parquet [--rows N] [--threads T]``: rows x 8 columns, K = 8, full covariances. The bare
+job reads the same columns in batches of the same size and writes a table of the same schema, with the same
+compression and as many files at once; its values are copies of columns. The loop reads with ``iter_batches``, calls
+``predict_proba``, ``score_samples`` and ``predict`` of a scikit-learn mixture with the same parameters, and writes
+their results to Parquet (for an eighth of the files, with as many threads as BLAS likes). Seconds of all cores are
+given beside those of the clock: on a busy machine only they can be compared.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def main() -> None:
         ("job", "M rows/s", "M rows per second of a core", "score is so many times as fast", "by seconds of cores"),
         [(name, *both, ours[0] / both[0], ours[1] / both[1]) for name, both in rates.items()],
     )
-    shutil.rmtree(scored), shutil.rmtree(copied)
+    shutil.rmtree(scored)
+    shutil.rmtree(copied)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from stream_gmm.core.rows.transform_requests import describe_transforms
 from stream_gmm.errors import ConfigError, ConvergenceWarning, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.source.dataset import Dataset, open_dataset
-from stream_gmm.io.source.decode import MARGINALISE
+from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline import monitor as _monitor
 from stream_gmm.pipeline import score as _score
@@ -82,8 +81,7 @@ def fit(
         weight 2 counts as two rows, one of weight 0 as none; BIC and the other criteria take the sum of the
         weights for the number of rows.
     missing
-        Policy for missing values if ``data`` is a path, see :func:`open_dataset`; of rows in memory,
-        ``"marginalise"`` accepts NaN. A data set has its own policy.
+        Policy for missing values of a path or of rows in memory, see :func:`open_dataset`; a data set has its own.
     init
         Parameters to start from, or a model, whose transforms are then taken over; None: the best of ``n_init``
         starts on a uniform sample.
@@ -262,12 +260,7 @@ def score(
         See their descriptions.
     """
     result = model if isinstance(model, FitResult) else model.result_
-    source: Any = data
-    if isinstance(data, str | os.PathLike):
-        marginalises = result.marginalises and missing in (None, MARGINALISE)
-        sentinel = result.provenance.get("sentinel", {}) if marginalises else {}
-        policy = missing or (MARGINALISE if marginalises else "error")
-        source = open_dataset(data, result.input_columns, missing=policy, sentinel=sentinel)
+    source = _score.open_path(result, data, missing) if isinstance(data, str | os.PathLike) else data
     if not isinstance(source, Dataset):
         what = "score writes Parquet beside Parquet, and was given rows in memory"
         raise InputDataError(explain(what, remedy="use predict, predict_proba or score_samples of the model"))
@@ -332,14 +325,8 @@ def monitor(
             explain("monitor compares files, and was given rows in memory", remedy="write them to a Parquet file")
         )
     rule = DriftRule(max_gain, max_psi, false_alarm_rate)
-    return _monitor.monitor(
-        result,
-        source,
-        executor_for(client),
-        rule,
-        scored=None if scored is None else os.fspath(scored),
-        listener=progress,
-    )
+    where = scored and os.fspath(scored)
+    return _monitor.monitor(result, source, executor_for(client), rule, scored=where, listener=progress)
 
 
 def params_from(weights: Any, means: Any, precisions: Any, covariance_type: str) -> MixtureParams:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -15,6 +16,7 @@ from typing import Any
 from stream_gmm.core.file_stats import FileStats
 from stream_gmm.core.outliers import FineHistogram, OutlierTest
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transforms import refuse_imputation
 from stream_gmm.errors import InputDataError, StorageError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.sink.columns import Layout
@@ -23,9 +25,9 @@ from stream_gmm.io.sink.places import open_place
 from stream_gmm.io.sink.reports import PartReport, is_part_intact, report_from_json
 from stream_gmm.io.sink.scores import ScoreJob, count_log_densities, output_names, score_part
 from stream_gmm.io.sink.targets import Target, open_target
-from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.dataset import Dataset, open_dataset
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.files import redact
-from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.io.store.models import to_bytes
 from stream_gmm.io.store.statistics import from_text
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
@@ -106,8 +108,8 @@ def score(
     StorageError
         If ``output`` holds anything but an earlier result, or cannot be written.
     """
-    if model.transforms:
-        require_complete_rows(dataset.missing, "a model with transforms")
+    if table.impute:
+        refuse_imputation(model.transforms)
     target = open_target(output)
     dataset = with_model_columns(dataset, model)
     layout = make_layout(dataset, model.n_components, model.density.noisy, table, model.columns)
@@ -241,6 +243,21 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
     return replace(dataset, columns=columns, transforms=model.transforms)
 
 
+def open_path(model: FitResult, path: str | os.PathLike[str], missing: str | None) -> Dataset:
+    """Return the data set of a path in the columns of a model, which gives the policy if ``missing`` is None.
+
+    Raises
+    ------
+    InputDataError
+        As :func:`~stream_gmm.io.source.dataset.open_dataset`.
+    """
+    follows = model.marginalises and missing in (None, MARGINALISE)
+    policy, sentinel = missing or "error", {}
+    if follows:
+        policy, sentinel = MARGINALISE, model.provenance.get("sentinel", {})
+    return open_dataset(path, model.input_columns, missing=policy, sentinel=sentinel)
+
+
 def _compute_job_key(model: FitResult, dataset: Dataset, layout: Layout) -> str:
     content = {
         "format": FORMAT,
@@ -263,6 +280,7 @@ def _make_manifest(
         "data_fingerprint": dataset.fingerprint,
         "version": version("stream-gmm"),
         **({"filter": dataset.row_filter} if dataset.row_filter else {}),
+        **({"tables": [str(table) for table in dataset.tables]} if dataset.tables else {}),
         "columns": list(model.columns),
         "layout": asdict(job.layout),
         "threshold": repr(job.test.limit),

@@ -236,9 +236,28 @@ def test_record_batches_are_scored_by_the_values_that_they_have(path, model):
     np.testing.assert_allclose(batch["proba_0"][5].as_py(), model.weights_[0])
 
 
-def test_transforms_and_missing_values_exclude_each_other(rows):
-    with pytest.raises(ConfigError, match="a fit with transforms needs complete rows"):
-        sg.fit(rows + 20.0, 2, missing="marginalise", transforms="log1p")
+@pytest.mark.parametrize("by", ["files", "memory"])
+def test_a_missing_value_has_no_slope_where_columns_are_transformed(rows, by, tmp_path):
+    """As a fit of the logarithms, with the logarithms of the slopes of the values that are there."""
+    values = np.exp(rows / np.nanstd(rows))
+    data, logs = values, np.log(values)
+    if by == "files":
+        names = [f"x{j}" for j in range(values.shape[1])]
+        table = pa.table({n: pa.array(values[:, j], from_pandas=True) for j, n in enumerate(names)})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=200)
+        data = sg.open_dataset(tmp_path / "a.parquet", missing="marginalise")
+    given = {} if by == "files" else {"missing": "marginalise"}
+    found = sg.fit(data, 2, transforms="log", client=SerialExecutor(), **given)
+    oracle = sg.fit(logs, 2, missing="marginalise", client=SerialExecutor())
+    assert found.criteria.loglik == pytest.approx(oracle.criteria.loglik - np.nansum(logs), rel=1e-6)
+    np.testing.assert_allclose(
+        found.score_samples(values), oracle.score_samples(logs) - np.nansum(logs, axis=1), rtol=1e-3, atol=1e-3
+    )
+    if by == "files":
+        scored = sg.score(found, data, tmp_path / "scored", client=SerialExecutor())
+        assert scored.manifest["loglik"] == pytest.approx(found.criteria.loglik, rel=1e-9)
+    with pytest.raises(ConfigError, match="not imputed by a model of log"):
+        found.impute(values)
 
 
 def test_infinities_are_no_missing_values(tmp_path):

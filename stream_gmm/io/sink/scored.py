@@ -54,6 +54,11 @@ def open_scored(folder: str | os.PathLike[str]) -> ScoredTable:
     folder
         What was given as output: a folder, or the URI of a prefix in an object store.
 
+    Returns
+    -------
+    ScoredTable
+        ``files``, ``manifest``, ``rows``, and ``to_dataset()`` for pyarrow.
+
     Raises
     ------
     StorageError

@@ -174,10 +174,12 @@ class ObjectTarget:
         if where == staging:  # the same job writes to the same version
             return
         source, target = ObjectPlace(where), ObjectPlace(staging)
-        for report in reports:
-            with contextlib.suppress(FileNotFoundError, StorageError):  # else it is scored again
-                source.copy(report.path, target)
-                write_note(target, report)
+        for _, files in itertools.groupby(reports, lambda report: report.index):
+            with contextlib.suppress(FileNotFoundError, StorageError):  # else the part is scored again
+                part = list(files)
+                for report in part:
+                    source.copy(report.path, target)
+                write_note(target, part)
 
     def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
         ObjectPlace(staging).write(MODEL, model)

@@ -98,7 +98,7 @@ class RunConfig(Section):
             return open_dataset(
                 d.paths, columns, missing=missing, exclude=d.exclude, weight=d.weight,
                 exclude_columns=() if model and not d.columns else d.exclude_columns, filter=d.filter,
-                sentinel=sentinel,
+                table_version=d.table_version, sentinel=sentinel,
             )  # fmt: skip
         except StreamGMMError:
             raise

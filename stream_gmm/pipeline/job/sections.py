@@ -29,8 +29,7 @@ from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
 from stream_gmm.pipeline.fit.settings import ACCELERATIONS, CONSTANTS, PROFILES, describe_option
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 
-MOST_COMPONENTS = 10_000
-MOST_WORKERS = 4_096
+MOST_COMPONENTS, MOST_WORKERS = 10_000, 4_096
 _MEMORY = re.compile(r"\d+(\.\d*)?(e\d+)? *([kMGTP]i?)?B?", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:(?:tcp|tls|ucx|ws|wss)://)?[^\s/]+:\d+|inproc://\S+")
 
@@ -80,6 +79,7 @@ class DataConfig(Section):
     filter: Text | None = Field(
         None, description="Only rows for which this is true, such as \"temperature > -200 and station == 'A'\""
     )
+    table_version: Whole | None = Field(None, ge=0, description="Version of a Delta table; none: the latest")
     exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
     weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
     missing: Literal["error", "drop", "marginalise"] = Field(

@@ -186,6 +186,7 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
             "high": profile.high.tolist(),
             "bad": profile.bad.tolist(),
             "constants": {c.name: c.value for c in profile.constants},
+            **{k: v for k, v in result.best.provenance.items() if k == "tables"},
             **({"transforms": describe_transforms(profile.transforms)} if profile.transforms else {}),
         },
     }

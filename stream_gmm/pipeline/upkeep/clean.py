@@ -65,6 +65,11 @@ def clean(folder: str | os.PathLike[str], *, remove: bool = False, wait: float =
     wait
         Seconds to wait for such a run to end.
 
+    Returns
+    -------
+    tuple of Leftover
+        ``path``, ``what`` it is and its size in ``bytes``; removed if ``remove`` was given.
+
     Raises
     ------
     ConfigError

@@ -86,6 +86,11 @@ def verify(folder: str | os.PathLike[str]) -> Verification:
     folder
         Folder of a run, folder of a scored table, or URI of a scored table.
 
+    Returns
+    -------
+    Verification
+        ``problems``, empty if all is well, and what was looked at.
+
     Raises
     ------
     ConfigError

@@ -298,7 +298,9 @@ def _split_by_value(table: pa.Table, names: list[str]) -> Iterator[tuple[str, pa
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         coded = column.dictionary_encode(null_encoding="encode")
-        values.append([_name_folder(name, v) for v in coded.dictionary.to_pylist()])
+        known = [str(v).lower() if isinstance(v, bool) else v for v in coded.dictionary.to_pylist()]
+        texts = [_NULL_FOLDER if v is None else quote(str(v), safe="") for v in known]
+        values.append([f"{quote(name, safe='')}={text}" for text in texts])
         codes = codes * len(coded.dictionary) + coded.indices.to_numpy()
     rest = table.drop_columns(names)
     found, first, place = np.unique(codes, return_index=True, return_inverse=True)
@@ -310,15 +312,6 @@ def _split_by_value(table: pa.Table, names: list[str]) -> Iterator[tuple[str, pa
             code, digit = divmod(code, len(texts))
             folders.append(texts[digit])
         yield "/".join(reversed(folders)), rest.take(pa.array(order[bounds[i] : bounds[i + 1]]))
-
-
-def _name_folder(column: str, value: Any) -> str:
-    text = (
-        _NULL_FOLDER
-        if value is None
-        else quote(str(value).lower() if isinstance(value, bool) else str(value), safe="")
-    )
-    return f"{quote(column, safe='')}={text}"
 
 
 def output_names(parts: Sequence[Part]) -> list[str]:

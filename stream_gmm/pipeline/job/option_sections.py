@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stream_gmm.errors import ConfigError
 from stream_gmm.pipeline.fit.settings import describe_option
-from stream_gmm.pipeline.job.sections import Number, Section, Text, Whole
+from stream_gmm.pipeline.job.sections import Number, Section, Text, Whole, require_distinct
 from stream_gmm.pipeline.table_options import TableOptions
 from stream_gmm.pipeline.update.rule import UpdateRule, describe_update_option
 
@@ -77,9 +77,8 @@ class ScoreConfig(Section):
     @field_validator("passthrough", "partition_by")
     @classmethod
     def _require_distinct_names(cls, value: str | list[str]) -> str | list[str]:
-        twice = sorted({v for v in value if value.count(v) > 1}) if isinstance(value, list) else []
-        if twice:
-            raise ValueError(f"named twice: {', '.join(twice)}")
+        if isinstance(value, list):
+            require_distinct(value)
         return value
 
     @field_validator("partition_by", mode="before")

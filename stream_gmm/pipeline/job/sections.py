@@ -95,7 +95,7 @@ class DataConfig(Section):
     @field_validator("columns")
     @classmethod
     def _require_distinct_columns(cls, value: list[str] | None) -> list[str] | None:
-        _require_distinct(value or [])
+        require_distinct(value or [])
         return value
 
     @model_validator(mode="after")
@@ -174,7 +174,8 @@ def _expand_range(value: Any) -> list[Any]:
     return list(range(low, high + 1))
 
 
-def _require_distinct(values: list[str]) -> None:
+def require_distinct(values: list[str]) -> None:
+    """Refuse names that are given twice."""
     twice = sorted({v for v in values if values.count(v) > 1})
     if twice:
         raise ValueError(f"named twice: {', '.join(twice)}")

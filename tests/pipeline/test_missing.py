@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -246,7 +247,7 @@ def test_a_missing_value_has_no_slope_where_columns_are_transformed(rows, by, tm
         table = pa.table({n: pa.array(values[:, j], from_pandas=True) for j, n in enumerate(names)})
         pq.write_table(table, tmp_path / "a.parquet", row_group_size=200)
         data = sg.open_dataset(tmp_path / "a.parquet", missing="marginalise")
-    given = {} if by == "files" else {"missing": "marginalise"}
+    given: Any = {} if by == "files" else {"missing": "marginalise"}
     found = sg.fit(data, 2, transforms="log", client=SerialExecutor(), **given)
     oracle = sg.fit(logs, 2, missing="marginalise", client=SerialExecutor())
     assert found.criteria.loglik == pytest.approx(oracle.criteria.loglik - np.nansum(logs), rel=1e-6)

@@ -29,6 +29,7 @@ from stream_gmm.report.tables import (
     tabulate_drift,
     tabulate_means,
     tabulate_sizes,
+    tabulate_strangest,
     tabulate_truth,
 )
 
@@ -80,6 +81,8 @@ def render(run: RunContents) -> str:
         sizes=tabulate_sizes(run, [p.headline for p in portraits], neighbours),
         means=tabulate_means(run),
         truth=tabulate_truth(run),
+        strangest=tabulate_strangest(run),
+        threshold=model.threshold,
         monitor=tabulate_drift(run),
         data=tabulate_data(run),
         paths=run.config["data"]["paths"],

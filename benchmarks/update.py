@@ -1,8 +1,7 @@
 """An update with 5 % new files beside a full run: rows read, wall time, and nats per row from a full refit.
 
 ``python -m benchmarks.update [--rows N]``: 2 million rows by default, 6 columns, 5 components, in 20 files and one
-new one; in the new file one column of one component has shifted. Both runs take the statistics, the model and the scores
-to the same end: a full run (sweep over K and structure, scores) of all files, and an update of a folder that knows 20
+new one, in which one column of one component has not shifted, and in a second measurement has. Measured are a full run (sweep over K and structure, scores) of all files, and an update of a folder that knows 20
 of them. The refit is a fit of the same mixture to all rows until nothing is left to gain.
 """
 
@@ -123,7 +122,8 @@ def main() -> None:
             f"shift {r['shift']}: {r['decision']}; rows read {100 * r['rows_ratio']:.2f} % of a full run, wall time "
             f"{100 * r['wall_ratio']:.1f} % ({r['seconds']:.1f} of {r['seconds_full']:.1f} s), {r['loss_nats']:.2e} "
             f"nats per row behind a full refit on new rows ({r['loss_nats_fitted_rows']:.2e} on those fitted); "
-            f"again: {r['second_update']}, {r['second_update_rows_read']} rows read, {r['second_update_seconds']:.2f} s"
+            f"again: {r['second_update']}, {r['second_update_rows_read']} rows read in "
+            f"{r['second_update_seconds']:.2f} s"
         )
     write_report("update", ["rows", *results[0]], [[rows, *r.values()] for r in results])
 

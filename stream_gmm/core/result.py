@@ -26,6 +26,7 @@ from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.core.rows.transforms import (
     Transforms,
     label_columns,
+    refuse_imputation,
     refuse_untransformed,
     restore_rows,
     transform_rows,
@@ -268,8 +269,8 @@ class FitResult(Exportable):
         """Return the scores of rows, and which of them differ from a constant ``(N,)``."""
         features, unlike = self._split_columns(rows)
         if self.transforms:
-            features = transform_rows(features, self.columns, self.transforms)
-            refuse_untransformed(features, self.labels)
+            given, features = features, transform_rows(features, self.columns, self.transforms)
+            refuse_untransformed(features, self.labels, given)
         return score_transformed(self.density, features, self.columns, self.transforms), unlike
 
     def predict(self, rows: Any) -> np.ndarray[Any, Any]:
@@ -292,9 +293,10 @@ class FitResult(Exportable):
 
         Raises
         ------
-        InputDataError
-            If the rows have other columns than the model, or a value is infinite.
+        InputDataError, ConfigError
+            If the rows have other columns than the model, or a value is infinite; if the model has transforms.
         """
+        refuse_imputation(self.transforms)
         features, _ = self._split_columns(rows)
         return impute_rows(self.density, features, score_rows(self.density, features))
 

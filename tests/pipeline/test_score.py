@@ -72,7 +72,7 @@ def test_one_file_for_each_part_with_the_models_identity(model, data, tmp_path):
 
 
 def test_a_file_of_several_parts_and_folders_are_mirrored(model, demo_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("stream_gmm.io.source.dataset.PART_BYTES", 8 * 3 * 2500)
+    monkeypatch.setattr("stream_gmm.io.source.parts.PART_BYTES", 8 * 3 * 2500)
     table = pq.read_table(demo_folder / "part-000.parquet")
     path = tmp_path / "in" / "day=1" / "a.parquet"
     path.parent.mkdir(parents=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,8 +108,8 @@ class FolderTarget:
             yield str(staging)
 
     def reuse(self, reports: Sequence[PartReport], staging: str) -> None:
-        for report in reports:
-            link_part(report, self.folder, Path(staging))
+        for _, files in itertools.groupby(reports, lambda report: report.index):
+            link_part(list(files), self.folder, Path(staging))
 
     def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
         del model  # it lies beside the folder, or wherever it came from
@@ -171,10 +172,12 @@ class ObjectTarget:
         if where == staging:  # the same job writes to the same version
             return
         source, target = ObjectPlace(where), ObjectPlace(staging)
-        for report in reports:
-            with contextlib.suppress(FileNotFoundError, StorageError):  # else it is scored again
-                source.copy(report.path, target)
-                write_note(target, report)
+        for _, files in itertools.groupby(reports, lambda report: report.index):
+            with contextlib.suppress(FileNotFoundError, StorageError):  # else the part is scored again
+                part = list(files)
+                for report in part:
+                    source.copy(report.path, target)
+                write_note(target, part)
 
     def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
         ObjectPlace(staging).write(MODEL, model)

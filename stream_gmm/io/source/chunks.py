@@ -23,7 +23,7 @@ from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.decode import KINDS, MARGINALISE, Locate, Sentinels, decode_values
 from stream_gmm.io.source.files import is_uri, open_parquet, open_unchanged, redact
 from stream_gmm.io.source.filters import find_matching, parse_filter
-from stream_gmm.io.source.parts import Part
+from stream_gmm.io.source.parts import Part, extend_batch, extend_schema
 from stream_gmm.io.source.schema import conform_batch
 
 
@@ -181,15 +181,15 @@ def parquet_chunks(
     row = part.first_row
     locate = partial(_locate_row, part)
     with open_unchanged(part.file) as parquet:
-        names, schema = wanted, parquet.schema_arrow
+        names, schema = wanted, extend_schema(parquet.schema_arrow, part.file)
         if row_filter is not None:
             parsed = parse_filter(row_filter)
             names = list(dict.fromkeys([*wanted, *parsed.columns]))
             expression = parsed.bind(pa.schema([schema.field(c) for c in parsed.columns]))
-        own = set(schema.names)
+        own = set(parquet.schema_arrow.names)
         there = [c for c in names if c in own]
         for batch in _read_batches(parquet, part, there):
-            matching = None
+            batch, matching = extend_batch(batch, part.file, names), None
             if row_filter is not None:
                 matching = find_matching(batch.select(parsed.columns), expression)
                 batch = batch.filter(pa.array(matching))

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stream_gmm.core.display import make_html_table, shorten_list
 from stream_gmm.core.rows.frames import column_names
@@ -23,17 +22,17 @@ from stream_gmm.io.source.decode import MARGINALISE, Sentinels, expand_sentinel
 from stream_gmm.io.source.files import SourceFile, is_uri, redact
 from stream_gmm.io.source.filters import check_filter, find_row_groups
 from stream_gmm.io.source.listing import find_files
-from stream_gmm.io.source.parts import Part, read_footers
+from stream_gmm.io.source.parts import Part, cut_parts, join_neighbours, read_footers
 from stream_gmm.io.source.schema import (
     FileSchema,
     distinct_schemas,
     unite_schemas,
     with_conform,
 )
+from stream_gmm.io.source.tables.delta import TableVersion
 
-# Bytes of float64 in one part (one scored file), and in one task of a pass. They depend on the data
-# alone: were they to depend on the workers, so would the bits of the result.
-PART_BYTES = 64 << 20
+# Bytes of float64 in one task of a pass. They depend on the data alone: were they to depend on the workers, so would
+# the bits of the result.
 LEAF_BYTES = (4 << 20, 64 << 20)
 LEAVES = 64
 MISSING = ("error", "drop", MARGINALISE)
@@ -69,11 +68,11 @@ class ParquetLeaf:
     def _weighted_chunks(self, part: Part) -> Iterator[Chunk]:
         assert self.weight is not None
         for chunk in self._read(part, (*self.columns, self.weight)):
-            if np.any(chunk.rows[:, -1] < 0.0):
-                row = int(chunk.row_numbers[np.argmax(chunk.rows[:, -1] < 0.0)])
-                raise InputDataError(
-                    f"{redact(part.path)}, column '{self.weight}': the weight of row {row} is negative."
-                )
+            if not np.all(chunk.rows[:, -1] >= 0.0):
+                row = int(np.argmin(chunk.rows[:, -1] >= 0.0))
+                what = "negative" if chunk.rows[row, -1] < 0.0 else "missing"
+                where = f"{redact(part.path)}, column '{self.weight}': the weight of row {chunk.row_numbers[row]}"
+                raise InputDataError(f"{where} is {what}.")
             yield replace(chunk, weighted=True, bad=chunk.bad[:-1])
 
 
@@ -104,6 +103,8 @@ class Dataset:
     """Only rows that match are read; None: all."""
     transforms: Transforms = ()
     """Transforms of columns, applied wherever rows are read; the fingerprint does not depend on them."""
+    tables: tuple[TableVersion, ...] = ()
+    """Tables that are read through their log, each with its version."""
     sentinels: Sentinels = ()
 
     resident: ClassVar[bool] = False
@@ -128,8 +129,11 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over files (paths, sizes, times, footers or ETags, some content), columns, policy and filter."""
-        others = [self.weight, *((k, v) for k, v in (("filter", self.row_filter), ("sentinel", self.sentinels)) if v)]
-        sha = hashlib.sha256(repr((self.columns, self.missing, *(v for v in others if v))).encode())
+        weight = (self.weight,) if self.weight else ()
+        tables = [(t.form, t.version) for t in self.tables]
+        named = (("filter", self.row_filter), ("sentinel", self.sentinels), ("tables", tables))
+        others = [(k, v) for k, v in named if v]
+        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *others)).encode())
         for part in self.parts:
             f = part.file
             identity = (f.relative, f.size, f.modified, f.version, f.content)
@@ -190,7 +194,7 @@ class Dataset:
                 rows = 0
             runs[-1].append(piece)
             rows += piece.rows
-        return [self._make_leaf(_join_neighbours(r)) for r in runs]
+        return [self._make_leaf(join_neighbours(r)) for r in runs]
 
     def small_leaves(self) -> list[ParquetLeaf]:
         """Return one leaf for each row group."""
@@ -199,22 +203,6 @@ class Dataset:
     def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
         options = (self.missing, self.weight, self.row_filter, self.transforms, self.sentinels)
         return ParquetLeaf(parts, self.columns, *options)
-
-
-def _join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
-    """Put neighbouring row groups of one file back into one part: the file is opened once."""
-    out: list[Part] = []
-    for piece in small_leaves:
-        last = out[-1] if out else None
-        if last and last.file_index == piece.file_index and last.row_groups[-1] + 1 == piece.row_groups[0]:
-            out[-1] = replace(
-                last,
-                row_groups=last.row_groups + piece.row_groups,
-                group_rows=last.group_rows + piece.group_rows,
-            )
-        else:
-            out.append(piece)
-    return tuple(out)
 
 
 def open_dataset(
@@ -226,6 +214,7 @@ def open_dataset(
     weight: str | None = None,
     exclude_columns: Sequence[str] = (),
     filter: str | None = None,
+    table_version: int | None = None,
     sentinel: Mapping[str, float | Sequence[float]] | None = None,
 ) -> Dataset:
     """Open Parquet files as one data set; reads footers only.
@@ -254,6 +243,9 @@ def open_dataset(
         Only rows for which this is true are read, such as ``"temperature > -200 and station == 'A'"``: comparisons
         of columns with numbers and texts, ``in [...]``, ``is null``, joined by ``and``, ``or``, ``not``. Row groups
         that cannot match by the statistics in their footer are not opened.
+    table_version
+        Version of a Delta table to read; None: the latest. The folder of a Delta table is read through its log (extra
+        ``delta``), with its partition columns.
     sentinel
         Values that stand for a missing one, by column or pattern: ``{"co": [-200], "t_*": -999}``.
 
@@ -271,7 +263,7 @@ def open_dataset(
         If ``missing`` is unknown, the filter cannot be read, or ``sentinel`` names no column.
     """
     one_of(missing, MISSING, "missing")
-    listing = find_files(_list_paths(paths), exclude)
+    listing = find_files(_list_paths(paths), exclude, table_version)
     footers = read_footers(listing.files)
     schemas = [FileSchema(f.schema, f.file, f.metadata.num_rows) for f in footers]
     features = choose_columns(footers, columns, exclude_columns, weight)
@@ -284,7 +276,7 @@ def open_dataset(
         check_filter(filter, distinct_schemas(schemas))
         with ThreadPoolExecutor(8) as pool:
             groups = list(pool.map(lambda f: find_row_groups(f.file, filter, f.schema), footers))
-    parts = _cut_parts(files, [f.metadata for f in footers], len(names), groups)
+    parts = cut_parts(files, [f.metadata for f in footers], len(names), groups)
     if filter is not None and not parts:
         raise InputDataError(
             explain(f"no row matches the filter {filter!r}", why="the ranges in the footers exclude it")
@@ -292,7 +284,7 @@ def open_dataset(
     warnings = (*listing.warnings, *features.warnings, *common.warnings)
     return Dataset(
         files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter,
-        sentinels=expand_sentinel(sentinel or {}, names),
+        tables=listing.tables, sentinels=expand_sentinel(sentinel or {}, names),
     )  # fmt: skip
 
 
@@ -309,42 +301,3 @@ def _list_paths(paths: Any) -> list[str | os.PathLike[str]]:
             )
         )
     return chosen
-
-
-def _cut_parts(
-    files: Sequence[SourceFile], footers: list[pq.FileMetaData], n_columns: int, groups: list[set[int]] | None = None
-) -> tuple[Part, ...]:
-    """Return the parts of all files; with ``groups``, of these row groups of each file."""
-    limit = max(1, PART_BYTES // (8 * n_columns))
-    out: list[Part] = []
-    for file_index, (file, footer) in enumerate(zip(files, footers, strict=True)):
-        sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
-        if sum(sizes) != footer.num_rows or min(sizes, default=0) < 0:
-            raise InputDataError(
-                explain(
-                    f"{redact(file.path)}: the footer promises {footer.num_rows} rows, and its row groups hold "
-                    f"{sum(sizes)}",
-                    why="the file is damaged, or was written by a faulty writer",
-                    remedy="rewrite the file, or leave it out with data.exclude",
-                )
-            )
-        for run in _cut_runs(sizes, limit, set(range(len(sizes))) if groups is None else groups[file_index]):
-            first = sum(sizes[: run.start])
-            out.append(Part(len(out), file, file_index, tuple(run), tuple(sizes[g] for g in run), first))
-    return tuple(out)
-
-
-def _cut_runs(sizes: list[int], limit: int, wanted: set[int]) -> list[range]:
-    """Cut the wanted row groups into runs of neighbours with at most ``limit`` rows, or of one larger row group."""
-    runs: list[range] = []
-    rows = 0
-    for group, size in enumerate(sizes):
-        if group not in wanted:
-            continue
-        if runs and runs[-1].stop == group and not (rows and rows + size > limit):
-            runs[-1] = range(runs[-1].start, group + 1)
-            rows += size
-        else:
-            runs.append(range(group, group + 1))
-            rows = size
-    return runs

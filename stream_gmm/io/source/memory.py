@@ -87,7 +87,7 @@ class ArrayDataset:
         """
         assert not self.transforms
         values = transform_rows(self.values, self.columns, transforms)
-        refuse_untransformed(values, label_columns(self.columns, transforms))
+        refuse_untransformed(values, label_columns(self.columns, transforms), self.values)
         return replace(self, values=values, transforms=transforms)
 
     def with_columns(self, columns: Sequence[str]) -> ArrayDataset:

@@ -167,12 +167,14 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
 def describe_provenance(source: Source, profile: Profile, settings: Settings) -> dict[str, Any]:
     """Return the data, settings and version that a result comes from; JSON values only."""
     row_filter, sentinels = getattr(source, "row_filter", None), getattr(source, "sentinels", ())  # of files alone
+    tables = [str(table) for table in getattr(source, "tables", ())]
     return {
         "data_fingerprint": source.fingerprint,
         "rows": profile.total_rows,
         "missing": source.missing,
         "weight": source.weight,
         **({"filter": row_filter} if row_filter else {}),
+        **({"tables": tables} if tables else {}),
         **({"sentinel": {name: list(values) for name, values in sentinels}} if sentinels else {}),
         **settings.decisive,
         "sample_rows": len(profile.sample.rows),

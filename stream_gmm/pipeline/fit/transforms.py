@@ -24,7 +24,6 @@ from stream_gmm.core.search.transform_gain import ColumnTrial, TransformGain, pr
 from stream_gmm.errors import ConfigError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.chunks import split_holdout
-from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.io.source.protocols import Leaf, Source, read_completely
 from stream_gmm.pipeline.fit.settings import ASIDE, FIT, Settings
 from stream_gmm.pipeline.fit.steps import make_profile, open_tasks
@@ -53,7 +52,6 @@ def open_and_profile(
     if not requests:
         tasks = open_tasks(source, settings, executor)
         return tasks, make_profile(source, tasks, settings, executor, listener), 1
-    require_complete_rows(source.missing, "a fit with transforms")
     facts, reads = None, 0
     if not all(r.is_complete for r in requests.values()):
         facts, reads = _read_untransformed(source, settings, executor, listener), 1
@@ -107,13 +105,15 @@ def _complete_requests(
         j = facts.columns.index(name)
         if settings.constants == ASIDE and facts.low[j] == facts.high[j]:
             continue
-        known = ColumnFacts(
-            float(facts.mean[j]), float(facts.variances[j] ** 0.5), facts.sample.rows[:, j], facts.sample.weights
-        )
+        sample, weights, others = facts.sample.rows[:, j], facts.sample.weights, facts.validation.rows[:, j]
+        there = ~np.isnan(sample)
+        weights = weights[there] if len(weights) else weights
+        known = ColumnFacts(float(facts.mean[j]), float(facts.variances[j] ** 0.5), sample[there], weights)
         if request.kind == AUTO:
             # A sample that holds every row leaves none to compare on: then its halves are compared.
-            sample, others, half = known.values, facts.validation.rows[:, j], len(known.values) // 2
-            fitted, others = (sample, others) if len(others) >= half else (sample[:half], sample[half:])
+            fitted, others, half = known.values, others[~np.isnan(others)], len(known.values) // 2
+            if len(others) < half:
+                fitted, others = fitted[:half], fitted[half:]
             # Of rows that were not read, nothing is known: every number must have a transform.
             limits = (-np.inf, np.inf) if facts.is_partial else (float(facts.low[j]), float(facts.high[j]))
             proposals.append(ColumnTrial(name, replace(known, values=fitted), others, limits))

@@ -186,6 +186,7 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
             "high": profile.high.tolist(),
             "bad": profile.bad.tolist(),
             "constants": {c.name: c.value for c in profile.constants},
+            **{k: v for k, v in result.best.provenance.items() if k == "tables"},
             **({"transforms": describe_transforms(profile.transforms)} if profile.transforms else {}),
         },
     }
@@ -215,8 +216,7 @@ def score_stage(
     stats_rule = make_stats_rule(dataset, config.settings(), config.update.apart) if keep else None
     result = score(
         fitted, dataset, config.scored, executor,
-        passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-        impute=config.score.impute, wait=config.output.wait, listener=listener, stats_rule=stats_rule,
+        table=config.score.options(), wait=config.output.wait, listener=listener, stats_rule=stats_rule,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     if stats_rule is not None and result.statistics:

@@ -70,7 +70,7 @@ def fit(
     Parameters
     ----------
     data
-        A data set from :func:`open_dataset`, a path, an array ``(N, D)`` or a data frame.
+        A data set from :func:`open_dataset`, a path, an array ``(N, D)``, a data frame (one of Dask: of files).
     n_components
         Number of components K.
     covariance_type

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from stream_gmm.io.sink.objects.commits import (
     remove_superseded,
     show_latest,
 )
-from stream_gmm.io.sink.objects.lease import hold_prefix
+from stream_gmm.io.sink.objects.lease import PROBE, hold_prefix
 from stream_gmm.io.sink.places import ObjectPlace, check_scheme
 from stream_gmm.io.sink.reports import PartReport, link_part, write_note
 from stream_gmm.io.source.files import is_uri, redact
@@ -144,9 +143,8 @@ class ObjectTarget:
                     remedy="write to a prefix of its own",
                 )
             )
-        probe = f"_lease/{uuid.uuid4().hex}.probe"  # so that missing rights are found before all the work
-        self.place.write(probe, b"")
-        self.place.remove(probe)
+        self.place.write(PROBE, b"")  # so that missing rights are found before all the work
+        self.place.remove(PROBE)
         found = [name for name in self.place.list() if not name.startswith("_lease/")]
         if found and not any(name.startswith((f"{COMMITS}/", "v-")) for name in found):
             raise StorageError(

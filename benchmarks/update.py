@@ -1,8 +1,9 @@
 """An update with 5 % new files beside a full run: rows read, wall time, and nats per row from a full refit.
 
 ``python -m benchmarks.update [--rows N]``: 2 million rows by default, 6 columns, 5 components, in 20 files and one
-new one, in which one column of one component has not shifted, and in a second measurement has. Measured are a full run (sweep over K and structure, scores) of all files, and an update of a folder that knows 20
-of them. The refit is a fit of the same mixture to all rows until nothing is left to gain.
+new one; twice, without a shift and with one of a column of one component in the new file. Measured are a full run
+(sweep over K and structure, scores) of all files, and an update of a folder that knows 20 of them. The refit is a fit
+of the same mixture to all rows until nothing is left to gain.
 """
 
 from __future__ import annotations

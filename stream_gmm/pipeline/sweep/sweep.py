@@ -70,9 +70,13 @@ class SweepJob:
         reused = sum(c in entries.states and not entries.states[c].live for c in self.grid)
         entries, tasks, profile = self._ensure_profile(entries)
         outcomes = self._fit_on_sample(entries, profile)
-        entries = replace(entries, outcomes=entries.outcomes | dict(zip(self.grid, outcomes, strict=True)))
+        entries = replace(
+            entries, outcomes=entries.outcomes | dict(zip(self.grid, outcomes, strict=True)), sample_stage="",
+            unfinished={},
+        )  # fmt: skip
         entries = self._fit_on_full_data(entries, tasks, profile)
-        return replace(self._choose_candidate(entries, profile), reused=reused)
+        result = self._choose_candidate(entries, profile)
+        return replace(result, reused=reused, warnings=(*result.warnings, *self.ledger.notes))
 
     def _ensure_profile(self, entries: Entries) -> tuple[Entries, PassTasks, Profile]:
         if entries.profile is not None:
@@ -85,14 +89,17 @@ class SweepJob:
 
     def _fit_on_sample(self, entries: Entries, profile: Profile) -> list[SampleOutcome]:
         def save_fits(fits: dict[CandidateSpec, SampleOutcome]) -> None:
-            self.ledger.write(replace(entries, outcomes=fits))
+            self.ledger.write(replace(entries, outcomes=fits, sample_stage="", unfinished={}))
+
+        def save_stage(stage: str, fits: dict[CandidateSpec, SampleOutcome]) -> None:
+            self.ledger.write(replace(entries, sample_stage=stage, unfinished=fits))
 
         def prune(outcomes: list[SampleOutcome], allowance: float = UNFINISHED_ALLOWANCE) -> list[SampleOutcome]:
             return prune_on_sample(self.grid, outcomes, profile, self.choice.criterion, self.executor, allowance)
 
         outcomes = fit_on_sample(
             self.grid, profile, self.settings, self.executor, self.listener, entries.outcomes, save_fits,
-            prune if self.prune else None,
+            prune if self.prune else None, (entries.sample_stage, entries.unfinished), save_stage,
         )  # fmt: skip
         return prune(outcomes, 0.0) if self.prune else [replace(e, pruned_reason="") for e in outcomes]
 

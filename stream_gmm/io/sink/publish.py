@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_gmm.errors import StorageError, explain
+from stream_gmm.faults import fault_site
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.io.store.folders import LockState, exchange_paths, lock_folder, sync_folder
 from stream_gmm.io.store.lease import LEASE
@@ -205,7 +206,9 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
         shutil.rmtree(staging / REPORTS, ignore_errors=True)
         write_atomically(staging / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
         sync_folder(staging)
+        fault_site("score")
         _swap_folders(staging, target)
+        fault_site("swap")
         sync_folder(target.parent)
     except OSError as error:
         raise StorageError(

@@ -32,6 +32,7 @@ from stream_gmm.core.search.sample_search import SampleFit
 from stream_gmm.core.search.transform_gain import TransformGain
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ModelFileError, explain
+from stream_gmm.faults import fault_site
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.io.store.codec import decode, encode
 from stream_gmm.io.store.container import pack, read, unpack, write_atomically
@@ -210,6 +211,7 @@ class Ledger:
         if not self._is_damaged:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(self.path, self.path.with_suffix(".previous"))
+        fault_site("ledger")
         write_atomically(self.path, content)
         self._is_damaged = False
 

@@ -12,7 +12,6 @@ with exit code 5, which says that another one uses the folder.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import shutil
 import sys
@@ -28,7 +27,8 @@ import stream_gmm as sg
 from stream_gmm import demo
 from stream_gmm.errors import StreamGMMError
 from stream_gmm.execute.serial import SerialExecutor
-from stream_gmm.io.sink.publish import MANIFEST, is_intact
+from stream_gmm.io.sink.places import LocalPlace, is_intact
+from stream_gmm.io.sink.publish import read_manifest
 
 ROWS, COLUMNS, FILES = 2_000, 2, 2
 
@@ -66,9 +66,10 @@ def run_writer(
 
 def check_result(target: Path) -> str:
     """Return the model of the complete result in a folder; fails if it is not complete."""
-    manifest = json.loads((target / MANIFEST).read_text())
+    manifest = read_manifest(target)
+    assert manifest is not None
     for part in manifest["parts"]:
-        assert is_intact(target / part["path"], part["bytes"], part["sha256"]), part["path"]
+        assert is_intact(LocalPlace(target), part["path"], part["bytes"], part["sha256"]), part["path"]
     table = ds.dataset(target)
     assert table.count_rows() == ROWS == manifest["rows_out"]
     assert table.schema.metadata[b"stream_gmm.model_digest"].decode() == manifest["model_digest"]

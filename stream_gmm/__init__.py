@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stream_gmm.export.json_models import from_json
     from stream_gmm.export.sklearn_mixtures import from_sklearn
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
+    from stream_gmm.io.sink.scored import ScoredTable, open_scored
     from stream_gmm.io.source.dataset import Dataset, open_dataset
     from stream_gmm.io.store.models import load_model, save_model
     from stream_gmm.nightly import update
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from stream_gmm.pipeline.uncertainty.bootstrap import BootstrapResult
     from stream_gmm.pipeline.uncertainty.ratio import RatioTest
     from stream_gmm.pipeline.update.result import UpdateResult
+    from stream_gmm.pipeline.upkeep.clean import clean
+    from stream_gmm.pipeline.upkeep.verify import Verification, verify
 
 _WHERE = {
     "BayesianGaussianMixture": "stream_gmm.estimator_bayesian",
@@ -57,6 +60,11 @@ _WHERE = {
     "GaussianMixtureSelector": "stream_gmm.estimator_selector",
     "Dataset": "stream_gmm.io.source.dataset",
     "open_dataset": "stream_gmm.io.source.dataset",
+    "clean": "stream_gmm.pipeline.upkeep.clean",
+    "verify": "stream_gmm.pipeline.upkeep.verify",
+    "Verification": "stream_gmm.pipeline.upkeep.verify",
+    "open_scored": "stream_gmm.io.sink.scored",
+    "ScoredTable": "stream_gmm.io.sink.scored",
     "open_registry": "stream_gmm.pipeline.job.registry",
     "Registry": "stream_gmm.pipeline.job.registry",
     "load_model": "stream_gmm.io.store.models",
@@ -88,9 +96,12 @@ __all__ = [
     "RatioTest",
     "Registry",
     "ScoreResult",
+    "ScoredTable",
     "SweepResult",
     "UpdateResult",
+    "Verification",
     "bootstrap",
+    "clean",
     "fit",
     "from_json",
     "from_sklearn",
@@ -99,6 +110,7 @@ __all__ = [
     "monitor",
     "open_dataset",
     "open_registry",
+    "open_scored",
     "plot",
     "save_model",
     "score",
@@ -106,6 +118,7 @@ __all__ = [
     "score_dask",
     "sweep",
     "update",
+    "verify",
 ]
 
 

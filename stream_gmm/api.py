@@ -58,6 +58,7 @@ def fit(
     covariance_type: str = "full",
     *,
     weight: Any = None,
+    missing: str = "error",
     init: MixtureParams | FitResult | None = None,
     client: Client | Executor | None = None,
     progress: Listener = ignore_progress,
@@ -78,6 +79,8 @@ def fit(
         Weights of the rows: the name of a column of files, or an array ``(N,)`` for rows in memory. A row of
         weight 2 counts as two rows, one of weight 0 as none; BIC and the other criteria take the sum of the
         weights for the number of rows.
+    missing
+        Policy for missing values of a path or of rows in memory, see :func:`open_dataset`; a data set has its own.
     init
         Parameters to start from, or a model, whose transforms are then taken over; None: the best of ``n_init``
         starts on a uniform sample.
@@ -93,19 +96,27 @@ def fit(
         Parameters whose log-likelihood on the full data is known exactly, under scikit-learn's names:
         ``weights_``, ``means_``, ``covariances_``, ``converged_``, ``n_iter_`` and so on.
 
-    Warns
-    -----
-    ConvergenceWarning
-        If the fit has not converged: ``outcome`` and ``reason`` say why.
-
     Raises
     ------
     ConfigError, InputDataError, ClusterError
         See their descriptions.
     SingularCovarianceError
         If a covariance cannot be estimated.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the fit has not converged: ``outcome`` and ``reason`` say why.
+
+    Examples
+    --------
+    >>> import numpy as np, stream_gmm as sg
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 1)) + 10.0 * rng.integers(0, 2, size=(400, 1))
+    >>> sorted(sg.fit(X, 2).means_.round().astype(int).ravel().tolist())
+    [0, 10]
     """
-    settings, source = Settings.from_options(options), as_source(data, weight=weight)
+    settings, source = Settings.from_options(options), as_source(data, (), missing, weight)
     if isinstance(init, FitResult):
         source = as_source(source, init.input_columns)
         if settings.transforms:
@@ -125,6 +136,7 @@ def sweep(
     covariance_type: str | Iterable[str] = ("spherical", "diag", "tied", "full"),
     *,
     weight: Any = None,
+    missing: str = "error",
     criterion: str = "bic",
     elbow: float = ELBOW,
     prune: bool = True,
@@ -141,7 +153,7 @@ def sweep(
 
     Parameters
     ----------
-    data, n_components, covariance_type, weight, client, progress
+    data, n_components, covariance_type, weight, missing, client, progress
         As in :func:`fit`; several values of K and several structures.
     criterion
         ``"bic"``, ``"aic"`` or ``"icl"``; ``"heldout"``: the likelihood of the held-out rows (``holdout``);
@@ -169,17 +181,25 @@ def sweep(
         ``result.table`` (an Arrow table, one row a candidate), ``result.best`` (a :class:`FitResult`),
         ``result.why`` (sentences), ``result.warnings``, ``result.passes``.
 
+    Raises
+    ------
+    NoAdmissibleModelError
+        If every candidate failed or is degenerate; and as :func:`fit`.
+
     Warns
     -----
     ConvergenceWarning
         If the chosen candidate has not converged.
 
-    Raises
-    ------
-    NoAdmissibleModelError
-        If every candidate failed or is degenerate; and as :func:`fit`.
+    Examples
+    --------
+    >>> import numpy as np, stream_gmm as sg
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 1)) + 10.0 * rng.integers(0, 2, size=(400, 1))
+    >>> sg.sweep(X, range(1, 4), "full").best.n_components
+    2
     """
-    settings, source = Settings.from_options(options), as_source(data, weight=weight)
+    settings, source = Settings.from_options(options), as_source(data, (), missing, weight)
     result = _sweep.sweep(
         source, n_components, covariance_type, settings, executor_for(client),
         choice=SelectionRule(criterion, elbow), prune=prune,
@@ -199,7 +219,8 @@ def score(
     passthrough: str | Sequence[str] = "all",
     proba: str = "columns",
     prefix: str = "",
-    missing: str = "error",
+    impute: bool = False,
+    missing: str | None = None,
     wait: float = 0.0,
     progress: Listener = ignore_progress,
 ) -> _score.ScoreResult:
@@ -217,17 +238,28 @@ def score(
     data
         A data set from :func:`open_dataset`, or a path (opened with the model's columns).
     output
-        A folder; an earlier result in it is replaced, anything else is refused.
+        A folder; an earlier result in it is replaced, anything else is refused. Or a prefix in an object store
+        (``s3://``, ``gs://``, ``abfs://``), where :func:`open_scored` finds the current version.
     passthrough
         ``"all"``, ``"none"`` or names of input columns to carry over.
     proba
         ``"columns"``, ``"list"`` or ``"none"``.
     prefix
         Put before the names of the score columns.
+    impute
+        With ``missing="marginalise"``: add conditional means for missing values, and deviations (``x_imputed``, ...).
     missing
-        Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+        Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`. None: as the model was
+        fitted if that was ``"marginalise"``, else ``"error"``.
     wait
         Seconds to wait while another process writes to ``output``.
+    client, progress
+        As in :func:`fit`.
+
+    Returns
+    -------
+    ScoreResult
+        ``path`` of the published folder, and its ``manifest``: rows in and out, outliers, the model's digest.
 
     Raises
     ------
@@ -237,7 +269,7 @@ def score(
         See their descriptions.
     """
     result = model if isinstance(model, FitResult) else model.result_
-    source = data if isinstance(data, Dataset) else as_source(data, result.input_columns, missing)
+    source = _score.open_path(result, data, missing) if isinstance(data, str | os.PathLike) else data
     if not isinstance(source, Dataset):
         raise InputDataError(
             explain(
@@ -247,7 +279,7 @@ def score(
         )
     return _score.score(
         result, source, os.fspath(output), executor_for(client),
-        passthrough=passthrough, proba=proba, prefix=prefix, wait=wait, listener=progress,
+        passthrough=passthrough, proba=proba, prefix=prefix, impute=impute, wait=wait, listener=progress,
     )  # fmt: skip
 
 
@@ -282,6 +314,8 @@ def monitor(
         How often unchanged rows may count as changed.
     missing
         Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`.
+    client, progress
+        As in :func:`fit`.
 
     Returns
     -------
@@ -304,9 +338,8 @@ def monitor(
             explain("monitor compares files, and was given rows in memory", remedy="write them to a Parquet file")
         )
     rule = DriftRule(max_gain, max_psi, false_alarm_rate)
-    return _monitor.monitor(
-        result, source, executor_for(client), rule, scored=None if scored is None else Path(scored), listener=progress
-    )
+    where = scored and os.fspath(scored)
+    return _monitor.monitor(result, source, executor_for(client), rule, scored=where, listener=progress)
 
 
 def params_from(weights: Any, means: Any, precisions: Any, covariance_type: str) -> MixtureParams:

@@ -87,6 +87,12 @@ class ModelFileError(StreamGMMError):
     exit_code = 4
 
 
+class DamagedResultError(StreamGMMError):
+    """Published files are not as they were written."""
+
+    exit_code = 4
+
+
 class FolderInUseError(StreamGMMError):
     """Another run holds the output folder; nothing was written."""
 

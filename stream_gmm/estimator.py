@@ -76,6 +76,9 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         As in :func:`stream_gmm.fit`: ``"log1p"``, ``{"x*": "log1p"}``, ``"auto"`` and so on. Rows are given as they
         are, and densities are theirs; means and covariances are those of the transformed columns. Only with
         ``init_params="auto"``.
+    missing
+        ``"error"``, or ``"marginalise"``: rows in memory may have missing values (NaN), and are fitted and scored by
+        the values that they have, as :func:`stream_gmm.open_dataset` says; a data set keeps its own policy.
     algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, cache, prior, noise, client
         As in :func:`stream_gmm.fit`. ``algorithm="em"`` makes the steps of scikit-learn, one pass each.
 
@@ -139,6 +142,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         prior: str | None = None,
         noise: bool = False,
         transforms: Any = None,
+        missing: str = "error",
         client: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -165,6 +169,7 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         self.prior = prior
         self.noise = noise
         self.transforms = transforms
+        self.missing = missing
         self.client = client
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -184,11 +189,6 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
         -------
         self
 
-        Warns
-        -----
-        ConvergenceWarning
-            If the fit has not converged; it is one of scikit-learn's, too.
-
         Raises
         ------
         ConfigError
@@ -197,10 +197,15 @@ class GaussianMixture(CriteriaMixin, MixtureEstimator):
             If the rows cannot be used; names row and column.
         SingularCovarianceError
             If a covariance cannot be estimated.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit has not converged; it is one of scikit-learn's, too.
         """
         del y
         self._check_parameters()
-        source = open_to_fit(X, sample_weight)
+        source = open_to_fit(X, sample_weight, self.missing)
         if self.warm_start and hasattr(self, "result_"):
             source = as_source(source, columns_of(self.result_))
             starts: Sequence[MixtureParams] = [self.result_.params]

@@ -31,9 +31,11 @@ from stream_gmm.errors import (
     NotFittedError,
     did_you_mean,
     explain,
+    one_of,
 )
 from stream_gmm.io.source.chunks import Chunk
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.memory import ArrayDataset, as_source
 from stream_gmm.io.source.protocols import Source, read_completely
 
@@ -94,6 +96,12 @@ class MixtureEstimator(DensityMixin, BaseEstimator, metaclass=ABCMeta):
     feature_names_in_: np.ndarray[Any, Any]
     _by_name = False
     """Whether the model was fitted to columns with names."""
+
+    def __sklearn_tags__(self) -> Any:
+        """Return what scikit-learn asks of an estimator: it accepts NaN if missing values are marginalised."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = getattr(self, "missing", "error") == MARGINALISE
+        return tags
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "result_")
@@ -158,13 +166,14 @@ class MixtureEstimator(DensityMixin, BaseEstimator, metaclass=ABCMeta):
     def _open(self, X: Any, sample_weight: Any = None) -> Source:
         """Return ``X`` in the columns of the model: by name, if both have names."""
         columns = columns_of(self._model)
+        missing = MARGINALISE if self._model.marginalises else "error"
         if is_opened(X):
-            return as_source(X, columns, weight=sample_weight)
+            return as_source(X, columns, missing, sample_weight)
         self._compare_names(X)
         if not (self._by_name and has_names(X)):
-            X = as_rows(X)
+            X = as_rows(X, missing=missing)
             self._check_n_features(X.shape[1])
-        return as_source(X, columns, weight=sample_weight)
+        return as_source(X, columns, missing, sample_weight)
 
     def _check_n_features(self, found: int) -> None:
         if found != self.n_features_in_:
@@ -216,7 +225,7 @@ class MixtureEstimator(DensityMixin, BaseEstimator, metaclass=ABCMeta):
         return self._score_each(X, self._model.predict_proba, np.nan)
 
     def score_samples(self, X: Any) -> Array:
-        """Return the log-density of each row ``(N,)``, in nats; NaN for rows that ``missing="drop"`` leaves out."""
+        """Return the log-density of each row ``(N,)``, in nats; NaN for rows that are left out or have no value."""
         return self._score_each(X, self._model.score_samples, np.nan)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -312,7 +321,7 @@ def check_two_rows(n_rows: int) -> None:
         )
 
 
-def open_to_fit(X: Any, sample_weight: Any = None) -> Source:
+def open_to_fit(X: Any, sample_weight: Any = None, missing: str = "error") -> Source:
     """Return rows to fit as a source.
 
     Raises
@@ -320,7 +329,7 @@ def open_to_fit(X: Any, sample_weight: Any = None) -> Source:
     InputDataError
         If there are fewer than two rows, or every weight is zero.
     """
-    source = as_source(X, weight=sample_weight)
+    source = as_source(X, missing=one_of(missing, ("error", MARGINALISE), "missing"), weight=sample_weight)
     check_two_rows(source.num_rows)
     if isinstance(source, ArrayDataset) and source.weights is not None and not source.weights.any():
         raise InputDataError(explain("every sample weight is zero", remedy="pass weights of which some are positive"))

@@ -25,7 +25,7 @@ from stream_gmm.estimator_base import (
     warn_unless_converged,
 )
 from stream_gmm.estimator_start import INITIALISATIONS, draw_start_stats
-from stream_gmm.io.source.memory import as_source
+from stream_gmm.io.source.memory import as_source, require_complete_rows
 from stream_gmm.pipeline.fit.settings import FIT, Settings
 from stream_gmm.pipeline.fit.variational import VariationalFit, fit_variational
 
@@ -135,21 +135,22 @@ degrees_of_freedom_prior, covariance_prior
         -------
         self
 
-        Warns
-        -----
-        ConvergenceWarning
-            If the lower bound still changed by ``tol`` or more after ``max_iter`` steps.
-
         Raises
         ------
         ConfigError
             If a parameter is unknown, malformed or out of range.
         InputDataError
             If the rows cannot be used; names row and column.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the lower bound still changed by ``tol`` or more after ``max_iter`` steps.
         """
         del y
         self._check_parameters()
         source, executor = open_to_fit(X, sample_weight), api.executor_for(self.client)
+        require_complete_rows(source.missing, "variational inference")
         state = self.random_state
         rng = state if isinstance(state, np.random.RandomState) else np.random.RandomState(draw_seed(state))
         settings = Settings(

@@ -24,7 +24,7 @@ from stream_gmm.pipeline.sweep.result import SweepResult
 
 _SHARED = (
     "tol", "reg_covar", "max_iter", "n_init", "random_state", "algorithm", "accel", "sample_rows", "outlier_quantile",
-    "kernel", "dtype", "cache", "prior", "noise", "transforms", "client",
+    "kernel", "dtype", "cache", "prior", "noise", "transforms", "missing", "client",
 )  # fmt: skip
 """Parameters that a single mixture has, too."""
 
@@ -44,7 +44,7 @@ class GaussianMixtureSelector(CriteriaMixin, MixtureEstimator):
     criterion, elbow, prune, holdout
         As in :func:`stream_gmm.sweep`.
     tol, reg_covar, max_iter, n_init, random_state, algorithm, accel, sample_rows, outlier_quantile, kernel, dtype, \
-cache, prior, noise, transforms, client
+cache, prior, noise, transforms, missing, client
         As in :class:`stream_gmm.GaussianMixture`.
 
     Attributes
@@ -100,6 +100,7 @@ cache, prior, noise, transforms, client
         prior: str | None = None,
         noise: bool = False,
         transforms: Any = None,
+        missing: str = "error",
         client: Any = None,
     ) -> None:
         self.n_components = n_components
@@ -123,6 +124,7 @@ cache, prior, noise, transforms, client
         self.prior = prior
         self.noise = noise
         self.transforms = transforms
+        self.missing = missing
         self.client = client
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -137,17 +139,17 @@ cache, prior, noise, transforms, client
         -------
         self
 
-        Warns
-        -----
-        ConvergenceWarning
-            If the chosen candidate has not converged; it is one of scikit-learn's, too.
-
         Raises
         ------
         ConfigError, InputDataError
             As :meth:`stream_gmm.GaussianMixture.fit`.
         NoAdmissibleModelError
             If every candidate failed or is degenerate.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the chosen candidate has not converged; it is one of scikit-learn's, too.
         """
         del y
         for name in ("n_components", "covariance_type"):
@@ -160,13 +162,13 @@ cache, prior, noise, transforms, client
         check_number("reg_covar", self.reg_covar)
         check_number("elbow", self.elbow)
         shared = {name: getattr(self, name) for name in _SHARED}
-        options = {n: v for n, v in shared.items() if n not in ("client", "max_iter", "random_state")}
+        options = {n: v for n, v in shared.items() if n not in ("client", "max_iter", "missing", "random_state")}
         settings = Settings(
             **options, random_state=draw_seed(self.random_state), max_passes=self.max_iter, holdout=self.holdout,
             constants=FIT,
         )  # fmt: skip
         self.results_ = _sweep.sweep(
-            open_to_fit(X, sample_weight), self.n_components, self.covariance_type, settings,
+            open_to_fit(X, sample_weight, self.missing), self.n_components, self.covariance_type, settings,
             api.executor_for(self.client), choice=SelectionRule(self.criterion, self.elbow), prune=self.prune,
         )  # fmt: skip
         self.result_ = self.results_.best

@@ -115,6 +115,8 @@ def draw_start_stats(
     else:
         sample = profile_source(source, settings, executor).sample
         rows, weights = sample.rows, sample.weights
+    if np.isnan(rows).any():
+        raise ConfigError(f"init_params={init_params!r} needs complete rows: with missing values use 'auto'.")
     check_enough_rows(len(rows), n_components)
     starts = []
     for _ in range(settings.n_init):

@@ -11,6 +11,7 @@ from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, explain, one_of
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline.fit.results import recover_settings
 from stream_gmm.pipeline.fit.settings import Settings
@@ -88,7 +89,8 @@ def bootstrap(
                     remedy="fit both to the same columns in the same order",
                 )
             )
-    source = as_source(data, result.input_columns, weight=weight)
+    policy = MARGINALISE if result.marginalises else "error"
+    source = as_source(data, result.input_columns, policy, weight)
     settings, executor = recover_settings(result), executor_for(client)
     tasks, profile, _ = open_and_profile(source, settings, executor, progress)
     if profile.columns != result.columns:

@@ -26,7 +26,6 @@ from stream_gmm.estimator_base import (
 from stream_gmm.estimator_start import check_enough_rows
 from stream_gmm.execute.protocol import one_blas_thread
 from stream_gmm.io.sink.stream import arrow_batches, decode_batch
-from stream_gmm.io.source.dataset import MISSING
 from stream_gmm.io.source.schema import numeric_columns
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
 
@@ -76,8 +75,8 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
     >>> gm = sg.OnlineGaussianMixture(2, covariance_type="tied_spherical", random_state=0)
     >>> for _ in range(20):
     ...     gm = gm.partial_fit(rng.normal(size=(500, 1)) + 10.0 * rng.integers(0, 2, size=(500, 1)))
-    >>> sorted(gm.means_.round().ravel().tolist())
-    [0.0, 10.0]
+    >>> sorted(gm.means_.round().astype(int).ravel().tolist())
+    [0, 10]
     """
 
     rows_dropped_ = 0
@@ -128,6 +127,10 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         y
             Ignored.
 
+        Returns
+        -------
+        self
+
         Raises
         ------
         ConfigError, InputDataError
@@ -145,9 +148,20 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Learn from rows: an array ``(n, D)``, a data frame, an Arrow table or record batch. Returns self.
+        """Learn from rows: an array ``(n, D)``, a data frame, an Arrow table or record batch.
 
         All of them are learnt, or with an error none.
+
+        Parameters
+        ----------
+        X
+            The rows; columns with names are found by them.
+        y
+            Ignored.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
@@ -182,7 +196,7 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
             check_whole_number("reservoir_rows", self.reservoir_rows, 0)
         for name in ("half_life", "power", "prior_rows", "reg_covar", "outlier_quantile"):
             check_number(name, getattr(self, name), -np.inf)
-        one_of(self.missing, MISSING, "missing")
+        one_of(self.missing, ("error", "drop"), "missing")
         return OnlineRule(
             int(self.n_components), family_named(self.covariance_type), self.half_life, self.power, self.step_rows,
             self.warmup_rows, int(self.n_init), self.prior_rows, self.reg_covar, self.outlier_quantile,
@@ -190,9 +204,18 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         )  # fmt: skip
 
     def fit_stream(self, batches: Iterable[Any]) -> Self:
-        """Learn from every batch of an iterator; with an error in one, those before it are learnt. Returns self.
+        """Learn from every batch of an iterator; with an error in one, those before it are learnt.
 
         ``rows_seen_`` tells where an interrupted stream has to go on.
+
+        Parameters
+        ----------
+        batches
+            Whatever :meth:`partial_fit` takes, one after the other.
+
+        Returns
+        -------
+        self
         """
         for batch in batches:
             self.partial_fit(batch)
@@ -234,7 +257,19 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], missing: str = "error") -> OnlineGaussianMixture:
-        """Return the mixture of a state file; ``missing`` as in the constructor.
+        """Return the mixture of a state file, which goes on where it was saved.
+
+        Parameters
+        ----------
+        path
+            What :meth:`save` or ``stream-gmm stream`` has written.
+        missing
+            As in the constructor.
+
+        Returns
+        -------
+        OnlineGaussianMixture
+            To the same bits as if it had never been saved.
 
         Raises
         ------

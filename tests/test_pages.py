@@ -32,16 +32,16 @@ WITH_CODE = [p for p in PAGES if any(b.runs and b.language in ("bash", "python",
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in WITH_CODE if not needs_prefect(p) and not starts_servers(p)])
-def test_every_command_and_snippet_of_a_page_runs(page, tmp_path, monkeypatch, shared_data, capsys):
-    del shared_data, capsys
+def test_every_command_and_snippet_of_a_page_runs(page, tmp_path, monkeypatch, no_screen, capsys):
+    del no_screen, capsys
     for name in ("configs", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     Reader(tmp_path, monkeypatch).follow(page)
 
 
-@pytest.fixture(scope="module")
-def shared_data():
-    """Matplotlib without a screen, once for all pages."""
+@pytest.fixture
+def no_screen():
+    """Draw without a screen, and close what a page has drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -63,6 +63,7 @@ def test_a_block_that_is_not_run_says_why_or_where_it_is():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_for_a_cluster_run(tmp_path):
     port = str(free_port())
     data, scheduler, worker, sweep = (c.replace("8786", port) for c in read_commands("docs/how-to/cluster.md"))

@@ -219,8 +219,9 @@ def draw_gallery() -> dict[str, str | bytes]:
         lines += ["", f"## {name}", "", re.sub(r":\w+:`([^`]+)`", r"`\1`", about), ""]
         lines += [f"```text\nsg.plot.{name}({variable})\n```", "", f"![{name}](gallery/{name}.png)"]
     rows = data.with_columns(["bill_length_mm", "bill_depth_mm"])
-    structures = sg.sweep(rows, n_components=[2], covariance_type=[f.name for f in sg.FAMILIES], n_init=3)
-    out["gallery/structures.png"] = _save(sg.plot.covariance_types(structures, n_components=2))
+    names = [f.name for f in sg.FAMILIES]
+    structures = sg.sweep(rows, n_components=[2], covariance_type=names, n_init=3, prune=False)
+    out["gallery/structures.png"] = _save(sg.plot.covariance_types(structures, n_components=2, types=names))
     return {"gallery.md": "\n".join(lines) + "\n", **out}
 
 

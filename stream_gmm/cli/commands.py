@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, demo_data, export, profile
+from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, FiniteNumber, demo_data, export, profile, stream
 from stream_gmm.cli.endings import RedactingFormatter, end_on_errors
 from stream_gmm.cli.help import EXIT_CODES, GroupedCommands
 from stream_gmm.cli.nights import COMMANDS
@@ -20,20 +19,8 @@ from stream_gmm.cli.output import Output, describe_model, describe_plan, describ
 from stream_gmm.cli.setup import doctor, init, schema
 from stream_gmm.errors import ConfigError
 from stream_gmm.pipeline.job.config import RunConfig
-from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
 
 CONFIG = click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
-
-
-class FiniteNumber(click.FloatRange):
-    """A number of a range that is neither infinite nor NaN, which compares as being inside of every range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number of a text."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
 
 
 @click.group(cls=GroupedCommands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
@@ -205,9 +192,10 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     if settings.data.paths == ["-"]:
         from stream_gmm.cli.streaming import score_stdin
 
-        score_stdin(load_model(model or settings.folder / MODEL), settings.score, settings.data.missing)
+        score_stdin(load_model(model or settings.folder / MODEL), settings)
         return
-    check_output_folder(settings)
+    if not (settings.is_remote and model):
+        check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
     # Before a cluster starts.
     check_scoring(settings, settings.open(fitted), fitted.n_components, fitted.density.noisy)
@@ -283,51 +271,5 @@ def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: s
     serve_run(settings, deployment or settings.name, cron, timezone)
 
 
-@cli.command()
-@click.option("--state", required=True, type=click.Path(dir_okay=False), help="State file: resumed from, and saved")
-@click.option(
-    "--n-components",
-    default=5,
-    type=click.IntRange(1, MOST_COMPONENTS),
-    show_default=True,
-    help="Number of components K",
-)
-@click.option("--covariance-type", default="full", show_default=True, help="Covariance structure")
-@click.option(
-    "--half-life",
-    type=FiniteNumber(min=0.0, min_open=True),
-    help="Rows after which a row counts half, for streams that drift",
-)
-@click.option(
-    "--reservoir-rows", type=NOT_NEGATIVE,
-    help="Rows kept to review the model on, without --half-life [default: 50,000]; 0: no reviews",
-)  # fmt: skip
-@click.option("--columns", help="Columns to fit, with commas between [default: all numeric ones]")
-@click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
-@click.option("--n-init", default=3, type=POSITIVE, show_default=True, help="Restarts of the first fit")
-@click.option("--random-state", default=0, type=NOT_NEGATIVE, show_default=True, help="Seed")
-@click.option(
-    "--outlier-quantile", default=0.01, type=FiniteNumber(0.0, 1.0, max_open=True), show_default=True,
-    help="Share of rows below the outlier threshold",
-)  # fmt: skip
-@click.option("--passthrough/--no-passthrough", default=True, help="Carry the input's columns over [default: yes]")
-@click.option("--proba", default="columns", show_default=True, type=click.Choice(["columns", "list", "none"]))
-@click.option(
-    "--save-rows", default=1_000_000, type=POSITIVE, show_default=True, help="Save the state after so many rows"
-)
-@click.option("--replay", is_flag=True, help="The input starts over: skip the batches that the state has taken in")
-@click.option("--model", type=click.Path(dir_okay=False), help="Write the model here at the end")
-@click.option("--no-scores", is_flag=True, help="Learn only; write nothing on standard output")
-def stream(state: str, model: str | None, no_scores: bool, columns: str | None, **given: Any) -> None:
-    """Learn from Arrow IPC record batches on standard input; write them, scored, to standard output.
-
-    A batch is scored by the model as it was before, and then learnt from. Killed and started again with --replay,
-    the state ends as if nothing had happened, bit for bit.
-    """
-    from stream_gmm.cli.streaming import stream_stdin
-
-    stream_stdin(state, model, not no_scores, tuple(columns.split(",")) if columns else None, given)
-
-
-for _command in (profile, init, doctor, schema, demo_data, export):
+for _command in (stream, profile, init, doctor, schema, demo_data, export):
     cli.add_command(_command)

@@ -1,7 +1,8 @@
-"""The commands about data or a model alone: profile, demo-data, export."""
+"""The commands about data or a model alone: profile, demo-data, stream, export."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
 
 POSITIVE = click.IntRange(min=1)
 NOT_NEGATIVE = click.IntRange(min=0)
+
+
+class FiniteNumber(click.FloatRange):
+    """A number of a range that is neither infinite nor NaN, which compares as being inside of every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of a text."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 @click.command(cls=GroupedCommand)
@@ -83,3 +95,49 @@ def export(model: str, form: str, target: str | None) -> None:
 
     path = Path(target) if target else Path(model).with_suffix(FORMATS[form][0])
     click.echo(export_model(load_model(model), form, path))
+
+
+@click.command(cls=GroupedCommand)
+@click.option("--state", required=True, type=click.Path(dir_okay=False), help="State file: resumed from, and saved")
+@click.option(
+    "--n-components",
+    default=5,
+    type=click.IntRange(1, MOST_COMPONENTS),
+    show_default=True,
+    help="Number of components K",
+)
+@click.option("--covariance-type", default="full", show_default=True, help="Covariance structure")
+@click.option(
+    "--half-life",
+    type=FiniteNumber(min=0.0, min_open=True),
+    help="Rows after which a row counts half, for streams that drift",
+)
+@click.option(
+    "--reservoir-rows", type=NOT_NEGATIVE,
+    help="Rows kept to review the model on, without --half-life [default: 50,000]; 0: no reviews",
+)  # fmt: skip
+@click.option("--columns", help="Columns to fit, with commas between [default: all numeric ones]")
+@click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
+@click.option("--n-init", default=3, type=POSITIVE, show_default=True, help="Restarts of the first fit")
+@click.option("--random-state", default=0, type=NOT_NEGATIVE, show_default=True, help="Seed")
+@click.option(
+    "--outlier-quantile", default=0.01, type=FiniteNumber(0.0, 1.0, max_open=True), show_default=True,
+    help="Share of rows below the outlier threshold",
+)  # fmt: skip
+@click.option("--passthrough/--no-passthrough", default=True, help="Carry the input's columns over [default: yes]")
+@click.option("--proba", default="columns", show_default=True, type=click.Choice(["columns", "list", "none"]))
+@click.option(
+    "--save-rows", default=1_000_000, type=POSITIVE, show_default=True, help="Save the state after so many rows"
+)
+@click.option("--replay", is_flag=True, help="The input starts over: skip the batches that the state has taken in")
+@click.option("--model", type=click.Path(dir_okay=False), help="Write the model here at the end")
+@click.option("--no-scores", is_flag=True, help="Learn only; write nothing on standard output")
+def stream(state: str, model: str | None, no_scores: bool, columns: str | None, **given: Any) -> None:
+    """Learn from Arrow IPC record batches on standard input; write them, scored, to standard output.
+
+    A batch is scored by the model as it was before, and then learnt from. Killed and started again with --replay,
+    the state ends as if nothing had happened, bit for bit.
+    """
+    from stream_gmm.cli.streaming import stream_stdin
+
+    stream_stdin(state, model, not no_scores, tuple(columns.split(",")) if columns else None, given)

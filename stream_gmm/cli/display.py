@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -20,11 +21,21 @@ from stream_gmm.core.display import count_noun
 from stream_gmm.core.model.matching import match_components
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.oddities import find_atoms
-from stream_gmm.io.sink.publish import read_manifest
+from stream_gmm.errors import StorageError
+from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.plan import Plan
-from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, REPORT, SCORED, TABLE, TRUTH, read_catalog, read_run
+from stream_gmm.pipeline.job.run_folder import (
+    CANDIDATES,
+    MODEL,
+    REPORT,
+    TABLE,
+    TRUTH,
+    locate_scores,
+    read_catalog,
+    read_run,
+)
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Progress
 from stream_gmm.pipeline.uncertainty.words import describe_bootstrap, format_component
@@ -145,9 +156,11 @@ def show_run(folder: Path, console: Console | None = None) -> None:
     for warning in dict.fromkeys(record["warnings"]):
         console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
     _show_versions(folder, console)
-    manifest = read_manifest(folder / SCORED) or {}
-    scored = [("scored rows", SCORED)] if manifest.get("model_digest") == model.digest else []
-    for what, name in (*scored, ("model", MODEL), ("report", REPORT), ("sweep table", TABLE),
+    scored = open_target(locate_scores(folder, record))
+    with contextlib.suppress(StorageError):  # results are shown, even if a store does not answer
+        if (scored.read_manifest() or {}).get("model_digest") == model.digest:
+            console.print(f"{'scored rows':<12} {scored.shown}", soft_wrap=True)
+    for what, name in (("model", MODEL), ("report", REPORT), ("sweep table", TABLE),
                        ("candidates", CANDIDATES)):  # fmt: skip
         if (folder / name).exists():
             console.print(f"{what:<12} {folder / name}", soft_wrap=True)

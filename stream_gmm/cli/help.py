@@ -11,13 +11,13 @@ from pydantic import BaseModel
 from stream_gmm.pipeline.job.config import RunConfig
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 model file, "
+    "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 damaged or foreign file, "
     "5 folder in use by another run, 6 storage, 7 cluster, 8 no admissible model, 11 drift over the threshold."
 )
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Fit and score": ("run", "sweep", "fit", "score", "export", "bootstrap", "report"),
     "Look": ("profile", "plan", "inspect"),
-    "Every night": ("update", "monitor", "history", "diff", "promote", "rollback", "serve"),
+    "Every night": ("update", "monitor", "history", "diff", "promote", "rollback", "serve", "verify", "clean"),
     "Set up": ("init", "doctor", "schema", "demo-data"),
 }
 """The commands by what they are for; others are listed under "Operate"."""
@@ -42,6 +42,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "diff": ("stream-gmm diff runs/events v3 champion",),
     "promote": ("stream-gmm promote runs/events challenger",),
     "rollback": ("stream-gmm rollback runs/events",),
+    "verify": ("stream-gmm verify runs/events", "stream-gmm verify s3://bucket/scored --json"),
+    "clean": ("stream-gmm clean runs/events", "stream-gmm clean runs/events --yes"),
     "profile": ("stream-gmm profile events/ --columns x,y",
                 "stream-gmm profile 's3://bucket/events/*.parquet' --sample"),
     "init": ("stream-gmm init events/ --output events.yaml",),

@@ -1,10 +1,11 @@
-"""The commands of every night: versions of a run folder, promotion and rollback, drift."""
+"""The commands of every night: versions of a run folder, promotion and rollback, drift, upkeep of results."""
 
 from __future__ import annotations
 
 import json
 import sys
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,16 @@ def rollback(run_folder: str) -> None:
 
 
 def _report_champion(folder: Path, name: str, before: str) -> None:
-    from stream_gmm.io.sink.publish import read_manifest
+    from stream_gmm.io.sink.targets import open_target
     from stream_gmm.io.store.generations import current_state
     from stream_gmm.io.store.models import load_model
-    from stream_gmm.pipeline.job.run_folder import MODEL, SCORED
+    from stream_gmm.pipeline.job.run_folder import MODEL, locate_scores
 
     click.echo(f"champion: {name} (was {before})")
-    manifest = read_manifest(folder / SCORED)
+    target = open_target(locate_scores(folder))
+    manifest = target.read_manifest()
     if manifest and manifest.get("model_digest") != load_model(current_state(folder) / MODEL).digest:
-        click.echo(f"{folder / SCORED} holds the scores of another version: 'stream-gmm score' replaces them.")
+        click.echo(f"{target.shown} holds the scores of another version: 'stream-gmm score' replaces them.")
 
 
 @click.command(cls=GroupedCommand)
@@ -108,6 +110,59 @@ def monitor(given: tuple[str, ...], period: str | None, **arguments: Any) -> Non
 
 
 @click.command(cls=GroupedCommand)
+@click.argument("out", metavar="OUT")
+@output_options
+def verify(out: str, output: Output) -> None:
+    """Verify that published results are as they were written: checksums, counts, schemas, versions, pointers.
+
+    OUT is the folder of a run, or the folder or URI of a scored table. Reads all of it. Exit code 4 if not.
+    """
+    from stream_gmm.pipeline.upkeep.verify import verify as verify_results
+
+    found = verify_results(out)
+
+    def show() -> None:
+        click.echo(
+            f"{found.folder}: {found.versions} versions of a run, {found.files} scored files with {found.rows:,} rows"
+        )
+        for note in found.notes:
+            click.echo(f"note: {note}")
+        for problem in found.problems:
+            click.echo(f"DAMAGED {problem.path}: {problem.what}")
+        if not found.problems:
+            click.echo("all as written")
+
+    output.result(lambda: asdict(found) | {"intact": not found.problems}, show)
+    found.raise_if_damaged()
+
+
+@click.command(cls=GroupedCommand)
+@click.argument("out", metavar="OUT")
+@click.option("--yes", is_flag=True, help="Remove it; without, it is listed only")
+@click.option("--wait", default=0.0, type=click.FloatRange(min=0.0), help="Seconds to wait for a run to end")
+@output_options
+def clean(out: str, yes: bool, wait: float, output: Output) -> None:
+    """List what killed runs have left and what nothing refers to; with --yes remove it. Other files are not touched.
+
+    OUT is the folder of a run, or the folder or URI of a scored table.
+    """
+    from stream_gmm.pipeline.upkeep.clean import clean as clean_results
+
+    found = clean_results(out, remove=yes, wait=wait)
+
+    def show() -> None:
+        for leftover in found:
+            click.echo(f"{leftover.path}  ({leftover.what}, {leftover.bytes:,} bytes)")
+        total = f"{len(found)} leftovers, {sum(x.bytes for x in found):,} bytes"
+        click.echo(f"removed: {total}" if yes else f"{total}; --yes removes them" if found else "nothing to remove")
+
+    output.result(
+        lambda: {"removed": yes, "leftovers": [{"path": x.path, "what": x.what, "bytes": x.bytes} for x in found]},
+        show,
+    )
+
+
+@click.command(cls=GroupedCommand)
 @click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
 @output_options
 @config_options
@@ -135,4 +190,4 @@ def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     output.result(result.as_record, lambda: show_update(result, make_console()))
 
 
-COMMANDS = (history, diff, promote, rollback, monitor, update)
+COMMANDS = (verify, clean, history, diff, promote, rollback, monitor, update)

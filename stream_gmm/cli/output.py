@@ -97,14 +97,17 @@ def make_plain(value: Any) -> Any:
 def describe_run(folder: Path) -> dict[str, Any]:
     """Return the results of a run folder: its record, the sweep table, the model, the paths of its files."""
     from stream_gmm.io.store.tables import read_table
-    from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, REPORT, SCORED, TABLE, read_run
+    from stream_gmm.pipeline.job.run_folder import CANDIDATES, MODEL, REPORT, TABLE, locate_scores, read_run
 
     state, record, model = read_run(folder)
-    files = {"scored": SCORED, "model": MODEL, "report": REPORT, "sweep_table": TABLE, "candidates": CANDIDATES}
+    files = {"model": MODEL, "report": REPORT, "sweep_table": TABLE, "candidates": CANDIDATES}
     return {
         **{k: v for k, v in record.items() if k != "histories"},
         "folder": folder,
-        "files": {what: folder / name for what, name in files.items() if (folder / name).exists()},
+        "files": {
+            **({"scored": locate_scores(folder, record)} if "scored" in record else {}),
+            **{what: folder / name for what, name in files.items() if (folder / name).exists()},
+        },
         "table": read_table(state / TABLE).to_pylist(),
         "model": describe_model(model),
     }

@@ -12,10 +12,12 @@ from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.online import make_online_result
 from stream_gmm.core.online_rule import OnlineRule
 from stream_gmm.core.result import FitResult
+from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import one_blas_thread
 from stream_gmm.io.sink.stream import StreamWriter, record_batches, score_record_batches
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.store.models import save_model
-from stream_gmm.pipeline.job.sections import ScoreConfig
+from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
 
 
@@ -51,16 +53,23 @@ def _summary(report: StreamReport) -> str:
     )
 
 
-def score_stdin(model: FitResult, settings: ScoreConfig, missing: str) -> None:
+def score_stdin(model: FitResult, config: RunConfig) -> None:
     """Score an Arrow IPC stream on standard input to standard output; print a summary on standard error.
+
+    Missing values are treated as in the fit if that has marginalised them, unless the configuration says otherwise.
 
     Raises
     ------
     InputDataError
         If the input is not an Arrow IPC stream, or a value cannot be used.
     ConfigError
-        If two columns would have one name.
+        If two columns would have one name, or an option is not for standard input.
     """
+    settings, data = config.score, config.data
+    for name, given in (("score.impute", settings.impute), ("data.sentinel", data.sentinel)):
+        if given:
+            raise ConfigError(f"{name} is not for rows on standard input: score files, or leave it out.")
+    missing = MARGINALISE if model.marginalises and "missing" not in data.model_fields_set else data.missing
     rows = batches = 0
     with closing(StreamWriter(sys.stdout.buffer)) as write:
         for batch in score_record_batches(

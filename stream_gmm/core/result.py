@@ -12,7 +12,7 @@ import numpy as np
 
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.display import count_noun, make_html_table, shorten_list
-from stream_gmm.core.estep.scores import Scores, score_transformed
+from stream_gmm.core.estep.scores import Scores, impute_rows, score_rows, score_transformed
 from stream_gmm.core.exportable import Exportable
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.density import Density, compile_density
@@ -26,6 +26,7 @@ from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.core.rows.transforms import (
     Transforms,
     label_columns,
+    refuse_imputation,
     refuse_untransformed,
     restore_rows,
     transform_rows,
@@ -98,6 +99,11 @@ class FitResult(Exportable):
     def labels(self) -> tuple[str, ...]:
         """Names of the features as they were fitted: those of the columns, or of their transforms (``log1p(x)``)."""
         return label_columns(self.columns, self.transforms)
+
+    @property
+    def marginalises(self) -> bool:
+        """True if the model was fitted with ``missing="marginalise"``; then rows to score may lack values, too."""
+        return self.provenance.get("missing") == "marginalise"
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -242,7 +248,8 @@ class FitResult(Exportable):
     def scores(self, rows: Any) -> Scores:
         """Return all scores of rows in memory (an array or a data frame).
 
-        The rows have the columns of the fit (``input_columns``), or only the features (``columns``).
+        The rows have the columns of the fit (``input_columns``), or only the features (``columns``). If the model was
+        fitted with ``missing="marginalise"``, missing values (NaN) are left out of the scores.
 
         Raises
         ------
@@ -255,14 +262,15 @@ class FitResult(Exportable):
     def _split_columns(self, rows: Any) -> tuple[Array, np.ndarray[Any, Any]]:
         """Return the features ``(N, D)``, and which rows differ from a constant ``(N,)``."""
         wanted = self.input_columns if set(self.input_columns) <= set(column_names(rows)) else self.columns
-        return split_columns(as_rows(rows, wanted), self.n_features_in_, self.constants)
+        values = as_rows(rows, wanted, "marginalise" if self.marginalises else "error")
+        return split_columns(values, self.n_features_in_, self.constants)
 
     def _score(self, rows: Any) -> tuple[Scores, np.ndarray[Any, Any]]:
         """Return the scores of rows, and which of them differ from a constant ``(N,)``."""
         features, unlike = self._split_columns(rows)
         if self.transforms:
-            features = transform_rows(features, self.columns, self.transforms)
-            refuse_untransformed(features, self.labels)
+            given, features = features, transform_rows(features, self.columns, self.transforms)
+            refuse_untransformed(features, self.labels, given)
         return score_transformed(self.density, features, self.columns, self.transforms), unlike
 
     def predict(self, rows: Any) -> np.ndarray[Any, Any]:
@@ -274,17 +282,33 @@ class FitResult(Exportable):
         return self.scores(rows).proba
 
     def score_samples(self, rows: Any) -> Array:
-        """Return the log-density of each row ``(N,)``, in nats."""
+        """Return the log-density of each row ``(N,)``, in nats; NaN for a row without any value."""
         return self.scores(rows).log_density
+
+    def impute(self, rows: Any) -> tuple[Array, Array]:
+        """Return the features ``(N, D)`` with conditional means in place of missing values, and their deviations.
+
+        The standard deviations are those of the mixture, given the values that the row has; 0 for values that are
+        there. It is for models that were fitted with ``missing="marginalise"``.
+
+        Raises
+        ------
+        InputDataError, ConfigError
+            If the rows have other columns than the model, or a value is infinite; if the model has transforms.
+        """
+        refuse_imputation(self.transforms)
+        features, _ = self._split_columns(rows)
+        return impute_rows(self.density, features, score_rows(self.density, features))
 
     def score(self, rows: Any) -> float:
         """Return the mean log-density, in nats per row."""
-        return float(self.score_samples(rows).mean())
+        log_density = self.score_samples(rows)
+        return float((log_density[~np.isnan(log_density)] if self.marginalises else log_density).mean())
 
     def is_outlier(self, rows: Any) -> np.ndarray[Any, Any]:
-        """Return which rows have a log-density below the threshold, or differ from a constant: ``(N,)`` booleans."""
+        """Return which rows are below the threshold (their ``comparable`` log-density), or differ from a constant."""
         scores, unlike = self._score(rows)
-        return np.asarray((scores.log_density < self.threshold) | unlike)
+        return np.asarray((scores.comparable < self.threshold) | unlike)
 
     def evaluate_criteria(self, rows: Any, weights: Array | None = None) -> Criteria:
         """Return the criteria of this model on other rows; ``weights (N,)``: how often each row counts."""
@@ -293,10 +317,11 @@ class FitResult(Exportable):
         plogp = proba * np.log(np.maximum(proba, 1e-300))
         log_max = np.log(scores.max_proba)
         loglik, n_rows = scores.log_density, float(len(proba))
-        if weights is not None:
-            some = weights > 0.0  # a row of weight 0 is none, even where its density is 0
+        if weights is not None or scores.incomplete is not None:
+            weights = np.ones(len(proba)) if weights is None else weights
+            some = (weights > 0.0) & ~np.isnan(loglik)  # a row of weight 0 is none, even where its density is 0
             loglik, plogp, log_max = ((values[some].T * weights[some]).T for values in (loglik, plogp, log_max))
-            n_rows = float(weights.sum())
+            n_rows = float(weights[some].sum())
         return Criteria(
             float(loglik.sum()), self.params.n_parameters, n_rows, -float(np.sum(plogp)), float(log_max.sum())
         )

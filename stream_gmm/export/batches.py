@@ -33,7 +33,13 @@ def score_batches(
     proba, prefix
         As in :func:`stream_gmm.score`.
     missing
-        ``"error"``, or ``"drop"``: a row with a null, NaN or infinity has null scores, with the reason.
+        ``"error"``, or ``"drop"``: a row with a null, NaN or infinity has null scores, with the reason; or
+        ``"marginalise"``: it has the scores of the values that are there.
+
+    Yields
+    ------
+    pyarrow.RecordBatch
+        The rows of one batch with their scores.
 
     Raises
     ------
@@ -67,7 +73,13 @@ def score_dask(
     proba, prefix
         As in :func:`stream_gmm.score`.
     missing
-        ``"error"``: a row that cannot be scored stops the computation; ``"drop"``: its scores are missing.
+        ``"error"``: a row that cannot be scored stops the computation; ``"drop"``: its scores are missing;
+        ``"marginalise"``: it has the scores of the values that are there.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        The columns of ``frame``, then those of :func:`stream_gmm.score`.
 
     Raises
     ------

@@ -38,6 +38,16 @@ def _to_lists(value: Any) -> Any:
 def from_json(text: str | bytes) -> FitResult:
     """Return the model of a JSON text.
 
+    Parameters
+    ----------
+    text
+        The document.
+
+    Returns
+    -------
+    FitResult
+        The model with the digest that the document names.
+
     Raises
     ------
     ModelFileError

@@ -97,6 +97,11 @@ def from_sklearn(mixture: Any, rows: Any = None, *, outlier_quantile: float = 0.
     outlier_quantile
         The outlier threshold is this quantile of the log-density of ``rows``.
 
+    Returns
+    -------
+    FitResult
+        A model with the parameters of the mixture.
+
     Raises
     ------
     ConfigError

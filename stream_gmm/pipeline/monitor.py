@@ -20,10 +20,11 @@ from stream_gmm.core.drift import (
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.sink.publish import read_manifest
 from stream_gmm.io.sink.reports import report_from_json
 from stream_gmm.io.sink.summaries import Item, SummaryJob, summarise_part
+from stream_gmm.io.sink.targets import Target, open_target
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.pipeline.drift_rule import DRIFTED, DriftRule
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
@@ -61,7 +62,7 @@ def monitor(
     executor: Executor,
     rule: DriftRule = _DEFAULT_RULE,
     *,
-    scored: Path | None = None,
+    scored: str | Path | None = None,
     listener: Listener = ignore_progress,
 ) -> MonitorResult:
     """Compare the rows of a data set with a model: one pass, over published scores where they are of these rows.
@@ -69,8 +70,8 @@ def monitor(
     Parameters
     ----------
     scored
-        Folder of a scored table. It is read instead of the data if it was written by this model from this data, and
-        holds the model's columns and the responsibilities.
+        Folder or URI of a scored table. It is read instead of the data if it was written by this model from these
+        data, and holds the model's columns and the responsibilities.
 
     Raises
     ------
@@ -83,14 +84,16 @@ def monitor(
         raise ConfigError(
             explain("the model was not fitted to rows, so that there is nothing to compare with", remedy="fit one")
         )
+    require_complete_rows(dataset.missing, "the monitor")
     dataset = dataset.with_columns(model.columns)
-    manifest = _find_scores(scored, model, dataset)
+    target = None if scored is None else open_target(scored)
+    manifest = _find_scores(target, model, dataset)
     items: list[Item] = [(p, None) for p in dataset.parts]
-    layout: dict[str, str] = {}
-    if manifest is not None:
+    layout: dict[str, Any] = {}
+    if target is not None and manifest is not None:
         reports = {r.index: r for r in map(report_from_json, manifest["parts"])}
         items = [(p, reports[p.index]) for p in dataset.parts]
-        layout = {"scored": str(scored), **{k: manifest["layout"][k] for k in ("proba", "prefix")}}
+        layout = {"scored": target.locate(), **{k: manifest["layout"][k] for k in ("proba", "prefix")}}
     if model.training is None:
         log.warning(
             "the model does not hold the log-densities that it was fitted to (it was written by an earlier release, "
@@ -100,7 +103,8 @@ def monitor(
     job = SummaryJob(
         model.density, model.threshold, edges, model.criteria.loglik / model.criteria.n_rows, model.columns,
         dataset.weight, dataset.missing,
-        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter, model.transforms, **layout,
+        max(_LEAST_SAMPLE_ROWS, SAMPLE_ROWS // max(len(items), 1)), dataset.row_filter, model.transforms,
+        sentinels=dataset.sentinels, **layout,
     )  # fmt: skip
     meter = Meter(listener, "monitor", [p.rows for p, _ in items])
     summaries = executor.map(summarise_part, items, shared=job, label="monitor", on_done=meter)
@@ -117,9 +121,9 @@ def monitor(
     return MonitorResult((*rows, _make_row(ALL_FILES, total, model, rule)), manifest is not None)
 
 
-def _find_scores(scored: Path | None, model: FitResult, dataset: Dataset) -> dict[str, Any] | None:
+def _find_scores(target: Target | None, model: FitResult, dataset: Dataset) -> dict[str, Any] | None:
     """Return the manifest of a scored table that can be read instead of the data."""
-    manifest = read_manifest(scored) if scored is not None else None
+    manifest = target.read_manifest() if target is not None else None
     if manifest is None or dataset.weight or dataset.row_filter or not manifest.get("parts"):
         return None
     layout = manifest["layout"]

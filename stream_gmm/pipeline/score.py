@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -13,18 +14,12 @@ from typing import Any
 
 from stream_gmm.core.file_stats import FileStats
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.transforms import refuse_imputation
 from stream_gmm.errors import ConfigError, InputDataError, StorageError, did_you_mean, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.sink.file_stats import StatsRule
-from stream_gmm.io.sink.publish import (
-    check_target,
-    lease_path,
-    open_staging,
-    publish,
-    read_manifest,
-    remove_dead_staging,
-)
-from stream_gmm.io.sink.reports import PartReport, is_part_intact, report_from_json, reuse_part
+from stream_gmm.io.sink.places import open_place
+from stream_gmm.io.sink.reports import PartReport, is_part_intact, report_from_json
 from stream_gmm.io.sink.scores import (
     PROBA_STYLES,
     Layout,
@@ -34,9 +29,11 @@ from stream_gmm.io.sink.scores import (
     output_names,
     score_part,
 )
-from stream_gmm.io.source.dataset import Dataset
-from stream_gmm.io.source.files import is_uri
-from stream_gmm.io.store.lease import hold_folder
+from stream_gmm.io.sink.targets import Target, open_target
+from stream_gmm.io.source.dataset import Dataset, open_dataset
+from stream_gmm.io.source.decode import MARGINALISE
+from stream_gmm.io.source.files import redact
+from stream_gmm.io.store.models import to_bytes
 from stream_gmm.io.store.statistics import from_text
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
@@ -49,7 +46,8 @@ FORMAT = 1
 class ScoreResult:
     """What was published: the folder and its manifest."""
 
-    path: Path
+    path: Path | str
+    """The folder, or the URI of a prefix in an object store."""
     manifest: dict[str, Any]
     already_published: bool
     """True if the same job had been published before, every file of it is intact, and nothing was done."""
@@ -84,6 +82,7 @@ def score(
     passthrough: str | Sequence[str] = "all",
     proba: str = "columns",
     prefix: str = "",
+    impute: bool = False,
     wait: float = 0.0,
     listener: Listener = ignore_progress,
     stats_rule: StatsRule | None = None,
@@ -94,7 +93,8 @@ def score(
     With ``stats_rule``, the statistics of the rows are gathered on the way. Published files of unchanged data that
     models with a digest in ``keep_scores`` have scored, with the same columns, are kept as they are.
 
-    If the data set has a filter, rows that do not match are not written.
+    If the data set has a filter, rows that do not match are not written. With ``impute`` every column of
+    the model comes once more with conditional means in place of missing values, and their standard deviations.
 
     The same job on the same data with the same model is done once: a second call verifies the size and the SHA-256 of
     every published file, and scores again only what is missing or damaged; a call after a crash resumes with the
@@ -112,21 +112,17 @@ def score(
     StorageError
         If ``output`` holds anything but an earlier result, or cannot be written.
     """
-    if is_uri(str(output)):
-        raise StorageError(
-            explain(
-                f"cannot publish to {output}",
-                why="an object store has no atomic rename of a folder",
-                remedy="write to a file system and copy from there",
-            )
-        )
-    target = Path(output).absolute()
+    if impute:
+        refuse_imputation(model.transforms)
+    target = open_target(output)
     dataset = with_model_columns(dataset, model)
-    layout = make_layout(dataset, model.n_components, model.density.noisy, passthrough, proba, prefix)
-    with hold_folder(target, wait=wait, lease=lease_path(target)):
-        check_target(target, [f.path for f in dataset.files if not is_uri(f.path)])
+    layout = make_layout(
+        dataset, model.n_components, model.density.noisy, passthrough, proba, prefix, model.columns if impute else ()
+    )
+    with target.hold(wait):
+        target.check([f.path for f in dataset.files])
         job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
-        previous = read_manifest(target)
+        previous = target.read_manifest()
         kept = [] if not keep_scores else find_kept_parts(target, dataset, layout, {model.digest, *keep_scores})
         intact = kept or _find_intact_parts(target, previous, job_key, executor)
         if kept:
@@ -135,19 +131,19 @@ def score(
             (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
         ]
         if previous and complete and len(previous["parts"]) == len(intact):
-            remove_dead_staging(target)
-            return ScoreResult(target, previous, already_published=True)
-        with open_staging(target, job_key) as staging:
-            remove_dead_staging(target)
-            for report in intact:
-                reuse_part(report, target, staging)
+            target.tidy()
+            return ScoreResult(target.shown, previous, already_published=True)
+        with target.open_staging(job_key) as staging:
+            target.reuse(intact, staging)
             job = ScoreJob(
-                model.density, model.threshold, dataset.columns, dataset.missing, layout, str(staging),
+                model.density, model.threshold, dataset.columns, dataset.missing, layout, staging,
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
                 tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, model.transforms,
                 model.digest, stats_rule,
+                dataset.sentinels,
             )  # fmt: skip
-            done = {r.index: r for r in kept if (staging / r.path).exists()}
+            place = open_place(staging)
+            done = {r.index: r for r in kept if place.find_size(r.path) == r.bytes}
             items = [(p, n) for p, n in zip(dataset.parts, names, strict=True) if p.index not in done]
             meter = Meter(listener, "score", [p.rows for p, _ in items])
             scored = executor.map(score_part, items, shared=job, label="score", on_done=meter) if items else []
@@ -156,19 +152,20 @@ def score(
             reports = [replace(r, statistics="") for r in reports]
             manifest = _make_manifest(model, dataset, layout, job_key, reports)
             _verify_parts(staging, dataset, reports)
-            publish(staging, target, manifest)
+            target.publish(staging, manifest, to_bytes(model))
         return ScoreResult(
-            target, manifest, already_published=False, statistics=statistics,
+            target.shown, manifest, already_published=False, statistics=statistics,
             scored_parts=len(items), scored_rows=sum(p.rows for p, _ in items),
         )  # fmt: skip
 
 
-def find_kept_parts(target: Path, dataset: Dataset, layout: Layout, models: Collection[str]) -> list[PartReport]:
+def find_kept_parts(target: Target, dataset: Dataset, layout: Layout, models: Collection[str]) -> list[PartReport]:
     """Return the published parts of files that are as they were, scored by one of these models with these columns.
 
     Their files are there with the size that the manifest says; their content is not read.
     """
-    manifest = read_manifest(target)
+    manifest = target.read_manifest()
+    place = open_place(target.locate())
     wanted = json.loads(json.dumps(asdict(layout)))
     if not manifest or manifest.get("filter") != dataset.row_filter or manifest.get("layout") != wanted:
         return []
@@ -178,14 +175,13 @@ def find_kept_parts(target: Path, dataset: Dataset, layout: Layout, models: Coll
         report = published.get((part.file.identity, (part.row_groups[0], part.row_groups[-1])))
         if report is None or (report.path, report.rows_in) != (name, part.rows) or report.model not in models:
             continue
-        path = target / name
-        if path.exists() and path.stat().st_size == report.bytes:
+        if place.find_size(name) == report.bytes:
             out.append(replace(report, index=part.index))
     return out
 
 
 def _find_intact_parts(
-    target: Path, manifest: dict[str, Any] | None, job_key: str, executor: Executor
+    target: Target, manifest: dict[str, Any] | None, job_key: str, executor: Executor
 ) -> list[PartReport]:
     """Return the published parts of a job whose files are what the manifest says; reads every file once."""
     if not manifest or manifest.get("job") != job_key or not manifest.get("parts"):
@@ -193,14 +189,14 @@ def _find_intact_parts(
     try:
         reports = [report_from_json(part) for part in manifest["parts"]]
     except (KeyError, TypeError) as error:
-        log.warning("the manifest of %s is damaged (%s): all rows are scored again", target, error)
+        log.warning("the manifest of %s is damaged (%s): all rows are scored again", target.shown, error)
         return []
-    states = executor.map(is_part_intact, reports, shared=str(target), label="verify")
+    states = executor.map(is_part_intact, reports, shared=target.locate(), label="verify")
     intact = [r for r, ok in zip(reports, states, strict=True) if ok]
     if len(intact) < len(reports):
         log.warning(
             "%d of %d files of %s are missing or damaged: they are scored again",
-            len(reports) - len(intact), len(reports), target,
+            len(reports) - len(intact), len(reports), target.shown,
         )  # fmt: skip
     return intact
 
@@ -233,22 +229,46 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
 
 
 def make_layout(
-    dataset: Dataset, n_components: int, noise: bool, passthrough: str | Sequence[str], proba: str, prefix: str
-) -> Layout:
+    dataset: Dataset, n_components: int, noise: bool, passthrough: str | Sequence[str], proba: str, prefix: str,
+    impute: Sequence[str] = (),
+) -> Layout:  # fmt: skip
     """Return the columns of a scored table of up to ``n_components`` components.
 
     Raises
     ------
     ConfigError
-        If ``proba`` is unknown, or two columns would have one name, or a pass-through column does not exist.
+        If ``proba`` is unknown, or two columns would have one name, or a pass-through column does not exist; or if
+        missing values are to be imputed in rows that are left out because of them.
     """
+    if impute and dataset.missing != MARGINALISE:
+        raise ConfigError(
+            explain(
+                f"score.impute fills in missing values, and with missing: {dataset.missing} no scored row has any",
+                remedy="set data.missing to marginalise, or score.impute to false",
+            )
+        )
     if proba not in PROBA_STYLES:
         raise ConfigError(
             f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
         )
-    layout = Layout(choose_passthrough(passthrough, dataset.schema.names), proba, prefix)
+    layout = Layout(choose_passthrough(passthrough, dataset.schema.names), proba, prefix, tuple(impute))
     check_layout(dataset, n_components, layout, noise)
     return layout
+
+
+def open_path(model: FitResult, path: str | os.PathLike[str], missing: str | None) -> Dataset:
+    """Return the data set of a path in the columns of a model, which gives the policy if ``missing`` is None.
+
+    Raises
+    ------
+    InputDataError
+        As :func:`~stream_gmm.io.source.dataset.open_dataset`.
+    """
+    follows = model.marginalises and missing in (None, MARGINALISE)
+    policy, sentinel = missing or "error", {}
+    if follows:
+        policy, sentinel = MARGINALISE, model.provenance.get("sentinel", {})
+    return open_dataset(path, model.input_columns, missing=policy, sentinel=sentinel)
 
 
 def _compute_job_key(model: FitResult, dataset: Dataset, layout: Layout) -> str:
@@ -272,6 +292,7 @@ def _make_manifest(
         "data_fingerprint": dataset.fingerprint,
         "version": version("stream-gmm"),
         **({"filter": dataset.row_filter} if dataset.row_filter else {}),
+        **({"tables": [str(table) for table in dataset.tables]} if dataset.tables else {}),
         "columns": list(model.columns),
         "layout": asdict(layout),
         "threshold": repr(model.threshold),
@@ -288,7 +309,7 @@ def _make_manifest(
     }
 
 
-def _verify_parts(staging: Path, dataset: Dataset, reports: list[PartReport]) -> None:
+def _verify_parts(staging: str, dataset: Dataset, reports: list[PartReport]) -> None:
     """Check, from here, that all that was reported is there.
 
     Raises
@@ -300,12 +321,12 @@ def _verify_parts(staging: Path, dataset: Dataset, reports: list[PartReport]) ->
         raise StorageError("the reports of the scoring tasks do not match the parts.")
     if sum(r.rows_in for r in reports) != dataset.num_rows:
         raise StorageError("the scored rows do not add up to the rows of the input.")
+    place = open_place(staging)
     for report in reports:
-        path = staging / report.path
-        if not path.exists() or path.stat().st_size != report.bytes:
+        if place.find_size(report.path) != report.bytes:
             raise StorageError(
                 explain(
-                    f"{report.path} was reported as written, and is not in {staging} as seen from here",
+                    f"{report.path} was reported as written, and is not in {redact(staging)} as seen from here",
                     why="the workers may not share this file system",
                     remedy="write to a folder that all workers and this machine see",
                 )

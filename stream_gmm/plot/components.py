@@ -69,7 +69,9 @@ def ellipses(
         raise ConfigError("columns must name two columns.")
     ax = take_axes(ax)
     extent = (*find_limits(values[:, i]), *find_limits(values[:, j]))
-    ax.hexbin(values[:, i], values[:, j], gridsize=50, extent=extent, bins="log", cmap="Greys", mincnt=1, lw=0.1)
+    ax.hexbin(
+        values[:, i], values[:, j], gridsize=50, extent=extent, bins="log", cmap="Greys", mincnt=1, vmin=0.3, lw=0.1
+    )
     _draw_ellipses(ax, model, i, j)
     ax.set(xlim=extent[:2], ylim=extent[2:], xlabel=column_name(model, i), ylabel=column_name(model, j))
     return ax

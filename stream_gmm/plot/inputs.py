@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stream_gmm.core.estep.marginal import find_complete
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.frames import as_rows
@@ -14,6 +15,9 @@ from stream_gmm.pipeline.sweep.result import SweepResult
 
 TableRows = Sequence[Mapping[str, Any]]
 """The sweep table, one mapping for each candidate."""
+
+ENOUGH_ROWS = 100
+"""With so many complete rows, those with missing values are not drawn."""
 
 
 def take_sweep(result: Any) -> SweepResult:
@@ -50,6 +54,9 @@ def take_model(result: Any) -> FitResult:
 def take_rows(result: Any, rows: Any) -> Array:
     """Return the given rows as float64 ``(N, D)``; without any, the sample that a sweep keeps.
 
+    Of rows with missing values those are drawn that are complete; if they are few, all, with conditional means in
+    place of what is missing.
+
     Raises
     ------
     ConfigError
@@ -67,15 +74,19 @@ def take_rows(result: Any, rows: Any) -> Array:
                 remedy="pass rows=, an array or a data frame; a SweepResult keeps its sample",
             )
         )
+    policy = "marginalise" if model.marginalises else "error"
     if rows is None and sweep is not None:
         values = restore_rows(sweep.profile.sample.rows, model.columns, model.transforms)
     else:
-        values = as_rows(rows, model.columns)
+        values = as_rows(rows, model.columns, policy)
     if values.shape[1] != model.n_features_in_:
         raise InputDataError(f"the rows have {values.shape[1]} columns, the model {model.n_features_in_}.")
     if not len(values):
         raise InputDataError("there are no rows to draw.")
-    return values
+    complete = find_complete(values)
+    if complete is None:
+        return values
+    return values[complete] if complete.sum() >= ENOUGH_ROWS else model.impute(values)[0]
 
 
 def take_table(sweep: Any) -> TableRows:

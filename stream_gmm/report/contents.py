@@ -19,6 +19,7 @@ from stream_gmm.io.store.versions import Version
 from stream_gmm.pipeline.job.monitor_stage import MONITOR
 from stream_gmm.pipeline.job.run_folder import SAMPLE, TABLE, TRUTH, read_catalog, read_run
 from stream_gmm.pipeline.monitor import ALL_FILES
+from stream_gmm.plot.inputs import take_rows
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def read_contents(folder: Path) -> RunContents:
     monitored = read_table(folder / MONITOR).to_pylist() if (folder / MONITOR).exists() else []
     return RunContents(
         folder, record, model, read_table(state / TABLE).to_pylist(),
-        np.column_stack([sample[c].to_numpy() for c in sample.column_names]),
+        take_rows(model, np.column_stack([sample[c].to_numpy() for c in sample.column_names])),
         load_model(state / TRUTH) if (state / TRUTH).exists() else None,
         [r for r in monitored if r["file"] == ALL_FILES and r["model_digest"] == model.digest],
         catalog.find(catalog.champion) if catalog.champion else None, len(catalog.versions),

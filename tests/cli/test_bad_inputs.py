@@ -96,6 +96,8 @@ COMMANDS = [
     ("demo-data data --files 9 --rows 3", 2, "cannot write 3 rows into 9 files"),
     ("serve --paths in --folder out --timezone Mars/Phobos", 2, "Mars/Phobos"),
     ("serve --paths in --folder out --cron nonsense", 2, "nonsense"),
+    (f"run --paths in --folder out --scored s3://key:{CANARY}@bucket/out", 2, "holds credentials"),
+    ("run --paths in --folder out --scored ftp://host/out", 2, "not to ftp://"),
     (f"serve --paths s3://key:{CANARY}@bucket/in --folder out", 2, "holds credentials"),
     (f"sweep --paths ftp://key:{CANARY}@host/in --folder out", 3, "cannot read from ftp://"),
     (f"sweep --paths 's3://key:{CANARY}@b ucket/in' --folder out", 3, "s3"),

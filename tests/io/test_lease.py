@@ -102,7 +102,7 @@ def test_blocks_may_be_nested_and_other_threads_wait(tmp_path):
 def _leave_lease(folder, **changes):
     """Leave the lease of a process that is gone; returns its owner."""
     folder.mkdir()
-    owner = replace(leases._make_owner("other"), **changes)
+    owner = replace(leases.make_owner("other"), **changes)
     (folder / LEASE).write_text(json.dumps(asdict(owner)))
     return owner
 

@@ -135,7 +135,7 @@ class TestPlan:
         np.testing.assert_array_equal(_all(data)[:, 0], np.arange(20_000))
 
     def test_a_large_file_becomes_several_parts(self, write_parquet, tmp_path, monkeypatch):
-        monkeypatch.setattr("stream_gmm.io.source.dataset.PART_BYTES", 8 * 1000)
+        monkeypatch.setattr("stream_gmm.io.source.parts.PART_BYTES", 8 * 1000)
         monkeypatch.setattr("stream_gmm.io.source.dataset.LEAF_BYTES", (8 * 1500, 8 * 1500))
         write_parquet("1.parquet", {"x": np.arange(2500.0)}, row_group_size=400)
         write_parquet("2.parquet", {"x": np.arange(10.0)})

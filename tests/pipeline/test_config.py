@@ -43,7 +43,8 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key():
 
     for part in (
         "f.yaml: 10 problems", "data.paths: is required", "data.path: unknown key; did you mean 'paths'?",
-        "data.missing: Input should be 'error' or 'drop' (found 'dorp')", "swep: unknown key; did you mean 'sweep'?",
+        "data.missing: Input should be 'error', 'drop' or 'marginalise' (found 'dorp')",
+        "swep: unknown key; did you mean 'sweep'?",
         "sweep.n_components: must be at least 1", "did you mean 'full'?", "did you mean 'bic'?", "em.tol:",
         "em.n_inits: unknown key; did you mean 'n_init'?", "exclude each other",
     ):  # fmt: skip

@@ -9,7 +9,7 @@ import typing
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.core.online import OnlineRule
+from stream_gmm.core.online_rule import OnlineRule
 from stream_gmm.pipeline.fit.settings import FitOptions, Settings, describe_option
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.repeat import config_keys
@@ -63,7 +63,7 @@ def test_the_section_data_has_the_keywords_of_open_dataset_and_passes_them_on(mo
     assert set(DataConfig.model_fields) == set(keywords)
     given = {
         "paths": ["a"], "columns": ["x*"], "exclude_columns": ["x9"], "filter": "k > 1", "exclude": ["b"],
-        "weight": "w", "missing": "drop",
+        "weight": "w", "missing": "drop", "table_version": 3, "sentinel": {"x1": [-200.0]},
     }  # fmt: skip
     assert set(given) == set(keywords)
     seen: dict[str, object] = {}

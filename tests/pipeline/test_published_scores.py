@@ -66,10 +66,14 @@ def test_a_damaged_part_is_noticed_and_scored_again(model, data, tmp_path, kind,
 
 
 @pytest.mark.parametrize("parts", [[], [{}], None, [1]])
-def test_a_damaged_manifest_is_not_believed(model, data, tmp_path, parts):
+def test_a_manifest_of_an_earlier_release_that_is_damaged_is_not_believed(model, data, tmp_path, parts):
     sg.score(model, data, tmp_path / "scored", passthrough="none")
     path = tmp_path / "scored" / "_manifest.json"
     manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"parts": parts}))
+    with pytest.raises(StorageError, match=r"its SHA-256 does not match: it is damaged, or was edited"):
+        sg.score(model, data, tmp_path / "scored", passthrough="none")
+    manifest = {k: v for k, v in manifest.items() if k not in ("sealed", "sha256")}
     path.write_text(json.dumps(manifest | {"parts": parts}))
     for part in (tmp_path / "scored").glob("*.parquet"):
         part.unlink()

@@ -72,7 +72,7 @@ def test_one_file_for_each_part_with_the_models_identity(model, data, tmp_path):
 
 
 def test_a_file_of_several_parts_and_folders_are_mirrored(model, demo_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("stream_gmm.io.source.dataset.PART_BYTES", 8 * 3 * 2500)
+    monkeypatch.setattr("stream_gmm.io.source.parts.PART_BYTES", 8 * 3 * 2500)
     table = pq.read_table(demo_folder / "part-000.parquet")
     path = tmp_path / "in" / "day=1" / "a.parquet"
     path.parent.mkdir(parents=True)
@@ -229,8 +229,8 @@ def test_a_folder_that_is_not_an_output_is_not_replaced(model, data, demo_folder
         sg.score(model, data, tmp_path / "precious")
     with pytest.raises(StorageError, match="holds the input file"):
         sg.score(model, data, demo_folder)
-    with pytest.raises(StorageError, match="object store"):
-        sg.score(model, data, "s3://bucket/scored")
+    with pytest.raises(ConfigError, match="object store.*not to ftp://"):
+        sg.score(model, data, "ftp://bucket/scored")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

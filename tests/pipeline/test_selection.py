@@ -100,6 +100,15 @@ def test_gains_are_differences_between_neighbouring_k(swept):
     assert table["full-3"]["gain"] > 10 * table["full-3"]["gain_se"]
 
 
+def test_a_gap_in_the_grid_is_no_gain_of_one_component(rng):
+    rows = np.vstack([rng.normal(size=(300, 2)), 6.0 + rng.normal(size=(300, 2))])
+    result = sg.sweep(rows, [3, 4], "diag", prune=False)  # with K = 1, which is always there
+    gains = {c["candidate"]: c["gain"] for c in result.table.to_pylist()}
+    assert gains["diag-3"] is None
+    assert gains["diag-4"] is not None
+    assert "component 3 gains" not in " ".join(result.why)
+
+
 def test_the_table_holds_the_sample_fit_and_the_shape(swept):
     for row, c in zip(swept.table.to_pylist(), swept.candidates, strict=True):
         spectra = np.linalg.eigvalsh(c.result.params.dense_covariances)

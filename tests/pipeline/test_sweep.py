@@ -10,7 +10,7 @@ from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.errors import ConfigError, InputDataError, NoAdmissibleModelError, SingularCovarianceError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.source.chunks import split_holdout
-from stream_gmm.pipeline.passes.profile import profile_rows
+from stream_gmm.pipeline.passes.profile_pass import profile_rows
 from stream_gmm.pipeline.passes.progress import Progress
 from stream_gmm.pipeline.passes.tasks import CachePolicy, plan_tasks
 from tests.oracles import rows_of

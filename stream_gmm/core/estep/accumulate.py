@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from stream_gmm.core.estep.batch import Batch, StackedStats
+from stream_gmm.core.estep.marginal import find_complete
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.moments import UNWEIGHTED
@@ -28,11 +29,21 @@ def accumulate_stats(batch: Batch, rows: Array, weights: Array = UNWEIGHTED) -> 
     """Return the statistics of every group of candidates for ``rows (N, D)`` of finite values.
 
     ``weights (N,)`` are positive; a row of weight 2 counts as two rows. If they are empty, every row counts once.
-    Column-major rows are used without a copy.
+    Column-major rows are used without a copy. A batch that was compiled for incomplete rows takes NaN for a missing
+    value: complete rows go through the same kernels as ever, and those without any value count for nothing.
     """
+    complete = find_complete(rows) if batch.marginal else None
+    if complete is not None:
+        rest = rows[~complete], weights[~complete] if len(weights) else weights
+        of_rest = tuple(group.accumulate_stats(*rest) for group in batch.marginal)
+        rows, weights = np.asfortranarray(rows[complete]), weights[complete] if len(weights) else weights
+    else:
+        of_rest = tuple(StackedStats.zero(1) for _ in batch.marginal)
+    if not len(rows):
+        return (*(StackedStats.zero(1) for _ in batch.groups), *of_rest)
     rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
     weights = np.ascontiguousarray(weights, dtype=np.float64)
-    return tuple(group.accumulate_stats(rows_t, weights) for group in batch.groups)
+    return (*(group.accumulate_stats(rows_t, weights) for group in batch.groups), *of_rest)
 
 
 def merge_each(left: Sequence[Statistics], right: Sequence[Statistics]) -> tuple[Statistics, ...]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from stream_gmm.core.estep import kernels, whitening
 from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, KernelPreference, choose_kernel
+from stream_gmm.core.estep.marginal import MarginalDensity
 from stream_gmm.core.model.density import Density, compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.features import LINEAR_ORDER, Features
@@ -84,17 +85,20 @@ class StackLayout:
     """Weighted log-density of the noise of each candidate, nats."""
 
     def assemble(
-        self, n: float, sums: Array, expected: Array, weight: Array, mean: Array, scatter: Array, moments: Moments
-    ) -> StackedStats:
+        self, n: float, sums: Array, expected: Array, weight: Array, mean: Array, scatter: Array, moments: Moments,
+        of_noise: Array | None = None,
+    ) -> StackedStats:  # fmt: skip
         """Return the statistics of the group from what a kernel gives for ``n`` rows.
 
         ``sums (C, 2)`` holds the log-likelihood and the log of the largest responsibility; ``expected (M,)`` the sum
-        over the rows of responsibility times log-density; ``weight``, ``mean`` and ``scatter`` are per component.
+        over the rows of responsibility times log-density, and ``of_noise (C,)`` that of the noise, unless it is the
+        same for all rows; ``weight``, ``mean`` and ``scatter`` are per component.
         """
         starts = np.array(self.offsets[:-1])
         # sum of -r log r, since log r = log-density of the component - log-density of the mixture.
         background, noisy = np.array(self.backgrounds), np.array(self.backgrounds) > NO_BACKGROUND
-        of_noise = np.where(noisy, background * (n - np.add.reduceat(weight, starts)), 0.0)
+        if of_noise is None:
+            of_noise = np.where(noisy, background * (n - np.add.reduceat(weight, starts)), 0.0)
         entropy = np.maximum(sums[:, 0] - np.add.reduceat(expected, starts) - of_noise, 0.0)
         entropy[(np.diff(self.offsets) == 1) & ~noisy] = 0.0
         stats = SuffStats(float(n), 0.0, 0.0, 0.0, weight, mean, scatter, moments)
@@ -159,6 +163,31 @@ class WhitenedGroup:
         return self.layout.assemble(total_weight(rows_t, weights), *results, moments)
 
 
+@dataclass(frozen=True)
+class MarginalGroup:
+    """Candidates for rows with missing values: those with covariance matrices, or those with variances."""
+
+    layout: StackLayout
+    density: MarginalDensity
+
+    def accumulate_stats(self, rows: Array, weights: Array = UNWEIGHTED) -> StackedStats:
+        """Return the statistics for ``rows (N, D)``, in which NaN is a missing value, with ``weights (N,)``, or none.
+
+        Rows without any value count for nothing.
+        """
+        some = ~np.isnan(rows).all(axis=1)
+        if not some.all():
+            rows, weights = rows[some], weights[some] if len(weights) else weights
+        if not len(rows):
+            return StackedStats.zero(1)
+        sums, expected, of_noise, weight, mean, scatter = self.density.sum_rows(
+            rows, weights, np.array(self.layout.offsets)
+        )
+        moments = FULL if scatter.ndim == 3 else DIAGONAL
+        n = total_weight(rows.T, weights)
+        return self.layout.assemble(n, sums, expected, weight, mean, scatter, moments, of_noise)
+
+
 Group = FeatureGroup | WhitenedGroup
 KernelResults = tuple[Array, Array, Array, Array, Array]
 """The arguments ``sums``, ``expected``, ``weight``, ``mean`` and ``scatter`` of :meth:`StackLayout.assemble`."""
@@ -203,6 +232,13 @@ class Batch:
     groups: tuple[Group, ...]
     choices: tuple[tuple[str, str], ...]
     """Name of the kernel and floating-point type of each candidate, in order."""
+    marginal: tuple[MarginalGroup, ...] = ()
+    """The candidates once more, for rows with missing values; none if there are no such rows."""
+
+    @property
+    def no_stats(self) -> tuple[StackedStats, ...]:
+        """The statistics of no rows."""
+        return tuple(StackedStats.zero(1) for _ in (*self.groups, *self.marginal))
 
     @property
     def kernels_used(self) -> tuple[str, ...]:
@@ -221,22 +257,32 @@ class Batch:
     def order_values(self, values: Sequence[Array]) -> list[float]:
         """Return one value for each candidate, in order, from the values ``(C,)`` of each group."""
         by_number: dict[int, float] = {}
-        for group, group_values in zip(self.groups, values, strict=True):
-            by_number.update(zip(group.layout.index, group_values.tolist(), strict=True))
+        for group, group_values in zip((*self.groups, *self.marginal), values, strict=True):
+            for i, value in zip(group.layout.index, group_values.tolist(), strict=True):
+                by_number[i] = by_number[i] + value if i in by_number else value
         return [by_number[i] for i in range(len(self.choices))]
 
     def split(self, stacked: Sequence[StackedStats]) -> list[SuffStats]:
         """Return the statistics of each candidate, in order, from those of each group."""
         by_number: dict[int, SuffStats] = {}
-        for group, group_stats in zip(self.groups, stacked, strict=True):
-            by_number |= group.layout.split(group_stats)
+        for group, group_stats in zip((*self.groups, *self.marginal), stacked, strict=True):
+            if not group_stats.stats.rows:
+                continue
+            for i, stats in group.layout.split(group_stats).items():
+                by_number[i] = by_number[i].merge(stats) if i in by_number else stats
         return [by_number[i] for i in range(len(self.choices))]
 
 
 def compile_batch(
-    candidates: Sequence[MixtureParams], scaling: Scaling, preference: KernelPreference = ANY_KERNEL
+    candidates: Sequence[MixtureParams],
+    scaling: Scaling,
+    preference: KernelPreference = ANY_KERNEL,
+    incomplete: bool = False,
 ) -> Batch:
     """Compile candidates for one shared pass: choose a kernel for each, and stack those that share one.
+
+    ``incomplete`` says that rows may have missing values. Then no features are linear: the part of the log-density
+    that they leave out is the same for all components only in complete rows.
 
     Raises
     ------
@@ -244,28 +290,40 @@ def compile_batch(
         If a covariance is not positive definite.
     """
     densities = [compile_density(p) for p in candidates]
-    choices = [choose_kernel(p, d, scaling, preference) for p, d in zip(candidates, densities, strict=True)]
+    features = [p.complete_features if incomplete else p.features for p in candidates]
+    choices = [
+        choose_kernel(p, d, scaling, preference, f) for p, d, f in zip(candidates, densities, features, strict=True)
+    ]
     keys = [
-        (c.kernel, c.dtype, -d.whitener.ndim if c.coordinates is None else p.features.order)
-        for c, p, d in zip(choices, candidates, densities, strict=True)
+        (c.kernel, c.dtype, -d.whitener.ndim if c.coordinates is None else f.order)
+        for c, f, d in zip(choices, features, densities, strict=True)
     ]
     groups: list[Group] = []
     for key in sorted(set(keys)):
         index = [i for i, k in enumerate(keys) if k == key]
         members, stacked = [candidates[i] for i in index], [densities[i] for i in index]
-        offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum([p.n_components for p in members])]))
-        families, backgrounds = zip(*((p.family, p.background) for p in members), strict=True)
-        layout = StackLayout(tuple(index), offsets, families, backgrounds)
-        first = choices[index[0]]
+        layout, first = _make_layout(index, members), choices[index[0]]
         if first.coordinates is None:
             log_norm, means, whitener = (
                 np.concatenate([getattr(d, name) for d in stacked]) for name in ("log_norm", "means", "whitener")
             )
             groups.append(WhitenedGroup(layout, Density(log_norm, means, whitener)))
         else:
-            weights = _pack_features(stacked, members[0].features, first.coordinates, first.dtype)
-            groups.append(FeatureGroup(layout, members[0].features, first.coordinates, weights))
-    return Batch(tuple(groups), tuple((c.kernel, c.dtype) for c in choices))
+            own = features[index[0]]
+            weights = _pack_features(stacked, own, first.coordinates, first.dtype)
+            groups.append(FeatureGroup(layout, own, first.coordinates, weights))
+    marginal = []
+    for ndim in sorted({d.whitener.ndim for d in densities} if incomplete else ()):
+        index = [i for i, d in enumerate(densities) if d.whitener.ndim == ndim]
+        layout = _make_layout(index, [candidates[i] for i in index])
+        marginal.append(MarginalGroup(layout, MarginalDensity.of([densities[i] for i in index])))
+    return Batch(tuple(groups), tuple((c.kernel, c.dtype) for c in choices), tuple(marginal))
+
+
+def _make_layout(index: Sequence[int], members: Sequence[MixtureParams]) -> StackLayout:
+    offsets = tuple(int(v) for v in np.concatenate([[0], np.cumsum([p.n_components for p in members])]))
+    families, backgrounds = zip(*((p.family, p.background) for p in members), strict=True)
+    return StackLayout(tuple(index), offsets, families, backgrounds)
 
 
 def _pack_features(

@@ -12,6 +12,7 @@ import numpy as np
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate_stats, complete_stats, merge_each
 from stream_gmm.core.estep.batch import compile_batch
 from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, KernelPreference
+from stream_gmm.core.estep.marginal import find_complete
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
@@ -21,7 +22,7 @@ from stream_gmm.core.stats import SuffStats
 
 @dataclass(frozen=True, eq=False)
 class InMemoryEStep:
-    """The E-step over ``rows (N, D)``, as a :data:`stream_gmm.core.fit.em.EStep`.
+    """The E-step over ``rows (N, D)``, as a :data:`stream_gmm.core.fit.em.EStep`; NaN is a missing value.
 
     ``scaling`` gives the coordinates of the feature kernels; ``weights (N,)`` is empty if every row counts once.
     """
@@ -39,6 +40,10 @@ class InMemoryEStep:
         return [(np.asfortranarray(self.rows[p]), self.weights[p]) for p in places]
 
     @cached_property
+    def _is_incomplete(self) -> bool:
+        return find_complete(self.rows) is not None
+
+    @cached_property
     def _row_moments(self) -> SuffStats:
         return collect_moments(self.rows, self.weights)
 
@@ -47,7 +52,7 @@ class InMemoryEStep:
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Return the statistics of each candidate over all rows."""
-        batch = compile_batch(candidates, self.scaling, self.preference)
+        batch = compile_batch(candidates, self.scaling, self.preference, self._is_incomplete)
         stacked = reduce(merge_each, (accumulate_stats(batch, *chunk) for chunk in self._chunks))
         row_moments = self._row_moments if batch.needs_row_moments else SuffStats.zero(1, 1, FULL)
         return complete_stats(batch, candidates, stacked, row_moments, self.scaling.shift)

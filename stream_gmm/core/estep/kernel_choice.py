@@ -17,7 +17,7 @@ import numpy as np
 
 from stream_gmm.core.estep.cost import feature_cost, whitened_cost
 from stream_gmm.core.model.density import Density
-from stream_gmm.core.model.features import ISOTROPIC_ORDER
+from stream_gmm.core.model.features import ISOTROPIC_ORDER, Features
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import one_of
@@ -67,9 +67,11 @@ class KernelPreference:
 ANY_KERNEL = KernelPreference()
 
 
-def _feature_coordinates(params: MixtureParams, scaling: Scaling) -> Iterator[tuple[str, Scaling]]:
+def _feature_coordinates(
+    params: MixtureParams, scaling: Scaling, features: Features | None = None
+) -> Iterator[tuple[str, Scaling]]:
     """Return the feature kernels of a structure, with the coordinates in which its features keep their form."""
-    if params.features.order == ISOTROPIC_ORDER:
+    if (features or params.features).order == ISOTROPIC_ORDER:
         yield QUADRATIC, scaling.isotropic
         return
     yield QUADRATIC, scaling.scaled
@@ -77,27 +79,40 @@ def _feature_coordinates(params: MixtureParams, scaling: Scaling) -> Iterator[tu
         yield SPHERED, scaling
 
 
-def bound_rounding_error(params: MixtureParams, density: Density, coordinates: Scaling, dtype: str) -> float:
-    """Return a bound on the rounding error of log-densities computed by features, in nats."""
+def bound_rounding_error(
+    params: MixtureParams, density: Density, coordinates: Scaling, dtype: str, features: Features | None = None
+) -> float:
+    """Return a bound on the rounding error of log-densities computed by features, in nats.
+
+    ``features`` are by default those of the structure.
+    """
     family, (k, d) = params.family, params.means.shape
     means = coordinates.apply(density.means)
     covariances = coordinates.transform_covariances(np.array(family.expand(params.covariances, k, d)))
-    magnitude = params.features.magnitude(means, covariances, coordinates.transform_whitener(density.whitener))
+    features = features or params.features
+    magnitude = features.magnitude(means, covariances, coordinates.transform_whitener(density.whitener))
     terms = magnitude + np.where(params.weights > 0.0, np.abs(density.log_norm), 0.0) + d
     return float(ERROR_RATIO * np.max(terms) * np.finfo(dtype).eps)
 
 
 def choose_kernel(
-    params: MixtureParams, density: Density, scaling: Scaling, preference: KernelPreference = ANY_KERNEL
+    params: MixtureParams,
+    density: Density,
+    scaling: Scaling,
+    preference: KernelPreference = ANY_KERNEL,
+    features: Features | None = None,
 ) -> KernelChoice:
     """Return the cheapest kernel of those that are precise enough, or the one that the user prefers by name.
+
+    ``features`` are by default those of the structure.
 
     A kernel that the structure does not have cannot be forced: the choice is then as for ``"auto"``.
     """
     k, d = params.means.shape
-    n_features = params.features.count(d)
+    features = features or params.features
+    n_features = features.count(d)
     choices = [KernelChoice(WHITENED, "float64", None, whitened_cost(k, d, params.family.matrices))]
-    for kernel, coordinates in _feature_coordinates(params, scaling):
+    for kernel, coordinates in _feature_coordinates(params, scaling, features):
         for dtype in dict.fromkeys(("float64", preference.dtype)):
             cost = feature_cost(k, d, n_features, coordinates.root is not None, dtype)
             choices.append(KernelChoice(kernel, dtype, coordinates, cost))
@@ -106,6 +121,6 @@ def choose_kernel(
         forced = choice.kernel == preference.kernel and choice.dtype == preference.dtype
         if choice.coordinates is None or forced:
             return choice
-        if bound_rounding_error(params, density, choice.coordinates, choice.dtype) <= ALLOWED[choice.dtype]:
+        if bound_rounding_error(params, density, choice.coordinates, choice.dtype, features) <= ALLOWED[choice.dtype]:
             return choice
     raise AssertionError("the whitened kernel is always precise enough")  # pragma: no cover

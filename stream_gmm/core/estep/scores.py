@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaincc
 
-from stream_gmm.core.estep import whitening
+from stream_gmm.core.estep import marginal_scores, whitening
 from stream_gmm.core.estep.kernels import complete_scores
+from stream_gmm.core.estep.marginal import MarginalDensity, Patterns, find_complete
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import FULL, Array, divide_by_weight
 from stream_gmm.core.rows.transforms import Transforms, log_jacobians
@@ -18,6 +22,48 @@ _BLOCK_ROWS = 8192
 """Rows whose log-densities are in the cache together."""
 NO_NOISE = np.empty(0)
 """Probabilities of being noise, of a mixture without a noise component."""
+_TAIL_POINTS, _LARGEST_DISTANCE = 4096, 37.0
+"""The tail probability is tabulated for so many distances in standard deviations; beyond, it is less than 1e-280."""
+
+
+@dataclass(frozen=True)
+class IncompleteRows:
+    """Which of the scored rows have missing values, and what their log-densities are to be compared with."""
+
+    places: NDArray[np.intp]
+    """Numbers ``(m,)`` of these rows."""
+    pattern: NDArray[np.intp]
+    """Which columns each has: its pattern ``(m,)``."""
+    log_norms: Array
+    """Constants ``(P, K)`` of the weighted log-densities of the components, for each pattern."""
+    columns: NDArray[np.intp]
+    """Number of columns ``(P,)`` of each pattern."""
+    density: Density
+
+    def compare(self, log_density: Array) -> Array:
+        """Return the log-densities ``(m,)`` of complete rows that are as unusual as these rows, nats.
+
+        Equally unusual rows have the same tail probability, the one that a row of the model (with the same columns)
+        has a lower log-density. It is taken as that of separate components, a chi-square distribution for each.
+        """
+        whole = self.density
+        weights = MarginalDensity.of([whole]).log_weights
+        weights = np.exp(weights - weights.max())
+        weights /= weights.sum()
+        top = float(whole.log_norm.max())
+        at = top - 0.5 * np.linspace(_LARGEST_DISTANCE, 0.0, _TAIL_POINTS) ** 2
+        of_complete = _tail_probability(whole.log_norm[None, :], at, np.array([whole.means.shape[1]]), weights)
+        own = _tail_probability(self.log_norms[self.pattern], log_density, self.columns[self.pattern], weights)
+        with np.errstate(divide="ignore"):
+            known = of_complete > 0.0
+            out = np.interp(np.log(own), np.log(of_complete[known]), at[known], left=-np.inf)
+        out[self.columns[self.pattern] == 0] = np.nan
+        return out
+
+
+def _tail_probability(log_norm: Array, log_density: Array, columns: NDArray[np.intp], weights: Array) -> Array:
+    squared = np.maximum(log_norm - log_density[:, None], 0.0)  # half the squared distance of each component
+    return np.asarray(gammaincc(0.5 * np.maximum(columns, 1)[:, None], squared) @ weights)
 
 
 @dataclass(frozen=True)
@@ -29,11 +75,27 @@ class Scores:
     proba: Array
     """Responsibilities ``(N, K)``."""
     log_density: Array
-    """Log-density of the mixture ``(N,)``, nats."""
+    """Log-density of the mixture ``(N,)``, nats; of a row with missing values, that of the columns that it has."""
     mahalanobis_sq: Array
     """Squared Mahalanobis distance ``(N,)`` to the assigned component; for noise, to the most likely component."""
     noise: Array = field(default_factory=lambda: NO_NOISE)
     """Probability ``(N,)`` of being noise; empty if the mixture has no noise component."""
+    incomplete: IncompleteRows | None = None
+    """The rows with missing values; None: there are none."""
+    imputed: tuple[Array, Array] = (NO_NOISE, NO_NOISE)
+    """If they are wanted: the rows ``(N, D)`` of :func:`impute_rows`, and their standard deviations."""
+
+    @cached_property
+    def comparable(self) -> Array:
+        """Log-density ``(N,)`` of a complete row that is as unusual, nats: to be compared with the outlier threshold.
+
+        Of complete rows it is their own; NaN for a row without any value.
+        """
+        if self.incomplete is None:
+            return self.log_density
+        out = self.log_density.copy()
+        out[self.incomplete.places] = self.incomplete.compare(out[self.incomplete.places])
+        return out
 
     @property
     def shares(self) -> Array:
@@ -63,12 +125,18 @@ def weighted_log_densities(density: Density, rows: Array) -> Array:
 
 
 def score_rows(density: Density, rows: Array) -> Scores:
-    """Return the scores of ``rows (N, D)`` of finite values, computed by the whitened kernel, which never cancels.
+    """Return the scores of ``rows (N, D)``, computed by the whitened kernel, which never cancels.
+
+    NaN is a missing value: the scores of such a row are those of the columns that it has. Without any value its
+    responsibilities are the weights, and its log-density and distance are NaN.
 
     Responsibilities below 1e-100 are 0. Where even the log-density of every component underflows (a squared distance
     above 1.8e308), it is ``-inf``, and the row belongs to the component of smallest Mahalanobis distance (to
     rounding), with responsibility 1, or to the noise.
     """
+    complete = find_complete(rows)
+    if complete is not None:
+        return _score_incomplete(density, rows, complete)
     n, k = len(rows), len(density.log_norm)
     component, proba = np.empty(n, np.int32), np.empty((n, k))
     log_density, distance = np.empty(n), np.empty(n)
@@ -87,12 +155,66 @@ def score_rows(density: Density, rows: Array) -> Scores:
     return Scores(component, proba, log_density, distance, noise)
 
 
-def score_transformed(density: Density, rows: Array, columns: Sequence[str], transforms: Transforms) -> Scores:
-    """Return the scores of transformed ``rows (N, D)``; log-densities are those of the values themselves."""
+def score_transformed(
+    density: Density, rows: Array, columns: Sequence[str], transforms: Transforms, impute: bool = False
+) -> Scores:
+    """Return the scores of transformed ``rows (N, D)``; log-densities are those of the values themselves.
+
+    With ``impute`` the scores also have the rows without their missing values.
+    """
     scores = score_rows(density, rows)
+    if impute:
+        scores = replace(scores, imputed=impute_rows(density, rows, scores))
     if not transforms:
         return scores
     return replace(scores, log_density=scores.log_density + log_jacobians(rows, columns, transforms))
+
+
+def _score_incomplete(density: Density, rows: Array, complete: NDArray[np.bool_]) -> Scores:
+    """Return the scores of rows of which some have missing values."""
+    k, places, marginal = len(density.log_norm), np.flatnonzero(~complete), MarginalDensity.of([density])
+    patterns = Patterns.of(rows[places])
+    n = len(places)
+    component, proba = np.empty(n, np.int32), np.empty((n, k))
+    log_density, distance = np.empty(n), np.empty(n)
+    noise = np.empty(n) if density.noisy else NO_NOISE
+    log_norms = np.empty((len(patterns.observed), k))
+    marginal_scores.score_marginal_rows(
+        patterns.sort(rows[places]), patterns.starts, patterns.observed, np.array(marginal.means), marginal.matrices,
+        np.array(marginal.log_weights), density.background, marginal.log_widths, density.noisy,
+        component, proba, log_density, distance, noise, log_norms,
+    )  # fmt: skip
+    pattern = np.repeat(np.arange(len(patterns.observed)), np.diff(patterns.starts))
+    columns = patterns.observed.sum(axis=1)
+    empty = columns[pattern] == 0
+    log_density[empty] = distance[empty] = np.nan
+    whole, order = score_rows(density, rows[complete]), places[patterns.order]
+    incomplete, n = IncompleteRows(order, pattern, log_norms, columns, density), len(rows)
+    out = Scores(
+        np.empty(n, np.int32), np.empty((n, k)), np.empty(n), np.empty(n),
+        np.empty(n) if density.noisy else NO_NOISE, incomplete,
+    )  # fmt: skip
+    for name, own in (
+        ("component", component), ("proba", proba), ("log_density", log_density), ("mahalanobis_sq", distance),
+        *([("noise", noise)] if density.noisy else []),
+    ):  # fmt: skip
+        getattr(out, name)[complete] = getattr(whole, name)
+        getattr(out, name)[order] = own
+    return out
+
+
+def impute_rows(density: Density, rows: Array, scores: Scores) -> tuple[Array, Array]:
+    """Return ``rows (N, D)`` with the conditional means of their missing values (NaN), and standard deviations.
+
+    Mean and deviation are those of the mixture, given the observed values of the row; ``scores`` are those of the
+    rows. Values that are there have deviation 0. The noise component, which says nothing about other columns, is
+    left out.
+    """
+    total = scores.proba.sum(axis=1, keepdims=True)
+    even = np.full_like(scores.proba, 1.0 / scores.proba.shape[1])
+    shares = np.divide(scores.proba, total, out=even, where=total > 0.0)
+    mean, variance = MarginalDensity.of([density]).impute(rows, shares)
+    return mean, np.sqrt(variance)
 
 
 def _nearest_components(density: Density, rows: Array) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

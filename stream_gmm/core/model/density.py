@@ -25,6 +25,8 @@ class Density:
     whitener: Array
     background: float = NO_BACKGROUND
     """Weighted log-density of the noise in nats, the same for every row; ``NO_BACKGROUND`` without noise."""
+    log_widths: Array | None = None
+    """Logarithms ``(D,)`` of the widths of the box of the noise; None without noise."""
 
     @property
     def noisy(self) -> bool:
@@ -52,4 +54,5 @@ def compile_density(params: MixtureParams) -> Density:
         log_weights = np.log(params.weights)
     log_norm = log_weights + np.log(diagonal).sum(axis=1) - 0.5 * d * np.log(2.0 * np.pi)
     # The constant of a component of weight zero is -inf, which would give 0 * inf in the product with the features.
-    return Density(np.maximum(log_norm, -1e300), np.array(params.means), whitener, params.background)
+    widths = None if params.noise is None else np.log(params.noise[1] - params.noise[0])
+    return Density(np.maximum(log_norm, -1e300), np.array(params.means), whitener, params.background, widths)

@@ -145,10 +145,13 @@ class MixtureParams:
 
         The density of noise has no such term, so with noise the features are complete.
         """
+        return self.family.features if self.noise is None else self.complete_features
+
+    @property
+    def complete_features(self) -> Features:
+        """The features in which the log-densities are linear, without a term that is left out."""
         features = self.family.features
-        if self.noise is not None and features is LINEAR_FEATURES:
-            return FEATURES_BY_MOMENTS[self.family.moments]
-        return features
+        return FEATURES_BY_MOMENTS[self.family.moments] if features is LINEAR_FEATURES else features
 
     def with_noise(self, box: Array, weight: float) -> MixtureParams:
         """Return the mixture with a noise component of this weight in ``box (2, D)``; the others share the rest."""

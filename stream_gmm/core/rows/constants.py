@@ -20,6 +20,10 @@ class Constant:
     value: float
     position: int
 
+    def differs(self, value: float) -> bool:
+        """Return True if a row has another value; a missing one (NaN) is none."""
+        return value != self.value and value == value
+
     def describe_other(self, value: float) -> str:
         """Return in words that a row has another value."""
         return f"{self.name} is {value:.6g}, and {self.value:.6g} in all rows of the fit"
@@ -50,5 +54,8 @@ def split_columns(rows: Array, n_features: int, constants: Sequence[Constant]) -
 
 
 def find_unlike(values: Array, constants: Sequence[Constant]) -> NDArray[np.bool_]:
-    """Return which rows differ from a constant, ``(N,)`` booleans; ``values (N, C)`` are their constant columns."""
-    return np.asarray((values != np.array([c.value for c in constants])).any(axis=1))
+    """Return which rows differ from a constant, ``(N,)`` booleans; ``values (N, C)`` are their constant columns.
+
+    A missing value (NaN) differs from nothing.
+    """
+    return np.asarray(((values != np.array([c.value for c in constants])) & ~np.isnan(values)).any(axis=1))

@@ -37,7 +37,7 @@ def as_rows(data: Any, columns: tuple[str, ...] = (), missing: str = "error") ->
     """Return an array, a data frame or an Arrow table as float64 rows ``(N, D)``.
 
     The columns of frames and tables go by name; those that are not in ``columns`` are left out. With ``missing``
-    ``"drop"``, rows with a value that cannot be used are left out.
+    ``"drop"``, rows with a value that cannot be used are left out; with ``"marginalise"``, missing values are NaN.
 
     Raises
     ------
@@ -66,6 +66,8 @@ def as_rows(data: Any, columns: tuple[str, ...] = (), missing: str = "error") ->
             )
         )
     usable = np.abs(rows) <= LARGEST
+    if missing == "marginalise":
+        usable |= np.isnan(rows)
     if missing == "drop":
         return rows[usable.all(axis=1)]
     if not usable.all():

@@ -95,8 +95,11 @@ def find_atoms(rows: Array) -> list[Atom]:
     """Return the most frequent value of each column of a sample ``(n, D)``, and the share of rows that have it."""
     atoms = []
     for column in rows.T:
-        values, counts = np.unique(column, return_counts=True)
-        atoms.append(Atom(float(values[counts.argmax()]), float(counts.max() / len(column))))
+        values, counts = np.unique(_drop_missing(column), return_counts=True)
+        if not len(values):
+            atoms.append(Atom(float("nan"), 0.0))
+            continue
+        atoms.append(Atom(float(values[counts.argmax()]), float(counts.max() / counts.sum())))
     return atoms
 
 
@@ -118,7 +121,7 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
         warnings.append(
             f"many rows share one value: {', '.join(named)}; a component that collapses onto it is degenerate."
         )
-    for name, column in zip(columns, sample.T, strict=True):
+    for name, column in zip(columns, map(_drop_missing, sample.T), strict=True):
         if name in constant:
             continue
         for limit, count in find_limits(column):
@@ -137,6 +140,10 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
     if dependent:
         warnings.append(f"columns {dependent} are collinear: one follows from the others; leave one out.")
     return warnings
+
+
+def _drop_missing(column: Array) -> Array:
+    return column[~np.isnan(column)]
 
 
 def find_limits(column: Array) -> list[tuple[float, int]]:

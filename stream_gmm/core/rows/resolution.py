@@ -18,9 +18,9 @@ def find_steps(rows: Array) -> Array:
     """Return the recording step of each column ``(D,)`` of ``rows (N, D)``; 0 where the values have none.
 
     It is the greatest number of which all values are multiples, if that has at most ``DECIMALS`` decimals; else the
-    spacing of float32 at the largest value, if all values are float32.
+    spacing of float32 at the largest value, if all values are float32. NaN is a missing value.
     """
-    return np.array([_find_step(np.unique(column)) for column in rows.T])
+    return np.array([_find_step(np.unique(column[~np.isnan(column)])) for column in rows.T])
 
 
 def _find_step(values: Array) -> float:

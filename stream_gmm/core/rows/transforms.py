@@ -17,7 +17,7 @@ from scipy.optimize import minimize_scalar
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.frames import LARGEST
-from stream_gmm.errors import InputDataError, explain
+from stream_gmm.errors import ConfigError, InputDataError, explain
 
 LAMBDAS = (0.0, 2.0)
 """Exponents of Yeo & Johnson (2000) for which the transform maps the real line onto itself; others bound it."""
@@ -236,15 +236,17 @@ def transform_rows(rows: Array, columns: Sequence[str], transforms: Transforms) 
     return out
 
 
-def refuse_untransformed(rows: Array, columns: Sequence[str]) -> None:
+def refuse_untransformed(rows: Array, columns: Sequence[str], given: Array) -> None:
     """Refuse transformed ``rows (N, D)`` of which a value has no transform, or one beyond 1e150.
+
+    ``given (N, D)`` are the rows before; what is missing there (NaN) may be missing.
 
     Raises
     ------
     InputDataError
         Names row and column.
     """
-    usable = np.abs(rows) <= LARGEST
+    usable = (np.abs(rows) <= LARGEST) | np.isnan(given)
     if not usable.all():
         row, column = (int(i) for i in np.argwhere(~usable)[0])
         raise InputDataError(
@@ -252,6 +254,24 @@ def refuse_untransformed(rows: Array, columns: Sequence[str]) -> None:
                 f"row {row}: the value has no {columns[column]} ({int((~usable).sum())} such values)",
                 why="it is outside the domain of the transform, or the result is too large",
                 remedy="leave these rows out, or choose another transform (yeo_johnson and asinh take every number)",
+            )
+        )
+
+
+def refuse_imputation(transforms: Transforms) -> None:
+    """Refuse to fill in missing values where columns are transformed.
+
+    Raises
+    ------
+    ConfigError
+        If they are: the mean of a transformed column is not the transform of the column's mean.
+    """
+    if transforms:
+        raise ConfigError(
+            explain(
+                f"missing values are not imputed by a model of {', '.join(map(str, transforms))}",
+                why="the mean of a transformed column is not the transform of a mean",
+                remedy="set score.impute to false, or fit without transforms",
             )
         )
 
@@ -268,10 +288,11 @@ def restore_rows(rows: Array, columns: Sequence[str], transforms: Transforms) ->
 
 
 def log_jacobians(rows: Array, columns: Sequence[str], transforms: Transforms) -> Array:
-    """Return the log-Jacobian ``(N,)`` of transformed rows ``(N, D)``, in nats."""
+    """Return the log-Jacobian ``(N,)`` of transformed rows ``(N, D)``, in nats; a missing value (NaN) has none."""
     out = np.zeros(len(rows))
     for j, transform in _pair(columns, transforms):
-        out += transform.log_slope(np.ascontiguousarray(rows[:, j]))
+        slopes = transform.log_slope(np.ascontiguousarray(rows[:, j]))
+        out += np.where(np.isnan(rows[:, j]), 0.0, slopes)
     return out
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.estep.marginal import find_complete
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Scheme, StopRule, run_to_end
 from stream_gmm.core.fit.few_rows import is_small_enough, run_plain_steps
@@ -31,6 +32,7 @@ from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.incomplete import take_whole_rows
 from stream_gmm.core.search.seeding import (
     DENSITY_ROWS,
     NEIGHBOURS,
@@ -116,6 +118,8 @@ class SampleSearch:
     weights: Array = field(default_factory=lambda: UNWEIGHTED)
     noise: Array | None = None
     """Box ``(2, D)`` of the noise component, or None without one."""
+    moments: SuffStats | None = None
+    """Moments of all rows, where they cannot be computed from the rows because some values are missing."""
 
     def fit(
         self, n_components: int, family: CovarianceFamily, n_init: int = 1, seed: Sequence[int] = (0,)
@@ -146,9 +150,8 @@ class SampleSearch:
                 rng = np.random.default_rng([*seed, i, j])
                 # A seeding that these rows defeat is left out; the others go on.
                 with contextlib.suppress(*FIT_ERRORS):
-                    stats = collect_seed_stats(
-                        self.rows, n_components, self.scaling, rng, SEEDINGS[name], self.weights
-                    )
+                    whole = take_whole_rows(self.rows, self.weights, n_components, self.moments, rng)
+                    stats = collect_seed_stats(whole[0], n_components, self.scaling, rng, SEEDINGS[name], whole[1])
                     out.append((f"restart {i + 1}, {name}", stats))
         return tuple(out)
 
@@ -228,7 +231,7 @@ class SampleSearch:
         density = self._local_density
         if density is None:
             return None
-        few = self.rows[: len(density.rows)]
+        few = self._whole_rows[: len(density.rows)]
         log_mixture = score_rows(compile_density(params), few).log_density
         peak = density.find_peak(log_mixture + np.log(self.scaling.scale).sum())
         return None if peak is None else add_peak(params, few[peak])
@@ -239,7 +242,7 @@ class SampleSearch:
 
     def _run_em(self, starts: Sequence[MixtureParams], size: int, steps: int) -> list[EMState]:
         rows, weights = self.rows[:size], self.weights[:size]
-        if starts and is_small_enough(starts[0], rows, self.penalty):
+        if starts and is_small_enough(starts[0], rows, self.penalty) and find_complete(rows) is None:
             starts = [run_plain_steps(p, rows, weights, self.penalty, steps, RACE_TOL) for p in starts]
             steps = 0  # what is left is the ordinary evaluation
         scheme = Scheme(StopRule(RACE_TOL, steps), self.penalty)
@@ -313,13 +316,18 @@ class SampleSearch:
         return InMemoryEStep(self.rows, self.scaling, weights=self.weights)
 
     @cached_property
+    def _whole_rows(self) -> Array:
+        """Rows to measure local densities at."""
+        return take_whole_rows(self.rows, self.weights, 1, self.moments, np.random.default_rng(0))[0]
+
+    @cached_property
     def _local_density(self) -> LocalDensity | None:
-        few = self.scaling.scaled.apply(self.rows[:DENSITY_ROWS])
+        few = self.scaling.scaled.apply(self._whole_rows[:DENSITY_ROWS])
         return LocalDensity.of(few, NEIGHBOURS[1]) if len(few) > NEIGHBOURS[1] else None
 
     @cached_property
     def _pseudo_row(self) -> PseudoRows:
-        return PseudoRows.of(collect_moments(self.rows, self.weights), 1.0)
+        return PseudoRows.of(self.moments or collect_moments(self.rows, self.weights), 1.0)
 
 
 def _is_regular(params: MixtureParams) -> bool:

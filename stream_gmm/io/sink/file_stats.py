@@ -17,7 +17,7 @@ from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.sampling import Sample, hash_rows
 from stream_gmm.core.rows.transforms import Transforms, log_jacobians
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks
-from stream_gmm.io.source.decode import KINDS
+from stream_gmm.io.source.decode import KINDS, Sentinels
 from stream_gmm.io.source.files import SourceFile
 from stream_gmm.io.source.parts import Part
 
@@ -55,6 +55,7 @@ class StatsJob:
     row_filter: str | None
     rule: StatsRule
     transforms: Transforms = ()
+    sentinels: Sentinels = ()
 
 
 def read_part_stats(part: Part, job: StatsJob) -> FileStats:
@@ -68,7 +69,7 @@ def read_part_stats(part: Part, job: StatsJob) -> FileStats:
     d = len(job.columns)
     columns = (*job.columns, *([job.weight] if job.weight else []))
     pieces = [summarise_nothing(part.file, job)]
-    for chunk in parquet_chunks(part, columns, job.missing, (), job.row_filter, job.transforms):
+    for chunk in parquet_chunks(part, columns, job.missing, (), job.row_filter, job.transforms, job.sentinels):
         weights = chunk.rows[:, d] if job.weight else np.ones(len(chunk.rows))
         some = weights > 0.0  # a row of weight 0 is none
         rows = np.ascontiguousarray(chunk.rows[some, :d])

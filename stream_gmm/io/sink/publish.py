@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -21,14 +19,14 @@ from typing import Any
 
 from stream_gmm.errors import StorageError, explain
 from stream_gmm.faults import fault_site
-from stream_gmm.io.store.container import write_atomically
+from stream_gmm.io.sink.reports import REPORTS
+from stream_gmm.io.store.container import seal, unseal, write_atomically
 from stream_gmm.io.store.folders import LockState, exchange_paths, lock_folder, sync_folder
 from stream_gmm.io.store.lease import LEASE
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "_manifest.json"
-REPORTS = "_reports"
 _LOCK_ATTEMPTS = 10
 _LOCK_PAUSE_SECONDS = 0.1
 
@@ -42,9 +40,7 @@ def read_manifest(target: Path) -> dict[str, Any] | None:
         If it is damaged: then nobody knows whether the folder may be replaced.
     """
     try:
-        out = json.loads((target / MANIFEST).read_text())
-        if not isinstance(out, dict):
-            raise ValueError(f"it holds a {type(out).__name__}")
+        return unseal((target / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -55,21 +51,6 @@ def read_manifest(target: Path) -> dict[str, Any] | None:
                 remedy=f"if {target} holds nothing but scores, remove it and run again",
             )
         ) from error
-    return out
-
-
-def compute_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def is_intact(path: Path, size: int, sha256: str) -> bool:
-    """Return True if a file has this size and this content."""
-    try:
-        return path.stat().st_size == size and compute_sha256(path) == sha256
-    except OSError:
-        return False
 
 
 def list_files(folder: Path) -> set[str]:
@@ -204,12 +185,11 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
     try:
         remove_unlisted(staging, [part["path"] for part in manifest["parts"]])
         shutil.rmtree(staging / REPORTS, ignore_errors=True)
-        write_atomically(staging / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+        write_atomically(staging / MANIFEST, seal(manifest))
         sync_folder(staging)
         fault_site("score")
         _swap_folders(staging, target)
         fault_site("swap")
-        sync_folder(target.parent)
     except OSError as error:
         raise StorageError(
             explain(
@@ -218,6 +198,10 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
                 remedy=f"the complete result is in {staging}; run again to publish it",
             )
         ) from error
+    try:
+        sync_folder(target.parent)
+    except OSError as error:
+        log.warning("%s is published, but may be the previous one again after a power failure: %s", target, error)
 
 
 def _swap_folders(staging: Path, target: Path) -> None:

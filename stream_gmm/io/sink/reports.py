@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stream_gmm.io.sink.publish import REPORTS, is_intact
+from stream_gmm.errors import StorageError
+from stream_gmm.io.sink.places import Place, is_intact, open_place
+
+REPORTS = "_reports"
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,11 @@ class PartReport:
     """Identity of the file, digest of the model; and, in the notes of a job, the statistics of the rows as text."""
 
 
-def read_finished(note_path: Path, target: Path) -> PartReport | None:
+def find_finished_part(place: Place, index: int) -> PartReport | None:
     """Return the report of a part that an earlier attempt finished and that is still intact."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        report = report_from_json(json.loads(note_path.read_text()))
-        if is_intact(target, report.bytes, report.sha256):
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, StorageError):
+        report = report_from_json(json.loads(place.read(_note_name(index))))
+        if is_intact(place, report.path, report.bytes, report.sha256):
             return report
     return None
 
@@ -52,22 +54,23 @@ def report_from_json(values: dict[str, Any]) -> PartReport:
 
 def is_part_intact(report: PartReport, folder: str) -> bool:
     """Return True if the file of a part is in the folder, with the size and the SHA-256 of its report."""
-    return is_intact(Path(folder) / report.path, report.bytes, report.sha256)
+    return is_intact(open_place(folder), report.path, report.bytes, report.sha256)
 
 
-def reuse_part(report: PartReport, published: Path, staging: Path) -> None:
+def link_part(report: PartReport, published: Path, staging: Path) -> None:
     """Take a published part over into a staging folder; if that fails, it is simply scored again."""
     target = staging / report.path
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         os.link(published / report.path, target)
-        write_note(staging, report)
+        write_note(open_place(str(staging)), report)
 
 
-def write_note(staging: Path, report: PartReport) -> None:
+def write_note(place: Place, report: PartReport) -> None:
     """Note that a part is finished: it is not scored again when the job resumes."""
-    note_path = staging / REPORTS / f"{report.index:08d}.json"
-    aside = note_path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-    aside.write_text(json.dumps(asdict(report)))
-    os.replace(aside, note_path)
+    place.write(_note_name(report.index), json.dumps(asdict(report)).encode())
+
+
+def _note_name(index: int) -> str:
+    return f"{REPORTS}/{index:08d}.json"

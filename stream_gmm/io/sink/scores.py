@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,10 +20,13 @@ from stream_gmm.core.rows.constants import Constant
 from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.io.sink.file_stats import StatsRule, summarise_chunk
-from stream_gmm.io.sink.publish import REPORTS, compute_sha256
-from stream_gmm.io.sink.reports import PartReport, read_finished, write_note
+from stream_gmm.io.sink.incomplete import explain_unscored, imputed_columns
+from stream_gmm.io.sink.places import compute_sha256, open_place
+from stream_gmm.io.sink.reports import PartReport, find_finished_part, write_note
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.decode import Sentinels
+from stream_gmm.io.source.files import redact
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import read_schema
 from stream_gmm.io.store.statistics import to_text
@@ -38,12 +39,13 @@ OUTLIER = "is_outlier"
 class Layout:
     """Which columns a scored file has.
 
-    ``proba`` is ``"columns"`` (``proba_0`` ...), ``"list"`` (one list column) or ``"none"``.
+    ``proba`` is ``"columns"`` (``proba_0`` ...), ``"list"`` (one list column) or ``"none"``; ``impute`` are columns.
     """
 
     passthrough: tuple[str, ...]
     proba: str = "columns"
     prefix: str = ""
+    impute: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class ScoreJob:
     model_digest: str = ""
     stats_rule: StatsRule | None = None
     """How statistics of the rows are gathered; None: they are not."""
+    sentinels: Sentinels = ()
 
 
 Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
@@ -96,8 +99,9 @@ def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
         ("log_density", pa.float64(), lambda s, _: s.log_density),
         ("uncertainty", pa.float64(), lambda s, _: 1.0 - s.max_proba),
         ("mahalanobis_sq", pa.float64(), lambda s, _: s.mahalanobis_sq),
-        (OUTLIER, pa.bool_(), lambda s, t: s.log_density < t),
+        (OUTLIER, pa.bool_(), lambda s, t: s.comparable < t),
     ]
+    tail += imputed_columns(layout.impute)
     return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
 
 
@@ -152,16 +156,12 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
         If the scores cannot be written.
     """
     part, name = item
-    staging = Path(job.staging)
-    note_path = staging / REPORTS / f"{part.index:08d}.json"
-    done = read_finished(note_path, staging / name)
+    place = open_place(job.staging)
+    done = find_finished_part(place, part.index)
     if done is not None:
         return done
-    target = staging / name
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with place.scratch(name) as aside:
             totals = _write_scores(aside, part, job)
             if totals["rows_in"] != part.rows:
                 raise StorageError(f"{part.id}: {part.rows} rows were expected and {totals['rows_in']} read.")
@@ -176,17 +176,13 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 model=job.model_digest,
                 **totals,
             )
-            with open(aside, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(aside, target)
-            write_note(staging, report)
-        finally:
-            aside.unlink(missing_ok=True)
+            place.put(aside, name)
+            write_note(place, report)
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError) or error.errno is not None:
             raise StorageError(
                 explain(
-                    f"cannot write the scores of {part.id} to {target}",
+                    f"cannot write the scores of {part.id} to {redact(job.staging)}/{name}",
                     why=str(error),
                     remedy="check the space left; started again, the run resumes here",
                 )
@@ -204,19 +200,22 @@ def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
     writer: pq.ParquetWriter | None = None
     extra = job.layout.passthrough or job.columns[:1]
     try:
-        for chunk in parquet_chunks(part, job.columns, job.missing, extra, job.row_filter, job.transforms):
+        chosen = (job.row_filter, job.transforms, job.sentinels)
+        for chunk in parquet_chunks(part, job.columns, job.missing, extra, *chosen):
             chunk, unlike = set_unlike_aside(chunk, job.constants)
-            scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms)
+            impute = bool(job.layout.impute)
+            scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms, impute)
+            scored = ~np.isnan(scores.log_density)  # the others have no value
             table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)
             if writer is None:
                 writer = _open_writer(path, table.schema)
             writer.write_table(table)
             rows_in += chunk.read
             rows_out += table.num_rows
-            rows_scored += len(scores.component)
-            outliers += int((scores.log_density < job.threshold).sum()) + int(unlike.sum())
-            counts += np.bincount(scores.component[scores.component >= 0], minlength=k)
-            loglik += float(scores.log_density.sum())
+            rows_scored += int(scored.sum())
+            outliers += int((scores.comparable < job.threshold).sum()) + int(unlike.sum())
+            counts += np.bincount(scores.component[(scores.component >= 0) & scored], minlength=k)
+            loglik += float(scores.log_density[scored].sum())
             if job.stats_rule is not None:
                 gathered.append(summarise_chunk(part, chunk, scores, job.stats_rule, job.columns, job.transforms))
         if writer is None:
@@ -262,6 +261,7 @@ def make_scored_table(
 
     ``unlike (N,)`` marks rows that have no scores and are outliers; empty: none is.
     """
+    chunk = explain_unscored(chunk, scores)
     assert chunk.batch is not None
     arrays = [chunk.batch.column(c) for c in layout.passthrough]
     fields = [chunk.batch.schema.field(c) for c in layout.passthrough]
@@ -290,6 +290,8 @@ def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
         full = np.zeros(chunk.size, values.dtype)
         full[chunk.keep] = values
         values = full
+    if chunk.incomplete and pa.types.is_floating(kind):  # NaN: a score that a row without any value does not have
+        mask = np.isnan(values) if mask is None else mask | np.isnan(values)
     return pa.array(np.ascontiguousarray(values), kind, mask=mask)
 
 

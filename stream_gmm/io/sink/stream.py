@@ -23,6 +23,7 @@ from stream_gmm.io.sink.scores import (
     score_columns,
 )
 from stream_gmm.io.source.chunks import Chunk, decode_rows, set_unlike_aside
+from stream_gmm.io.source.memory import require_complete_rows
 
 NO_MODEL = "no model yet"
 
@@ -136,6 +137,8 @@ def score_record_batch(
     if clash:
         remedy = "give a prefix, such as 'gmm_', or do not pass the columns through"
         raise ConfigError(explain(f"the input already has columns named {clash}", remedy=remedy))
+    if model.transforms:
+        require_complete_rows(missing, "a model with transforms")
     chunk, unlike = set_unlike_aside(decode_batch(batch, number, columns, missing, model.transforms), constants)
     scores = score_transformed(model.density, chunk.rows, model.columns, model.transforms)
     metadata = {"stream_gmm.model_digest": model.digest}

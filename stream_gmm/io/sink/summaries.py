@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stream_gmm.core.drift import RowSummary, merge_summaries, summarise_rows
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS
@@ -20,8 +18,11 @@ from stream_gmm.core.rows.frames import LARGEST
 from stream_gmm.core.rows.sampling import hash_rows
 from stream_gmm.core.rows.transforms import Transforms, transform_rows
 from stream_gmm.errors import InputDataError, explain
+from stream_gmm.io.sink.places import open_place
 from stream_gmm.io.sink.reports import PartReport
 from stream_gmm.io.source.chunks import parquet_chunks
+from stream_gmm.io.source.decode import Sentinels
+from stream_gmm.io.source.files import open_parquet, redact
 from stream_gmm.io.source.parts import Part
 
 Item = tuple[Part, PartReport | None]
@@ -48,6 +49,7 @@ class SummaryJob:
     scored: str = ""
     proba: str = "columns"
     prefix: str = ""
+    sentinels: Sentinels = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _summarise_nothing(job: SummaryJob) -> RowSummary:
 def _score_chunks(part: Part, job: SummaryJob) -> Iterator[_Scored]:
     d = len(job.columns)
     columns = (*job.columns, *([job.weight] if job.weight else []))
-    for chunk in parquet_chunks(part, columns, job.missing, (), job.row_filter, job.transforms):
+    for chunk in parquet_chunks(part, columns, job.missing, (), job.row_filter, job.transforms, job.sentinels):
         weights = chunk.rows[:, d] if job.weight else np.ones(len(chunk.rows))
         some = weights > 0.0  # a row of weight 0 is none
         rows = np.ascontiguousarray(chunk.rows[some, :d])
@@ -105,19 +107,21 @@ def _score_chunks(part: Part, job: SummaryJob) -> Iterator[_Scored]:
 
 
 def _read_scores(part: Part, report: PartReport, job: SummaryJob) -> Iterator[_Scored]:
-    path, k, first = Path(job.scored) / report.path, len(job.density.log_norm), part.first_row
+    path, k, first = open_place(job.scored).locate(report.path), len(job.density.log_norm), part.first_row
     names = ["proba"] if job.proba == "list" else [f"proba_{i}" for i in range(k)]
     extra = ["proba_noise"] if job.density.noisy else []
     wanted = [*job.columns, *(job.prefix + n for n in ("log_density", *names, *extra))]
     try:
-        with pq.ParquetFile(path) as parquet:
+        with open_parquet(path) as parquet:
             for batch in parquet.iter_batches(CHUNK_ROWS, columns=wanted, use_threads=False):
                 yield _decode_scores(batch, job, [job.prefix + n for n in names], first)
                 first += batch.num_rows
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError, InputDataError) as error:
         raise InputDataError(
             explain(
-                f"cannot read the scores in {path}", why=str(error), remedy="'stream-gmm score' writes them again"
+                f"cannot read the scores in {redact(path)}",
+                why=str(error),
+                remedy="'stream-gmm score' writes them again",
             )
         ) from error
 

@@ -20,10 +20,10 @@ from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import InputDataError, explain
-from stream_gmm.io.source.decode import KINDS, Locate, decode_values
+from stream_gmm.io.source.decode import KINDS, MARGINALISE, Locate, Sentinels, decode_values
 from stream_gmm.io.source.files import is_uri, open_parquet, open_unchanged, redact
 from stream_gmm.io.source.filters import find_matching, parse_filter
-from stream_gmm.io.source.parts import Part
+from stream_gmm.io.source.parts import Part, extend_batch, extend_schema
 from stream_gmm.io.source.schema import conform_batch
 
 
@@ -47,6 +47,8 @@ class Chunk:
     """Whether the last column of ``rows`` holds their weights."""
     matching: NDArray[np.bool_] | None = None
     """Which rows of the file match the filter, of those that were read; the other ones are not among the ``size``."""
+    incomplete: bool = False
+    """Whether ``rows`` may hold missing values, as NaN."""
 
     @property
     def features(self) -> Array:
@@ -70,7 +72,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class HoldoutSplit:
-    """The rows of a chunk to fit and those held out, column-major, with their weights (or none)."""
+    """The rows of a chunk to fit and those held out, column-major, with their weights (or none).
+
+    All of them have a value; NaN is a missing one.
+    """
 
     rows: Array
     weights: Array
@@ -82,7 +87,7 @@ class HoldoutSplit:
 
 
 def split_holdout(chunk: Chunk, holdout: Holdout, columns: Sequence[int] = ()) -> HoldoutSplit:
-    """Return the rows to fit and the rows held out. A row of weight zero is neither.
+    """Return the rows to fit and the rows held out. A row of weight zero or without any value is neither.
 
     ``columns`` are the positions of the columns that are wanted; none: all are.
     """
@@ -91,6 +96,10 @@ def split_holdout(chunk: Chunk, holdout: Holdout, columns: Sequence[int] = ()) -
         values = values[[*columns, -1] if chunk.weighted else list(columns)]
     if chunk.weighted and not np.all(values[-1] > 0.0):
         numbers, values = numbers[values[-1] > 0.0], values[:, values[-1] > 0.0]
+    if chunk.incomplete:
+        some = ~np.isnan(values[:-1] if chunk.weighted else values).all(axis=0)
+        if not some.all():
+            numbers, values = numbers[some], values[:, some]
     if not holdout.share:
         return HoldoutSplit(
             *_split_weights(values, chunk.weighted),
@@ -121,7 +130,7 @@ def set_unlike_aside(chunk: Chunk, constants: Sequence[Constant]) -> tuple[Chunk
     places = np.flatnonzero(keep)[differ]
     reasons = np.full(chunk.size, None, dtype=object) if chunk.reasons is None else chunk.reasons.copy()
     for place, found in zip(places, values[differ].tolist(), strict=True):
-        reasons[place] = next(c.describe_other(v) for c, v in zip(constants, found, strict=True) if v != c.value)
+        reasons[place] = next(c.describe_other(v) for c, v in zip(constants, found, strict=True) if c.differs(v))
     keep[places] = False
     unlike = np.zeros(chunk.size, dtype=bool)
     unlike[places] = True
@@ -133,12 +142,16 @@ def _split_weights(values: Array, weighted: bool) -> tuple[Array, Array]:
     return (values[:-1].T, values[-1]) if weighted else (values.T, UNWEIGHTED)
 
 
-def array_chunks(values: Array, first_row: int, weighted: bool = False) -> Iterator[Chunk]:
-    """Cut rows in memory into chunks."""
+def array_chunks(values: Array, first_row: int, weighted: bool = False, missing: str = "error") -> Iterator[Chunk]:
+    """Cut rows in memory into chunks; they have missing values (NaN) only by the policy ``"marginalise"``."""
     for lo in range(0, len(values), CHUNK_ROWS):
         rows = np.asfortranarray(values[lo : lo + CHUNK_ROWS])
         bad = np.zeros((rows.shape[1] - weighted, len(KINDS)), np.int64)
-        yield Chunk(rows, len(rows), 0, first_row + lo, None, bad, weighted=weighted)
+        if missing == MARGINALISE:
+            bad[:, KINDS.index("nan")] = np.isnan(rows[:, : len(bad)]).sum(axis=0)
+        yield Chunk(
+            rows, len(rows), 0, first_row + lo, None, bad, weighted=weighted, incomplete=bool(bad.any())
+        )  # fmt: skip
 
 
 def parquet_chunks(
@@ -148,6 +161,7 @@ def parquet_chunks(
     extra: Sequence[str] = (),
     row_filter: str | None = None,
     transforms: Transforms = (),
+    sentinels: Sentinels = (),
 ) -> Iterator[Chunk]:
     """Read the row groups of a part in chunks of at most 65,536 rows; small row groups share a chunk.
 
@@ -167,21 +181,22 @@ def parquet_chunks(
     row = part.first_row
     locate = partial(_locate_row, part)
     with open_unchanged(part.file) as parquet:
-        names, schema = wanted, parquet.schema_arrow
+        names, schema = wanted, extend_schema(parquet.schema_arrow, part.file)
         if row_filter is not None:
             parsed = parse_filter(row_filter)
             names = list(dict.fromkeys([*wanted, *parsed.columns]))
             expression = parsed.bind(pa.schema([schema.field(c) for c in parsed.columns]))
-        own = set(schema.names)
+        own = set(parquet.schema_arrow.names)
         there = [c for c in names if c in own]
         for batch in _read_batches(parquet, part, there):
-            matching = None
+            batch, matching = extend_batch(batch, part.file, names), None
             if row_filter is not None:
                 matching = find_matching(batch.select(parsed.columns), expression)
                 batch = batch.filter(pa.array(matching))
             chunk = decode_rows(
                 batch, locate, row, columns, missing,
                 file_index=part.file_index, attach=bool(extra), matching=matching, transforms=transforms,
+                sentinels=sentinels,
             )  # fmt: skip
             row += chunk.read
             conform = extra and part.file.conform
@@ -291,6 +306,7 @@ def decode_rows(
     attach: bool = True,
     matching: NDArray[np.bool_] | None = None,
     transforms: Transforms = (),
+    sentinels: Sentinels = (),
 ) -> Chunk:
     """Return the rows of a record batch, with the policy for missing values applied.
 
@@ -302,9 +318,9 @@ def decode_rows(
         If a value cannot be used and ``missing`` is ``"error"``, or does not fit a float64.
     """
     numbers = np.arange(batch.num_rows) if matching is None else np.flatnonzero(matching)
-    decoded = decode_values(batch, locate, first_row + numbers, columns, missing, attach, transforms)
+    decoded = decode_values(batch, locate, first_row + numbers, columns, missing, attach, transforms, sentinels)
     attached = batch if attach else None
     return Chunk(
         decoded.values.T, batch.num_rows, file_index, first_row, decoded.keep, decoded.bad, attached, decoded.reasons,
-        matching=matching,
+        matching=matching, incomplete=decoded.incomplete,
     )  # fmt: skip

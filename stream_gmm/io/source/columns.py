@@ -93,6 +93,8 @@ def choose_columns(
     excluded = {
         name for text in exclude for name in _expand_selector(text, schemas, "exclude_columns", numeric=False)
     }
+    partitioned = {item.name for f in footers for item, _ in f.file.partition} if not columns else set()
+    excluded |= partitioned
     kept = [replace(one, schema=_drop_columns(one.schema, excluded)) for one in schemas] if excluded else schemas
     if columns:
         names: list[str] = []
@@ -106,6 +108,9 @@ def choose_columns(
             raise InputDataError("every column of data.columns is left out by data.exclude_columns.")
         return Features(tuple(names))
     chosen = choose_features(kept, weight)
+    if partitioned:
+        warning = f"partition columns of the table are not fitted: {sorted(partitioned)}; name them in the columns."
+        chosen = replace(chosen, warnings=(*chosen.warnings, warning))
     aside = find_identifiers(footers, chosen.columns)
     if not aside or len(aside) == len(chosen.columns):
         return chosen

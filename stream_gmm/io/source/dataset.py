@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stream_gmm.core.display import make_html_table, shorten_list
 from stream_gmm.core.rows.frames import column_names
 from stream_gmm.core.rows.transforms import Transforms
-from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain
+from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain, one_of
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
 from stream_gmm.io.source.columns import NAMED_COLUMNS, check_features, choose_columns
+from stream_gmm.io.source.decode import MARGINALISE, Sentinels, expand_sentinel
 from stream_gmm.io.source.files import SourceFile, is_uri, redact
 from stream_gmm.io.source.filters import check_filter, find_row_groups
 from stream_gmm.io.source.listing import find_files
-from stream_gmm.io.source.parts import Part, read_footers
+from stream_gmm.io.source.parts import Part, cut_parts, join_neighbours, read_footers
 from stream_gmm.io.source.schema import (
     FileSchema,
     distinct_schemas,
     unite_schemas,
     with_conform,
 )
+from stream_gmm.io.source.tables.delta import TableVersion
 
-# Bytes of float64 in one part (one scored file), and in one task of a pass. They depend on the data
-# alone: were they to depend on the workers, so would the bits of the result.
-PART_BYTES = 64 << 20
+# Bytes of float64 in one task of a pass. They depend on the data alone: were they to depend on the workers, so would
+# the bits of the result.
 LEAF_BYTES = (4 << 20, 64 << 20)
 LEAVES = 64
-MISSING = ("error", "drop")
+MISSING = ("error", "drop", MARGINALISE)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class ParquetLeaf:
     weight: str | None = None
     row_filter: str | None = None
     transforms: Transforms = ()
+    sentinels: Sentinels = ()
 
     @property
     def rows(self) -> int:
@@ -62,7 +63,7 @@ class ParquetLeaf:
             yield from read_ahead(read) if is_uri(part.path) else read
 
     def _read(self, part: Part, columns: Sequence[str]) -> Iterator[Chunk]:
-        return parquet_chunks(part, columns, self.missing, (), self.row_filter, self.transforms)
+        return parquet_chunks(part, columns, self.missing, (), self.row_filter, self.transforms, self.sentinels)
 
     def _weighted_chunks(self, part: Part) -> Iterator[Chunk]:
         assert self.weight is not None
@@ -102,6 +103,9 @@ class Dataset:
     """Only rows that match are read; None: all."""
     transforms: Transforms = ()
     """Transforms of columns, applied wherever rows are read; the fingerprint does not depend on them."""
+    tables: tuple[TableVersion, ...] = ()
+    """Tables that are read through their log, each with its version."""
+    sentinels: Sentinels = ()
 
     resident: ClassVar[bool] = False
 
@@ -126,8 +130,10 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 over files (paths, sizes, times, footers or ETags, some content), columns, policy and filter."""
         weight = (self.weight,) if self.weight else ()
-        chosen = (("filter", self.row_filter),) if self.row_filter else ()
-        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *chosen)).encode())
+        tables = [(t.form, t.version) for t in self.tables]
+        named = (("filter", self.row_filter), ("sentinel", self.sentinels), ("tables", tables))
+        others = [(k, v) for k, v in named if v]
+        sha = hashlib.sha256(repr((self.columns, self.missing, *weight, *others)).encode())
         for part in self.parts:
             f = part.file
             identity = (f.relative, f.size, f.modified, f.version, f.content)
@@ -188,30 +194,15 @@ class Dataset:
                 rows = 0
             runs[-1].append(piece)
             rows += piece.rows
-        return [self._make_leaf(_join_neighbours(r)) for r in runs]
+        return [self._make_leaf(join_neighbours(r)) for r in runs]
 
     def small_leaves(self) -> list[ParquetLeaf]:
         """Return one leaf for each row group."""
         return [self._make_leaf((g,)) for p in self.parts for g in p.groups()]
 
     def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
-        return ParquetLeaf(parts, self.columns, self.missing, self.weight, self.row_filter, self.transforms)
-
-
-def _join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
-    """Put neighbouring row groups of one file back into one part: the file is opened once."""
-    out: list[Part] = []
-    for piece in small_leaves:
-        last = out[-1] if out else None
-        if last and last.file_index == piece.file_index and last.row_groups[-1] + 1 == piece.row_groups[0]:
-            out[-1] = replace(
-                last,
-                row_groups=last.row_groups + piece.row_groups,
-                group_rows=last.group_rows + piece.group_rows,
-            )
-        else:
-            out.append(piece)
-    return tuple(out)
+        options = (self.missing, self.weight, self.row_filter, self.transforms, self.sentinels)
+        return ParquetLeaf(parts, self.columns, *options)
 
 
 def open_dataset(
@@ -223,6 +214,8 @@ def open_dataset(
     weight: str | None = None,
     exclude_columns: Sequence[str] = (),
     filter: str | None = None,
+    table_version: int | None = None,
+    sentinel: Mapping[str, float | Sequence[float]] | None = None,
 ) -> Dataset:
     """Open Parquet files as one data set; reads footers only.
 
@@ -237,9 +230,9 @@ def open_dataset(
         ``"dtype:float"``, ``"dtype:int"``). None: all columns that are numeric in every file, except an index of
         pandas, identifiers, row numbers and parts of a date; ``warnings`` names what was left out.
     missing
-        What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and
-        names the place; ``"drop"`` leaves them out of the fit, counts them, and scores them as null. Values
-        beyond 1e150, whose squares overflow, count as missing too.
+        What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and names the place;
+        ``"drop"`` leaves them out, and scores them as null; ``"marginalise"`` uses the values that they have (exact
+        EM, if values are missing at random), and drops infinities. Values beyond 1e150 count as infinite.
     exclude
         Shell patterns of relative paths to leave out.
     weight
@@ -250,6 +243,16 @@ def open_dataset(
         Only rows for which this is true are read, such as ``"temperature > -200 and station == 'A'"``: comparisons
         of columns with numbers and texts, ``in [...]``, ``is null``, joined by ``and``, ``or``, ``not``. Row groups
         that cannot match by the statistics in their footer are not opened.
+    table_version
+        Version of a Delta table to read; None: the latest. The folder of a Delta table is read through its log (extra
+        ``delta``), with its partition columns.
+    sentinel
+        Values that stand for a missing one, by column or pattern: ``{"co": [-200], "t_*": -999}``.
+
+    Returns
+    -------
+    Dataset
+        What :func:`fit`, :func:`sweep` and :func:`score` take.
 
     Raises
     ------
@@ -257,11 +260,10 @@ def open_dataset(
         If nothing is found, a file is not Parquet, or a column is missing or not numeric in a file; or, where
         ``columns`` is None, numeric in some files only, or a vector. The order of the files does not matter.
     ConfigError
-        If ``missing`` is unknown, or the filter cannot be read.
+        If ``missing`` is unknown, the filter cannot be read, or ``sentinel`` names no column.
     """
-    if missing not in MISSING:
-        raise ConfigError(f"missing must be one of {MISSING}, not {missing!r}{did_you_mean(missing, MISSING)}")
-    listing = find_files(_list_paths(paths), exclude)
+    one_of(missing, MISSING, "missing")
+    listing = find_files(_list_paths(paths), exclude, table_version)
     footers = read_footers(listing.files)
     schemas = [FileSchema(f.schema, f.file, f.metadata.num_rows) for f in footers]
     features = choose_columns(footers, columns, exclude_columns, weight)
@@ -274,15 +276,16 @@ def open_dataset(
         check_filter(filter, distinct_schemas(schemas))
         with ThreadPoolExecutor(8) as pool:
             groups = list(pool.map(lambda f: find_row_groups(f.file, filter, f.schema), footers))
-    parts = _cut_parts(files, [f.metadata for f in footers], len(names), groups)
+    parts = cut_parts(files, [f.metadata for f in footers], len(names), groups)
     if filter is not None and not parts:
         raise InputDataError(
             explain(f"no row matches the filter {filter!r}", why="the ranges in the footers exclude it")
         )
     warnings = (*listing.warnings, *features.warnings, *common.warnings)
     return Dataset(
-        files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter
-    )
+        files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter,
+        tables=listing.tables, sentinels=expand_sentinel(sentinel or {}, names),
+    )  # fmt: skip
 
 
 def _list_paths(paths: Any) -> list[str | os.PathLike[str]]:
@@ -298,42 +301,3 @@ def _list_paths(paths: Any) -> list[str | os.PathLike[str]]:
             )
         )
     return chosen
-
-
-def _cut_parts(
-    files: Sequence[SourceFile], footers: list[pq.FileMetaData], n_columns: int, groups: list[set[int]] | None = None
-) -> tuple[Part, ...]:
-    """Return the parts of all files; with ``groups``, of these row groups of each file."""
-    limit = max(1, PART_BYTES // (8 * n_columns))
-    out: list[Part] = []
-    for file_index, (file, footer) in enumerate(zip(files, footers, strict=True)):
-        sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
-        if sum(sizes) != footer.num_rows or min(sizes, default=0) < 0:
-            raise InputDataError(
-                explain(
-                    f"{redact(file.path)}: the footer promises {footer.num_rows} rows, and its row groups hold "
-                    f"{sum(sizes)}",
-                    why="the file is damaged, or was written by a faulty writer",
-                    remedy="rewrite the file, or leave it out with data.exclude",
-                )
-            )
-        for run in _cut_runs(sizes, limit, set(range(len(sizes))) if groups is None else groups[file_index]):
-            first = sum(sizes[: run.start])
-            out.append(Part(len(out), file, file_index, tuple(run), tuple(sizes[g] for g in run), first))
-    return tuple(out)
-
-
-def _cut_runs(sizes: list[int], limit: int, wanted: set[int]) -> list[range]:
-    """Cut the wanted row groups into runs of neighbours with at most ``limit`` rows, or of one larger row group."""
-    runs: list[range] = []
-    rows = 0
-    for group, size in enumerate(sizes):
-        if group not in wanted:
-            continue
-        if runs and runs[-1].stop == group and not (rows and rows + size > limit):
-            runs[-1] = range(runs[-1].start, group + 1)
-            rows += size
-        else:
-            runs.append(range(group, group + 1))
-            rows = size
-    return runs

@@ -51,6 +51,8 @@ class SourceFile:
     """SHA-256 over 16 blocks of 4 KiB of a local file (all of a small one); part of the fingerprint."""
     conform: tuple[pa.Field, ...] = ()
     """Columns that other files have with another type, or that this file lacks, as the scored output has them."""
+    partition: tuple[tuple[pa.Field, Any], ...] = ()
+    """Columns that are not in the file, and have one value in all of its rows: the partition columns of a table."""
 
     @property
     def identity(self) -> str:

@@ -222,5 +222,8 @@ def find_row_groups(file: SourceFile, text: str, schema: pa.Schema) -> set[int]:
         filesystem, path = place.filesystem, place.path
     else:
         filesystem, path = pafs.LocalFileSystem(), file.path
-    fragment = pads.ParquetFileFormat().make_fragment(path, filesystem)
+    known = [pc.is_null(pc.field(f.name)) if v is None else pc.field(f.name) == pa.scalar(v, f.type)
+             for f, v in file.partition]  # fmt: skip
+    guarantee = functools.reduce(operator.and_, known) if known else None
+    fragment = pads.ParquetFileFormat().make_fragment(path, filesystem, guarantee)
     return {group.id for group in fragment.subset(parse_filter(text).bind(schema), schema=schema).row_groups}

@@ -24,11 +24,14 @@ from stream_gmm.io.source.files import (
     redact,
     refuse_unanswered,
 )
+from stream_gmm.io.source.tables.delta import TableVersion, is_delta_table, open_table, require_table
 
 _MAGIC = re.compile(r"[*?\[]")
 ENDINGS = (".parquet", ".parq", ".pq")
 """Endings of the files that are read from a folder, in any case."""
 PUBLISHED = "_manifest.json"
+TRIPWIRE = "READ-_latest.json-INSTEAD.parquet"
+"""Lies in an object store beside the versions of an output, and is no Parquet."""
 PEEKED_FILES = 200
 """How many files with other endings are looked into, for a warning."""
 
@@ -39,6 +42,8 @@ class Listing:
 
     files: tuple[SourceFile, ...]
     warnings: tuple[str, ...]
+    tables: tuple[TableVersion, ...] = ()
+    """Tables that were read through their log."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,9 @@ class _Folder:
     local: bool = False
 
 
-def find_files(paths: Iterable[str | os.PathLike[str]], exclude: Sequence[str] = ()) -> Listing:
+def find_files(
+    paths: Iterable[str | os.PathLike[str]], exclude: Sequence[str] = (), table_version: int | None = None
+) -> Listing:
     """Return the files that paths, folders, patterns and URIs stand for, each once, in order.
 
     A folder stands for the files below it with the endings ``.parquet``, ``.parq`` and ``.pq`` in any case. In a
@@ -66,18 +73,28 @@ def find_files(paths: Iterable[str | os.PathLike[str]], exclude: Sequence[str] =
     ----------
     exclude
         Shell patterns of relative paths to leave out.
+    table_version
+        Version of a Delta table to read; None: the latest.
 
     Raises
     ------
     InputDataError
         If a path does not exist, or no file is found.
+    ConfigError
+        If a version is given, and no path is a Delta table.
     """
     names = [os.fspath(p) for p in paths]
     files: list[SourceFile] = []
     warnings: list[str] = []
+    tables: list[TableVersion] = []
     seen: set[Any] = set()
     for path in names:
-        found = _find_remote(path) if is_uri(path) else _find_local(path)
+        if is_delta_table(path):
+            table, members = open_table(path, table_version)
+            found = Listing(tuple(members), (), (table,))
+        else:
+            found = _find_remote(path) if is_uri(path) else _find_local(path)
+        tables += found.tables
         warnings += found.warnings
         for file in found.files:
             identity = file.path if is_uri(path) else _inode(file.path)
@@ -95,7 +112,8 @@ def find_files(paths: Iterable[str | os.PathLike[str]], exclude: Sequence[str] =
     kept = [f for f in _make_distinct(files) if not any(fnmatch.fnmatch(f.relative, p) for p in exclude)]
     if not kept:
         raise InputDataError("every file is excluded by data.exclude.")
-    return Listing(tuple(kept), tuple(dict.fromkeys(warnings)))
+    require_table(tables, table_version)
+    return Listing(tuple(kept), tuple(dict.fromkeys(warnings)), tuple(tables))
 
 
 def _inode(path: str) -> tuple[int, int]:
@@ -263,7 +281,7 @@ class _TableFormat:
 _TABLE_FORMATS = (
     _TableFormat(
         "Delta", "_delta_log/*",
-        "give the files of the present version: paths = deltalake.DeltaTable({path!r}).file_uris()",
+        "give the folder of the table itself, {path}",
     ),
     _TableFormat(
         "Iceberg", "metadata/*.metadata.json",
@@ -316,7 +334,8 @@ def _find_outputs(folder: _Folder) -> set[str]:
     below_root = {parent: inside for parent, inside in names.items() if parent}
     runs = {p for p, inside in below_root.items() if "sweep.parquet" in inside and inside & {"model.gmm", "run.json"}}
     published = {p for p, inside in below_root.items() if PUBLISHED in inside and _is_manifest(folder, p)}
-    return runs | published
+    versioned = {p for p, inside in below_root.items() if TRIPWIRE in inside}
+    return runs | published | versioned
 
 
 def _is_manifest(folder: _Folder, parent: str) -> bool:

@@ -17,6 +17,7 @@ from stream_gmm.core.rows.transforms import Transforms, label_columns, refuse_un
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.io.source.chunks import Chunk, array_chunks
 from stream_gmm.io.source.dataset import Dataset, open_dataset, rows_per_leaf
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.protocols import Source
 
@@ -30,6 +31,7 @@ class ArrayLeaf:
     values: Array = field(repr=False)
     first_row: int
     weighted: bool = False
+    missing: str = "error"
 
     @property
     def rows(self) -> int:
@@ -38,7 +40,7 @@ class ArrayLeaf:
 
     def chunks(self) -> Iterator[Chunk]:
         """Return views, one bounded chunk at a time."""
-        return array_chunks(self.values, self.first_row, self.weighted)
+        return array_chunks(self.values, self.first_row, self.weighted, self.missing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ class ArrayDataset:
         """
         assert not self.transforms
         values = transform_rows(self.values, self.columns, transforms)
-        refuse_untransformed(values, label_columns(self.columns, transforms))
+        refuse_untransformed(values, label_columns(self.columns, transforms), self.values)
         return replace(self, values=values, transforms=transforms)
 
     def with_columns(self, columns: Sequence[str]) -> ArrayDataset:
@@ -123,7 +125,8 @@ class ArrayDataset:
 
     def _cut_leaves(self, step: int) -> list[ArrayLeaf]:
         starts = range(0, max(self.num_rows, 1), step)
-        return [ArrayLeaf(self._values[lo : lo + step], lo, self.weights is not None) for lo in starts]
+        weighted = self.weights is not None
+        return [ArrayLeaf(self._values[lo : lo + step], lo, weighted, self.missing) for lo in starts]
 
 
 def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", weight: Any = None) -> Source:
@@ -131,7 +134,8 @@ def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", 
 
     With ``columns``, the source has these columns in this order: whatever has names is taken by name. An array has
     none, and its columns must be in that order. ``weight`` is the name of a column of files, or an array ``(N,)``
-    beside rows in memory.
+    beside rows in memory. ``missing`` is the policy for paths, as in :func:`open_dataset`; of rows in memory,
+    ``"marginalise"`` alone accepts missing values. An open data set keeps its own.
 
     Raises
     ------
@@ -148,11 +152,30 @@ def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", 
         if not isinstance(weight, str | None):
             raise ConfigError("files take the weights of their rows from a column: weight is its name.")
         return open_dataset(data, columns or None, missing=missing, weight=weight)
-    rows = as_rows(data, columns)
+    policy = missing if missing == MARGINALISE else "error"
+    rows = as_rows(data, columns, policy)
     names = columns or column_names(data) or tuple(f"x{j}" for j in range(rows.shape[1]))
     if len(names) != rows.shape[1]:
         raise InputDataError(f"the rows have {rows.shape[1]} columns, the model has {len(names)}: {list(names)}.")
-    return ArrayDataset(rows, names, weights=None if weight is None else _check_weights(weight, len(rows)))
+    weights = None if weight is None else _check_weights(weight, len(rows))
+    return ArrayDataset(rows, names, policy, weights)
+
+
+def require_complete_rows(missing: str, what: str) -> None:
+    """Refuse rows with missing values where only complete ones will do.
+
+    Raises
+    ------
+    ConfigError
+        If the policy of a source is ``"marginalise"``.
+    """
+    if missing == MARGINALISE:
+        raise ConfigError(
+            explain(
+                f"{what} needs complete rows, and the data have the policy missing: marginalise",
+                remedy="open them with missing: drop, which leaves out rows with missing values",
+            )
+        )
 
 
 def _check_weights(weight: Any, n: int) -> Array:

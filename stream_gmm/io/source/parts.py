@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream_gmm.errors import InputDataError, explain
-from stream_gmm.io.source.files import NAMED_FILES, SourceFile, UnreadableFileError, inspect_file
+from stream_gmm.io.source.files import NAMED_FILES, SourceFile, UnreadableFileError, inspect_file, redact
+
+PART_BYTES = 64 << 20
+"""Bytes of float64 in one part (one scored file); as in a task of a pass, they do not depend on the workers."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,38 @@ class Part:
             first += rows
 
 
+def join_neighbours(small_leaves: list[Part]) -> tuple[Part, ...]:
+    """Put neighbouring row groups of one file back into one part: the file is opened once."""
+    out: list[Part] = []
+    for piece in small_leaves:
+        last = out[-1] if out else None
+        if last and last.file_index == piece.file_index and last.row_groups[-1] + 1 == piece.row_groups[0]:
+            out[-1] = replace(
+                last,
+                row_groups=last.row_groups + piece.row_groups,
+                group_rows=last.group_rows + piece.group_rows,
+            )
+        else:
+            out.append(piece)
+    return tuple(out)
+
+
+def extend_schema(schema: pa.Schema, file: SourceFile) -> pa.Schema:
+    """Return the schema of a file with its partition columns."""
+    for item, _ in file.partition:
+        if item.name not in schema.names:
+            schema = schema.append(item)
+    return schema
+
+
+def extend_batch(batch: pa.RecordBatch, file: SourceFile, wanted: Sequence[str]) -> pa.RecordBatch:
+    """Return rows of a file with those of its partition columns that are wanted and not in the file."""
+    for item, value in file.partition:
+        if item.name in wanted and item.name not in batch.schema.names:
+            batch = batch.append_column(item, pa.repeat(pa.scalar(value, item.type), batch.num_rows))
+    return batch
+
+
 def read_footers(files: Sequence[SourceFile]) -> list[Footer]:
     """Return listed files with their identities, and their footers.
 
@@ -71,7 +106,8 @@ def read_footers(files: Sequence[SourceFile]) -> list[Footer]:
     with ThreadPoolExecutor(8) as pool:
         for waiting in [pool.submit(inspect_file, file) for file in files]:
             try:
-                found.append(Footer(*waiting.result()))
+                seen, metadata, schema = waiting.result()
+                found.append(Footer(seen, metadata, extend_schema(schema, seen)))
             except UnreadableFileError as error:
                 unreadable.append(error)
             except BaseException:
@@ -88,3 +124,42 @@ def read_footers(files: Sequence[SourceFile]) -> list[Footer]:
     if unreadable:
         raise unreadable[0]
     return found
+
+
+def cut_parts(
+    files: Sequence[SourceFile], footers: list[pq.FileMetaData], n_columns: int, groups: list[set[int]] | None = None
+) -> tuple[Part, ...]:
+    """Return the parts of all files; with ``groups``, of these row groups of each file."""
+    limit = max(1, PART_BYTES // (8 * n_columns))
+    out: list[Part] = []
+    for file_index, (file, footer) in enumerate(zip(files, footers, strict=True)):
+        sizes = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
+        if sum(sizes) != footer.num_rows or min(sizes, default=0) < 0:
+            raise InputDataError(
+                explain(
+                    f"{redact(file.path)}: the footer promises {footer.num_rows} rows, and its row groups hold "
+                    f"{sum(sizes)}",
+                    why="the file is damaged, or was written by a faulty writer",
+                    remedy="rewrite the file, or leave it out with data.exclude",
+                )
+            )
+        for run in _cut_runs(sizes, limit, set(range(len(sizes))) if groups is None else groups[file_index]):
+            first = sum(sizes[: run.start])
+            out.append(Part(len(out), file, file_index, tuple(run), tuple(sizes[g] for g in run), first))
+    return tuple(out)
+
+
+def _cut_runs(sizes: list[int], limit: int, wanted: set[int]) -> list[range]:
+    """Cut the wanted row groups into runs of neighbours with at most ``limit`` rows, or of one larger row group."""
+    runs: list[range] = []
+    rows = 0
+    for group, size in enumerate(sizes):
+        if group not in wanted:
+            continue
+        if runs and runs[-1].stop == group and not (rows and rows + size > limit):
+            runs[-1] = range(runs[-1].start, group + 1)
+            rows += size
+        else:
+            runs.append(range(group, group + 1))
+            rows = size
+    return runs

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.files import SourceFile, open_unchanged, redact
+from stream_gmm.io.source.parts import extend_schema
 
 _INDEX_NAME = re.compile(r"__index_level_\d+__")
 
@@ -298,5 +299,5 @@ def read_schema(file: SourceFile, columns: Sequence[str]) -> pa.Schema:
         If the file cannot be opened, or was replaced.
     """
     with open_unchanged(file) as parquet:
-        batch = pa.RecordBatch.from_pylist([], schema=parquet.schema_arrow)
+        batch = pa.RecordBatch.from_pylist([], schema=extend_schema(parquet.schema_arrow, file))
     return conform_batch(batch, columns, file.conform).schema

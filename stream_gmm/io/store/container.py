@@ -67,6 +67,36 @@ def unpack(
         raise ModelFileError(f"the {what} file does not hold a mixture: {error}") from error
 
 
+SEALED = {"sealed": "sha256 at the end"}
+
+
+def seal(content: Mapping[str, Any]) -> bytes:
+    """Return a mapping as JSON that holds the SHA-256 of its own bytes, so that any damage is noticed."""
+    text = json.dumps({**SEALED, **content}, indent=1)[:-2].encode()
+    return text + _SEAL + hashlib.sha256(text).hexdigest().encode() + _SEAL_END
+
+
+def unseal(content: bytes) -> dict[str, Any]:
+    """Return the mapping of :func:`seal`; JSON of earlier releases, which was not sealed, is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, or no mapping.
+    """
+    text, seal, end = content.rpartition(_SEAL)
+    out = json.loads(content)
+    if not isinstance(out, dict):
+        raise ValueError(f"it holds a {type(out).__name__}")
+    # Each of the two marks shows that there is a seal, if the other is damaged.
+    if (seal or SEALED.keys() & out.keys()) and end != hashlib.sha256(text).hexdigest().encode() + _SEAL_END:
+        raise ValueError("its SHA-256 does not match: it is damaged, or was edited")
+    return {k: v for k, v in out.items() if k not in ("sealed", "sha256")}
+
+
+_SEAL, _SEAL_END = b',\n "sha256": "', b'"\n}\n'
+
+
 def read(path: str | os.PathLike[str], what: str, parse: Callable[[bytes], T]) -> T:
     """Read and parse a file; errors name its path.
 

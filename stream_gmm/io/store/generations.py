@@ -11,6 +11,8 @@ A process that is killed at any point leaves the old state current, or the new o
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
@@ -18,11 +20,16 @@ from pathlib import Path
 
 from stream_gmm.errors import StorageError, explain
 from stream_gmm.faults import fault_site
+from stream_gmm.io.store.container import seal, unseal, write_atomically
 from stream_gmm.io.store.folders import exchange_paths, lock_folder, sync_folder
+
+log = logging.getLogger(__name__)
 
 # Hidden from readers of Parquet folders.
 STATES = ".results"
 CURRENT = "current"
+CHECKSUMS = "checksums.json"
+"""In a state: size and SHA-256 of its files."""
 
 
 def current_state(folder: Path) -> Path:
@@ -80,15 +87,21 @@ def publish_state(
                 write(staged)
                 if base is not None:
                     link_tree(previous, staged, [n for n in names if not (staged / n).exists()])
+                write_checksums(staged)
                 fault_site("results")
                 _show_in_folder(folder, staged, names)
                 _make_current(staged)
             except BaseException:
-                _remove(staged)
+                if current_state(folder) != staged:
+                    _remove(staged)
                 raise
-            _hide_absent(folder, staged, names)
-            others = [states / name for state in (previous, staged) for name in keep(state)]
-            _remove_states(states, keep=(previous, staged, *others))
+            try:
+                sync_folder(states)
+                _hide_absent(folder, staged, names)
+                others = [states / name for state in (previous, staged) for name in keep(state)]
+                _remove_states(states, keep=(previous, staged, *others))
+            except OSError as error:  # what is current is published
+                log.warning("the results in %s are published, and earlier ones were not removed: %s", folder, error)
     except OSError as error:
         raise StorageError(
             explain(
@@ -108,10 +121,44 @@ def make_state(states: Path) -> Path:
     return staged
 
 
+def write_checksums(state: Path) -> None:
+    """Write size and SHA-256 of all files of a state into it."""
+    files = {
+        path.relative_to(state).as_posix(): [path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()]
+        for path in sorted(state.rglob("*"))
+        if path.is_file() and path.name != CHECKSUMS
+    }
+    write_atomically(state / CHECKSUMS, seal({"files": files}))
+
+
+def find_damage(state: Path) -> dict[str, str] | None:
+    """Return what is wrong with the files of a state, by their names; None if it has no checksums.
+
+    States of earlier releases have none.
+    """
+    try:
+        files = unseal((state / CHECKSUMS).read_bytes())["files"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError) as error:
+        return {CHECKSUMS: f"cannot be read: {error}"}
+    found = {}
+    for name, (size, sha256) in files.items():
+        try:
+            content = (state / name).read_bytes()
+        except OSError as error:
+            found[name] = str(error.strerror)
+            continue
+        if len(content) != size:
+            found[name] = f"has {len(content):,} bytes, and {size:,} were written"
+        elif hashlib.sha256(content).hexdigest() != sha256:
+            found[name] = "its SHA-256 does not match"
+    return found
+
+
 def _make_current(staged: Path) -> None:
     sync_folder(staged)
     _replace_by_link(staged.parent / CURRENT, staged.name)
-    sync_folder(staged.parent)
 
 
 def _show_in_folder(folder: Path, state: Path, names: Sequence[str]) -> None:

@@ -15,15 +15,17 @@ import json
 import logging
 import os
 import platform
+import random
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from stream_gmm.errors import FolderInUseError, StorageError, explain
 
@@ -104,45 +106,98 @@ def hold_folder(folder: Path, *, run: str = "", wait: float = 0.0, lease: Path |
         If the lease cannot be written.
     """
     path = Path(os.path.abspath(lease or folder / LEASE))
-    key = os.path.join(os.path.realpath(path.parent), path.name)
-    if key in _HELD.get():
-        yield
-        return
     made = not path.parent.exists()
-    owner, deadline, told = _make_owner(run), time.monotonic() + max(wait, _PATIENCE_SECONDS), False
-    while True:
+
+    def take(owner: Owner) -> LeaseHandle | Owner | None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            taken = _take(path, owner)
+            return _take(path, owner)
         except OSError as error:
             raise StorageError(
                 explain(f"cannot take the lease of {folder}", why=str(error), remedy="check the rights of the folder")
             ) from error
-        if isinstance(taken, _Handle):
+
+    key = os.path.join(os.path.realpath(path.parent), path.name)
+    try:
+        with hold_lease(str(folder), key, take, run=run, wait=wait):
+            yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()  # only if nothing was written
+
+
+class LeaseHandle(Protocol):
+    """A lease that this process holds."""
+
+    def touch(self) -> None:
+        """Show others that the holder is alive."""
+
+    def release(self) -> None:
+        """Give the lease up."""
+
+
+@contextlib.contextmanager
+def hold_lease(
+    shown: str, key: str, take: Callable[[Owner], LeaseHandle | Owner | None], *, run: str, wait: float
+) -> Iterator[None]:
+    """Hold a lease of any kind for the ``with`` block; in nested blocks with the same key, it is held already.
+
+    Parameters
+    ----------
+    shown
+        What the lease is for, in messages.
+    key
+        Identity of the lease in this process.
+    take
+        Takes the lease for an owner, or returns who holds it; None if that is not known.
+    run, wait
+        As in :func:`hold_folder`.
+
+    Raises
+    ------
+    FolderInUseError
+        As :func:`hold_folder`.
+    """
+    if key in _HELD.get():
+        yield
+        return
+    owner, deadline, told = make_owner(run), time.monotonic() + max(wait, _PATIENCE_SECONDS), False
+    while True:
+        taken = take(owner)
+        if taken is not None and not isinstance(taken, Owner):
             break
+        who = taken.describe() if taken else "another run has just taken it"
         left = deadline - time.monotonic()
         if left <= 0.0:
             raise FolderInUseError(
                 explain(
-                    f"{folder} is in use: {taken.describe() if taken else 'another run has just taken it'}",
+                    f"{shown} is in use: {who}",
                     why="one run at a time writes to a folder",
                     remedy="start this one when the other has ended, or let it wait with --wait SECONDS",
                 )
             )
         if not told and wait > 0.0:
-            log.warning("waiting for %s: %s", folder, taken.describe() if taken else "another run")
+            log.warning("waiting for %s: %s", shown, who)
             told = True
-        time.sleep(min(_POLL_SECONDS, left))
+        time.sleep(min(_POLL_SECONDS * random.uniform(0.5, 1.5), left))
     token = _HELD.set(_HELD.get() | {key})
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError, StorageError):
+                taken.touch()
+
+    thread = threading.Thread(target=touch, name="lease", daemon=True)
+    thread.start()
     try:
-        with taken.keep_alive():
-            yield
+        yield
     finally:
         _HELD.reset(token)
+        ended.set()
+        thread.join()
         taken.release()
-        if made:
-            with contextlib.suppress(OSError):
-                path.parent.rmdir()  # only if nothing was written
 
 
 def read_owner(path: Path) -> Owner | None:
@@ -180,23 +235,8 @@ class _Handle:
     number: int
     owner: Owner
 
-    @contextlib.contextmanager
-    def keep_alive(self) -> Iterator[None]:
-        """Touch the lease again and again, in a thread, for the ``with`` block."""
-        ended = threading.Event()
-
-        def touch() -> None:
-            while not ended.wait(HEARTBEAT_SECONDS):
-                with contextlib.suppress(OSError):
-                    os.utime(self.number)
-
-        thread = threading.Thread(target=touch, name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+    def touch(self) -> None:
+        os.utime(self.number)
 
     def release(self) -> None:
         # The file first: once the lock is gone, it may be another's.
@@ -257,7 +297,8 @@ def _is_alive(owner: Owner, path: Path, locked: bool) -> bool:
         return False
 
 
-def _make_owner(run: str) -> Owner:
+def make_owner(run: str) -> Owner:
+    """Return this process as the owner of a lease that it takes now."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a number without a name

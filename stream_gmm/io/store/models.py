@@ -29,6 +29,18 @@ columns alone in format 2), which older versions read."""
 def save_model(result: FitResult, path: str | os.PathLike[str]) -> Path:
     """Write a model file, replacing an older one atomically; equal models give equal bytes.
 
+    Parameters
+    ----------
+    result
+        The model.
+    path
+        The file to write; its folder must exist.
+
+    Returns
+    -------
+    Path
+        The file.
+
     Raises
     ------
     StorageError
@@ -101,6 +113,16 @@ def _make_header(result: FitResult) -> dict[str, Any]:
 
 def load_model(path: str | os.PathLike[str]) -> FitResult:
     """Read a model file.
+
+    Parameters
+    ----------
+    path
+        What :func:`save_model` or a run has written.
+
+    Returns
+    -------
+    FitResult
+        Equal to the one that was saved, bit by bit.
 
     Raises
     ------

@@ -37,7 +37,7 @@ def read_table(path: Path) -> pa.Table:
         If it is missing or damaged.
     """
     try:
-        return pq.read_table(path, partitioning=None)
+        return pq.read_table(path, partitioning=None, page_checksum_verification=True)
     except (OSError, ValueError) as error:  # Arrow's errors are of these kinds
         raise InputDataError(
             explain(

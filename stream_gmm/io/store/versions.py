@@ -7,14 +7,13 @@ the current state itself; those of the others are earlier states, which stay as 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
-from stream_gmm.io.store.container import write_atomically
+from stream_gmm.io.store.container import seal, unseal, write_atomically
 
 CATALOG = "versions.json"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -158,7 +157,7 @@ def write_catalog(state: Path, catalog: Catalog) -> None:
     StorageError
         If it cannot be written.
     """
-    write_atomically(state / CATALOG, json.dumps(asdict(catalog), indent=1).encode())
+    write_atomically(state / CATALOG, seal(asdict(catalog)))
 
 
 def load_catalog(state: Path) -> Catalog | None:
@@ -170,7 +169,7 @@ def load_catalog(state: Path) -> Catalog | None:
         If it is damaged.
     """
     try:
-        content: Mapping[str, Any] = json.loads((state / CATALOG).read_text())
+        content: Mapping[str, Any] = unseal((state / CATALOG).read_bytes())
         versions = tuple(Version(**v) for v in content["versions"])
         return Catalog(**{**content, "versions": versions, "earlier": tuple(content["earlier"])})
     except FileNotFoundError:

@@ -21,6 +21,7 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.mstep import MStepReport
 from stream_gmm.core.mstep.resolution import Resolution
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.frames import LARGEST
 from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.core.rows.transform_requests import describe_transforms
 from stream_gmm.core.rows.transforms import sum_log_jacobians
@@ -42,7 +43,10 @@ REPEATED_SHARE = 0.9
 
 
 def outlier_threshold(params: MixtureParams, profile: Profile, quantile: float) -> float:
-    """Return the quantile of the log-density over sample rows; -inf for quantile 0."""
+    """Return the quantile of the log-density over sample rows; -inf for quantile 0.
+
+    Of a row with missing values it is the log-density of a complete row that is as unusual.
+    """
     if quantile <= 0.0:
         return float("-inf")
     sample, log_density = profile.sample, _score_sample(params, profile)
@@ -53,13 +57,13 @@ def outlier_threshold(params: MixtureParams, profile: Profile, quantile: float) 
 
 def summarise_log_densities(params: MixtureParams, profile: Profile) -> LogDensityHistogram:
     """Return the histogram of the log-density over sample rows."""
-    return LogDensityHistogram.of(_score_sample(params, profile), profile.sample.weights)
+    return LogDensityHistogram.of(np.maximum(_score_sample(params, profile), -LARGEST), profile.sample.weights)
 
 
 def _score_sample(params: MixtureParams, profile: Profile) -> Array:
     """Return the log-density of the sample's rows ``(n,)``, nats in the units of the columns."""
     density = compile_density(params)
-    return score_transformed(density, profile.sample.rows, profile.columns, profile.transforms).log_density
+    return score_transformed(density, profile.sample.rows, profile.columns, profile.transforms).comparable
 
 
 def explain_collapse(state: EMState, profile: Profile, settings: Settings) -> EMState:
@@ -114,8 +118,9 @@ def _find_repeated_values(state: EMState, profile: Profile) -> dict[int, tuple[i
     shares = shares * sample.weights[:, None] if len(sample.weights) else shares
     out: dict[int, tuple[int, float]] = {}
     for i, j in np.argwhere(tight):
-        values, index, counts = np.unique(sample.rows[:, j], return_inverse=True, return_counts=True)
-        weight = np.bincount(index, shares[:, i], len(values))
+        seen = ~np.isnan(sample.rows[:, j])
+        values, index, counts = np.unique(sample.rows[seen, j], return_inverse=True, return_counts=True)
+        weight = np.bincount(index, shares[seen, i], len(values))
         most = int(weight.argmax())
         if counts[most] > 1 and weight[most] >= REPEATED_SHARE * weight.sum():
             out.setdefault(int(i), (int(j), float(values[most])))
@@ -161,13 +166,16 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
 
 def describe_provenance(source: Source, profile: Profile, settings: Settings) -> dict[str, Any]:
     """Return the data, settings and version that a result comes from; JSON values only."""
-    row_filter = getattr(source, "row_filter", None)  # rows in memory have none
+    row_filter, sentinels = getattr(source, "row_filter", None), getattr(source, "sentinels", ())  # of files alone
+    tables = [str(table) for table in getattr(source, "tables", ())]
     return {
         "data_fingerprint": source.fingerprint,
         "rows": profile.total_rows,
         "missing": source.missing,
         "weight": source.weight,
         **({"filter": row_filter} if row_filter else {}),
+        **({"tables": tables} if tables else {}),
+        **({"sentinel": {name: list(values) for name, values in sentinels}} if sentinels else {}),
         **settings.decisive,
         "sample_rows": len(profile.sample.rows),
         "version": version("stream-gmm"),

@@ -219,5 +219,6 @@ def make_sample_search(profile: Profile, settings: Settings) -> SampleSearch:
     sample = profile.sample
     noise = profile.bounding_box if settings.noise else None
     return SampleSearch(
-        sample.rows, profile.scaling, make_penalty(profile, settings), tol, steps, sample.weights, noise
-    )
+        sample.rows, profile.scaling, make_penalty(profile, settings), tol, steps, sample.weights, noise,
+        profile.moments if profile.incomplete_rows else None,
+    )  # fmt: skip

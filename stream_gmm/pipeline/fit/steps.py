@@ -10,7 +10,8 @@ from stream_gmm.pipeline.fit.algorithms import OnPass, algorithm_named, make_sch
 from stream_gmm.pipeline.fit.settings import ASIDE, Settings
 from stream_gmm.pipeline.passes.constants import set_constants_aside
 from stream_gmm.pipeline.passes.full_pass import FullPass
-from stream_gmm.pipeline.passes.profile import Profile, profile_rows
+from stream_gmm.pipeline.passes.profile import Profile
+from stream_gmm.pipeline.passes.profile_pass import profile_rows
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.passes.tasks import PassTasks, draw_tasks, plan_tasks
 

@@ -43,7 +43,8 @@ def open_and_profile(
     Raises
     ------
     ConfigError
-        If a transform is asked for a column that there is not, or gives all rows one value.
+        If a transform is asked for a column that there is not, or gives all rows one value; or if rows with missing
+        values are to be used.
     InputDataError
         If the data cannot be used; or a value has no transform, and the policy for missing values is ``"error"``.
     """
@@ -104,13 +105,15 @@ def _complete_requests(
         j = facts.columns.index(name)
         if settings.constants == ASIDE and facts.low[j] == facts.high[j]:
             continue
-        known = ColumnFacts(
-            float(facts.mean[j]), float(facts.variances[j] ** 0.5), facts.sample.rows[:, j], facts.sample.weights
-        )
+        sample, weights, others = facts.sample.rows[:, j], facts.sample.weights, facts.validation.rows[:, j]
+        there = ~np.isnan(sample)
+        weights = weights[there] if len(weights) else weights
+        known = ColumnFacts(float(facts.mean[j]), float(facts.variances[j] ** 0.5), sample[there], weights)
         if request.kind == AUTO:
             # A sample that holds every row leaves none to compare on: then its halves are compared.
-            sample, others, half = known.values, facts.validation.rows[:, j], len(known.values) // 2
-            fitted, others = (sample, others) if len(others) >= half else (sample[:half], sample[half:])
+            fitted, others, half = known.values, others[~np.isnan(others)], len(known.values) // 2
+            if len(others) < half:
+                fitted, others = fitted[:half], fitted[half:]
             # Of rows that were not read, nothing is known: every number must have a transform.
             limits = (-np.inf, np.inf) if facts.is_partial else (float(facts.low[j]), float(facts.high[j]))
             proposals.append(ColumnTrial(name, replace(known, values=fitted), others, limits))

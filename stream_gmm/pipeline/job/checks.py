@@ -11,13 +11,13 @@ from pathlib import Path
 from stream_gmm.core.criteria import HELDOUT, base_criterion
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, StorageError, explain
-from stream_gmm.io.sink.publish import check_target
+from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri
 from stream_gmm.io.store.models import load_model
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.config import RunConfig
-from stream_gmm.pipeline.job.run_folder import PREVIOUS, SCORED
+from stream_gmm.pipeline.job.run_folder import PREVIOUS
 from stream_gmm.pipeline.score import make_layout
 from stream_gmm.pipeline.update.rule import EVIDENCE
 
@@ -74,8 +74,9 @@ def check_scoring(config: RunConfig, dataset: Dataset, n_components: int, noise:
         If the folder holds something else.
     """
     layout = config.score
-    make_layout(dataset, n_components, noise, layout.passthrough, layout.proba, layout.prefix)
-    check_target(config.folder / SCORED, [f.path for f in dataset.files if not is_uri(f.path)])
+    impute = dataset.columns if layout.impute else ()
+    make_layout(dataset, n_components, noise, layout.passthrough, layout.proba, layout.prefix, impute)
+    open_target(config.scored).check([f.path for f in dataset.files])
 
 
 def _check_columns_of(model: FitResult, dataset: Dataset, what: str) -> None:
@@ -98,19 +99,13 @@ def check_output_folder(config: RunConfig) -> None:
     StorageError
         If it is no folder, lies in an object store, or cannot be written.
     """
-    folder = config.output.folder
-    if is_uri(folder):
-        raise StorageError(
-            explain(
-                f"cannot write to {folder}",
-                why="an object store has no atomic rename of a folder",
-                remedy="write to a file system and copy from there",
-            )
-        )
+    folder = config.folder
     output = Path(os.path.abspath(os.path.expanduser(folder))).resolve()
+    scored = [] if is_uri(config.scored) else [Path(os.path.abspath(os.path.expanduser(config.scored))).resolve()]
     for path in config.data.paths:
-        if not is_uri(path):
-            _refuse_overlap(output, path)
+        for place in (output, *scored):
+            if not is_uri(path):
+                _refuse_overlap(place, path)
     existing = next(p for p in (output, *output.parents) if p.exists())
     if not existing.is_dir():
         raise StorageError(explain(f"cannot write to {folder}", why=f"{existing} is a file, not a folder"))

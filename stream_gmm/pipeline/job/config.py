@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError
 
-from stream_gmm.errors import HIDDEN, ConfigError, InputDataError, StreamGMMError, did_you_mean, explain, redact_value
+from stream_gmm.errors import (
+    HIDDEN,
+    ConfigError,
+    InputDataError,
+    StorageError,
+    StreamGMMError,
+    did_you_mean,
+    explain,
+    redact_text,
+    redact_value,
+)
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.settings import Settings
@@ -68,7 +78,8 @@ class RunConfig(Section):
     def open(self, model: FitResult | None = None) -> Dataset:
         """Open the data set: its footers are read, its rows are not.
 
-        Where the configuration names no columns, those of ``model`` are opened.
+        Where the configuration names no columns, those of ``model`` are opened. A model that was fitted with missing
+        values is scored with them, unless the configuration says otherwise.
 
         Raises
         ------
@@ -82,9 +93,13 @@ class RunConfig(Section):
         d = self.data
         try:
             columns = d.columns or (model.input_columns if model else None)
+            missing, sentinel = d.missing, d.sentinel
+            if model and model.marginalises and "missing" not in d.model_fields_set:
+                missing, sentinel = "marginalise", sentinel or model.provenance.get("sentinel")
             return open_dataset(
-                d.paths, columns, missing=d.missing, exclude=d.exclude, weight=d.weight,
+                d.paths, columns, missing=missing, exclude=d.exclude, weight=d.weight,
                 exclude_columns=() if model and not d.columns else d.exclude_columns, filter=d.filter,
+                table_version=d.table_version, sentinel=sentinel,
             )  # fmt: skip
         except StreamGMMError:
             raise
@@ -93,7 +108,7 @@ class RunConfig(Section):
                 explain("cannot open data.paths", why=str(error), remedy="check the paths and credentials")
             ) from error
 
-    def hold(self) -> AbstractContextManager[None]:
+    def hold(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which no other run writes to the folder of the results.
 
         Raises
@@ -103,12 +118,35 @@ class RunConfig(Section):
         StorageError
             If it cannot be written.
         """
+        if self.is_remote:
+            return contextlib.nullcontext()  # the scores have a lease of their own
         return hold_folder(self.folder, run=self.name, wait=self.output.wait)
 
     @property
     def folder(self) -> Path:
         """Folder of the results."""
+        if self.is_remote:
+            raise StorageError(
+                explain(
+                    f"the folder of a run cannot lie in an object store: {redact_text(self.output.folder)}",
+                    why="model, ledger and versions are files that are replaced together, which needs a file system",
+                    remedy="set output.folder to a folder, and output.scored to this URI: the scored table and its "
+                    "model go there; 'stream-gmm score --model FILE' needs no folder",
+                )
+            )
         return Path(self.output.folder)
+
+    @property
+    def is_remote(self) -> bool:
+        """True if the output folder is a prefix in an object store, where there can only be scores."""
+        return "://" in self.output.folder
+
+    @property
+    def scored(self) -> str:
+        """Folder or URI of the scored table."""
+        from stream_gmm.pipeline.job.run_folder import SCORED
+
+        return self.output.scored or f"{self.output.folder.rstrip('/')}/{SCORED}"
 
 
 def hold_output(stage: Callable[Concatenate[RunConfig, P], T]) -> Callable[Concatenate[RunConfig, P], T]:

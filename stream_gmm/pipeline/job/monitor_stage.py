@@ -15,7 +15,7 @@ from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.store.tables import append_rows
 from stream_gmm.pipeline.drift_rule import DRIFTED
 from stream_gmm.pipeline.job.config import RunConfig
-from stream_gmm.pipeline.job.run_folder import SCORED, read_catalog, read_run
+from stream_gmm.pipeline.job.run_folder import read_catalog, read_run
 from stream_gmm.pipeline.monitor import MonitorResult, monitor
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 
@@ -88,7 +88,7 @@ def monitor_stage(
     folder = config.folder
     _, _, model = read_run(folder)
     version = str(read_catalog(folder).champion)
-    result = monitor(model, config.open(), executor, config.drift_rule(), scored=folder / SCORED, listener=listener)
+    result = monitor(model, config.open(), executor, config.drift_rule(), scored=config.scored, listener=listener)
     name = period or datetime.now(UTC).date().isoformat()
     head = {"period": name, "version": version}
     append_rows([head | dict(row) for row in result.rows], folder / MONITOR, keys=("period", "version", "file"))

@@ -16,13 +16,15 @@ import numpy as np
 
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate_stats
 from stream_gmm.core.estep.batch import compile_batch
+from stream_gmm.core.estep.marginal import find_complete
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows
-from stream_gmm.core.rows.moments import collect_moments
+from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.rows.transform_requests import assign_transforms, parse_transforms
+from stream_gmm.core.search.incomplete import take_whole_rows
 from stream_gmm.core.search.seeding import SEEDINGS
 from stream_gmm.errors import ConfigError, explain
 from stream_gmm.execute.protocol import Executor, machine_memory
@@ -246,6 +248,7 @@ def _time_decoding(source: Source) -> tuple[Array, float]:
 
 def _make_mixtures(rows: Array, grid: Sequence[CandidateSpec]) -> list[MixtureParams]:
     """Return a mixture for every cell: means at rows, spread as all the rows are."""
+    rows, _ = take_whole_rows(rows, UNWEIGHTED, 1, None, np.random.default_rng(0))
     moments = collect_moments(rows)
     spread = PseudoRows.of(moments).spread
     spread = spread + 1e-6 * np.diag(np.diagonal(spread))
@@ -263,7 +266,7 @@ def _make_mixtures(rows: Array, grid: Sequence[CandidateSpec]) -> list[MixturePa
 def _measure_costs(rows: Array, candidates: Sequence[MixtureParams]) -> dict[int, float]:
     """Return nanoseconds a row of the E-step of every candidate, by position; like shapes are measured once."""
     trial = np.asfortranarray(rows[:TRIAL_ROWS])
-    scaling = Scaling.of_rows(rows)
+    scaling = Scaling.of_rows(take_whole_rows(rows, UNWEIGHTED, 1, None, np.random.default_rng(0))[0])
     measured: dict[Any, float] = {}
     out = {}
     for i, params in enumerate(candidates):
@@ -279,7 +282,7 @@ def _size_class(k: int) -> int:
 
 
 def _time_estep(params: MixtureParams, rows: Array, scaling: Scaling) -> float:
-    batch = compile_batch([params], scaling)
+    batch = compile_batch([params], scaling, incomplete=find_complete(rows) is not None)
     accumulate_stats(batch, rows)
     start = time.perf_counter()
     accumulate_stats(batch, rows)

@@ -208,6 +208,16 @@ def open_registry(folder: str | os.PathLike[str]) -> Registry:
 
     A folder of an earlier release has one version, ``v1``.
 
+    Parameters
+    ----------
+    folder
+        The folder of a run (``output.folder``).
+
+    Returns
+    -------
+    Registry
+        Reads the folder anew for every question.
+
     Raises
     ------
     InputDataError

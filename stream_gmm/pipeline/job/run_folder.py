@@ -8,7 +8,6 @@ those of earlier runs are kept as versions (:mod:`stream_gmm.io.store.versions`)
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
@@ -19,9 +18,16 @@ from typing import Any
 from stream_gmm.core.file_stats import FileId
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import InputDataError, StreamGMMError, explain, redact_value
-from stream_gmm.io.store.container import write_atomically
+from stream_gmm.io.store.container import seal, unseal, write_atomically
 from stream_gmm.io.store.folders import sync_folder
-from stream_gmm.io.store.generations import STATES, current_state, link_tree, make_state, publish_state
+from stream_gmm.io.store.generations import (
+    STATES,
+    current_state,
+    link_tree,
+    make_state,
+    publish_state,
+    write_checksums,
+)
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.tables import read_table, table_of, write_table
 from stream_gmm.io.store.versions import CATALOG, Catalog, Version, list_states, load_catalog, write_catalog
@@ -76,6 +82,7 @@ def publish_results(
         place = make_state(staged.parent) if aside else staged
         write(place)
         if aside:
+            write_checksums(place)
             sync_folder(place)
             link_tree(current_state(folder), staged, RESULTS)
         alias = catalog.challenger if aside else catalog.champion
@@ -193,7 +200,7 @@ def read_files(folder: Path) -> frozenset[FileId] | None:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``run.json``; credentials in it are replaced."""
-    write_atomically(folder / RECORD, json.dumps(redact_value(record), indent=1).encode())
+    write_atomically(folder / RECORD, seal(redact_value(record)))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -205,9 +212,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         If the folder is not that of a run.
     """
     try:
-        record = json.loads((current_state(folder) / RECORD).read_text())
-        if not isinstance(record, dict):
-            raise ValueError(f"it holds a {type(record).__name__}, not the record of a run")
+        record = unseal((current_state(folder) / RECORD).read_bytes())
         if missing := sorted(_REQUIRED - record.keys()):
             raise ValueError(f"it lacks {', '.join(missing)}")
     except (OSError, ValueError) as error:
@@ -242,6 +247,12 @@ def read_run(folder: Path) -> tuple[Path, dict[str, Any], FitResult]:
             )
         )
     return state, record, model
+
+
+def locate_scores(folder: Path, record: Mapping[str, Any] | None = None) -> str:
+    """Return the folder or URI of the scored table of a run."""
+    config = (record or read_record(folder))["config"]
+    return str(config.get("output", {}).get("scored") or folder / SCORED)
 
 
 def update_record(

@@ -29,8 +29,7 @@ from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
 from stream_gmm.pipeline.fit.settings import ACCELERATIONS, CONSTANTS, PROFILES, describe_option
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 
-MOST_COMPONENTS = 10_000
-MOST_WORKERS = 4_096
+MOST_COMPONENTS, MOST_WORKERS = 10_000, 4_096
 _MEMORY = re.compile(r"\d+(\.\d*)?(e\d+)? *([kMGTP]i?)?B?", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:(?:tcp|tls|ucx|ws|wss)://)?[^\s/]+:\d+|inproc://\S+")
 
@@ -80,11 +79,13 @@ class DataConfig(Section):
     filter: Text | None = Field(
         None, description="Only rows for which this is true, such as \"temperature > -200 and station == 'A'\""
     )
+    table_version: Whole | None = Field(None, ge=0, description="Version of a Delta table; none: the latest")
     exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
     weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
-    missing: Literal["error", "drop"] = Field(
-        "error", description="Rows with a null, NaN or infinity: stop, or leave out of the fit and score as null"
+    missing: Literal["error", "drop", "marginalise"] = Field(
+        "error", description="Rows with a null or NaN: error (stop), drop (leave out), marginalise (use the rest)"
     )
+    sentinel: dict[Text, Number | list[Number]] | None = Field(None, description="Missing-value marks: {x: -200}")
 
     @field_validator("paths", "columns", "exclude", "exclude_columns", mode="before")
     @classmethod
@@ -239,6 +240,7 @@ class ScoreConfig(Section):
     passthrough: Text | list[Text] = Field("all", description="Input columns to keep: all, none, or names")
     proba: Literal["columns", "list", "none"] = Field("columns", description="How responsibilities are written")
     prefix: str = Field("", description="Put before the names of the score columns")
+    impute: bool = Field(False, description="Add the columns with conditional means for missing values; and their sd")
 
     @field_validator("passthrough")
     @classmethod
@@ -332,10 +334,10 @@ class OutputConfig(Section):
     """Where results go."""
 
     folder: Text = Field("runs/latest", description="Gets scored/, model.gmm, sweep.parquet, report.html, run.json")
-    wait: Number = Field(
-        0.0, ge=0.0,
-        description="Seconds to wait while another run uses the folder; then exit code 5. --wait alone: a day",
-    )  # fmt: skip
+    scored: Text | None = Field(
+        None, description="Folder or s3://, gs://, abfs:// URI of the scored table; none: scored/ in the folder"
+    )
+    wait: Number = Field(0.0, ge=0.0, description="Seconds to wait for another run there; --wait alone: a day")
     truth: Text | None = Field(None, description="Model file of a known truth to compare with")
     report_rows: Whole = Field(20_000, ge=100, description="Sample rows kept for the report's pictures")
     keep_versions: Whole = Field(

@@ -18,6 +18,7 @@ from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.models import load_model, save_model
 from stream_gmm.io.store.statistics import STATISTICS, save_statistics
@@ -36,7 +37,6 @@ from stream_gmm.pipeline.job.run_folder import (
     PREVIOUS,
     RECORD,
     SAMPLE,
-    SCORED,
     TABLE,
     TRUTH,
     publish_results,
@@ -186,6 +186,7 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
             "high": profile.high.tolist(),
             "bad": profile.bad.tolist(),
             "constants": {c.name: c.value for c in profile.constants},
+            **{k: v for k, v in result.best.provenance.items() if k == "tables"},
             **({"transforms": describe_transforms(profile.transforms)} if profile.transforms else {}),
         },
     }
@@ -203,28 +204,29 @@ def score_stage(
         As :func:`stream_gmm.pipeline.score.score`.
     """
     started = time.perf_counter()
-    check_output_folder(config)
-    folder = config.folder
-    fitted = model or load_model(current_state(folder) / MODEL)
+    if not (config.is_remote and model):
+        check_output_folder(config)
+    fitted = model or load_model(current_state(config.folder) / MODEL)
     dataset = config.open(fitted)
     check_scoring(config, dataset, fitted.n_components, fitted.density.noisy)
     refuse_drifted_rows(config, fitted, dataset, executor)
-    own = (current_state(folder) / RECORD).exists() and read_run(folder)[2].digest == fitted.digest
-    keep = own and config.update.keep_statistics and dataset.weight is None
+    in_run = not config.is_remote and (current_state(config.folder) / RECORD).exists()
+    own = in_run and read_run(config.folder)[2].digest == fitted.digest
+    keep = own and config.update.keep_statistics and dataset.weight is None and dataset.missing != MARGINALISE
     stats_rule = make_stats_rule(dataset, config.settings(), config.update.apart) if keep else None
     result = score(
-        fitted, dataset, folder / SCORED, executor,
+        fitted, dataset, config.scored, executor,
         passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-        wait=config.output.wait, listener=listener, stats_rule=stats_rule,
+        impute=config.score.impute, wait=config.output.wait, listener=listener, stats_rule=stats_rule,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     if stats_rule is not None and result.statistics:
         kept = keep_scored_statistics(dataset, fitted, result.statistics, stats_rule.share)
         if kept is not None:
-            save_statistics(kept, folder / STATISTICS)
+            save_statistics(kept, config.folder / STATISTICS)
 
-    if (current_state(folder) / RECORD).exists():
-        _, _, chosen = read_run(folder)
+    if in_run:
+        _, _, chosen = read_run(config.folder)
 
         def change(record: dict[str, Any]) -> None:
             record.pop("scored", None)
@@ -232,5 +234,5 @@ def score_stage(
                 record["seconds"]["score"] = seconds
                 record["scored"] = {k: v for k, v in result.manifest.items() if k != "parts"}
 
-        update_record(folder, chosen.digest, change)
+        update_record(config.folder, chosen.digest, change)
     return result

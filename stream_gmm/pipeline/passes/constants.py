@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_gmm.core.rows.constants import Constant
+from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.pipeline.passes.profile import Profile
 
@@ -33,13 +34,23 @@ def set_constants_aside(profile: Profile) -> Profile:
         high=profile.high[kept],
         moments=_select_columns(profile.moments, kept),
         heldout=_select_columns(profile.heldout, kept),
-        sample=replace(profile.sample, rows=np.ascontiguousarray(profile.sample.rows[:, kept])),
-        validation=replace(profile.validation, rows=np.ascontiguousarray(profile.validation.rows[:, kept])),
+        sample=_select_columns_of_sample(profile.sample, kept),
+        validation=_select_columns_of_sample(profile.validation, kept),
         row_order=replace(profile.row_order, within=within[kept]) if within.ndim else profile.row_order,
         constants=constants,
         constants_bad=profile.bad[~varies],
         places=tuple(int(j) for j in kept),
     )
+
+
+def _select_columns_of_sample(sample: Sample, kept: NDArray[np.intp]) -> Sample:
+    """Return a sample of some columns, without the rows that have no value there."""
+    rows = sample.rows[:, kept]
+    some = ~np.isnan(rows).all(axis=1)
+    if some.all():
+        return replace(sample, rows=np.ascontiguousarray(rows))
+    weights = sample.weights[some] if len(sample.weights) else sample.weights
+    return replace(sample, rows=np.ascontiguousarray(rows[some]), hashes=sample.hashes[some], weights=weights)
 
 
 def _select_columns(moments: SuffStats, kept: NDArray[np.intp]) -> SuffStats:

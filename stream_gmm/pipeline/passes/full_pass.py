@@ -78,8 +78,8 @@ def collect_leaf_stats(leaf: Leaf, shared: _PassShared) -> PassStats:
         If a file has fewer rows than its footer says, or a column that was set aside as constant is not.
     """
     batch, no_moments = shared.batch, SuffStats.zero(1, 1, FULL)
-    no_groups = tuple(StackedStats.zero(1) for _ in batch.groups)
-    no_sums = tuple(np.zeros(len(g.layout.index)) for g in batch.groups)
+    no_groups = batch.no_stats
+    no_sums = tuple(np.zeros(len(g.layout.index)) for g in (*batch.groups, *batch.marginal))
     out = PassStats(no_groups, no_moments, no_sums)
     for chunk in read_completely(leaf):
         if shared.presumed:
@@ -89,7 +89,10 @@ def collect_leaf_stats(leaf: Leaf, shared: _PassShared) -> PassStats:
         groups = accumulate_stats(batch, rows, part.weights) if len(rows) else no_groups
         moments = collect_moments(rows, part.weights) if shared.with_moments else no_moments
         heldout_stats = accumulate_stats(batch, heldout, part.heldout_weights) if len(heldout) else ()
-        sums = tuple(s.sums[:, 0] for s in heldout_stats) or no_sums
+        sums = tuple(
+            s.sums[:, 0] if s.stats.rows else none
+            for s, none in zip(heldout_stats or no_groups, no_sums, strict=True)
+        )
         out = out.merge(PassStats(groups, moments, sums))
     return out
 
@@ -100,7 +103,7 @@ def _refuse_unlike(chunk: Chunk, constants: Sequence[Constant]) -> None:
     unlike = find_unlike(values, constants)
     if unlike.any():
         found = values[np.argmax(unlike)]
-        other = next(c.describe_other(v) for c, v in zip(constants, found.tolist(), strict=True) if v != c.value)
+        other = next(c.describe_other(v) for c, v in zip(constants, found.tolist(), strict=True) if c.differs(v))
         raise InputDataError(
             explain(
                 f"a column that was set aside as constant is not: {other} that the profile read",
@@ -148,6 +151,8 @@ class FullPass:
     """Positions of the columns to fit among those that the tasks read; empty: all."""
     presumed: tuple[Constant, ...] = ()
     """Columns that are constant in the rows of a profile which did not read all rows; every pass makes sure."""
+    incomplete: bool = False
+    """Whether rows may have missing values."""
 
     @classmethod
     def for_profile(
@@ -164,6 +169,7 @@ class FullPass:
         return cls(
             tasks, executor, profile.scaling, moments, profile.heldout, holdout, preference, listener,
             columns=profile.places, presumed=profile.constants if profile.is_partial else (),
+            incomplete=profile.may_be_incomplete,
         )  # fmt: skip
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
@@ -177,7 +183,7 @@ class FullPass:
     def _read(
         self, index: Sequence[int], candidates: Sequence[MixtureParams], stage: str, moments: SuffStats | None
     ) -> Sequence[SuffStats]:
-        batch = compile_batch(candidates, self.scaling, self.preference)
+        batch = compile_batch(candidates, self.scaling, self.preference, self.incomplete)
         with_moments = batch.needs_row_moments and moments is None
         shared = _PassShared(batch, with_moments, self.holdout, self.columns, self.presumed)
         rows = [self.tasks.rows[i] for i in index]
@@ -188,7 +194,7 @@ class FullPass:
             collect_leaf_stats, PassStats.merge, [self.tasks.items[i] for i in index],
             shared=shared, label="e-step", on_done=meter,
         )  # fmt: skip
-        if not gathered.groups[0].stats.rows:
+        if not any(group.stats.rows for group in gathered.groups):
             return [SuffStats.zero(p.n_components, p.n_features, p.family.moments) for p in candidates]
         shift = self.scaling.shift
         stats = complete_stats(batch, candidates, gathered.groups, moments or gathered.moments, shift)

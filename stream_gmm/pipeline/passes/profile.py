@@ -10,21 +10,15 @@ from numpy.typing import NDArray
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.constants import Constant, insert_constants
-from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.oddities import NO_ROW_ORDER, RowOrder, describe_values
-from stream_gmm.core.rows.sampling import Holdout, Sample, hash_rows
+from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.rows.transforms import Transforms, describe_transformation, label_columns, sum_log_jacobians
+from stream_gmm.core.rows.transforms import Transforms, describe_transformation, label_columns
+from stream_gmm.core.search.incomplete import estimate_moments
 from stream_gmm.core.search.transform_gain import TransformGain
 from stream_gmm.core.stats import SuffStats
-from stream_gmm.errors import InputDataError, explain
-from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.source.cache import NONE, cache_mode_of
-from stream_gmm.io.source.chunks import Chunk, split_holdout
+from stream_gmm.io.source.cache import NONE
 from stream_gmm.io.source.decode import KINDS
-from stream_gmm.io.source.protocols import Leaf, Source, read_completely
-from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
-from stream_gmm.pipeline.passes.tasks import PassTasks
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,9 @@ class Profile:
     low, high
         Smallest and largest value ``(D,)`` among the rows to fit.
     moments, heldout
-        Weight, mean and scatter (as of one component) of the rows to fit, and of the rows held out of every fit.
+        Weight, mean and scatter (as of one component) of the rows to fit, and of the rows held out of every fit. If
+        some rows have missing values, mean and scatter are estimates from the sample (of held-out rows, those of the
+        complete ones).
     sample
         Uniform sample of the rows to fit.
     validation
@@ -52,7 +48,7 @@ class Profile:
     row_order
         How alike the rows of one leaf are.
     complete_rows
-        Rows without a missing value, including those held out and those of weight zero.
+        Rows that can be used, including those held out and those of weight zero.
     fit_rows
         Rows to fit.
     weight_squares
@@ -65,6 +61,12 @@ class Profile:
         Rows that the filter of the data set has left out.
     constants, constants_bad
         Columns that were read and set aside because they have one value; and ``bad`` of each, ``(C, 4)``.
+    incomplete_rows, empty_rows
+        Rows that are used without some of their values, and rows that have none and tell nothing.
+    incomplete_weight, incomplete_heldout
+        Weight of the incomplete rows to fit, and of those held out.
+    marginalised
+        True if rows with missing values are used.
     places
         Positions of ``columns`` among the columns that were read; empty: they are all of them.
     transforms, transform_gains
@@ -95,6 +97,17 @@ class Profile:
     constants: tuple[Constant, ...] = ()
     constants_bad: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, len(KINDS)), np.int64))
     places: tuple[int, ...] = ()
+    incomplete_rows: int = 0
+    empty_rows: int = 0
+    incomplete_weight: float = 0.0
+    incomplete_heldout: float = 0.0
+    marginalised: bool = False
+
+    @property
+    def may_be_incomplete(self) -> bool:
+        """True if a pass may meet rows with missing values."""
+        return self.incomplete_rows > 0 or (self.marginalised and self.is_partial)
+
     transforms: Transforms = ()
     transform_gains: tuple[TransformGain, ...] = ()
     log_jacobian: float = 0.0
@@ -161,7 +174,7 @@ class Profile:
         out = list(self.data_warnings)
         if self.filtered:
             out.append(f"the filter has left out {self.filtered} of {self.rows + self.filtered} rows.")
-        if self.dropped:
+        if self.bad.any() or self.constants_bad.any():
             by_column = ", ".join(
                 f"{name}: " + ", ".join(f"{c} {k}" for k, c in zip(KINDS, row, strict=True) if c)
                 for name, row in zip(
@@ -171,7 +184,14 @@ class Profile:
                 )
                 if sum(row)
             )
-            out.append(f"{self.dropped} of {self.rows} rows have a missing value ({by_column}).")
+            if self.dropped:
+                out.append(f"{self.dropped} of {self.rows} rows have a missing value ({by_column}).")
+            if self.incomplete_rows or self.empty_rows:
+                nothing = f"; {self.empty_rows} have no value at all, and tell nothing" if self.empty_rows else ""
+                out.append(
+                    f"{self.incomplete_rows} of {self.rows} rows lack some of their values, and count with those "
+                    f"that they have ({by_column}){nothing}."
+                )
         if self.weighted:
             out.append(
                 f"rows are weighted: {self.moments.rows:,.6g} in all, worth {self.effective_rows:,.0f} rows of equal "
@@ -189,7 +209,7 @@ class Profile:
         out += describe_values(self.labels, self.sample.rows, self.covariance, constant)
         out += describe_transformation(self.transforms)
         out += [f"transform tried: {gain}." for gain in self.transform_gains]
-        if self.is_partial:
+        if self.is_partial and self.row_order.leaves:
             effect = self.row_order.design_effect(self.moments, len(self.sample.rows))
             out.append(
                 f"the profile read {self.rows} of {self.total_rows} rows; for the sample's means its rows count "
@@ -228,113 +248,22 @@ class Profile:
             self.weight_squares + other.weight_squares,
             self.weighted,
             filtered=self.filtered + other.filtered,
+            incomplete_rows=self.incomplete_rows + other.incomplete_rows,
+            empty_rows=self.empty_rows + other.empty_rows,
+            incomplete_weight=self.incomplete_weight + other.incomplete_weight,
+            incomplete_heldout=self.incomplete_heldout + other.incomplete_heldout,
             log_jacobian=self.log_jacobian + other.log_jacobian,
             heldout_log_jacobian=self.heldout_log_jacobian + other.heldout_log_jacobian,
         )
 
-
-@dataclass(frozen=True)
-class _ProfileTask:
-    """What every task of the profile pass needs."""
-
-    columns: tuple[str, ...]
-    sample_rows: int
-    validation_rows: int
-    seed: int
-    cache_mode: str
-    holdout: Holdout
-    total_rows: int
-    weighted: bool
-    transforms: Transforms = ()
-
-
-def _profile_chunk(chunk: Chunk, task: _ProfileTask) -> Profile:
-    d = len(task.columns)
-    part = split_holdout(chunk, task.holdout)
-    rows, weights = part.rows, part.weights
-    hashes = hash_rows(task.seed, chunk.file_index, part.numbers)
-    # Without held-out rows, the validation rows are drawn together with the sample and split off at the end.
-    rows_to_draw = task.sample_rows + (0 if task.holdout.share else task.validation_rows)
-    heldout_hashes = hash_rows(task.seed, chunk.file_index, part.heldout_numbers)
-    return Profile(
-        task.columns,
-        chunk.size,
-        chunk.bad,
-        rows.min(axis=0, initial=np.inf) if len(rows) else np.full(d, np.inf),
-        rows.max(axis=0, initial=-np.inf) if len(rows) else np.full(d, -np.inf),
-        collect_moments(rows, weights),
-        collect_moments(part.heldout, part.heldout_weights),
-        Sample.of(rows, hashes, rows_to_draw, weights),
-        Sample.of(part.heldout, heldout_hashes, task.validation_rows, part.heldout_weights),
-        task.cache_mode,
-        complete_rows=len(chunk.rows),
-        fit_rows=len(rows),
-        weight_squares=float(weights @ weights) if task.weighted else float(len(rows)),
-        weighted=task.weighted,
-        filtered=chunk.read - chunk.size,
-        log_jacobian=sum_log_jacobians(rows, weights, task.columns, task.transforms),
-        heldout_log_jacobian=sum_log_jacobians(part.heldout, part.heldout_weights, task.columns, task.transforms),
-    )
-
-
-def _profile_leaf(leaf: Leaf, task: _ProfileTask) -> Profile:
-    d = len(task.columns)
-    no_rows = np.empty((0, d + task.weighted))
-    no_chunk = Chunk(no_rows, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=task.weighted)
-    out = _profile_chunk(no_chunk, task)
-    for chunk in read_completely(leaf):
-        out = out.merge(_profile_chunk(chunk, task))
-    cached_rows = out.rows if cache_mode_of(leaf) != NONE else 0
-    return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=task.total_rows)
-
-
-def profile_rows(
-    source: Source,
-    tasks: PassTasks,
-    executor: Executor,
-    *,
-    sample_rows: int = 50_000,
-    random_state: int = 0,
-    holdout: float = 0.0,
-    total_rows: int = 0,
-    validation_rows: int | None = None,
-    listener: Listener = ignore_progress,
-) -> Profile:
-    """Read a data set once, or some of its ``total_rows`` rows, and return its profile.
-
-    ``sample_rows`` rows are drawn for the sample, and ``validation_rows`` (None: half as many) beside them.
-
-    Raises
-    ------
-    InputDataError
-        If there is no usable row, or a value is missing and the policy is ``"error"``.
-    """
-    held_out = Holdout(holdout, random_state)
-    task = _ProfileTask(
-        source.columns,
-        sample_rows,
-        sample_rows // 2 if validation_rows is None else validation_rows,
-        random_state,
-        tasks.cache_mode,
-        held_out,
-        total_rows or sum(tasks.rows),
-        source.weight is not None,
-        source.transforms,
-    )
-    meter = Meter(listener, "profile", list(tasks.rows))
-    out = executor.map_reduce(_profile_leaf, Profile.merge, tasks.items, shared=task, label="profile", on_done=meter)
-    if not out.fit_rows:
-        raise InputDataError(
-            explain(
-                "the data set has no usable row",
-                why=f"{out.rows} rows were read, and all were dropped" if out.rows else "it is empty",
-                remedy="check data.paths, data.columns, data.filter and data.missing",
-            )
+    def finish_moments(self) -> Profile:
+        """Return the profile of all rows with the moments of all of them, not only of those that are complete."""
+        if not self.incomplete_rows:
+            return self
+        total = self.moments.rows + self.incomplete_weight
+        return replace(
+            self,
+            moments=estimate_moments(self.sample.rows, self.sample.weights, total),
+            heldout=replace(self.heldout, rows=self.heldout.rows + self.incomplete_heldout),
+            row_order=NO_ROW_ORDER,
         )
-    # Of rows that were not read, the filter is taken to leave out the same share.
-    matching = round(out.total_rows * (out.rows / (out.rows + out.filtered)))
-    out = replace(out, data_warnings=source.warnings, total_rows=matching, transforms=source.transforms)
-    if holdout:
-        return out
-    sample, validation = out.sample.split_off(sample_rows)
-    return replace(out, sample=sample, validation=validation)

@@ -241,13 +241,12 @@ def _describe_gains(result: SweepResult) -> str:
         for c, e in zip(result.candidates, result.evidence, strict=True)
         if c.family.name == best.family.name and e.gain
     }
-    own, larger = by_k.get(best.n_components), min((k for k in by_k if k > best.n_components), default=None)
+    own, more = by_k.get(best.n_components), by_k.get(best.n_components + 1)
     parts = []
     if own:
         parts.append(f"component {best.n_components} gains {own.mean:.4f} nats per row ({own.standard_error:.1g})")
-    if larger:
-        more = by_k[larger]
-        parts.append(f"K = {larger} would gain {more.mean:.4f} more ({more.standard_error:.1g})")
+    if more:
+        parts.append(f"K = {best.n_components + 1} would gain {more.mean:.4f} more ({more.standard_error:.1g})")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}; standard errors in brackets." if text else ""
 

@@ -65,7 +65,7 @@ class Evidence:
     behind: PairedDifference | None = None
     """By how much the chosen candidate is ahead."""
     gain: PairedDifference | None = None
-    """What it gains over the candidate of its structure with the next smaller K."""
+    """What it gains over the candidate of its structure with K - 1; None if that is not in the sweep."""
     behind_classified: float = 0.0
     """As ``behind``, with the logarithm of the largest responsibility added, as ICL has it."""
 
@@ -83,8 +83,8 @@ def compare_with_chosen(
         if own is None or best is None:
             out.append(Evidence())
             continue
-        smaller = [k for name, k in places if name == c.family.name and k < c.n_components]
-        below = values[places[c.family.name, max(smaller)]] if smaller else None
+        place = places.get((c.family.name, c.n_components - 1))
+        below = None if place is None else values[place]
         gain = None if below is None else compare_paired(own[0], below[0], weights)
         classified = compare_paired(best.sum(axis=0), own.sum(axis=0), weights).mean
         out.append(Evidence(compare_paired(best[0], own[0], weights), gain, classified))

@@ -71,7 +71,7 @@ class _BootstrapTask:
 
 def _resample_leaf(leaf: Leaf, task: _BootstrapTask) -> _ReplicateStats:
     out = _ReplicateStats(
-        tuple(tuple(StackedStats.zero(1) for _ in b.groups) for b in task.batches),
+        tuple(b.no_stats for b in task.batches),
         tuple(SuffStats.zero(1, 1, FULL) for _ in task.batches),
     )
     for chunk in leaf.chunks():
@@ -90,7 +90,7 @@ def _weigh_rows(
     weights = weights[drawn] * (part.weights[drawn] if len(part.weights) else 1.0)
     rows = np.asfortranarray(part.rows[drawn])
     if not len(rows):
-        return tuple(StackedStats.zero(1) for _ in batch.groups), SuffStats.zero(1, 1, FULL)
+        return batch.no_stats, SuffStats.zero(1, 1, FULL)
     moments = collect_moments(rows, weights) if batch.needs_row_moments else SuffStats.zero(1, 1, FULL)
     return accumulate_stats(batch, rows, weights), moments
 
@@ -261,7 +261,8 @@ def _run_pass(
     """Return the statistics of every live candidate of every replicate, by its position."""
     places = [[c for c, s in enumerate(row) if s.live] for row in states]
     candidates = [[row[c].params for c in own] for row, own in zip(states, places, strict=True)]
-    batches = tuple(compile_batch(c, profile.scaling, settings.preference) for c in candidates)
+    incomplete = profile.may_be_incomplete
+    batches = tuple(compile_batch(c, profile.scaling, settings.preference, incomplete) for c in candidates)
     holdout = Holdout(settings.holdout, settings.random_state)
     task = _BootstrapTask(batches, tuple(replicates), settings.random_state, holdout, profile.places)
     live = sum(len(c) for c in candidates)

@@ -20,6 +20,8 @@ from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import SampleFit, SampleSearch
 from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceError, explain
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.source.decode import MARGINALISE
+from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
@@ -97,6 +99,8 @@ def ratio_test(
         raise InputDataError(
             explain("the likelihood-ratio test is not for weighted rows", why="its law is simulated by single rows")
         )
+    if profile.incomplete_rows:
+        require_complete_rows(MARGINALISE, "the likelihood-ratio test")
     family, sample = family_named(covariance_type), profile.sample.rows[:rows]
     smaller, statistic = _compute_statistic(sample, n_components, family, settings, (settings.random_state, 0))
     assert smaller.params is not None

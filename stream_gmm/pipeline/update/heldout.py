@@ -40,7 +40,10 @@ def read_heldout_rows(
     """
     d, files = len(dataset.columns), identify_files(dataset)
     parts = [p for p in dataset.parts if files[p.file.relative] not in seen]
-    leaves = [ParquetLeaf((p,), dataset.columns, dataset.missing, dataset.weight, dataset.row_filter) for p in parts]
+    leaves = [
+        ParquetLeaf((p,), dataset.columns, dataset.missing, dataset.weight, dataset.row_filter, (), dataset.sentinels)
+        for p in parts
+    ]
     nothing = Sample(np.empty((0, d)), np.empty(0, np.uint64), MOST_ROWS)
     if not leaves:
         return nothing

@@ -44,7 +44,8 @@ class Gathered:
 
 def identify_source(dataset: Dataset, columns: Sequence[str], transforms: Transforms) -> str:
     """Return what decides which rows and columns of the files are read, and how, as text."""
-    return repr((tuple(columns), dataset.missing, dataset.weight, dataset.row_filter, transforms))
+    sentinels = (dataset.sentinels,) if dataset.sentinels else ()
+    return repr((tuple(columns), dataset.missing, dataset.weight, dataset.row_filter, transforms, *sentinels))
 
 
 def identify_files(dataset: Dataset) -> dict[str, FileId]:
@@ -103,7 +104,16 @@ def gather_statistics(
             settled = entry.settle()
             known |= dict.fromkeys(entry.files, replace(settled, sample=settled.sample.thin(rule.share)))
     missing = [files[name] for name in wanted if files[name] not in known]
-    job = StatsJob(compile_density(anchor), tuple(columns), dataset.missing, dataset.weight, dataset.row_filter, rule)
+    job = StatsJob(
+        compile_density(anchor),
+        tuple(columns),
+        dataset.missing,
+        dataset.weight,
+        dataset.row_filter,
+        rule,
+        transforms,
+        dataset.sentinels,
+    )
     parts = [p for p in dataset.parts if p.file.relative in {f.name for f in missing}]
     meter = Meter(listener, stage, [p.rows for p in parts])
     read = executor.map(read_part_stats, parts, shared=job, label="statistics", on_done=meter) if parts else []

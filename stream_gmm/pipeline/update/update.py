@@ -17,6 +17,7 @@ from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.memory import require_complete_rows
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.update.evidence import (
@@ -103,6 +104,7 @@ class UpdateJob:
         InputDataError
             If the files cannot be read, or have no usable row.
         """
+        require_complete_rows(self.dataset.missing, "an update")
         changes, obstacle = self.find_changes(), self._obstacle
         reusable = None if obstacle or self.kept is None else self.kept
         stepwise = self.rule.mode == STEPWISE

@@ -15,7 +15,7 @@ from stream_gmm.core.file_stats import KeptStats, SampledRows
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.sink.publish import read_manifest
+from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.store.generations import current_state, link_tree
 from stream_gmm.io.store.models import save_model
@@ -28,7 +28,6 @@ from stream_gmm.pipeline.job.run_folder import (
     MODEL,
     PREVIOUS,
     SAMPLE,
-    SCORED,
     TABLE,
     TRUTH,
     publish_results,
@@ -64,12 +63,10 @@ class Publisher:
         """True if the scored table holds the files as they are, scored by the champion or a model before it."""
         if self.config.update.rescore == NONE:
             return True
-        target = self.config.folder / SCORED
-        manifest = read_manifest(target)
+        target = open_target(self.config.scored)
+        manifest = target.read_manifest()
         layout = self._make_layout()
-        kept = find_kept_parts(
-            target.absolute(), with_model_columns(self.dataset, self.champion), layout, self._ancestors
-        )
+        kept = find_kept_parts(target, with_model_columns(self.dataset, self.champion), layout, self._ancestors)
         return manifest is not None and len(kept) == len(self.dataset.parts) == len(manifest.get("parts") or ())
 
     def _make_layout(self) -> Any:
@@ -190,9 +187,10 @@ class Publisher:
         everything = not keep and rule.window is None and dataset.weight is None
         stats_rule = make_stats_rule(dataset, config.settings(), rule.apart) if everything else None
         scored = score(
-            model, dataset, config.folder / SCORED, self.executor,
+            model, dataset, config.scored, self.executor,
             passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-            listener=self.listener, stats_rule=stats_rule, keep_scores=keep | ({model.digest} if keep else set()),
+            wait=config.output.wait, listener=self.listener, stats_rule=stats_rule,
+            keep_scores=keep | ({model.digest} if keep else set()),
         )  # fmt: skip
         if stats_rule is not None:
             kept = keep_scored_statistics(dataset, model, scored.statistics, stats_rule.share) or kept
@@ -202,7 +200,7 @@ class Publisher:
         """Return the models whose log-densities of the sampled rows are near those of the new one."""
         rows = SampledRows.join([e.sample for e in kept.entries]).rows
         new = score_rows(model.density, rows).log_density
-        manifest = read_manifest(self.config.folder / SCORED) or {}
+        manifest = open_target(self.config.scored).read_manifest() or {}
         wanted = {str(part.get("model", "")) for part in manifest.get("parts") or ()}
         known = {self.champion.digest: self.champion}
         registry = Registry(self.config.folder)

@@ -1,0 +1,6 @@
+"""Tables whose log says which files hold their rows: found, and read at a pinned version.
+
+What lives here: Delta tables (:mod:`.delta`), read through the package ``deltalake`` (the extra ``delta``).
+
+May import ``io.source.files``; begin with :func:`stream_gmm.io.source.tables.delta.open_table`.
+"""

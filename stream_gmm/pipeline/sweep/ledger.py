@@ -145,16 +145,20 @@ class Ledger:
         if self.path is None:
             return Entries()
         places = [p for p in (self.path, self.path.with_suffix(".previous")) if p.exists()]
-        if not places:
-            return Entries()
-        try:
-            return self._read_file(places[0])
-        except ModelFileError as error:
-            if len(places) == 1:
-                raise ModelFileError(explain(str(error).rstrip("."), remedy="start over with --fresh")) from error
-            entries, self._is_damaged = self._read_file(places[1]), True
-            self._note(f"{str(error).rstrip('.')}: the sweep went on from the one before it.")
+        damage: ModelFileError | None = None
+        for place in places:
+            try:
+                entries = self._read_file(place)
+            except ModelFileError as error:
+                damage = damage or error
+                continue
+            if damage is not None:
+                self._is_damaged = True
+                self._note(f"{str(damage).rstrip('.')}: the sweep went on from the one before it.")
             return entries
+        if damage is None:
+            return Entries()
+        raise ModelFileError(explain(str(damage).rstrip("."), remedy="start over with --fresh")) from damage
 
     def _read_file(self, path: Path) -> Entries:
         entries, digest = read(

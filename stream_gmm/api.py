@@ -338,7 +338,7 @@ def monitor(
             explain("monitor compares files, and was given rows in memory", remedy="write them to a Parquet file")
         )
     rule = DriftRule(max_gain, max_psi, false_alarm_rate)
-    where = scored and os.fspath(scored)
+    where = None if scored is None else os.fspath(scored)
     return _monitor.monitor(result, source, executor_for(client), rule, scored=where, listener=progress)
 
 

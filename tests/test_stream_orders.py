@@ -72,6 +72,7 @@ def test_two_clusters_one_after_the_other_keep_their_weights_with_a_reservoir_of
 
     np.testing.assert_allclose(gm.weights_, 0.5, atol=0.025)
     assert gm.score(rows) > sg.OnlineGaussianMixture(2, warmup_rows=12_000, n_init=1).fit(rows).score(rows) - 1e-2
+    assert gm._seen.reservoir is not None
     assert len(gm._seen.reservoir.rows) == 2_000
 
 
@@ -84,8 +85,9 @@ def test_steps_without_reviews_are_plain_sums():
 
     assert state.reservoir is None
     assert state.effective_rows == len(used)
+    assert state.stats is not None
     np.testing.assert_allclose(state.stats.mean[0], used.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(state.stats.scatter[0], np.cov(used.T, bias=True), rtol=1e-10)
+    np.testing.assert_allclose(state.stats.scatter[0], np.asarray(np.cov(used.T, bias=True)), rtol=1e-10)
 
 
 def test_a_reservoir_is_a_uniform_sample_that_merges_and_does_not_depend_on_cuts():
@@ -130,6 +132,8 @@ def test_the_model_asked_for_knows_rows_that_no_step_has_taken_in_yet():
     assert state.n_pending == 399
     concluded = conclude_state(state, rule)
     assert concluded.effective_rows == 1299
+    assert concluded.params is not None
+    assert state.params is not None
     assert concluded.params.means.max() == pytest.approx(9.0, abs=0.5)
     assert state.params.means.max() < 5.0
 
@@ -146,8 +150,9 @@ def test_a_state_of_the_first_format_goes_on_as_it_began():
 
 def test_a_stream_that_forgets_has_no_reservoir():
     rows = np.random.default_rng(0).normal(size=(3000, 1))
-    for options in ({"half_life": 500.0}, {"power": 0.7}):
-        gm = sg.OnlineGaussianMixture(1, **options).partial_fit(rows)
+    forgetting = sg.OnlineGaussianMixture(1, half_life=500.0), sg.OnlineGaussianMixture(1, power=0.7)
+    for gm in forgetting:
+        gm.partial_fit(rows)
         assert gm._seen.reservoir is None
         assert gm.effective_rows_ < 3000
     with pytest.raises(ConfigError, match="reservoir_rows"):

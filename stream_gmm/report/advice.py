@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from stream_gmm.core.display import shorten_list
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.rows.oddities import describe_tail, find_atoms, find_collinear
+from stream_gmm.core.rows.oddities import describe_tail, find_atoms, find_collinear, find_limits
 from stream_gmm.pipeline.drift_rule import DRIFTED
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.repeat import make_command
@@ -24,6 +25,8 @@ from stream_gmm.report.contents import RunContents
 SHARED_VALUE = 0.05
 HEAVY_TAIL = 1.5
 """From which kurtosis on, in units of that of a normal distribution (Mardia 1970), a component has heavy tails."""
+MOSTLY = 0.5
+"""From which share of outliers on a component is called one of outliers."""
 LEAST_ROWS_PER_PARAMETER = 5.0
 _LEAST_TAIL_ROWS = 200
 
@@ -33,6 +36,7 @@ _REPEATED = {
     "stopped at max_passes": "The chosen model has not converged",
     "many rows share one value": "Many rows share one value",
     "has a long tail": "Heavy tails",
+    "the end of its range": "Values at the end of a range",
     "are collinear": "Columns follow from others",
 }
 """Words of a warning, and the advice that says the same."""
@@ -50,8 +54,9 @@ class Advice:
 def give_advice(run: RunContents) -> list[Advice]:
     """Return what a reader of the results should do next, the most important first."""
     rules = (
-        _advise_on_drift, _advise_on_convergence, _advise_on_largest_k, _advise_on_ties, _advise_on_degenerate,
-        _advise_on_atoms, _advise_on_tails, _advise_on_small_components, _advise_on_collinear, _advise_on_scoring,
+        _advise_on_drift, _advise_on_limits, _advise_on_convergence, _advise_on_largest_k, _advise_on_ties,
+        _advise_on_degenerate, _advise_on_atoms, _advise_on_outlying_components, _advise_on_tails,
+        _advise_on_small_components, _advise_on_collinear, _advise_on_scoring,
     )  # fmt: skip
     return [advice for rule in rules for advice in rule(run)]
 
@@ -62,8 +67,12 @@ def list_cautions(run: RunContents, advice: Sequence[Advice]) -> list[str]:
     return [w for w in run.record["warnings"] if not any(t in given and words in w for words, t in _REPEATED.items())]
 
 
-def _sweep_with(run: RunContents, **changes: Any) -> str:
-    return make_command("sweep", run.config, {key.replace("__", "."): value for key, value in changes.items()})
+def _run_with(run: RunContents, **changes: Any) -> str:
+    return make_command(
+        "run" if run.scored else "sweep",
+        run.config,
+        {key.replace("__", "."): value for key, value in changes.items()},
+    )
 
 
 def _advise_on_drift(run: RunContents) -> list[Advice]:
@@ -75,7 +84,7 @@ def _advise_on_drift(run: RunContents) -> list[Advice]:
         f"On {last['period']} a refit would have gained {last['refit_gain']:.3g} nats per row, "
         f"{last['chance_gain']:.2g} of it by chance. Fit the model again on the new rows; as challenger it does not "
         "replace this one before 'stream-gmm promote'.",
-        _sweep_with(run, output__publish_as="challenger", sweep__match_to="previous"),
+        make_command("sweep", run.config, {"output.publish_as": "challenger", "sweep.match_to": "previous"}),
     )]  # fmt: skip
 
 
@@ -87,7 +96,7 @@ def _advise_on_convergence(run: RunContents) -> list[Advice]:
         "The chosen model has not converged",
         f"It stopped after {passes} passes, so that log-likelihood and criteria are a little worse than they could "
         "be. What is finished is not fitted again.",
-        _sweep_with(run, em__max_passes=3 * passes),
+        _run_with(run, em__max_passes=3 * passes),
     )]  # fmt: skip
 
 
@@ -103,7 +112,7 @@ def _advise_on_largest_k(run: RunContents) -> list[Advice]:
         "More components may be better",
         text + " Try more. Where the criterion keeps falling, the rows are no Gaussian mixture of few components: "
         "choose by the criterion 'elbow' or 'icl' then.",
-        _sweep_with(run, sweep__n_components=list(range(max(k - 1, 1), larger + 1))),
+        _run_with(run, sweep__n_components=list(range(max(k - 1, 1), larger + 1))),
     )]  # fmt: skip
 
 
@@ -138,7 +147,7 @@ def _advise_on_degenerate(run: RunContents) -> list[Advice]:
         "Components have collapsed",
         f"In {shorten_list(names, 4)} a component lies on repeated values, or has no rows, so that it cannot be "
         "chosen. With the resolution known, no component is narrower than the step in which values were recorded.",
-        _sweep_with(run, em__resolution="auto"),
+        _run_with(run, em__resolution="auto"),
     )]  # fmt: skip
 
 
@@ -146,10 +155,11 @@ def _advise_on_atoms(run: RunContents) -> list[Advice]:
     names = run.record["data"]["columns"]
     if len(run.rows) < 100 or run.config["em"].get("resolution", "none") != "none":
         return []
+    ends = find_pile_ups(run)
     shared = [
         f"{name} = {atom.value:g} ({atom.share:.0%} of the rows)"
         for name, atom in zip(names, find_atoms(run.rows), strict=True)
-        if atom.share >= SHARED_VALUE
+        if atom.share >= SHARED_VALUE and atom.value not in ends.get(name, ())
     ]
     if not shared:
         return []
@@ -157,7 +167,56 @@ def _advise_on_atoms(run: RunContents) -> list[Advice]:
         "Many rows share one value",
         f"{shorten_list(shared, 4)}. No normal distribution describes such a value, and a component may collapse "
         "onto it. Leave such columns out, or tell the fit in which steps values were recorded.",
-        _sweep_with(run, em__resolution="auto"),
+        _run_with(run, em__resolution="auto"),
+    )]  # fmt: skip
+
+
+def find_pile_ups(run: RunContents) -> dict[str, list[float]]:
+    """Return the ends of ranges at which rows pile up, by column; one that columns share counts where others end."""
+    columns = dict(zip(run.record["data"]["columns"], run.rows.T, strict=True))
+    found = {name: [value for value, _ in find_limits(column)] for name, column in columns.items()}
+    counts = Counter(value for values in found.values() for value in values)
+    common = [value for value, number in counts.items() if number > 1]
+    for name, column in columns.items():
+        found[name] += [v for v in common if v not in found[name] and v in (column.min(), column.max())]
+    return {name: values for name, values in found.items() if values}
+
+
+def _advise_on_limits(run: RunContents) -> list[Advice]:
+    ends, columns = find_pile_ups(run), dict(zip(run.record["data"]["columns"], run.rows.T, strict=True))
+    if not ends:
+        return []
+    mostly = [name for name, values in ends.items() if np.isin(columns[name], values).mean() >= MOSTLY]
+    data, text = run.config["data"], [f"{name} = {value:g}" for name, values in ends.items() for value in values]
+    whole = {name: [int(v) if v.is_integer() else v for v in values] for name, values in ends.items()}
+    marks = {name: values[0] if len(values) == 1 else values for name, values in whole.items() if name not in mostly}
+    dropped = f" In {shorten_list(mostly, 4)} most rows have it, so that the column says little." if mostly else ""
+    changes: dict[str, Any] = {"data__exclude_columns": [*data["exclude_columns"], *mostly]}
+    if marks:
+        changes |= {"data__sentinel": {**(data.get("sentinel") or {}), **marks}, "data__missing": "marginalise"}
+    return [Advice(
+        "Values at the end of a range",
+        f"{shorten_list(text, 6)}: rows pile up there, as at a limit of measurement, or where a number stands for a "
+        f"missing value. They make components of their own, and then look usual.{dropped} If they stand for missing "
+        "values, say so:",
+        _run_with(run, **changes),
+    )]  # fmt: skip
+
+
+def _advise_on_outlying_components(run: RunContents) -> list[Advice]:
+    scores = run.model.scores(run.rows)
+    strange = scores.log_density < run.model.threshold
+    shares = {k: float(strange[scores.component == k].mean()) for k in np.unique(scores.component).tolist() if k >= 0}
+    outlying = [k for k, share in shares.items() if share >= MOSTLY]
+    if not outlying or run.config["em"].get("noise"):
+        return []
+    names = shorten_list([str(k) for k in outlying], 6)
+    return [Advice(
+        "A component of outliers",
+        f"Of component {names}, {min(shares[k] for k in outlying):.0%} of the sample rows are outliers: it is no "
+        "group, but a wide cover of remote rows, such as errors of measurement. Look at these rows in the scored "
+        "table; a noise component, uniform in the range of the data, holds them without taking the place of a group.",
+        _run_with(run, em__noise=True),
     )]  # fmt: skip
 
 
@@ -178,7 +237,7 @@ def _advise_on_tails(run: RunContents) -> list[Advice]:
         f"{text}. A mixture covers a tail with components that are no groups of their own. Fit the logarithm or "
         "another transform of such a column, give remote rows a component of their own (noise), or choose by ICL, "
         "which asks for separate components.",
-        _sweep_with(run, **changes),
+        _run_with(run, **changes),
     )]  # fmt: skip
 
 
@@ -209,7 +268,7 @@ def _advise_on_small_components(run: RunContents) -> list[Advice]:
         f"Fewer than {LEAST_ROWS_PER_PARAMETER:g} rows stand for each parameter of component "
         f"{shorten_list([str(k) for k in small], 6)}. Look at the rows in the scored table before you give it a "
         "name; covariance structures with fewer parameters (tied, diag) need fewer rows.",
-        "" if len(more) == len(tried) else _sweep_with(run, sweep__covariance_type=more),
+        "" if len(more) == len(tried) else _run_with(run, sweep__covariance_type=more),
     )]  # fmt: skip
 
 
@@ -224,7 +283,7 @@ def _advise_on_collinear(run: RunContents) -> list[Advice]:
         "Columns follow from others",
         f"{shorten_list(dependent, 6)} are collinear: one of them is a sum or multiple of the others and adds "
         "nothing. Leave one out.",
-        _sweep_with(run, data__exclude_columns=[*run.config["data"]["exclude_columns"], dependent[-1]]),
+        _run_with(run, data__exclude_columns=[*run.config["data"]["exclude_columns"], dependent[-1]]),
     )]  # fmt: skip
 
 

@@ -37,7 +37,8 @@ class RunContents:
     table
         The sweep table, one mapping for each candidate.
     rows
-        Sample rows ``(n, D)`` in the columns of the model, as they were read.
+        Sample rows ``(n, D)`` in the columns of the model, as they were read; those that are complete, or if they are
+        few, all, with conditional means in place of what is missing.
     truth
         A known truth to compare with.
     monitored

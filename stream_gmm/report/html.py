@@ -22,18 +22,19 @@ from stream_gmm.report.colours import make_colour_rules
 from stream_gmm.report.contents import RunContents, read_contents
 from stream_gmm.report.facts import collect_facts, list_outputs, write_sentence
 from stream_gmm.report.figures import draw_charts
-from stream_gmm.report.portraits import describe_components
+from stream_gmm.report.portraits import describe_components, format_value
 from stream_gmm.report.tables import (
     tabulate_candidates,
     tabulate_data,
     tabulate_drift,
     tabulate_means,
     tabulate_sizes,
+    tabulate_strangest,
     tabulate_truth,
 )
 
 SHOWN_COLUMNS = 6
-"""Columns that a portrait shows; the others are folded away."""
+"""Columns that a portrait shows; the others, if they are more than two, are folded away."""
 _TEMPLATES = ("report.html", "live.html", "macros.html")
 
 
@@ -76,10 +77,12 @@ def render(run: RunContents) -> str:
         comparison=comparison,
         fits=fits,
         portraits=portraits,
-        shown_columns=SHOWN_COLUMNS,
+        shown_columns=SHOWN_COLUMNS if model.n_features_in_ > 2 + SHOWN_COLUMNS else model.n_features_in_,
         sizes=tabulate_sizes(run, [p.headline for p in portraits], neighbours),
         means=tabulate_means(run),
         truth=tabulate_truth(run),
+        strangest=tabulate_strangest(run),
+        threshold=model.threshold,
         monitor=tabulate_drift(run),
         data=tabulate_data(run),
         paths=run.config["data"]["paths"],
@@ -103,9 +106,11 @@ def render_page(template: str, **values: Any) -> str:
 @cache
 def _load_templates() -> Environment:
     sources = {name: _read(name) for name in _TEMPLATES}
-    return Environment(
+    environment = Environment(
         loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["value"] = format_value
+    return environment
 
 
 def _read(name: str) -> str:

@@ -8,7 +8,7 @@ they are alike, 1 where they do not overlap.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from stream_gmm.plot.style import component_colour
 
 SHIFTS = ((2.0, "far"), (1.0, "clearly"), (0.5, "somewhat"))
 """From which shift on, in standard deviations, a component is far, clearly or somewhat above or below the rest."""
+_MARKS = ((2.0, "very "), (1.0, ""), (0.5, "rather "))
 SPREADS = ((3.0, "much "), (2.0, ""))
 """From which ratio of standard deviations on a column varies (much) more or less than in the rest."""
 TOLD_COLUMNS, TYPICAL_ROWS = 3, 3
@@ -81,19 +82,23 @@ class ColumnContrast:
 
     @property
     def mark(self) -> str:
-        """The column in two words, such as ``high x2``; empty where nothing marks it."""
+        """The column in a few words, such as ``very high x2``; empty where nothing marks it."""
         if self.level:
-            return f"{'high' if self.shift > 0.0 else 'low'} {self.name}"
+            word = next(word for least, word in _MARKS if abs(self.shift) >= least)
+            return f"{word}{'high' if self.shift > 0.0 else 'low'} {self.name}"
         return f"{'steady' if 'less' in self.spread else 'scattered'} {self.name}" if self.spread else ""
 
     def describe(self) -> str:
         """Return the column in a phrase, in the units of the data."""
         of = "" if self.fitted == self.name else f" of {self.fitted}"
-        place = f"{'median' if of else 'mean'} {self.mean:.4g}, 90 % between {self.low:.4g} and {self.high:.4g}"
-        varies = f"varies {self.spread} than the rest (sd{of} {self.sd:.3g} against {self.rest_sd:.3g})"
+        mean, low, high, rest, sd, rest_sd = map(
+            format_value, (self.mean, self.low, self.high, self.rest_mean, self.sd, self.rest_sd)
+        )
+        place = f"{'median' if of else 'mean'} {mean}, 90 % between {low} and {high}"
+        varies = f"varies {self.spread} than the rest (sd{of} {sd} against {rest_sd})"
         if not self.level:
             return f"{self.name} {varies}" if self.spread else f"{self.name} is as in the rest ({place})"
-        text = f"{self.name} is {self.level} the rest: {place}; the rest {self.rest_mean:.4g}"
+        text = f"{self.name} is {self.level} the rest: {place}; the rest {rest}"
         return f"{text}; it {varies}" if self.spread else text
 
 
@@ -154,7 +159,19 @@ def describe_components(model: FitResult, rows: Array, counts: list[int] | None 
             summarise_marks(contrasts), tuple(s for s in sentences if s), tuple(contrasts), rows[nearest][:, order],
             f"{neighbours[0][0]} (overlap {neighbours[0][1]:.2f})" if neighbours else "",
         ))  # fmt: skip
-    return out
+    told = [p.headline for p in out]
+    return [replace(p, headline=p.headline + _tell_apart(p) * (told.count(p.headline) > 1)) for p in out]
+
+
+def _tell_apart(portrait: Portrait) -> str:
+    """Return what is added to a headline that another component has, too: the mean of its most separate column."""
+    first = portrait.contrasts[0]
+    return f" ({first.name} {format_value(first.mean)})"
+
+
+def format_value(value: float) -> str:
+    """Return a value with four digits; one of up to a million without an exponent."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def contrast_columns(model: FitResult, k: int) -> list[ColumnContrast]:

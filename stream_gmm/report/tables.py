@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from stream_gmm.core.criteria import difference_format, value_format
 from stream_gmm.core.model.matching import match_components
 from stream_gmm.pipeline.uncertainty.words import format_component
@@ -200,6 +202,26 @@ def tabulate_data(run: RunContents) -> Table:
         rows.append(Row((Cell(name, name), *numbers, *map(_count, data["bad"][j]))))
     shown = (Column("column", numeric=False), *map(Column, heads))
     return Table("data", "The columns, over the rows used", shown, tuple(rows))
+
+
+STRANGEST_ROWS, TOLD_COLUMNS = 10, 3
+
+
+def tabulate_strangest(run: RunContents) -> Table:
+    """Return the sample rows of lowest log-density, each with the columns in which its component is farthest."""
+    model, scores, names = run.model, run.model.scores(run.rows), run.record["data"]["columns"]
+    sd = np.sqrt(np.maximum(np.einsum("kjj->kj", model.params.dense_covariances), 1e-300))
+    out = []
+    for i in np.argsort(scores.log_density, kind="stable")[:STRANGEST_ROWS]:
+        k, density = int(scores.component[i]), float(scores.log_density[i])
+        nearest = k if k >= 0 else int(scores.proba[i].argmax())
+        away = (run.fitted_rows[i] - model.means_[nearest]) / sd[nearest]
+        told = np.argsort(-np.abs(away), kind="stable")[:TOLD_COLUMNS]
+        words = ", ".join(f"{names[j]} = {run.rows[i, j]:.6g} ({away[j]:+.1f} sd)" for j in told)
+        cells = (Cell(f"{density:.2f}", density), Cell(str(k) if k >= 0 else "noise", k), Cell(words, words))
+        out.append(Row(cells, colour=component_colour(k) if k >= 0 else NOISE_COLOUR))
+    heads = (Column("log-density"), Column("component"), Column("farthest from its component in", False, True))
+    return Table("strangest", "The strangest rows of the sample", heads, tuple(out))
 
 
 _DRIFT = (

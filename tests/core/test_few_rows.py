@@ -10,9 +10,10 @@ from sklearn.mixture import GaussianMixture
 import stream_gmm as sg
 from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
-from stream_gmm.core.fit.em import EMState, Outcome, em_step
-from stream_gmm.core.fit.few_rows import is_small_enough, run_plain_steps
-from stream_gmm.core.fit.quasi_newton import Curvature
+from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, em_step, run_to_end
+from stream_gmm.core.fit.few_rows import can_climb, is_small_enough, run_plain_steps, run_quasi_newton
+from stream_gmm.core.fit.quasi_newton import QUASI_NEWTON, Curvature
+from stream_gmm.core.fit.stopping import STALL_STEPS
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
@@ -20,7 +21,7 @@ from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.pruning import predict_final_gain
 from stream_gmm.core.search.seeding import collect_hard_stats
-from stream_gmm.core.search.superfluous import STALL_STEPS, end_stalled
+from stream_gmm.core.search.superfluous import end_stalled
 
 
 def _rows(rng, n: int = 120):
@@ -50,6 +51,40 @@ def test_compiled_steps_are_em_steps(rng, name, ridge, weighted):
     np.testing.assert_allclose(fast.weights, slow.weights, rtol=1e-8)
     np.testing.assert_allclose(fast.means, slow.means, rtol=1e-8, atol=1e-7)
     np.testing.assert_allclose(fast.covariances, slow.covariances, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_the_compiled_climb_ends_where_the_ordinary_one_does(rng, name, weighted):
+    """From two starts of overlapping clusters, up to what the tolerance leaves; and at a fixed point of EM."""
+    rows = 0.6 * _rows(rng, 300) + np.array([1e3, 0.0, -50.0])
+    weights = rng.integers(0, 4, len(rows)).astype(float) if weighted else UNWEIGHTED
+    penalty = PseudoRows.of(collect_moments(rows, weights))
+    estep, scheme = InMemoryEStep(rows, Scaling.of_rows(rows), weights=weights), Scheme(StopRule(1e-10, 500), penalty)
+    start = _start(rows, name)
+    assert can_climb(start, rows, penalty)
+    (slow,) = run_to_end([EMState(start)], estep, Scheme(StopRule(1e-10, 500), penalty, QUASI_NEWTON))
+    end, is_flat = run_quasi_newton(start, rows, weights, penalty, 500, 1e-10, 0.0)
+    objective = scheme.objective(end, estep.evaluate(end))
+    assert is_flat
+    assert objective == pytest.approx(slow.objectives[-1], abs=1e-8)
+    after, _, _ = em_step(end, estep, penalty)
+    np.testing.assert_allclose(after.means, end.means, rtol=1e-7, atol=1e-4)
+
+
+def test_the_compiled_climb_stops_where_nothing_is_gained_and_never_falls(rng):
+    """Six components on one cluster: after any number of steps the objective is at least that after fewer."""
+    rows = rng.normal(size=(400, 2))
+    penalty, estep = PseudoRows.of(collect_moments(rows, UNWEIGHTED)), InMemoryEStep(rows, Scaling.of_rows(rows))
+    start = MixtureParams(np.full(6, 1 / 6), rows[:6], np.array([np.cov(rows.T)] * 6), family_named("full"))
+    reached = []
+    for steps in (0, 1, 2, 5, 20, 60, 200):
+        end, _ = run_quasi_newton(start, rows, UNWEIGHTED, penalty, steps, 1e-12, 0.0)
+        reached.append(Scheme(penalty=penalty).objective(end, estep.evaluate(end)))
+    assert np.all(np.diff(reached) >= -1e-12), reached
+    stalled, is_flat = run_quasi_newton(start, rows, UNWEIGHTED, penalty, 10_000, 0.0, 1e-3)
+    assert not is_flat
+    assert Scheme(penalty=penalty).objective(stalled, estep.evaluate(stalled)) > reached[3]
 
 
 def test_a_singular_covariance_ends_the_compiled_steps_at_the_last_regular_point(rng):

@@ -83,6 +83,7 @@ def test_any_number_of_patterns_and_row_weights(share, rng):
     for value, expected in zip(
         (own.rows, own.loglik, own.weight, own.mean, own.scatter), (*slow[:2], *slow[4:]), strict=True
     ):
+        value, expected = np.asarray(value), np.asarray(expected)
         np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 
 
@@ -186,10 +187,10 @@ def test_conditional_means_and_deviations_are_those_of_the_mixture(rng):
             )
             means.append(m[~there] + slope @ (row - m)[there])
             variances.append(np.diag(c[np.ix_(~there, ~there)] - slope @ c[np.ix_(there, ~there)]))
-        r, means = scores.proba[i][:, None], np.array(means)
-        expected = (r * means).sum(axis=0)
+        r, centres = scores.proba[i][:, None], np.array(means)
+        expected = (r * centres).sum(axis=0)
         np.testing.assert_allclose(mean[i, ~there], expected, rtol=1e-9)
-        spread = (r * (np.array(variances) + (means - expected) ** 2)).sum(axis=0)
+        spread = (r * (np.array(variances) + (centres - expected) ** 2)).sum(axis=0)
         np.testing.assert_allclose(deviation[i, ~there], np.sqrt(spread), rtol=1e-6)
 
 
@@ -233,7 +234,9 @@ def test_moments_of_all_rows_are_the_normal_distribution_of_greatest_likelihood(
 def test_rows_for_seedings_are_complete_ones_or_have_random_draws(rng):
     rows = make_rows(rng, 2_000, 0.05)
     whole, _ = take_whole_rows(rows, np.empty(0), 3, None, rng)
-    assert len(whole) == int(find_complete(rows).sum())
+    complete = find_complete(rows)
+    assert complete is not None
+    assert len(whole) == int(complete.sum())
     rows = make_rows(rng, 2_000, 0.6)
     whole, _ = take_whole_rows(rows, np.empty(0), 3, None, rng)
     assert len(whole) == len(rows)

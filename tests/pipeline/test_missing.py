@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -246,7 +247,7 @@ def test_a_missing_value_has_no_slope_where_columns_are_transformed(rows, by, tm
         table = pa.table({n: pa.array(values[:, j], from_pandas=True) for j, n in enumerate(names)})
         pq.write_table(table, tmp_path / "a.parquet", row_group_size=200)
         data = sg.open_dataset(tmp_path / "a.parquet", missing="marginalise")
-    given = {} if by == "files" else {"missing": "marginalise"}
+    given: Any = {} if by == "files" else {"missing": "marginalise"}
     found = sg.fit(data, 2, transforms="log", client=SerialExecutor(), **given)
     oracle = sg.fit(logs, 2, missing="marginalise", client=SerialExecutor())
     assert found.criteria.loglik == pytest.approx(oracle.criteria.loglik - np.nansum(logs), rel=1e-6)
@@ -256,8 +257,39 @@ def test_a_missing_value_has_no_slope_where_columns_are_transformed(rows, by, tm
     if by == "files":
         scored = sg.score(found, data, tmp_path / "scored", client=SerialExecutor())
         assert scored.manifest["loglik"] == pytest.approx(found.criteria.loglik, rel=1e-9)
+    # Outliers are those of the logarithms, but for slopes; slopes of missing values are those of conditional means.
+    assert 0.0 < found.is_outlier(values).mean() < 0.05
     with pytest.raises(ConfigError, match="not imputed by a model of log"):
         found.impute(values)
+
+
+def test_a_value_without_a_transform_is_not_missing(tmp_path):
+    rows = np.exp(make_rows(100, share=0.0))
+    rows[3, 0], rows[4, 0] = -1.0, np.nan
+    pq.write_table(pa.table(dict(zip(COLUMNS, rows.T, strict=True))), tmp_path / "a.parquet")
+    data = sg.open_dataset(tmp_path / "a.parquet", missing="marginalise")
+    result = sg.fit(data, 1, transforms={"x0": "log"}, client=SerialExecutor())
+    assert result.criteria.n_rows == 99
+    sg.score(result, data, tmp_path / "scored", client=SerialExecutor())
+    scored = pq.read_table(tmp_path / "scored").to_pydict()
+    assert scored["not_scored_reason"][3] == "value of x0 without a log"
+    assert scored["log_density"][3] is None
+    assert scored["log_density"][4] is not None
+
+
+def test_a_missing_weight_is_an_error(tmp_path):
+    table = {"x": [1.0, 2.0, None], "w": [1.0, None, 2.0]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(InputDataError, match="column 'w': the weight of row 1 is missing"):
+        sg.fit(sg.open_dataset(tmp_path / "a.parquet", ["x"], weight="w", missing="marginalise"), 1)
+
+
+@pytest.mark.parametrize("options", [{"noise": True}, {"resolution": "auto"}, {"reg_covar": 1e-3}])
+def test_noise_resolution_and_a_ridge_take_missing_values(options):
+    rows = np.round(make_rows(400), 1)
+    result = sg.fit(rows, 2, missing="marginalise", client=SerialExecutor(), **options)
+    assert result.converged_
+    assert result.evaluate_criteria(rows).loglik == pytest.approx(result.criteria.loglik, rel=1e-9)
 
 
 def test_infinities_are_no_missing_values(tmp_path):

@@ -62,6 +62,8 @@ def test_the_command_to_repeat_a_run_gives_its_configuration(run):
         "em", tol=1e-3, noise=True, resolution={"height": 0.5}, holdout=0.0,
     )  # fmt: skip
     assert parse(make_command("sweep", other.config)) == other.config
+    earlier = {name: part for name, part in run.config.items() if name != "monitor"}
+    assert parse(make_command("sweep", earlier)) == run.config
 
 
 def test_largest_k(run):
@@ -114,6 +116,30 @@ def test_heavy_tails(run):
     assert config["em"]["noise"] is True
     _, config = find(replace(change_config(run, "em", noise=True), rows=rows), "Heavy tails")
     assert config["sweep"]["criterion"] == "icl"
+
+
+def test_values_at_the_end_of_a_range(run):
+    rows = run.rows.copy()
+    rows[:100, 0] = -200.0
+    rows[:1800, 1] = -200.0
+    advice, config = find(replace(run, rows=rows), "Values at the end of a range")
+    assert "height = -200, width = -200" in advice.text
+    assert "In width most rows have it" in advice.text
+    assert config["data"]["sentinel"] == {"height": -200.0}
+    assert config["data"]["missing"] == "marginalise"
+    assert config["data"]["exclude_columns"] == ["width"]
+    rows[:20, 2] = -200.0  # fewer than tell by themselves, but the same mark
+    rows[20:60, 2] = rows[20, 2]
+    _, config = find(replace(run, rows=rows), "Values at the end of a range")
+    assert config["data"]["sentinel"] == {"height": -200.0, "grams": -200.0}
+    assert not [a for a in give_advice(replace(run, rows=rows)) if a.title == "Many rows share one value"]
+
+
+def test_a_component_of_outliers(run):
+    share = np.quantile(run.model.score_samples(run.rows), 0.9)
+    advice, config = find(replace(run, model=replace(run.model, threshold=float(share))), "A component of outliers")
+    assert "component 0, 1, 2" in advice.text
+    assert config["em"]["noise"] is True
 
 
 def test_long_tails(run):

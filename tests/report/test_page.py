@@ -8,6 +8,7 @@ import io
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -155,7 +156,7 @@ def test_names_from_the_data_are_text(content, page):
 def test_csv_holds_what_the_table_shows_with_all_digits(page, run_folder):
     tables = {t.attributes["id"]: t for t in page.find("table") if "id" in t.attributes}
     links = {a.attributes["download"]: a.attributes["href"] for a in page.find("a") if "download" in a.attributes}
-    assert {"candidates", "fits", "components", "means", "monitor", "data"} == set(tables)
+    assert {"candidates", "fits", "components", "means", "strangest", "monitor", "data"} == set(tables)
     for name, table in tables.items():
         text = base64.b64decode(links[f"{name}.csv"].split(",", 1)[1]).decode()
         head, *rows = csv.reader(io.StringIO(text))
@@ -169,6 +170,20 @@ def test_csv_holds_what_the_table_shows_with_all_digits(page, run_folder):
     assert {(r["candidate"], r["BIC"]) for r in csv.DictReader(io.StringIO(text)) if r["BIC"]} == {
         (r["candidate"], repr(r["bic"] if r["bic"] is not None else r["bic_estimate"])) for r in written
     }
+
+
+def test_the_strangest_rows_are_those_of_lowest_density_with_what_is_strange(page, run_folder):
+    from stream_gmm.report.contents import read_contents
+
+    run = read_contents(run_folder)
+    density = run.model.score_samples(run.rows)
+    rows = page.find("table", id="strangest")[0].find("tbody")[0].find("tr")
+    assert [tr.children[0].words for tr in rows] == [f"{value:.2f}" for value in np.sort(density)[:10]]
+    for tr, i in zip(rows, np.argsort(density)[:10], strict=True):
+        k = run.model.predict(run.rows[i : i + 1])[0]
+        away = (run.rows[i] - run.model.means_[k]) / np.sqrt(np.diag(run.model.params.dense_covariances[k]))
+        j = np.abs(away).argmax()
+        assert tr.children[2].words.startswith(f"{run.model.columns[j]} = {run.rows[i, j]:.6g} ({away[j]:+.1f} sd)")
 
 
 def test_first_comes_a_sentence_and_then_the_figures_behind_it(page, run_folder):

@@ -66,15 +66,15 @@ def test_separation_is_one_minus_the_overlap_of_two_normal_densities(model):
 
 def test_the_words_say_what_sets_a_component_apart(model, rows):
     plain, high, heavy = describe_components(model, rows)
-    assert high.headline == "high height, low grams, scattered width"
+    assert high.headline == "very high height, rather low grams, scattered width"
     assert high.sentences[0].startswith(
         "height is far above the rest: mean 40, 90 % between 36.71 and 43.29; the rest 0"
     )
     assert "width varies much more than the rest (sd 8 against 2)." in high.sentences
-    assert heavy.headline.startswith("high grams")
+    assert heavy.headline.startswith("very high grams")
     assert "Within it, height and width rise together (correlation +0.90; over all rows" in " ".join(heavy.sentences)
     assert "grams is far above the rest" in heavy.sentences[0]
-    assert set(plain.headline.split(", ")) == {"low height", "low grams", "steady width"}
+    assert set(plain.headline.split(", ")) == {"low height", "rather low grams", "steady width"}
     assert all("It overlaps with no other component." in p.sentences for p in (plain, high, heavy))
 
 
@@ -86,9 +86,16 @@ def test_a_transformed_column_is_described_in_its_own_units(model, rows):
     rows = np.column_stack([rows[:, :2], np.maximum(rows[:, 2], 1.0)])
     fitted = replace(model, params=params, transforms=(ColumnTransform("grams", "log"),))
     heavy = describe_components(fitted, rows)[2]
-    assert heavy.headline.startswith("high grams")
+    assert heavy.headline.startswith("very high grams")
     low, high = 90.0 * np.exp([-0.16449, 0.16449])
     assert f"median 90, 90 % between {low:.4g} and {high:.4g}; the rest 10" in heavy.sentences[0]
+
+
+def test_components_with_the_same_marks_are_told_apart_by_a_mean():
+    model = make_model([0.35, 0.35, 0.3], [[0.0], [0.02], [9.0]], [[[0.1]]] * 3, ["a"])
+    first, second, third = describe_components(model, model.sample(500, random_state=0)[0])
+    assert [first.headline, second.headline] == ["low a (a 0)", "low a (a 0.02)"]
+    assert third.headline == "very high a"
 
 
 def test_typical_rows_are_the_nearest_to_the_centre_of_their_component(model, rows):

@@ -39,8 +39,12 @@ class IncompleteRows:
     columns: NDArray[np.intp]
     """Number of columns ``(P,)`` of each pattern."""
     density: Density
+    log_density: Array
+    """Log-densities ``(m,)`` of the columns that they have, under ``density``, nats."""
+    jacobian: Array | float = 0.0
+    """What transforms of columns add to the log-density ``(m,)`` of a complete row, nats."""
 
-    def compare(self, log_density: Array) -> Array:
+    def compare(self) -> Array:
         """Return the log-densities ``(m,)`` of complete rows that are as unusual as these rows, nats.
 
         Equally unusual rows have the same tail probability, the one that a row of the model (with the same columns)
@@ -53,12 +57,13 @@ class IncompleteRows:
         top = float(whole.log_norm.max())
         at = top - 0.5 * np.linspace(_LARGEST_DISTANCE, 0.0, _TAIL_POINTS) ** 2
         of_complete = _tail_probability(whole.log_norm[None, :], at, np.array([whole.means.shape[1]]), weights)
-        own = _tail_probability(self.log_norms[self.pattern], log_density, self.columns[self.pattern], weights)
+        columns = self.columns[self.pattern]
+        own = _tail_probability(self.log_norms[self.pattern], self.log_density, columns, weights)
         with np.errstate(divide="ignore"):
             known = of_complete > 0.0
             out = np.interp(np.log(own), np.log(of_complete[known]), at[known], left=-np.inf)
-        out[self.columns[self.pattern] == 0] = np.nan
-        return out
+        out[columns == 0] = np.nan
+        return np.asarray(out + self.jacobian)
 
 
 def _tail_probability(log_norm: Array, log_density: Array, columns: NDArray[np.intp], weights: Array) -> Array:
@@ -94,7 +99,7 @@ class Scores:
         if self.incomplete is None:
             return self.log_density
         out = self.log_density.copy()
-        out[self.incomplete.places] = self.incomplete.compare(out[self.incomplete.places])
+        out[self.incomplete.places] = self.incomplete.compare()
         return out
 
     @property
@@ -160,14 +165,21 @@ def score_transformed(
 ) -> Scores:
     """Return the scores of transformed ``rows (N, D)``; log-densities are those of the values themselves.
 
-    With ``impute`` the scores also have the rows without their missing values.
+    With ``impute`` the scores also have the rows without their missing values. Where outliers are looked for, missing
+    values have the slopes of their conditional means.
     """
     scores = score_rows(density, rows)
     if impute:
         scores = replace(scores, imputed=impute_rows(density, rows, scores))
     if not transforms:
         return scores
-    return replace(scores, log_density=scores.log_density + log_jacobians(rows, columns, transforms))
+    incomplete = scores.incomplete
+    if incomplete is not None:
+        some = rows[incomplete.places]
+        whole, _ = MarginalDensity.of([density]).impute(some, _share_out(scores.proba[incomplete.places]))
+        incomplete = replace(incomplete, jacobian=log_jacobians(whole, columns, transforms))
+    log_density = scores.log_density + log_jacobians(rows, columns, transforms)
+    return replace(scores, log_density=log_density, incomplete=incomplete)
 
 
 def _score_incomplete(density: Density, rows: Array, complete: NDArray[np.bool_]) -> Scores:
@@ -189,7 +201,7 @@ def _score_incomplete(density: Density, rows: Array, complete: NDArray[np.bool_]
     empty = columns[pattern] == 0
     log_density[empty] = distance[empty] = np.nan
     whole, order = score_rows(density, rows[complete]), places[patterns.order]
-    incomplete, n = IncompleteRows(order, pattern, log_norms, columns, density), len(rows)
+    incomplete, n = IncompleteRows(order, pattern, log_norms, columns, density, log_density), len(rows)
     out = Scores(
         np.empty(n, np.int32), np.empty((n, k)), np.empty(n), np.empty(n),
         np.empty(n) if density.noisy else NO_NOISE, incomplete,
@@ -210,11 +222,15 @@ def impute_rows(density: Density, rows: Array, scores: Scores) -> tuple[Array, A
     rows. Values that are there have deviation 0. The noise component, which says nothing about other columns, is
     left out.
     """
-    total = scores.proba.sum(axis=1, keepdims=True)
-    even = np.full_like(scores.proba, 1.0 / scores.proba.shape[1])
-    shares = np.divide(scores.proba, total, out=even, where=total > 0.0)
-    mean, variance = MarginalDensity.of([density]).impute(rows, shares)
+    mean, variance = MarginalDensity.of([density]).impute(rows, _share_out(scores.proba))
     return mean, np.sqrt(variance)
+
+
+def _share_out(proba: Array) -> Array:
+    """Return responsibilities ``(N, K)`` that add up to 1, without the noise."""
+    total = proba.sum(axis=1, keepdims=True)
+    even = np.full_like(proba, 1.0 / proba.shape[1])
+    return np.asarray(np.divide(proba, total, out=even, where=total > 0.0))
 
 
 def _nearest_components(density: Density, rows: Array) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

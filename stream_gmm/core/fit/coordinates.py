@@ -23,8 +23,8 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import SingularCovarianceError
 
-_SMALLEST_WEIGHT = 1e-12
-_MAX_LOG_STRETCH = 3.0
+SMALLEST_WEIGHT = 1e-12
+MAX_LOG_STRETCH = 3.0
 """Largest change of the logarithm of a standard deviation."""
 _MAX_HALVINGS = 60
 
@@ -78,7 +78,7 @@ class Chart:
         """Return the coordinates of a mixture; zero for the reference."""
         a, b = self._root_weights
         weights, reference = _weights_and_noise(params), _weights_and_noise(self.reference)
-        log_weights = np.log(np.maximum(weights, _SMALLEST_WEIGHT)) - np.log(np.maximum(reference, _SMALLEST_WEIGHT))
+        log_weights = np.log(np.maximum(weights, SMALLEST_WEIGHT)) - np.log(np.maximum(reference, SMALLEST_WEIGHT))
         log_weights = np.sqrt(np.maximum(reference, 1e-8)) * log_weights
         delta, spread = params.means - self.reference.means, _scale_factors(params)
         if not self.reference.family.matrices:
@@ -113,10 +113,10 @@ class Chart:
         blocks = len(self._reference_factors)
         reference = _weights_and_noise(ref)
         logs, moved, diagonal, lower = np.split(vector, np.cumsum([len(reference), k * d, blocks * d]))
-        logits = np.log(np.maximum(reference, _SMALLEST_WEIGHT)) + logs / np.sqrt(np.maximum(reference, 1e-8))
+        logits = np.log(np.maximum(reference, SMALLEST_WEIGHT)) + logs / np.sqrt(np.maximum(reference, 1e-8))
         weights = np.exp(logits - logits.max())
         weights = weights[:k] / weights.sum()
-        stretch = np.exp(np.clip(diagonal.reshape(blocks, d) / b / np.sqrt(2.0), -_MAX_LOG_STRETCH, _MAX_LOG_STRETCH))
+        stretch = np.exp(np.clip(diagonal.reshape(blocks, d) / b / np.sqrt(2.0), -MAX_LOG_STRETCH, MAX_LOG_STRETCH))
         moved = moved.reshape(k, d) / a
         if not ref.family.matrices:
             means, covariances = ref.means + moved * self._reference_factors, (self._reference_factors * stretch) ** 2

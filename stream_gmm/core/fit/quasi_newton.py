@@ -27,7 +27,7 @@ CENTRED_STEPS = 40
 """The chart is centred anew after so many steps: far from its centre the EM step is a poor gradient."""
 SHORTER, TRIES = 0.25, 3
 """A step that is not accepted is shortened by this factor, for so many tries in all; then an EM step follows."""
-_LEAST_CURVATURE = 1e-10
+LEAST_CURVATURE = 1e-10
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Curvature:
         """Return the memory at the next accepted point; a pair without curvature is left out."""
         step, change = point - self.point, self.gradient - gradient
         pairs = self.pairs
-        if step @ change > _LEAST_CURVATURE * np.linalg.norm(step) * np.linalg.norm(change):
+        if step @ change > LEAST_CURVATURE * np.linalg.norm(step) * np.linalg.norm(change):
             pairs = (*pairs, (step, change))[-PAIRS:]
         return Curvature(self.chart, point, gradient, pairs, self.steps + 1)
 

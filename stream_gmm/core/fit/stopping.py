@@ -23,6 +23,8 @@ NO_STEP = 1e-7
 """With a ridge, an EM step of no more than this length is rounding."""
 RISING_STEPS = 10.0
 """With a ridge, a rise of the ratio of two EM steps is assumed to go on for so many more."""
+STALL_STEPS = 50
+"""A fit on the sample has stalled if so many steps have gained next to nothing."""
 NO_SHARE, SMALL_SHARE = 1e-12, 1e-2
 """Between these weights, a component that grows shows that a fit has not converged."""
 

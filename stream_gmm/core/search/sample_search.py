@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.marginal import find_complete
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Scheme, StopRule, run_to_end
-from stream_gmm.core.fit.few_rows import is_small_enough, run_plain_steps
+from stream_gmm.core.fit.few_rows import can_climb, is_small_enough, run_plain_steps, run_quasi_newton
 from stream_gmm.core.fit.quasi_newton import QUASI_NEWTON
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
@@ -59,6 +59,8 @@ FINALISTS = 2
 """Restarts that are run to convergence."""
 SAMPLE_PRECISION = 100.0
 """Fits on the sample stop at the default tolerance of so many times its rows."""
+JUDGING_STEPS = 10
+"""Ordinary steps after compiled ones that have ended without a small predicted gain."""
 REPAIRS = 2
 """At most so many superfluous components are moved."""
 NOISE_START = 0.05
@@ -287,9 +289,17 @@ class SampleSearch:
             tol = StopRule().tolerance(starts[0][1].n_parameters, SAMPLE_PRECISION * len(self.rows))
         scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, QUASI_NEWTON)
         least_gain = max(tol, STALL_GAIN / len(self.rows))
-        ended = run_to_end(
-            [EMState(p) for _, p in starts], self._estep, scheme, review=partial(end_stalled, least_gain=least_gain)
-        )
+        states = [EMState(p) for _, p in starts]
+        if can_climb(starts[0][1], self.rows, self.penalty):
+            # The ordinary steps then judge the end of the compiled ones.
+            climbed = [
+                run_quasi_newton(p, self.rows, self.weights, self.penalty, self.max_steps, tol, least_gain)
+                for _, p in starts
+            ]
+            states = [EMState(p) for p, _ in climbed]
+            if not all(is_flat for _, is_flat in climbed):
+                scheme = replace(scheme, rule=StopRule(tol, JUDGING_STEPS))
+        ended = run_to_end(states, self._estep, scheme, review=partial(end_stalled, least_gain=least_gain))
         names = [name for name, _ in starts]
         return max(zip(names, ended, strict=True), key=lambda pair: self._rank_state(pair[1]))
 

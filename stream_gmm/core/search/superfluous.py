@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream_gmm.core.fit.em import EMState, Outcome, end_state
+from stream_gmm.core.fit.stopping import STALL_STEPS
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import find_closest_pair, merge_components, remove_component
 
-STALL_STEPS, STALL_GAIN = 50, 2e-2
-"""A fit on the sample has stalled if so many steps have gained no more nats than this in all, over all rows."""
+STALL_GAIN = 2e-2
+"""A fit on the sample has stalled if ``STALL_STEPS`` have gained no more nats than this in all, over all rows."""
 DUPLICATE = 1e-6
 """Two components are one if a merge loses less than this, nats per row."""
 

@@ -68,11 +68,11 @@ class ParquetLeaf:
     def _weighted_chunks(self, part: Part) -> Iterator[Chunk]:
         assert self.weight is not None
         for chunk in self._read(part, (*self.columns, self.weight)):
-            if np.any(chunk.rows[:, -1] < 0.0):
-                row = int(chunk.row_numbers[np.argmax(chunk.rows[:, -1] < 0.0)])
-                raise InputDataError(
-                    f"{redact(part.path)}, column '{self.weight}': the weight of row {row} is negative."
-                )
+            if not np.all(chunk.rows[:, -1] >= 0.0):
+                row = int(np.argmin(chunk.rows[:, -1] >= 0.0))
+                what = "negative" if chunk.rows[row, -1] < 0.0 else "missing"
+                where = f"{redact(part.path)}, column '{self.weight}': the weight of row {chunk.row_numbers[row]}"
+                raise InputDataError(f"{where} is {what}.")
             yield replace(chunk, weighted=True, bad=chunk.bad[:-1])
 
 

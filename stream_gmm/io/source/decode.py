@@ -123,13 +123,14 @@ def decode_values(
     reasons = _explain_missing(batch, columns, values, marked, missing) if explained else None
     if missing == MARGINALISE:
         usable |= np.isnan(values)
-    keep = np.asarray(usable.all(axis=0))
-    if reasons is not None:
-        for name, transform in functions.items():
-            if name in columns:
-                j = columns.index(name)
-                outside = _find_outside(batch.column(name), values[j], marked[j])
+    for name, transform in functions.items():
+        if name in columns:
+            j = columns.index(name)
+            outside = _find_outside(batch.column(name), values[j], marked[j])
+            usable[j, outside] = False  # it is there, and not missing
+            if reasons is not None:
                 reasons[outside] = f"value of {name} without a {transform.kind}"
+    keep = np.asarray(usable.all(axis=0))
     values, whole = (values, None) if keep.all() else (np.ascontiguousarray(values[:, keep]), keep)
     return Decoded(values, whole, bad, reasons, incomplete=missing == MARGINALISE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,8 @@ def make_command(verb: str, config: Mapping[str, Any], changes: Mapping[str, Any
     defaults = RunConfig.model_validate({"data": {"paths": list(paths)}}).model_dump(mode="json")
     parts = ["stream-gmm", verb, *paths]
     for dotted in config_keys():
-        usual, value = (_look_up(tree, dotted) for tree in (defaults, config))
+        usual = _look_up(defaults, dotted, None)
+        value = _look_up(config, dotted, usual)
         if changes and dotted in changes:
             value = usual if changes[dotted] is None else changes[dotted]
         if dotted != "data.paths" and value != usual:
@@ -67,10 +69,10 @@ def make_command(verb: str, config: Mapping[str, Any], changes: Mapping[str, Any
     return shlex.join(parts)
 
 
-def _look_up(tree: Mapping[str, Any], dotted: str) -> Any:
-    """Return the value of a key; None where an earlier release did not have it."""
+def _look_up(tree: Mapping[str, Any], dotted: str, otherwise: Any) -> Any:
+    """Return the value of a key, or another one where an earlier release did not have it."""
     section, _, key = dotted.partition(".")
-    return tree.get(section, {}).get(key) if key else tree.get(section)
+    return tree.get(section, {}).get(key, otherwise) if key else tree.get(section, otherwise)
 
 
 def _write_option(dotted: str, value: Any) -> list[str]:
@@ -82,7 +84,7 @@ def _write_option(dotted: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [part for v in value for part in (name, str(v))]
     if isinstance(value, bool | dict) or value is None:
-        return [name, yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()]
+        return [name, yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("\n...\n").strip()]
     return [name, str(value)]
 
 

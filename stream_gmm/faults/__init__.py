@@ -7,6 +7,8 @@ happen once in all processes together: the process that creates the file is the 
 Sites: ``task`` (in a worker), ``profile``, ``race``, ``finalists``, ``sample``, ``pass`` (all after the checkpoint),
 ``ledger`` (between two checkpoints), ``choice``, ``results`` (before the results of a run are published), ``score``
 (before scores are published), ``swap`` (published, not cleaned up).
+
+May import: nothing; every room but core may import it. Where to begin: :func:`fault_site`.
 """
 
 from __future__ import annotations

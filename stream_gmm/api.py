@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -22,12 +22,13 @@ from stream_gmm.pipeline import monitor as _monitor
 from stream_gmm.pipeline import score as _score
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit import fit as _fit
-from stream_gmm.pipeline.fit.settings import FitOptions, Settings, document_options
+from stream_gmm.pipeline.fit.settings import FitOptions, Settings, document_fields, document_options
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.sweep import sweep as _sweep
 from stream_gmm.pipeline.sweep.choice import ELBOW, SelectionRule
 from stream_gmm.pipeline.sweep.ledger import NO_LEDGER, Ledger
 from stream_gmm.pipeline.sweep.result import SweepResult
+from stream_gmm.pipeline.table_options import TableKeywords, TableOptions
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -69,7 +70,7 @@ def fit(
     Parameters
     ----------
     data
-        A data set from :func:`open_dataset`, a path, an array ``(N, D)`` or a data frame.
+        A data set from :func:`open_dataset`, a path, an array ``(N, D)``, a data frame (one of Dask: of files).
     n_components
         Number of components K.
     covariance_type
@@ -210,26 +211,23 @@ def sweep(
     return result
 
 
+@document_fields(TableOptions)
 def score(
     model: FitResult | Any,
     data: Dataset | str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     client: Client | Executor | None = None,
-    passthrough: str | Sequence[str] = "all",
-    proba: str = "columns",
-    prefix: str = "",
-    impute: bool = False,
     missing: str | None = None,
     wait: float = 0.0,
     progress: Listener = ignore_progress,
+    **options: Unpack[TableKeywords],
 ) -> _score.ScoreResult:
     """Write the scored Parquet: one file for each input part, published in one atomic step.
 
-    Columns: the pass-through columns, ``component``, ``max_proba``, ``proba_0`` ..., ``log_density``,
-    ``uncertainty``, ``mahalanobis_sq``, ``is_outlier``, ``not_scored_reason``. A row that differs from a column that
-    was constant in the fit has no scores, is an outlier, and says why; rows that do not match the filter of the data
-    set are not written.
+    Each score column explains itself in the metadata of its field (``description``). A row that differs from a
+    column that was constant in the fit has no scores, is an outlier, and says why; rows that do not match the filter
+    of the data set are not written.
 
     Parameters
     ----------
@@ -240,14 +238,6 @@ def score(
     output
         A folder; an earlier result in it is replaced, anything else is refused. Or a prefix in an object store
         (``s3://``, ``gs://``, ``abfs://``), where :func:`open_scored` finds the current version.
-    passthrough
-        ``"all"``, ``"none"`` or names of input columns to carry over.
-    proba
-        ``"columns"``, ``"list"`` or ``"none"``.
-    prefix
-        Put before the names of the score columns.
-    impute
-        With ``missing="marginalise"``: add conditional means for missing values, and deviations (``x_imputed``, ...).
     missing
         Policy for rows with missing values if ``data`` is a path; see :func:`open_dataset`. None: as the model was
         fitted if that was ``"marginalise"``, else ``"error"``.
@@ -255,6 +245,7 @@ def score(
         Seconds to wait while another process writes to ``output``.
     client, progress
         As in :func:`fit`.
+    {options}
 
     Returns
     -------
@@ -271,15 +262,11 @@ def score(
     result = model if isinstance(model, FitResult) else model.result_
     source = _score.open_path(result, data, missing) if isinstance(data, str | os.PathLike) else data
     if not isinstance(source, Dataset):
-        raise InputDataError(
-            explain(
-                "score writes Parquet beside Parquet, and was given rows in memory",
-                remedy="use predict, predict_proba or score_samples of the model",
-            )
-        )
+        what = "score writes Parquet beside Parquet, and was given rows in memory"
+        raise InputDataError(explain(what, remedy="use predict, predict_proba or score_samples of the model"))
     return _score.score(
         result, source, os.fspath(output), executor_for(client),
-        passthrough=passthrough, proba=proba, prefix=prefix, impute=impute, wait=wait, listener=progress,
+        table=TableOptions.from_keywords(options), wait=wait, listener=progress,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.store.models import save_model
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
+from stream_gmm.pipeline.table_layout import make_stream_layout
 
 
 def stream_stdin(
@@ -66,15 +67,15 @@ def score_stdin(model: FitResult, config: RunConfig) -> None:
         If two columns would have one name, or an option is not for standard input.
     """
     settings, data = config.score, config.data
-    for name, given in (("score.impute", settings.impute), ("data.sentinel", data.sentinel)):
-        if given:
-            raise ConfigError(f"{name} is not for rows on standard input: score files, or leave it out.")
+    if data.sentinel:
+        raise ConfigError("data.sentinel is not for rows on standard input: score files, or leave it out.")
+    layout, test = make_stream_layout(settings.options(), model)
     missing = MARGINALISE if model.marginalises and "missing" not in data.model_fields_set else data.missing
     rows = batches = 0
     with closing(StreamWriter(sys.stdout.buffer)) as write:
         for batch in score_record_batches(
-            model, record_batches(sys.stdin.buffer, least=1), passthrough=settings.passthrough, proba=settings.proba,
-            prefix=settings.prefix, missing=missing,
+            model, record_batches(sys.stdin.buffer, least=1), passthrough=settings.passthrough, layout=layout,
+            test=test, missing=missing,
         ):  # fmt: skip
             write(batch)
             rows, batches = rows + batch.num_rows, batches + 1

@@ -13,6 +13,10 @@ from stream_gmm.errors import ModelFileError, StreamGMMError, explain
 from stream_gmm.io.store.models import FORMAT, build_result, describe_model
 
 KIND = "stream-gmm model"
+_ARRAYS = (
+    "weights", "means", "covariances", "noise", "history",
+    "training_edges", "training_shares", "training_levels", "training_values",
+)  # fmt: skip
 
 
 def to_json(model: FitResult) -> str:
@@ -64,8 +68,7 @@ def from_json(text: str | bytes) -> FitResult:
                     remedy="upgrade stream-gmm",
                 )
             )
-        names = ("weights", "means", "covariances", "noise", "history", "training_edges", "training_shares")
-        arrays = {n: np.array(content[n], dtype=np.float64) for n in names if n in content}
+        arrays = {n: np.array(content[n], dtype=np.float64) for n in _ARRAYS if n in content}
         model = build_result(content, arrays)
     except (KeyError, TypeError, ValueError, AttributeError, StreamGMMError) as error:
         if isinstance(error, ModelFileError):

@@ -129,7 +129,10 @@ def _find_scores(target: Target | None, model: FitResult, dataset: Dataset) -> d
     layout = manifest["layout"]
     same = (manifest["model_digest"], manifest["data_fingerprint"]) == (model.digest, dataset.fingerprint)
     same = same and all(part.get("model") in (None, "", model.digest) for part in manifest["parts"])
-    holds_all = set(model.columns) <= set(layout["passthrough"]) and layout["proba"] != "none"
+    whole = layout["proba"] != "none" and not any(
+        layout.get(name) for name in ("top_components", "partition_by", "rows_per_file")
+    )
+    holds_all = whole and set(model.columns) <= set(layout["passthrough"])
     return manifest if same and holds_all else None
 
 

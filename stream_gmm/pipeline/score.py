@@ -6,29 +6,24 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from stream_gmm.core.file_stats import FileStats
+from stream_gmm.core.outliers import FineHistogram, OutlierTest
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.transforms import refuse_imputation
-from stream_gmm.errors import ConfigError, InputDataError, StorageError, did_you_mean, explain
+from stream_gmm.errors import InputDataError, StorageError, explain
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.sink.columns import Layout
 from stream_gmm.io.sink.file_stats import StatsRule
 from stream_gmm.io.sink.places import open_place
 from stream_gmm.io.sink.reports import PartReport, is_part_intact, report_from_json
-from stream_gmm.io.sink.scores import (
-    PROBA_STYLES,
-    Layout,
-    ScoreJob,
-    check_layout,
-    choose_passthrough,
-    output_names,
-    score_part,
-)
+from stream_gmm.io.sink.scores import ScoreJob, count_log_densities, output_names, score_part
 from stream_gmm.io.sink.targets import Target, open_target
 from stream_gmm.io.source.dataset import Dataset, open_dataset
 from stream_gmm.io.source.decode import MARGINALISE
@@ -36,10 +31,14 @@ from stream_gmm.io.source.files import redact
 from stream_gmm.io.store.models import to_bytes
 from stream_gmm.io.store.statistics import from_text
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
+from stream_gmm.pipeline.table_layout import choose_fixed_test, make_layout, require_ranks
+from stream_gmm.pipeline.table_options import CONTAMINATION, TableOptions
 
 log = logging.getLogger(__name__)
+DEFAULT_TABLE = TableOptions()
 
-FORMAT = 1
+FORMAT = 2
+"""Format 2 has rows by row group, the rule for outliers, and several files for a part."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,7 @@ def score(
     output: str | Path,
     executor: Executor,
     *,
-    passthrough: str | Sequence[str] = "all",
-    proba: str = "columns",
-    prefix: str = "",
-    impute: bool = False,
+    table: TableOptions = DEFAULT_TABLE,
     wait: float = 0.0,
     listener: Listener = ignore_progress,
     stats_rule: StatsRule | None = None,
@@ -93,8 +89,8 @@ def score(
     With ``stats_rule``, the statistics of the rows are gathered on the way. Published files of unchanged data that
     models with a digest in ``keep_scores`` have scored, with the same columns, are kept as they are.
 
-    If the data set has a filter, rows that do not match are not written. With ``impute`` every column of
-    the model comes once more with conditional means in place of missing values, and their standard deviations.
+    If the data set has a filter, rows that do not match are not written. A contamination rate needs one more read of
+    the data, which finds the threshold.
 
     The same job on the same data with the same model is done once: a second call verifies the size and the SHA-256 of
     every published file, and scores again only what is missing or damaged; a call after a crash resumes with the
@@ -112,13 +108,12 @@ def score(
     StorageError
         If ``output`` holds anything but an earlier result, or cannot be written.
     """
-    if impute:
+    if table.impute:
         refuse_imputation(model.transforms)
     target = open_target(output)
     dataset = with_model_columns(dataset, model)
-    layout = make_layout(
-        dataset, model.n_components, model.density.noisy, passthrough, proba, prefix, model.columns if impute else ()
-    )
+    layout = make_layout(dataset, model.n_components, model.density.noisy, table, model.columns)
+    require_ranks(layout, model)
     with target.hold(wait):
         target.check([f.path for f in dataset.files])
         job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
@@ -127,30 +122,28 @@ def score(
         intact = kept or _find_intact_parts(target, previous, job_key, executor)
         if kept:
             job_key = hashlib.sha256(repr((job_key, [(r.path, r.model) for r in kept])).encode()).hexdigest()
-        complete = [(r.index, r.path, r.rows_in) for r in intact] == [
-            (p.index, name, p.rows) for p, name in zip(dataset.parts, names, strict=True)
-        ]
-        if previous and complete and len(previous["parts"]) == len(intact):
+        if previous and len(previous.get("parts") or ()) == len(intact) and _cover(intact, dataset):
             target.tidy()
             return ScoreResult(target.shown, previous, already_published=True)
         with target.open_staging(job_key) as staging:
             target.reuse(intact, staging)
             job = ScoreJob(
-                model.density, model.threshold, dataset.columns, dataset.missing, layout, staging,
+                model.density, choose_fixed_test(layout, model), dataset.columns, dataset.missing, layout, staging,
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
                 tuple(c for c in model.constants if c.name in dataset.columns), dataset.row_filter, model.transforms,
                 model.digest, stats_rule,
-                dataset.sentinels,
+                dataset.sentinels, model.training,
             )  # fmt: skip
+            job = replace(job, test=_choose_test(job, dataset, executor, listener))
             place = open_place(staging)
             done = {r.index: r for r in kept if place.find_size(r.path) == r.bytes}
             items = [(p, n) for p, n in zip(dataset.parts, names, strict=True) if p.index not in done]
             meter = Meter(listener, "score", [p.rows for p, _ in items])
             scored = executor.map(score_part, items, shared=job, label="score", on_done=meter) if items else []
-            reports = sorted([*done.values(), *scored], key=lambda r: r.index)
+            reports = sorted([*done.values(), *(r for files in scored for r in files)], key=lambda r: r.index)
             statistics = tuple(from_text(r.statistics) for r in reports if r.statistics)
             reports = [replace(r, statistics="") for r in reports]
-            manifest = _make_manifest(model, dataset, layout, job_key, reports)
+            manifest = _make_manifest(model, dataset, job, job_key, reports)
             _verify_parts(staging, dataset, reports)
             target.publish(staging, manifest, to_bytes(model))
         return ScoreResult(
@@ -162,8 +155,11 @@ def score(
 def find_kept_parts(target: Target, dataset: Dataset, layout: Layout, models: Collection[str]) -> list[PartReport]:
     """Return the published parts of files that are as they were, scored by one of these models with these columns.
 
-    Their files are there with the size that the manifest says; their content is not read.
+    Their files are there with the size that the manifest says; their content is not read. Where a part has several
+    files, or the limit for outliers depends on all rows, none is kept.
     """
+    if layout.partition_by or layout.rows_per_file or (layout.outlier or ("",))[0] == CONTAMINATION:
+        return []
     manifest = target.read_manifest()
     place = open_place(target.locate())
     wanted = json.loads(json.dumps(asdict(layout)))
@@ -180,6 +176,24 @@ def find_kept_parts(target: Target, dataset: Dataset, layout: Layout, models: Co
     return out
 
 
+def _choose_test(job: ScoreJob, dataset: Dataset, executor: Executor, listener: Listener) -> OutlierTest:
+    """Return what makes a row an outlier; for a contamination rate all rows are read."""
+    rule, value = job.layout.outlier or ("", 0.0)
+    if rule != CONTAMINATION:
+        return job.test
+    meter = Meter(listener, "contamination", [p.rows for p in dataset.parts])
+    found = executor.map(count_log_densities, dataset.parts, shared=job, label="contamination", on_done=meter)
+    return OutlierTest(limit=reduce(FineHistogram.merge, found).find_limit(value)) if found else job.test
+
+
+def _cover(reports: list[PartReport], dataset: Dataset) -> bool:
+    """Return True if the files hold all rows of all parts, as these are cut today."""
+    rows: dict[tuple[int, tuple[int, int]], int] = {}
+    for r in reports:
+        rows[r.index, r.row_groups] = rows.get((r.index, r.row_groups), 0) + r.rows_in
+    return rows == {(p.index, (p.row_groups[0], p.row_groups[-1])): p.rows for p in dataset.parts}
+
+
 def _find_intact_parts(
     target: Target, manifest: dict[str, Any] | None, job_key: str, executor: Executor
 ) -> list[PartReport]:
@@ -192,7 +206,8 @@ def _find_intact_parts(
         log.warning("the manifest of %s is damaged (%s): all rows are scored again", target.shown, error)
         return []
     states = executor.map(is_part_intact, reports, shared=target.locate(), label="verify")
-    intact = [r for r, ok in zip(reports, states, strict=True) if ok]
+    damaged = {r.index for r, ok in zip(reports, states, strict=True) if not ok}
+    intact = [r for r in reports if r.index not in damaged]
     if len(intact) < len(reports):
         log.warning(
             "%d of %d files of %s are missing or damaged: they are scored again",
@@ -228,34 +243,6 @@ def with_model_columns(dataset: Dataset, model: FitResult) -> Dataset:
     return replace(dataset, columns=columns, transforms=model.transforms)
 
 
-def make_layout(
-    dataset: Dataset, n_components: int, noise: bool, passthrough: str | Sequence[str], proba: str, prefix: str,
-    impute: Sequence[str] = (),
-) -> Layout:  # fmt: skip
-    """Return the columns of a scored table of up to ``n_components`` components.
-
-    Raises
-    ------
-    ConfigError
-        If ``proba`` is unknown, or two columns would have one name, or a pass-through column does not exist; or if
-        missing values are to be imputed in rows that are left out because of them.
-    """
-    if impute and dataset.missing != MARGINALISE:
-        raise ConfigError(
-            explain(
-                f"score.impute fills in missing values, and with missing: {dataset.missing} no scored row has any",
-                remedy="set data.missing to marginalise, or score.impute to false",
-            )
-        )
-    if proba not in PROBA_STYLES:
-        raise ConfigError(
-            f"score.proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}"
-        )
-    layout = Layout(choose_passthrough(passthrough, dataset.schema.names), proba, prefix, tuple(impute))
-    check_layout(dataset, n_components, layout, noise)
-    return layout
-
-
 def open_path(model: FitResult, path: str | os.PathLike[str], missing: str | None) -> Dataset:
     """Return the data set of a path in the columns of a model, which gives the policy if ``missing`` is None.
 
@@ -282,9 +269,10 @@ def _compute_job_key(model: FitResult, dataset: Dataset, layout: Layout) -> str:
 
 
 def _make_manifest(
-    model: FitResult, dataset: Dataset, layout: Layout, job_key: str, reports: list[PartReport]
+    model: FitResult, dataset: Dataset, job: ScoreJob, job_key: str, reports: list[PartReport]
 ) -> dict[str, Any]:
     k = model.n_components
+    rule, value = job.layout.outlier or ("outlier_quantile", model.outlier_quantile)
     return {
         "format": FORMAT,
         "job": job_key,
@@ -294,8 +282,9 @@ def _make_manifest(
         **({"filter": dataset.row_filter} if dataset.row_filter else {}),
         **({"tables": [str(table) for table in dataset.tables]} if dataset.tables else {}),
         "columns": list(model.columns),
-        "layout": asdict(layout),
-        "threshold": repr(model.threshold),
+        "layout": asdict(job.layout),
+        "threshold": repr(job.test.limit),
+        "outlier": {"rule": rule, "value": value, "quantity": job.test.quantity, "limit": repr(job.test.limit)},
         "rows_in": sum(r.rows_in for r in reports),
         "rows_out": sum(r.rows_out for r in reports),
         "rows_scored": sum(r.rows_scored for r in reports),
@@ -317,7 +306,7 @@ def _verify_parts(staging: str, dataset: Dataset, reports: list[PartReport]) -> 
     StorageError
         If a file is missing or has another size, or rows are missing.
     """
-    if [r.index for r in reports] != [p.index for p in dataset.parts]:
+    if not _cover(reports, dataset):
         raise StorageError("the reports of the scoring tasks do not match the parts.")
     if sum(r.rows_in for r in reports) != dataset.num_rows:
         raise StorageError("the scored rows do not add up to the rows of the input.")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaincc
+from scipy.special import entr, gammaincc
 
 from stream_gmm.core.estep import marginal_scores, whitening
 from stream_gmm.core.estep.kernels import complete_scores
@@ -107,10 +107,21 @@ class Scores:
         """Responsibilities ``(N, K)``, or ``(N, K + 1)`` with the noise in the last column."""
         return np.column_stack([self.proba, self.noise]) if len(self.noise) else self.proba
 
+    @cached_property
+    def ranking(self) -> NDArray[np.intp]:
+        """Components of each row, the likeliest first ``(N, K)``; of equal ones that of the smaller number."""
+        return np.argsort(-self.proba, axis=1, kind="stable")
+
     @property
+    def entropy(self) -> Array:
+        """Entropy of the responsibilities ``(N,)``, that of the noise included, in nats: 0 if there is no doubt."""
+        return np.asarray(entr(self.shares).sum(axis=1))
+
+    @cached_property
     def max_proba(self) -> Array:
         """Largest responsibility of each row ``(N,)``, that of the noise included."""
-        return np.asarray(self.shares.max(axis=1))
+        columns = [*self.proba.T, *([self.noise] if len(self.noise) else [])]
+        return reduce(np.maximum, columns, np.zeros(len(self.proba)))  # faster than along short rows
 
 
 def component_log_densities(density: Density, rows_t: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.moments import UNWEIGHTED
 
 BINS = 20
+_LEVELS, TAIL_OCTAVES = 512, 8
+"""Quantiles that are stored: at most one apart by 1 / 512, and closer in both tails."""
 _PRIOR_ROWS = 0.5
 """Added to every bin of both histograms, so that an empty one gives no infinity."""
 
@@ -26,11 +28,16 @@ class LogDensityHistogram:
         Share of the rows in each bin ``(B,)``.
     rows
         Number of rows that the shares come from.
+    levels, values
+        Shares of rows ``(L,)`` and the log-densities ``(L,)``, nats, that they do not exceed; both rise. Empty in
+        models of earlier releases.
     """
 
     edges: Array
     shares: Array
     rows: float
+    levels: Array = field(default_factory=lambda: UNWEIGHTED)
+    values: Array = field(default_factory=lambda: UNWEIGHTED)
 
     @classmethod
     def of(cls, log_density: Array, weights: Array = UNWEIGHTED) -> LogDensityHistogram:
@@ -40,7 +47,22 @@ class LogDensityHistogram:
         edges = np.unique(np.quantile(log_density, levels, weights=some, method="inverted_cdf"))
         counts = count_bins(edges, log_density, some)
         effective = some.sum() ** 2 / np.sum(some**2)  # Kish 1965
-        return cls(edges, counts / counts.sum(), float(effective))
+        values, places = np.unique(log_density, return_inverse=True)
+        reached = np.cumsum(np.bincount(places, some)) / some.sum()
+        tail = np.geomspace(1.0 / len(log_density), 1.0 / _LEVELS, 4 * TAIL_OCTAVES)
+        wanted = np.concatenate([tail, np.arange(1, _LEVELS) / _LEVELS, 1.0 - tail[::-1], [1.0]])
+        kept = np.unique(np.minimum(np.searchsorted(reached, wanted), len(values) - 1))
+        return cls(edges, counts / counts.sum(), float(effective), reached[kept], values[kept])
+
+    def find_ranks(self, log_density: Array) -> Array:
+        """Return the share of rows with a log-density that is not higher ``(N,)``, between 0 and 1.
+
+        Between the stored levels, which are at most 1 / 512 apart, it is interpolated. Below all rows it is 0.
+        Without levels the edges of the bins are used: then the error is up to the share of a bin, 0.05.
+        """
+        if len(self.levels):
+            return np.interp(log_density, self.values, self.levels, left=0.0, right=1.0)
+        return np.interp(log_density, self.edges, np.cumsum(self.shares)[:-1], left=0.0, right=1.0)
 
     def compute_psi(self, counts: Array) -> float:
         """Return the population stability index of other counts ``(B,)``: a symmetric Kullback-Leibler divergence."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,21 +36,25 @@ class PartReport:
     model: str = ""
     statistics: str = ""
     """Identity of the file, digest of the model; and, in the notes of a job, the statistics of the rows as text."""
+    row_group_counts: tuple[tuple[int, int, int, int], ...] = ()
+    """For each row group of the input: its number, rows read, rows with scores and rows without. Rows that do not
+    match a filter are only read. If the part has several files, those of the first one count for all."""
 
 
-def find_finished_part(place: Place, index: int) -> PartReport | None:
-    """Return the report of a part that an earlier attempt finished and that is still intact."""
+def find_finished_part(place: Place, index: int) -> tuple[PartReport, ...]:
+    """Return the reports of a part that an earlier attempt finished and whose files are still intact; else none."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, StorageError):
-        report = report_from_json(json.loads(place.read(_note_name(index))))
-        if is_intact(place, report.path, report.bytes, report.sha256):
-            return report
-    return None
+        reports = tuple(report_from_json(values) for values in json.loads(place.read(_note_name(index))))
+        if all(is_intact(place, r.path, r.bytes, r.sha256) for r in reports):
+            return reports
+    return ()
 
 
 def report_from_json(values: dict[str, Any]) -> PartReport:
     """Return the report of a part from a manifest or a note."""
     sequences = {name: tuple(values[name]) for name in ("row_groups", "component_rows")}
-    return PartReport(**{**values, **sequences})
+    counts = tuple((int(a), int(b), int(c), int(d)) for a, b, c, d in values.get("row_group_counts", ()))
+    return PartReport(**{**values, **sequences, "row_group_counts": counts})
 
 
 def is_part_intact(report: PartReport, folder: str) -> bool:
@@ -57,19 +62,20 @@ def is_part_intact(report: PartReport, folder: str) -> bool:
     return is_intact(open_place(folder), report.path, report.bytes, report.sha256)
 
 
-def link_part(report: PartReport, published: Path, staging: Path) -> None:
-    """Take a published part over into a staging folder; if that fails, it is simply scored again."""
-    target = staging / report.path
+def link_part(reports: Sequence[PartReport], published: Path, staging: Path) -> None:
+    """Take the files of a published part over into a staging folder; if that fails, it is simply scored again."""
     with contextlib.suppress(OSError):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        os.link(published / report.path, target)
-        write_note(open_place(str(staging)), report)
+        for report in reports:
+            target = staging / report.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            os.link(published / report.path, target)
+        write_note(open_place(str(staging)), reports)
 
 
-def write_note(place: Place, report: PartReport) -> None:
+def write_note(place: Place, reports: Sequence[PartReport]) -> None:
     """Note that a part is finished: it is not scored again when the job resumes."""
-    place.write(_note_name(report.index), json.dumps(asdict(report)).encode())
+    place.write(_note_name(reports[0].index), json.dumps([asdict(r) for r in reports]).encode())
 
 
 def _note_name(index: int) -> str:

@@ -1,51 +1,48 @@
-"""Scores -> Parquet: one output file for each part, row order and pass-through columns kept."""
+"""Scores -> Parquet: files for each part, row order and pass-through columns kept."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from stream_gmm.core.estep.accumulate import CHUNK_ROWS
 from stream_gmm.core.estep.scores import Scores, score_transformed
-from stream_gmm.core.file_stats import FileStats
 from stream_gmm.core.model.density import Density
+from stream_gmm.core.outliers import FineHistogram, OutlierTest
 from stream_gmm.core.rows.constants import Constant
+from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.io.sink.columns import (
+    OUTLIER,
+    Layout,
+    ScoreColumn,
+    make_reason_field,
+    make_scored_table,
+    score_columns,
+)
 from stream_gmm.io.sink.file_stats import StatsRule, summarise_chunk
-from stream_gmm.io.sink.incomplete import explain_unscored, imputed_columns
-from stream_gmm.io.sink.places import compute_sha256, open_place
+from stream_gmm.io.sink.places import Place, compute_sha256, open_place
 from stream_gmm.io.sink.reports import PartReport, find_finished_part, write_note
-from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk, parquet_chunks, set_unlike_aside
-from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.chunks import Chunk, parquet_chunks, set_unlike_aside
 from stream_gmm.io.source.decode import Sentinels
 from stream_gmm.io.source.files import redact
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.schema import read_schema
 from stream_gmm.io.store.statistics import to_text
 
-REASON = "not_scored_reason"
-OUTLIER = "is_outlier"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which columns a scored file has.
-
-    ``proba`` is ``"columns"`` (``proba_0`` ...), ``"list"`` (one list column) or ``"none"``; ``impute`` are columns.
-    """
-
-    passthrough: tuple[str, ...]
-    proba: str = "columns"
-    prefix: str = ""
-    impute: tuple[str, ...] = ()
+MOST_FOLDERS = 1_000
+"""Most combinations of values to partition by in one part."""
+_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class ScoreJob:
     """All that a scoring task needs besides its part."""
 
     density: Density
-    threshold: float
+    test: OutlierTest
     columns: tuple[str, ...]
     missing: str
     layout: Layout
@@ -68,85 +65,48 @@ class ScoreJob:
     stats_rule: StatsRule | None = None
     """How statistics of the rows are gathered; None: they are not."""
     sentinels: Sentinels = ()
+    training: LogDensityHistogram | None = None
+    """Gives the ranks of log-densities."""
+
+    @property
+    def score_columns(self) -> list[ScoreColumn]:
+        """The score columns of the table."""
+        k = len(self.density.log_norm)
+        return score_columns(k, self.layout, self.density.noisy, self.test, self.training)
 
 
-Columns = list[tuple[str, pa.DataType, Callable[[Scores, float], Any]]]
+def score_chunks(
+    part: Part, job: ScoreJob, extra: Sequence[str]
+) -> Iterator[tuple[Chunk, Scores, NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Yield the chunks of a part with the scores of their usable rows.
+
+    Also which of these have scores ``(n,)``, and which of all rows differ from a constant ``(N,)`` (empty: none).
+    """
+    chosen = (job.row_filter, job.transforms, job.sentinels)
+    for chunk in parquet_chunks(part, job.columns, job.missing, extra, *chosen):
+        chunk, unlike = set_unlike_aside(chunk, job.constants)
+        impute = bool(job.layout.impute)
+        scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms, impute)
+        scored = ~np.isnan(scores.log_density)  # the others have no value
+        yield chunk, scores, scored, unlike
 
 
-def _proba_columns(k: int) -> Columns:
-    def column(i: int) -> Callable[[Scores, float], Any]:
-        return lambda s, _: s.proba[:, i]
-
-    return [(f"proba_{i}", pa.float64(), column(i)) for i in range(k)]
-
-
-_PROBA: dict[str, Callable[[int], Columns]] = {
-    "columns": _proba_columns,
-    "list": lambda k: [("proba", pa.list_(pa.float64()), lambda s, _: s.proba)],
-    "none": lambda _: [],
-}
-PROBA_STYLES = tuple(_PROBA)
-
-
-def score_columns(k: int, layout: Layout, noisy: bool = False) -> Columns:
-    """Return name, type and content of the score columns, in order; with noise, its probability, too."""
-    noise: Columns = [("proba_noise", pa.float64(), lambda s, _: s.noise)] if noisy else []
-    head: Columns = [
-        ("component", pa.int32(), lambda s, _: s.component),
-        ("max_proba", pa.float64(), lambda s, _: s.max_proba),
-    ]
-    tail: Columns = [
-        ("log_density", pa.float64(), lambda s, _: s.log_density),
-        ("uncertainty", pa.float64(), lambda s, _: 1.0 - s.max_proba),
-        ("mahalanobis_sq", pa.float64(), lambda s, _: s.mahalanobis_sq),
-        (OUTLIER, pa.bool_(), lambda s, t: s.comparable < t),
-    ]
-    tail += imputed_columns(layout.impute)
-    return [(layout.prefix + n, t, f) for n, t, f in head + _PROBA[layout.proba](k) + noise + tail]
-
-
-def choose_passthrough(passthrough: str | Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns to carry over: ``"all"`` of these names, ``"none"``, one name, or several."""
-    if isinstance(passthrough, str):
-        return {"all": tuple(names), "none": ()}.get(passthrough, (passthrough,))
-    return tuple(passthrough)
-
-
-def check_layout(dataset: Dataset, k: int, layout: Layout, noisy: bool = False) -> None:
-    """Refuse a layout in which two columns would have one name.
+def count_log_densities(part: Part, job: ScoreJob) -> FineHistogram:
+    """Return the histogram of the log-densities of a part.
 
     Raises
     ------
-    ConfigError
-        If a pass-through column does not exist, is named twice, or has the name of a score column.
     InputDataError
-        If files have a pass-through column with types that have nothing in common.
+        If the part cannot be read.
     """
-    dataset.check_passthrough(layout.passthrough)
-    twice = sorted({c for c in layout.passthrough if layout.passthrough.count(c) > 1})
-    if twice:
-        raise ConfigError(f"score.passthrough names columns twice: {twice}.")
-    names = [n for n, _, _ in score_columns(k, layout, noisy)] + [layout.prefix + REASON]
-    clash = sorted(set(names) & set(layout.passthrough))
-    if clash:
-        raise ConfigError(
-            explain(
-                f"the input already has columns named {clash}",
-                remedy="set score.prefix (such as 'gmm_'), or name the columns to keep in score.passthrough",
-            )
-        )
+    out = FineHistogram.of(np.empty(0))
+    for _, scores, _, _ in score_chunks(part, job, ()):
+        out = out.merge(FineHistogram.of(scores.comparable))
+    return out
 
 
-def output_path(part: Part, n_parts_of_file: int) -> str:
-    """Return where a part's scores go, below the target; mirrors the input's folders."""
-    relative = PurePosixPath(part.file.relative)
-    if n_parts_of_file == 1:
-        return str(relative.with_suffix(".parquet"))
-    return str(relative.with_name(f"{relative.stem}.part-{part.row_groups[0]:05d}.parquet"))
-
-
-def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
-    """Score one part into the staging folder, unless it is there already and intact.
+def score_part(item: tuple[Part, str], job: ScoreJob) -> tuple[PartReport, ...]:
+    """Score one part into the staging folder, unless it is there already and intact; a report for each file.
 
     Raises
     ------
@@ -154,30 +114,18 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
         If the part cannot be read.
     StorageError
         If the scores cannot be written.
+    ConfigError
+        If the part has more than 1,000 combinations of values to partition by.
     """
     part, name = item
     place = open_place(job.staging)
     done = find_finished_part(place, part.index)
-    if done is not None:
+    if done:
         return done
     try:
-        with place.scratch(name) as aside:
-            totals = _write_scores(aside, part, job)
-            if totals["rows_in"] != part.rows:
-                raise StorageError(f"{part.id}: {part.rows} rows were expected and {totals['rows_in']} read.")
-            report = PartReport(
-                index=part.index,
-                source=part.file.relative,
-                row_groups=(part.row_groups[0], part.row_groups[-1]),
-                path=name,
-                bytes=aside.stat().st_size,
-                sha256=compute_sha256(aside),
-                file=part.file.identity,
-                model=job.model_digest,
-                **totals,
-            )
-            place.put(aside, name)
-            write_note(place, report)
+        with ExitStack() as stack:
+            reports = _write_scores(_PartFiles(name, part, job, place, stack), part, job)
+            write_note(place, reports)
     except OSError as error:
         if isinstance(error, FileNotFoundError | PermissionError) or error.errno is not None:
             raise StorageError(
@@ -188,116 +136,194 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> PartReport:
                 )
             ) from error
         raise
-    return report
+    return reports
 
 
-def _write_scores(path: Path, part: Part, job: ScoreJob) -> dict[str, Any]:
-    k = len(job.density.log_norm)
-    columns = score_columns(k, job.layout, job.density.noisy)
-    counts = np.zeros(k, np.int64)
-    rows_in, rows_out, rows_scored, outliers, loglik = 0, 0, 0, 0, 0.0
-    gathered: list[FileStats] = []
-    writer: pq.ParquetWriter | None = None
-    extra = job.layout.passthrough or job.columns[:1]
-    try:
-        chosen = (job.row_filter, job.transforms, job.sentinels)
-        for chunk in parquet_chunks(part, job.columns, job.missing, extra, *chosen):
-            chunk, unlike = set_unlike_aside(chunk, job.constants)
-            impute = bool(job.layout.impute)
-            scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms, impute)
-            scored = ~np.isnan(scores.log_density)  # the others have no value
-            table = make_scored_table(chunk, scores, columns, job.layout, job.threshold, dict(job.metadata), unlike)
-            if writer is None:
-                writer = _open_writer(path, table.schema)
-            writer.write_table(table)
-            rows_in += chunk.read
-            rows_out += table.num_rows
-            rows_scored += int(scored.sum())
-            outliers += int((scores.comparable < job.threshold).sum()) + int(unlike.sum())
-            counts += np.bincount(scores.component[(scores.component >= 0) & scored], minlength=k)
-            loglik += float(scores.log_density[scored].sum())
-            if job.stats_rule is not None:
-                gathered.append(summarise_chunk(part, chunk, scores, job.stats_rule, job.columns, job.transforms))
-        if writer is None:
-            _open_writer(path, _empty_schema(part, columns, job)).close()
-    finally:
-        if writer is not None:
-            writer.close()
-    return {
-        "rows_in": rows_in,
-        "rows_out": rows_out,
-        "rows_scored": rows_scored,
-        "outliers": outliers,
-        "component_rows": tuple(int(c) for c in counts),
-        "loglik": loglik,
-        "statistics": to_text(gathered),
-    }
+def _write_scores(files: _PartFiles, part: Part, job: ScoreJob) -> tuple[PartReport, ...]:
+    columns, metadata = job.score_columns, dict(job.metadata)
+    ends = part.first_row + np.cumsum(part.group_rows)
+    rows_in, written, scored_rows = 0, np.zeros(len(ends), np.int64), np.zeros(len(ends), np.int64)
+    gathered = []
+    for chunk, scores, scored, unlike in score_chunks(part, job, job.layout.passthrough or job.columns[:1]):
+        files.add(make_scored_table(chunk, scores, columns, job.layout, metadata, unlike))
+        rows_in += chunk.read
+        written += _count_by_group(replace(chunk, keep=None).row_numbers, ends)
+        scored_rows += _count_by_group(chunk.row_numbers[scored], ends)
+        if job.stats_rule is not None:
+            gathered.append(summarise_chunk(part, chunk, scores, job.stats_rule, job.columns, job.transforms))
+    if rows_in != part.rows:
+        raise StorageError(f"{part.id}: {part.rows} rows were expected and {rows_in} read.")
+    kept = [f for f in read_schema(part.file, job.layout.passthrough) if f.name not in job.layout.partition_by]
+    fields = [*kept, *(c.make_field() for c in columns), make_reason_field(job.layout)]
+    files.finish(pa.schema(fields, metadata=metadata))
+    groups = zip(part.row_groups, part.group_rows, scored_rows, written - scored_rows, strict=True)
+    counts = tuple(tuple(int(v) for v in group) for group in groups)
+    return files.put(rows_in, counts, to_text(gathered))  # type: ignore[arg-type]
 
 
-def _open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    # A dictionary of full-precision floats makes files larger and reading slower.
-    plain = (pa.types.is_floating, pa.types.is_fixed_size_list, pa.types.is_list)
-    coded = [f.name for f in schema if not any(test(f.type) for test in plain)]
-    return pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=coded, write_page_checksum=True)
+def _count_by_group(numbers: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many of the row numbers, which rise, are in each row group; ``ends (G,)`` follow its last row."""
+    return np.diff(np.searchsorted(numbers, ends), prepend=0)
 
 
-def _empty_schema(part: Part, columns: Columns, job: ScoreJob) -> pa.Schema:
-    kept = list(read_schema(part.file, job.layout.passthrough))
-    fields = kept + [pa.field(n, t) for n, t, _ in columns]
-    fields.append(pa.field(job.layout.prefix + REASON, pa.string()))
-    return pa.schema(fields, metadata=dict(job.metadata))
+@dataclass
+class _OpenFile:
+    """A scored file that is being written, and what it holds."""
+
+    name: str
+    path: Path
+    writer: pq.ParquetWriter
+    rows: int = 0
+    rows_scored: int = 0
+    outliers: int = 0
+    component_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    loglik: float = 0.0
 
 
-def make_scored_table(
-    chunk: Chunk,
-    scores: Scores,
-    columns: Columns,
-    layout: Layout,
-    threshold: float,
-    metadata: dict[str, str],
-    unlike: NDArray[np.bool_] = NONE_UNLIKE,
-) -> pa.Table:
-    """Return the rows of a chunk with its pass-through columns and the scores of those that have any.
+class _PartFiles:
+    """The files of one part: one, or several for ``partition_by`` and ``rows_per_file``."""
 
-    ``unlike (N,)`` marks rows that have no scores and are outliers; empty: none is.
-    """
-    chunk = explain_unscored(chunk, scores)
-    assert chunk.batch is not None
-    arrays = [chunk.batch.column(c) for c in layout.passthrough]
-    fields = [chunk.batch.schema.field(c) for c in layout.passthrough]
-    for name, kind, content in columns:
-        arrays.append(_place_rows(content(scores, threshold), kind, chunk))
-        fields.append(pa.field(name, kind))
-        if name == layout.prefix + OUTLIER and len(unlike):
-            arrays[-1] = pc.if_else(pa.array(unlike), True, arrays[-1])
-    reasons = [None] * chunk.size if chunk.reasons is None else chunk.reasons
-    arrays.append(pa.array(reasons, pa.string()))
-    fields.append(pa.field(layout.prefix + REASON, pa.string()))
-    return pa.Table.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
+    def __init__(self, name: str, part: Part, job: ScoreJob, place: Place, stack: ExitStack) -> None:
+        self._name, self._part, self._job, self._place, self._stack = PurePosixPath(name), part, job, place, stack
+        self._files: list[_OpenFile] = []
+        self._open: dict[str, _OpenFile] = {}
+        self._waiting: dict[str, list[pa.Table]] = {}
+
+    def add(self, table: pa.Table) -> None:
+        """Write the rows of a table, each to its file; partitions wait until they fill a row group."""
+        names = list(self._job.layout.partition_by)
+        if not names:
+            self._write("", table)
+            return
+        for folder, rows in _split_by_value(table, names):
+            waiting = self._waiting.setdefault(folder, [])
+            if len(self._waiting) > MOST_FOLDERS:
+                raise ConfigError(
+                    explain(
+                        f"score.partition_by: {self._part.id} has more than {MOST_FOLDERS:,} combinations of values "
+                        f"of {', '.join(names)}",
+                        why="each would be a file",
+                        remedy="partition by a column with fewer distinct values",
+                    )
+                )
+            waiting.append(rows)
+            if sum(t.num_rows for t in waiting) >= CHUNK_ROWS:
+                self._write(folder, pa.concat_tables(self._waiting.pop(folder)))
+                self._waiting[folder] = []
+
+    def finish(self, schema: pa.Schema) -> None:
+        """Write what is waiting, and close all files; a part without rows gets an empty file of this schema."""
+        for folder, tables in self._waiting.items():
+            if tables:
+                self._write(folder, pa.concat_tables(tables))
+        if not self._files:
+            self._start("", schema)
+        for file in self._open.values():
+            file.writer.close()
+
+    def put(
+        self, rows_in: int, groups: tuple[tuple[int, int, int, int], ...], statistics: str
+    ) -> tuple[PartReport, ...]:
+        """Give the files their names, and return their reports; what is counted by part is in the first one."""
+        out = []
+        rest = sum(file.rows for file in self._files[1:])
+        for i, file in enumerate(self._files):
+            out.append(
+                PartReport(
+                    index=self._part.index, source=self._part.file.relative,
+                    row_groups=(self._part.row_groups[0], self._part.row_groups[-1]), path=file.name,
+                    rows_in=file.rows if i else rows_in - rest, rows_out=file.rows, rows_scored=file.rows_scored,
+                    outliers=file.outliers, component_rows=tuple(int(c) for c in file.component_rows),
+                    loglik=file.loglik, bytes=file.path.stat().st_size, sha256=compute_sha256(file.path),
+                    file=self._part.file.identity, model=self._job.model_digest,
+                    statistics="" if i else statistics, row_group_counts=() if i else groups,
+                )
+            )  # fmt: skip
+            self._place.put(file.path, file.name)
+        return tuple(out)
+
+    def _write(self, folder: str, table: pa.Table) -> None:
+        most = self._job.layout.rows_per_file
+        while table.num_rows or folder not in self._open:
+            file = self._open.get(folder)
+            if file is None or (most is not None and file.rows >= most):
+                if file is not None:
+                    file.writer.close()
+                file = self._start(folder, table.schema)
+            rows = table if most is None else table.slice(0, most - file.rows)
+            file.writer.write_table(rows)
+            self._count(file, rows)
+            table = table.slice(rows.num_rows)
+
+    def _start(self, folder: str, schema: pa.Schema) -> _OpenFile:
+        name = self._name.parent / folder / self._name.name
+        number = sum(PurePosixPath(f.name).parent == name.parent for f in self._files)
+        if self._job.layout.rows_per_file is not None:
+            name = name.with_name(f"{name.stem}.{number:05d}.parquet")
+        path = self._stack.enter_context(self._place.scratch(str(name)))
+        # A dictionary of full-precision floats makes files larger and reading slower.
+        plain = (pa.types.is_floating, pa.types.is_fixed_size_list, pa.types.is_list)
+        coded = [f.name for f in schema if not any(test(f.type) for test in plain)]
+        writer = pq.ParquetWriter(
+            path, schema, compression=self._job.layout.compression, use_dictionary=coded, write_page_checksum=True
+        )
+        self._stack.callback(writer.close)
+        k = len(self._job.density.log_norm)
+        file = _OpenFile(str(name), path, writer, component_rows=np.zeros(k, np.int64))
+        self._files.append(file)
+        self._open[folder] = file
+        return file
+
+    def _count(self, file: _OpenFile, rows: pa.Table) -> None:
+        prefix = self._job.layout.prefix
+
+        def read(name: str) -> NDArray[Any]:
+            return np.asarray(rows.column(prefix + name).to_numpy())
+
+        log_density = read("log_density")
+        scored = ~np.isnan(log_density)  # null is NaN here
+        component = read("component")[scored].astype(np.int64)
+        file.rows += rows.num_rows
+        file.rows_scored += int(scored.sum())
+        file.outliers += int(np.sum(read(OUTLIER) == True))  # noqa: E712  (there may be nulls)
+        file.component_rows += np.bincount(component[component >= 0], minlength=len(file.component_rows))
+        file.loglik += float(log_density[scored].sum())
 
 
-def _place_rows(values: Any, kind: pa.DataType, chunk: Chunk) -> pa.Array:
-    """Put the values of the usable rows in their places; the others are null."""
-    values = np.asarray(values)
-    mask = None if chunk.keep is None else ~chunk.keep
-    if pa.types.is_list(kind):
-        # Not lists of a fixed size: of those, pyarrow before 26 cannot read nulls.
-        lengths = np.full(chunk.size, values.shape[1]) if chunk.keep is None else chunk.keep * values.shape[1]
-        starts = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-        flat = pa.array(np.ascontiguousarray(values).ravel())
-        return pa.ListArray.from_arrays(starts, flat, type=kind, mask=None if mask is None else pa.array(mask))
-    if chunk.keep is not None:
-        full = np.zeros(chunk.size, values.dtype)
-        full[chunk.keep] = values
-        values = full
-    if chunk.incomplete and pa.types.is_floating(kind):  # NaN: a score that a row without any value does not have
-        mask = np.isnan(values) if mask is None else mask | np.isnan(values)
-    return pa.array(np.ascontiguousarray(values), kind, mask=mask)
+def _split_by_value(table: pa.Table, names: list[str]) -> Iterator[tuple[str, pa.Table]]:
+    """Yield the hive folder of each combination of values of these columns, and its rows in their order."""
+    codes, values = np.zeros(table.num_rows, np.int64), []
+    for name in names:
+        column = table.column(name).combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        coded = column.dictionary_encode(null_encoding="encode")
+        known = [str(v).lower() if isinstance(v, bool) else v for v in coded.dictionary.to_pylist()]
+        texts = [_NULL_FOLDER if v is None else quote(str(v), safe="") for v in known]
+        values.append([f"{quote(name, safe='')}={text}" for text in texts])
+        codes = codes * len(coded.dictionary) + coded.indices.to_numpy()
+    rest = table.drop_columns(names)
+    found, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    bounds = np.searchsorted(place[order], np.arange(len(found) + 1))
+    for i in np.argsort(first):
+        code, folders = int(found[i]), []
+        for texts in reversed(values):
+            code, digit = divmod(code, len(texts))
+            folders.append(texts[digit])
+        yield "/".join(reversed(folders)), rest.take(pa.array(order[bounds[i] : bounds[i + 1]]))
 
 
 def output_names(parts: Sequence[Part]) -> list[str]:
-    """Return the output file of each part."""
+    """Return the output file of each part, below the target; mirrors the input's folders."""
     per_file: dict[int, int] = {}
     for part in parts:
         per_file[part.file_index] = per_file.get(part.file_index, 0) + 1
-    return [output_path(p, per_file[p.file_index]) for p in parts]
+    out = []
+    for part in parts:
+        relative = PurePosixPath(part.file.relative)
+        if per_file[part.file_index] == 1:
+            out.append(str(relative.with_suffix(".parquet")))
+        else:
+            out.append(str(relative.with_name(f"{relative.stem}.part-{part.row_groups[0]:05d}.parquet")))
+    return out

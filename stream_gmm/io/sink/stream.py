@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -11,11 +12,11 @@ import pyarrow as pa
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS
 from stream_gmm.core.estep.scores import Scores, score_rows, score_transformed
 from stream_gmm.core.model.density import Density
+from stream_gmm.core.outliers import OutlierTest
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.transforms import Transforms
-from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
-from stream_gmm.io.sink.scores import (
-    PROBA_STYLES,
+from stream_gmm.errors import ConfigError, InputDataError, explain
+from stream_gmm.io.sink.columns import (
     REASON,
     Layout,
     choose_passthrough,
@@ -95,25 +96,25 @@ def score_batch(
     """
     assert chunk.batch is not None
     layout = Layout(tuple(chunk.batch.schema.names) if passthrough else (), proba)
-    columns = score_columns(k, layout)
-    clash = sorted({n for n, _, _ in columns} & set(layout.passthrough))
+    columns = score_columns(k, layout, test=OutlierTest(limit=threshold))
+    clash = sorted({c.name for c in columns} & set(layout.passthrough))
     if clash:
         raise ConfigError(f"the stream already has columns named {clash}: do not pass its columns through.")
     if density is not None:
-        return make_scored_table(chunk, score_rows(density, chunk.rows), columns, layout, threshold, {})
+        return make_scored_table(chunk, score_rows(density, chunk.rows), columns, layout, {})
     no_rows, reasons = np.zeros(chunk.size, dtype=bool), np.full(chunk.size, NO_MODEL, dtype=object)
     unscored = Chunk(
         chunk.rows[:0], chunk.size, chunk.file_index, chunk.first_row, no_rows, chunk.bad, chunk.batch, reasons
     )
     nothing = Scores(np.empty(0, np.int32), np.empty((0, k)), np.empty(0), np.empty(0))
-    return make_scored_table(unscored, nothing, columns, layout, threshold, {})
+    return make_scored_table(unscored, nothing, columns, layout, {})
 
 
 def score_record_batch(
     model: FitResult, batch: pa.RecordBatch, number: int, *,
-    passthrough: str | Sequence[str], proba: str, prefix: str, missing: str,
+    passthrough: str | Sequence[str], layout: Layout, test: OutlierTest, missing: str,
 ) -> pa.RecordBatch:  # fmt: skip
-    """Return a record batch with its scores; ``number`` names it in messages.
+    """Return a record batch with its scores; ``number`` names it in messages, ``layout`` says which columns to add.
 
     Raises
     ------
@@ -128,11 +129,9 @@ def score_record_batch(
     absent = [c for c in kept if c not in batch.schema.names]
     if absent:
         raise ConfigError(f"passthrough names {absent}, and record batch {number} has {batch.schema.names}.")
-    if proba not in PROBA_STYLES:
-        raise ConfigError(f"proba must be one of {PROBA_STYLES}, not {proba!r}{did_you_mean(proba, PROBA_STYLES)}")
-    layout = Layout(kept, proba, prefix)
-    wanted = score_columns(model.n_components, layout, model.density.noisy)
-    names = [*(n for n, _, _ in wanted), prefix + REASON]
+    layout = replace(layout, passthrough=kept)
+    wanted = score_columns(model.n_components, layout, model.density.noisy, test, model.training)
+    names = [*(c.name for c in wanted), layout.prefix + REASON]
     clash = sorted(set(names) & set(layout.passthrough))
     if clash:
         remedy = "give a prefix, such as 'gmm_', or do not pass the columns through"
@@ -142,7 +141,7 @@ def score_record_batch(
     chunk, unlike = set_unlike_aside(decode_batch(batch, number, columns, missing, model.transforms), constants)
     scores = score_transformed(model.density, chunk.rows, model.columns, model.transforms)
     metadata = {"stream_gmm.model_digest": model.digest}
-    table = make_scored_table(chunk, scores, wanted, layout, model.threshold, metadata, unlike)
+    table = make_scored_table(chunk, scores, wanted, layout, metadata, unlike)
     if not table.num_rows:
         return pa.RecordBatch.from_pylist([], schema=table.schema)
     return table.combine_chunks().to_batches()[0]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from stream_gmm.io.sink.objects.commits import (
     remove_superseded,
     show_latest,
 )
-from stream_gmm.io.sink.objects.lease import hold_prefix
+from stream_gmm.io.sink.objects.lease import PROBE, hold_prefix
 from stream_gmm.io.sink.places import ObjectPlace, check_scheme
 from stream_gmm.io.sink.reports import PartReport, link_part, write_note
 from stream_gmm.io.source.files import is_uri, redact
@@ -108,8 +108,8 @@ class FolderTarget:
             yield str(staging)
 
     def reuse(self, reports: Sequence[PartReport], staging: str) -> None:
-        for report in reports:
-            link_part(report, self.folder, Path(staging))
+        for _, files in itertools.groupby(reports, lambda report: report.index):
+            link_part(list(files), self.folder, Path(staging))
 
     def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
         del model  # it lies beside the folder, or wherever it came from
@@ -143,9 +143,8 @@ class ObjectTarget:
                     remedy="write to a prefix of its own",
                 )
             )
-        probe = f"_lease/{uuid.uuid4().hex}.probe"  # so that missing rights are found before all the work
-        self.place.write(probe, b"")
-        self.place.remove(probe)
+        self.place.write(PROBE, b"")  # so that missing rights are found before all the work
+        self.place.remove(PROBE)
         found = [name for name in self.place.list() if not name.startswith("_lease/")]
         if found and not any(name.startswith((f"{COMMITS}/", "v-")) for name in found):
             raise StorageError(
@@ -173,10 +172,12 @@ class ObjectTarget:
         if where == staging:  # the same job writes to the same version
             return
         source, target = ObjectPlace(where), ObjectPlace(staging)
-        for report in reports:
-            with contextlib.suppress(FileNotFoundError, StorageError):  # else it is scored again
-                source.copy(report.path, target)
-                write_note(target, report)
+        for _, files in itertools.groupby(reports, lambda report: report.index):
+            with contextlib.suppress(FileNotFoundError, StorageError):  # else the part is scored again
+                part = list(files)
+                for report in part:
+                    source.copy(report.path, target)
+                write_note(target, part)
 
     def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
         ObjectPlace(staging).write(MODEL, model)

@@ -30,6 +30,7 @@ from stream_gmm.io.source.schema import (
     with_conform,
 )
 from stream_gmm.io.source.tables.delta import TableVersion
+from stream_gmm.io.source.tables.lazy import FilesOfFrame, resolve_lazy
 
 # Bytes of float64 in one task of a pass. They depend on the data alone: were they to depend on the workers, so would
 # the bits of the result.
@@ -290,6 +291,9 @@ def open_dataset(
 
 def _list_paths(paths: Any) -> list[str | os.PathLike[str]]:
     """Return one or several paths as a list; rows in memory are no paths, although they can be iterated over, too."""
+    paths = resolve_lazy(paths)
+    if isinstance(paths, FilesOfFrame):
+        return list(paths.paths)
     if isinstance(paths, str | os.PathLike):
         return [paths]
     chosen: list[Any] = list(paths) if isinstance(paths, Iterable) and not column_names(paths) else [None]

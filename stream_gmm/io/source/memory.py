@@ -20,6 +20,7 @@ from stream_gmm.io.source.dataset import Dataset, open_dataset, rows_per_leaf
 from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.protocols import Source
+from stream_gmm.io.source.tables.lazy import FilesOfFrame, resolve_lazy
 
 SMALL_LEAF_ROWS = 1024
 
@@ -132,6 +133,8 @@ class ArrayDataset:
 def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", weight: Any = None) -> Source:
     """Return anything that holds rows as a source: a data set, a path, an array, a data frame, an Arrow table.
 
+    An Arrow data set and a Dask data frame of Parquet files stand for these files.
+
     With ``columns``, the source has these columns in this order: whatever has names is taken by name. An array has
     none, and its columns must be in that order. ``weight`` is the name of a column of files, or an array ``(N,)``
     beside rows in memory. ``missing`` is the policy for paths, as in :func:`open_dataset`; of rows in memory,
@@ -148,6 +151,11 @@ def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", 
         if weight is not None:
             raise ConfigError("an open data set has its weights already: open_dataset(weight=...).")
         return data.with_columns(columns) if columns else data
+    data = resolve_lazy(data)
+    if isinstance(data, FilesOfFrame):
+        known = open_dataset(data.paths, columns or None, missing=missing, weight=weight)
+        chosen = [c for c in known.columns if c in data.columns] if data.columns and not columns else known.columns
+        return known.with_columns(chosen)
     if isinstance(data, str | os.PathLike):
         if not isinstance(weight, str | None):
             raise ConfigError("files take the weights of their rows from a column: weight is its name.")

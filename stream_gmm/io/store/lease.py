@@ -36,6 +36,7 @@ HEARTBEAT_SECONDS = 10.0
 EXPIRY_SECONDS = 60.0
 """A lease of another machine that was not touched for so long is that of a dead process."""
 _POLL_SECONDS = 0.1
+_TURMOIL_SECONDS = 15.0
 _PATIENCE_SECONDS = 0.5  # one that ends just now, or only looks who holds the lease, is no reason to give up
 _HELD: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 
@@ -162,14 +163,19 @@ def hold_lease(
     if key in _HELD.get():
         yield
         return
-    owner, deadline, told = make_owner(run), time.monotonic() + max(wait, _PATIENCE_SECONDS), False
+    owner, started, told = make_owner(run), time.monotonic(), False
+    seen: dict[str, float] = {}
+    pause = _POLL_SECONDS
     while True:
         taken = take(owner)
         if taken is not None and not isinstance(taken, Owner):
             break
         who = taken.describe() if taken else "another run has just taken it"
-        left = deadline - time.monotonic()
-        if left <= 0.0:
+        waited = time.monotonic() - started
+        first = seen.setdefault(taken.token if taken else "", waited)
+        # Several that try at once may keep each other from it: none of them holds it yet.
+        settled = taken is not None and waited - first >= _PATIENCE_SECONDS / 2
+        if waited >= max(wait, _PATIENCE_SECONDS) and (settled or waited >= max(wait, _TURMOIL_SECONDS)):
             raise FolderInUseError(
                 explain(
                     f"{shown} is in use: {who}",
@@ -180,7 +186,8 @@ def hold_lease(
         if not told and wait > 0.0:
             log.warning("waiting for %s: %s", shown, who)
             told = True
-        time.sleep(min(_POLL_SECONDS * random.uniform(0.5, 1.5), left))
+        time.sleep(pause * random.uniform(0.2, 1.8))
+        pause = min(1.3 * pause, 1.0)
     token = _HELD.set(_HELD.get() | {key})
     ended = threading.Event()
 

@@ -59,6 +59,8 @@ def describe_model(result: FitResult) -> tuple[int, dict[str, Any], dict[str, An
     arrays = {**params_to_arrays(result.params), "history": np.array(result.history, dtype=np.float64)}
     if result.training is not None:
         arrays |= {"training_edges": result.training.edges, "training_shares": result.training.shares}
+        if len(result.training.levels):
+            arrays |= {"training_levels": result.training.levels, "training_values": result.training.values}
     version_needed = 3 if result.transforms else 2 if result.constants else 1
     return version_needed, _make_header(result), arrays
 
@@ -150,7 +152,10 @@ def build_result(header: dict[str, Any], arrays: dict[str, Any]) -> FitResult:
         raise ModelFileError(f"{len(header['columns'])} column names for {params.n_features} features.")
     training = None
     if "training_edges" in arrays:
-        training = LogDensityHistogram(arrays["training_edges"], arrays["training_shares"], header["training_rows"])
+        quantiles = [arrays[name] for name in ("training_levels", "training_values") if name in arrays]
+        training = LogDensityHistogram(
+            arrays["training_edges"], arrays["training_shares"], header["training_rows"], *quantiles
+        )
     return FitResult(
         params=params,
         outcome=Outcome[header["outcome"]],

@@ -281,9 +281,9 @@ class Settings:
             raise ConfigError(f"{what} is defined for {', '.join(STRUCTURES)}, and not for {', '.join(unknown)}.")
 
 
-def describe_option(name: str) -> str:
-    """Return the explanation of an option of :class:`Settings`."""
-    return str(Settings.__dataclass_fields__[name].metadata["doc"])
+def describe_option(name: str, options: type = Settings) -> str:
+    """Return the explanation of an option of :class:`Settings`, or of another such class."""
+    return str(options.__dataclass_fields__[name].metadata["doc"])  # type: ignore[attr-defined]
 
 
 def document_options(function: F) -> F:

@@ -18,7 +18,7 @@ from stream_gmm.io.store.models import load_model
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.run_folder import PREVIOUS
-from stream_gmm.pipeline.score import make_layout
+from stream_gmm.pipeline.table_layout import make_layout
 from stream_gmm.pipeline.update.rule import EVIDENCE
 
 _WILDCARD = re.compile(r"[*?\[]")
@@ -73,9 +73,7 @@ def check_scoring(config: RunConfig, dataset: Dataset, n_components: int, noise:
     StorageError
         If the folder holds something else.
     """
-    layout = config.score
-    impute = dataset.columns if layout.impute else ()
-    make_layout(dataset, n_components, noise, layout.passthrough, layout.proba, layout.prefix, impute)
+    make_layout(dataset, n_components, noise, config.score.options(), dataset.columns)
     open_target(config.scored).check([f.path for f in dataset.files])
 
 

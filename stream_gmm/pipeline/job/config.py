@@ -25,18 +25,17 @@ from stream_gmm.errors import (
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.job.option_sections import ScoreConfig, UpdateConfig
 from stream_gmm.pipeline.job.sections import (
     ClusterConfig,
     DataConfig,
     EMConfig,
     MonitorConfig,
     OutputConfig,
-    ScoreConfig,
     Section,
     SweepConfig,
     Text,
 )
-from stream_gmm.pipeline.job.update_section import UpdateConfig
 from stream_gmm.pipeline.sweep.choice import SelectionRule
 
 if TYPE_CHECKING:

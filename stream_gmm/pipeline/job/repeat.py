@@ -21,6 +21,7 @@ COMMA_SEPARATED = {
     "sweep.covariance_type",
     "sweep.n_components",
     "score.passthrough",
+    "score.partition_by",
 }
 """Keys whose values are written in one option, with commas between."""
 

@@ -95,7 +95,7 @@ class DataConfig(Section):
     @field_validator("columns")
     @classmethod
     def _require_distinct_columns(cls, value: list[str] | None) -> list[str] | None:
-        _require_distinct(value or [])
+        require_distinct(value or [])
         return value
 
     @model_validator(mode="after")
@@ -174,7 +174,8 @@ def _expand_range(value: Any) -> list[Any]:
     return list(range(low, high + 1))
 
 
-def _require_distinct(values: list[str]) -> None:
+def require_distinct(values: list[str]) -> None:
+    """Refuse names that are given twice."""
     twice = sorted({v for v in values if values.count(v) > 1})
     if twice:
         raise ValueError(f"named twice: {', '.join(twice)}")
@@ -231,23 +232,6 @@ class EMConfig(Section):
     def _require_choice(cls, value: str | None, info: ValidationInfo) -> str | None:
         name = str(info.field_name)
         return value if value is None else _require_known(value, _NAMES[name], name)
-
-
-class ScoreConfig(Section):
-    """What the scored Parquet looks like."""
-
-    outlier_quantile: Number = Field(0.01, ge=0.0, lt=1.0, description="Share of rows below the outlier threshold")
-    passthrough: Text | list[Text] = Field("all", description="Input columns to keep: all, none, or names")
-    proba: Literal["columns", "list", "none"] = Field("columns", description="How responsibilities are written")
-    prefix: str = Field("", description="Put before the names of the score columns")
-    impute: bool = Field(False, description="Add the columns with conditional means for missing values; and their sd")
-
-    @field_validator("passthrough")
-    @classmethod
-    def _require_distinct_names(cls, value: str | list[str]) -> str | list[str]:
-        if isinstance(value, list):
-            _require_distinct(value)
-        return value
 
 
 class ClusterConfig(Section):

@@ -216,8 +216,7 @@ def score_stage(
     stats_rule = make_stats_rule(dataset, config.settings(), config.update.apart) if keep else None
     result = score(
         fitted, dataset, config.scored, executor,
-        passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-        impute=config.score.impute, wait=config.output.wait, listener=listener, stats_rule=stats_rule,
+        table=config.score.options(), wait=config.output.wait, listener=listener, stats_rule=stats_rule,
     )  # fmt: skip
     seconds = time.perf_counter() - started
     if stats_rule is not None and result.statistics:

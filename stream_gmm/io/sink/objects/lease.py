@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass
+import uuid
+from dataclasses import asdict, dataclass, replace
 
 from stream_gmm.errors import StorageError
 from stream_gmm.io.sink.places import ObjectPlace
@@ -19,6 +20,8 @@ from stream_gmm.io.source.files import redact
 from stream_gmm.io.store.lease import EXPIRY_SECONDS, Owner, hold_lease
 
 CLAIMS = "_lease"
+PROBE = f"{CLAIMS}/probe"
+"""Written and removed to find out whether that is allowed; no claim."""
 
 
 def hold_prefix(place: ObjectPlace, *, run: str = "", wait: float = 0.0) -> contextlib.AbstractContextManager[None]:
@@ -32,12 +35,6 @@ def hold_prefix(place: ObjectPlace, *, run: str = "", wait: float = 0.0) -> cont
         If the store does not answer, or refuses.
     """
     return hold_lease(redact(place.uri), place.uri, lambda owner: _take(place, owner), run=run, wait=wait)
-
-
-def find_holder(place: ObjectPlace) -> Owner | None:
-    """Return who holds the lease of a prefix; None if nobody does."""
-    now = max((i.mtime_ns for i in place.list(CLAIMS).values()), default=0)
-    return next((o for name in place.list(CLAIMS) if (o := _read_living(place, name, now)) is not None), None)
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,8 @@ class _Claim:
 
 
 def _take(place: ObjectPlace, owner: Owner) -> _Claim | Owner | None:
-    claim = _Claim(place, owner)
+    # A token for each attempt: who is seen twice with the same one holds the lease, and does not only try to.
+    claim = _Claim(place, replace(owner, token=uuid.uuid4().hex))
     try:
         claim.touch()
         found = place.list(CLAIMS)
@@ -66,7 +64,11 @@ def _take(place: ObjectPlace, owner: Owner) -> _Claim | Owner | None:
             claim.release()
             return None
         now = found[claim.name].mtime_ns  # by the clock of the store
-        others = [o for name in found if name != claim.name and (o := _read_living(place, name, now)) is not None]
+        others = [
+            o
+            for name in found
+            if name not in (claim.name, PROBE) and (o := _read_living(place, name, now)) is not None
+        ]
     except BaseException:
         claim.release()
         raise

@@ -39,7 +39,8 @@ from stream_gmm.pipeline.job.run_folder import (
 )
 from stream_gmm.pipeline.job.stages import sweep_stage
 from stream_gmm.pipeline.passes.progress import Listener
-from stream_gmm.pipeline.score import ScoreResult, find_kept_parts, make_layout, score, with_model_columns
+from stream_gmm.pipeline.score import ScoreResult, find_kept_parts, score, with_model_columns
+from stream_gmm.pipeline.table_layout import make_layout
 from stream_gmm.pipeline.update.result import KEPT, MOVED, SWEPT, Finding, UpdateResult
 from stream_gmm.pipeline.update.rule import ALL, EVIDENCE, NONE
 from stream_gmm.pipeline.update.rule import MOVED as RESCORE_MOVED
@@ -70,8 +71,8 @@ class Publisher:
         return manifest is not None and len(kept) == len(self.dataset.parts) == len(manifest.get("parts") or ())
 
     def _make_layout(self) -> Any:
-        s, model = self.config.score, self.champion
-        return make_layout(self.dataset, model.n_components, model.density.noisy, s.passthrough, s.proba, s.prefix)
+        options, model = self.config.score.options(), self.champion
+        return make_layout(self.dataset, model.n_components, model.density.noisy, options, model.columns)
 
     @property
     def _ancestors(self) -> set[str]:
@@ -188,8 +189,7 @@ class Publisher:
         stats_rule = make_stats_rule(dataset, config.settings(), rule.apart) if everything else None
         scored = score(
             model, dataset, config.scored, self.executor,
-            passthrough=config.score.passthrough, proba=config.score.proba, prefix=config.score.prefix,
-            wait=config.output.wait, listener=self.listener, stats_rule=stats_rule,
+            table=config.score.options(), wait=config.output.wait, listener=self.listener, stats_rule=stats_rule,
             keep_scores=keep | ({model.digest} if keep else set()),
         )  # fmt: skip
         if stats_rule is not None:

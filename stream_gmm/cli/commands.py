@@ -256,9 +256,15 @@ def report(run_folder: str, live: bool, every: float, output: Output) -> None:
 @CONFIG
 @click.option("--cron", help="Schedule, such as '0 2 * * *'")
 @click.option("--timezone", default="UTC", show_default=True, help="Time zone of the schedule")
-@click.option("--deployment", help="Name of the deployment [default: the name of the configuration]")
+@click.option("--deployment", help="Name of the deployment [default: the name of the configuration, and the job]")
+@click.option(
+    "--job", default="run", show_default=True, type=click.Choice(["run", "update"]),
+    help="run: search and score everything; update: follow new files",
+)  # fmt: skip
 @config_options
-def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: str | None, **arguments: Any) -> None:
+def serve(
+    given: tuple[str, ...], cron: str | None, timezone: str, deployment: str | None, job: str, **arguments: Any
+) -> None:
     """Register the job as a Prefect deployment and serve its runs, on a schedule or on demand.
 
     Needs a Prefect server: set PREFECT_API_URL. Runs do not overlap. Ends with Ctrl-C or SIGTERM.
@@ -268,7 +274,8 @@ def serve(given: tuple[str, ...], cron: str | None, timezone: str, deployment: s
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
     from stream_gmm.flows.deploy import serve_run
 
-    serve_run(settings, deployment or settings.name, cron, timezone)
+    name = settings.name if job == "run" else f"{settings.name}-{job}"
+    serve_run(settings, deployment or name, cron, timezone, job)
 
 
 for _command in (stream, profile, init, doctor, schema, demo_data, export):

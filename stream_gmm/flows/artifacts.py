@@ -14,8 +14,9 @@ from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.tables import read_table
 from stream_gmm.pipeline.job.run_folder import TABLE as TABLE_FILE
 from stream_gmm.pipeline.sweep.result import SweepResult
+from stream_gmm.pipeline.update.result import UpdateResult
 
-TABLE, MODEL, CURVE = "sweep-table", "chosen-model", "bic-curve"
+TABLE, MODEL, CURVE, UPDATE = "sweep-table", "chosen-model", "bic-curve", "update"
 _SHOWN = (
     "candidate",
     "n_parameters",
@@ -71,6 +72,22 @@ def publish_choice(job: str, result: SweepResult) -> None:
         key=make_key(job, MODEL),
         markdown=text + "\n".join([head, rule, *rows]) + "\n" + warnings,
         description=f"{job}: chosen model",
+    )
+
+
+def publish_update(job: str, result: UpdateResult) -> None:
+    """Publish what an update has done, in words."""
+    files, read = result.files, 100.0 * result.rows_read / max(result.rows, 1)
+    text = (
+        f"# {result.decision}\n\nFiles: {len(files.new)} new, {len(files.changed)} changed, {len(files.gone)} gone, "
+        f"{len(files.unchanged)} unchanged. {result.rows_read:,} rows were read, {read:.1f} % of {result.rows:,}. "
+        f"Version {result.version}, champion {result.champion}.\n\n"
+    )
+    REPORTER.send(
+        create_markdown_artifact,
+        key=make_key(job, UPDATE),
+        markdown=text + "".join(f"- {sentence}\n" for sentence in (*result.why, *result.warnings)),
+        description=f"{job}: update",
     )
 
 

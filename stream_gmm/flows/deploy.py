@@ -9,11 +9,17 @@ from prefect.settings import get_current_settings
 
 from stream_gmm.errors import ConfigError, explain
 from stream_gmm.flows.run import gmm_run
+from stream_gmm.flows.update import gmm_update
 from stream_gmm.pipeline.job.config import RunConfig
 
+JOBS = {
+    "run": (gmm_run, "Gaussian mixture sweep, scored Parquet and report"),
+    "update": (gmm_update, "Read and score new files, and move the model if that pays"),
+}
 
-def serve_run(config: RunConfig, name: str, cron: str | None, timezone: str) -> None:
-    """Register a deployment and serve it until the process is stopped.
+
+def serve_run(config: RunConfig, name: str, cron: str | None, timezone: str, job: str = "run") -> None:
+    """Register a deployment of a job (``run`` or ``update``) and serve it until the process is stopped.
 
     Raises
     ------
@@ -43,12 +49,13 @@ def serve_run(config: RunConfig, name: str, cron: str | None, timezone: str) -> 
                 remedy="start one with 'prefect server start' and set PREFECT_API_URL to its address",
             )
         )
-    gmm_run.serve(
+    flow, description = JOBS[job]
+    flow.serve(
         name=name,
         parameters={"config": parameters},
         schedules=schedules,
         limit=1,
         global_limit=1,
         tags=["stream-gmm"],
-        description="Gaussian mixture sweep, scored Parquet and report",
+        description=description,
     )

@@ -78,7 +78,7 @@ def hide_error_logs() -> Iterator[None]:
 
 
 @contextmanager
-def _hide_credentials() -> Iterator[None]:
+def hide_credentials() -> Iterator[None]:
     """Remove credentials from what is raised inside the block: Prefect logs and stores it."""
     try:
         yield
@@ -94,7 +94,7 @@ def _report_plan(plan: Plan) -> None:
 
 
 @contextmanager
-def _report_progress(job: str, stage: str) -> Iterator[Listener]:
+def report_progress(job: str, stage: str) -> Iterator[Listener]:
     """Yield a listener that reports to this process, to the run's log and to its progress artifact."""
     local, remote = _LISTENER.get(), PrefectProgress(job, stage, get_run_logger())
 
@@ -130,7 +130,7 @@ RETRIES: dict[str, Any] = {
 @task(name="sweep", task_run_name="sweep-{config.name}", **RETRIES)
 def sweep_task(config: RunConfig, cluster: ClusterConfig) -> str:
     """Fit every candidate on a running cluster and choose one; returns its name."""
-    with _hide_credentials(), _report_progress(config.name, "sweep") as listener, open_executor(cluster) as executor:
+    with hide_credentials(), report_progress(config.name, "sweep") as listener, open_executor(cluster) as executor:
         result = sweep_stage(config, executor, listener, on_plan=_report_plan)
     publish_sweep(config.name, result)
     publish_choice(config.name, result)
@@ -142,7 +142,7 @@ def sweep_task(config: RunConfig, cluster: ClusterConfig) -> str:
 @task(name="score", task_run_name="score-{config.name}", **RETRIES)
 def score_task(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     """Score every row on a running cluster and publish; returns the manifest without its parts."""
-    with _hide_credentials(), _report_progress(config.name, "score") as listener, open_executor(cluster) as executor:
+    with hide_credentials(), report_progress(config.name, "score") as listener, open_executor(cluster) as executor:
         result = score_stage(config, executor, listener=listener)
     return {k: v for k, v in result.manifest.items() if k != "parts"}
 
@@ -152,7 +152,7 @@ def report_task(config: RunConfig) -> str:
     """Write the report; returns its path."""
     from stream_gmm.report.html import write_report
 
-    with _hide_credentials():
+    with hide_credentials():
         path = str(write_report(config.folder))
         publish_curves(config.name, config.folder)
     return path
@@ -175,7 +175,7 @@ def gmm_run(config: RunConfig) -> dict[str, Any]:
     outcome = _OUTCOME.get() or Outcome()
     REPORTER.start()
     try:
-        with _hide_credentials():
+        with hide_credentials():
             check_job(config, scoring=True)
             with config.hold():
                 # The record of the run has the cluster section as given, not the address of one that ends here.

@@ -392,6 +392,8 @@ def test_what_cannot_be_updated_is_refused_with_the_reason(nights, tmp_path):
         sg.update(nights.folder, mod="exact")
     with pytest.raises(ConfigError, match=r"update.last.*positive number of files"):
         sg.update(nights.folder, last="2 rows")
+    with pytest.raises(ConfigError, match="an update needs complete rows"):
+        nights.update(data={"missing": "marginalise"})
     nights.write("f10.parquet", np.full((50, 2), np.nan))
     with pytest.raises(InputDataError, match="f10"):
         nights.update()

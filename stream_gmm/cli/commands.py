@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import click
 
 from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, FiniteNumber, demo_data, export, profile, stream
+from stream_gmm.cli.endings import RedactingFormatter, end_on_errors
 from stream_gmm.cli.help import EXIT_CODES, GroupedCommands
 from stream_gmm.cli.nights import COMMANDS
 from stream_gmm.cli.options import config_options, load_settings
 from stream_gmm.cli.output import Output, describe_model, describe_plan, describe_run, output_options
 from stream_gmm.cli.setup import doctor, init, schema
-from stream_gmm.errors import ConfigError, StorageError, StreamGMMError, redact_error, redact_text
+from stream_gmm.errors import ConfigError
 from stream_gmm.pipeline.job.config import RunConfig
 
 CONFIG = click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
@@ -41,34 +40,10 @@ for _command in COMMANDS:
 def main() -> None:
     """Run a command; an error becomes one message, without credentials, and the documented exit code."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    try:
+    with end_on_errors(sys.argv[1:]):
         cli(standalone_mode=False)
-    except click.ClickException as error:
-        shown = io.StringIO()
-        error.show(file=shown)
-        click.echo(redact_text(shown.getvalue()), err=True, nl=False)
-        sys.exit(error.exit_code)
-    except click.Abort:
-        click.echo("stopped", err=True)
-        sys.exit(130)
-    except StreamGMMError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        click.echo(f"error: {redact_text(str(error))}", err=True)
-        sys.exit(StorageError.exit_code)
-    except Exception as error:
-        redact_error(error)
-        click.echo(redact_text("".join(traceback.format_exception(error))), err=True)
-        sys.exit(1)
-
-
-class _RedactingFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        """Return a line of the log, or several with a traceback, without credentials."""
-        return redact_text(super().format(record))
 
 
 @cli.command()

@@ -12,7 +12,8 @@ from stream_gmm.pipeline.job.config import RunConfig
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 damaged or foreign file, "
-    "5 folder in use by another run, 6 storage, 7 cluster, 8 no admissible model, 11 drift over the threshold."
+    "5 folder in use by another run, 6 storage, 7 cluster, 8 no admissible model, 11 drift over the threshold, "
+    "130 and 143 stopped by a signal."
 )
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Fit and score": ("run", "sweep", "fit", "score", "export", "bootstrap", "report"),

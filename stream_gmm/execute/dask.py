@@ -1,4 +1,4 @@
-"""A Dask cluster: the only file that imports dask.
+"""A Dask cluster; :mod:`.dask_wait` waits for its tasks.
 
 Plain futures, one task per item; results are merged on the workers along the fixed tree, so
 that one small value travels to the caller.
@@ -17,12 +17,15 @@ from typing import Any, TypeVar
 
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # read when distributed is imported
 
+import dask
 from dask.utils import parse_bytes
-from distributed import Client, Future, LocalCluster, as_completed, get_worker
+from distributed import Client, Future, LocalCluster, get_worker
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
 from stream_gmm.errors import ClusterError, ConfigError, StreamGMMError, explain
+from stream_gmm.execute.dask_wait import wait_for_tasks
+from stream_gmm.execute.interrupts import close_quietly, delay_signals
 from stream_gmm.execute.protocol import I, OnDone, R, S, machine_memory, require_items, run_task
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.execute.tree import Folder, fold, levels, subtrees
@@ -33,6 +36,8 @@ T = TypeVar("T")
 
 _LOST = (KilledWorker, FutureCancelledError, FuturesCancelledError)
 _ATTEMPTS = 2
+WORKER_SECONDS = 120
+"""A worker of an embedded cluster that was silent for so long is given up, and its tasks go to others."""
 # The scheduler needs 2 to 3 ms for a task: no more of them than keep all workers evenly busy.
 TASKS_PER_SLOT = 16
 
@@ -71,10 +76,14 @@ def _merge_group(merge: Callable[[S, S], S], values: Sequence[S]) -> S:
 
 
 class DaskExecutor:
-    """Runs tasks on the workers of a client, which stays the caller's."""
+    """Runs tasks on the workers of a client, which stays the caller's.
 
-    def __init__(self, client: Client) -> None:
+    Without any worker, or without a scheduler, it waits for ``patience`` seconds.
+    """
+
+    def __init__(self, client: Client, patience: float = 60.0) -> None:
         self.client = client
+        self.patience = patience
 
     @property
     def n_workers(self) -> int:
@@ -108,7 +117,7 @@ class DaskExecutor:
 
         def once() -> list[R]:
             leaves = self._submit(fn, items, shared, label)
-            _report_done(leaves, on_done)
+            wait_for_tasks(self.client, leaves, on_done, self.patience)
             out: list[R] = self.client.gather(leaves)
             return out
 
@@ -133,7 +142,8 @@ class DaskExecutor:
         def once() -> S:
             leaves = self._submit(partial(_fold_subtree, fn, merge), bunches, shared, label)
             root = self._reduce(merge, leaves)
-            _report_done(leaves, whole)
+            wait_for_tasks(self.client, leaves, whole, self.patience)
+            wait_for_tasks(self.client, [root], None, self.patience)
             out: S = root.result()
             return out
 
@@ -170,16 +180,6 @@ class DaskExecutor:
             keys = [(prefix, depth, i) for i in range(len(groups))]
             futures = self.client.map(_merge_group, [merge] * len(groups), together, key=keys)
         return futures[0]
-
-
-def _report_done(futures: Sequence[Future], on_done: OnDone | None) -> None:
-    """Report tasks as they finish; stop waiting at the first that fails."""
-    index = {f.key: i for i, f in enumerate(futures)}
-    for future in as_completed(futures):
-        if future.status != "finished":
-            future.result()
-        if on_done:
-            on_done(index[future.key])
 
 
 def _retry_lost_work(run: Callable[[], T]) -> T:
@@ -247,13 +247,15 @@ def plan_slots(spec: ClusterSpec) -> tuple[int, int | None]:
 def _start_embedded(spec: ClusterSpec) -> Any:
     options: dict[str, Any] = {"memory_limit": spec.memory_limit} if spec.memory_limit else {}
     # A dashboard or a port on all interfaces lets anyone run code here.
-    return LocalCluster(
-        n_workers=spec.n_workers or available_cores(),
-        threads_per_worker=spec.threads_per_worker,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        **options,
-    )
+    with delay_signals(), dask.config.set({"distributed.scheduler.worker-ttl": f"{WORKER_SECONDS} s"}):
+        return LocalCluster(
+            n_workers=spec.n_workers or available_cores(),
+            threads_per_worker=spec.threads_per_worker,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            preload="stream_gmm.execute.interrupts",
+            **options,
+        )
 
 
 def _start_by_class(spec: ClusterSpec) -> Any:
@@ -306,7 +308,8 @@ def connect(spec: ClusterSpec) -> Iterator[Client]:
                     remedy="check cluster.address, cluster.cluster_class and cluster.cluster_options",
                 )
             ) from error
-        yield client
+        with close_quietly():
+            yield client
 
 
 def _open_client(spec: ClusterSpec, stack: ExitStack) -> Client:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from threadpoolctl import ThreadpoolController
 
 from stream_gmm.errors import StreamGMMError
+from stream_gmm.faults import fault_site
 
 I = TypeVar("I")  # noqa: E741
 S = TypeVar("S")
@@ -119,6 +120,7 @@ def run_task(fn: Callable[[I, Any], R], item: I, shared: Any, retries: int = RET
     with one_blas_thread:
         for left in range(retries, -1, -1):
             try:
+                fault_site("task")
                 return fn(item, shared)
             except StreamGMMError:
                 raise

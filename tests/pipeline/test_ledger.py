@@ -143,10 +143,10 @@ def test_only_a_few_ledgers_are_kept(rows, tmp_path):
 
 def test_a_damaged_ledger_is_an_error_and_is_not_overwritten(rows, tmp_path):
     _sweep(rows, tmp_path)
-    (path,) = tmp_path.glob("*.gmm")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    for suffix in ("gmm", "previous"):
+        _spoil(_only(tmp_path, suffix))
+    path = _only(tmp_path, "gmm")
+    content = path.read_bytes()
 
     with pytest.raises(ModelFileError, match="ledger file is damaged.*--fresh"):
         _sweep(rows, tmp_path)
@@ -198,3 +198,75 @@ def test_the_ledger_of_a_sweep_follows_its_files_and_columns(demo_folder, tmp_pa
     assert sg.sweep(data, [1, 2], "full", ledger=tmp_path, fresh=True).passes == first.passes
     other = sg.open_dataset(demo_folder, columns=["x0", "x2"])
     assert sg.sweep(other, [1, 2], "full", ledger=tmp_path).reused == 0
+
+
+def _only(folder, suffix):
+    (path,) = Path(folder).glob(f"*.{suffix}")
+    return path
+
+
+def _spoil(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.slow
+def test_from_a_damaged_checkpoint_a_sweep_goes_on_from_the_one_before_to_the_same_models(rows, tmp_path):
+    whole = _sweep(rows, None)
+    with pytest.raises(Killed):
+        _sweep(rows, tmp_path, die_after=2)
+    _spoil(_only(tmp_path, "gmm"))
+    resumed = _sweep(rows, tmp_path)
+
+    assert _bytes(resumed)[0] == _bytes(whole)[0]
+    assert any("damaged" in w and "the one before it" in w for w in resumed.warnings)
+
+
+@pytest.mark.slow
+def test_a_damaged_profile_is_read_from_the_data_once_more_and_both_damaged_is_an_error(rows, tmp_path):
+    whole = _sweep(rows, None)
+    with pytest.raises(Killed):
+        _sweep(rows, tmp_path, die_after=2)
+    _spoil(_only(tmp_path, "profile"))
+    resumed = _sweep(rows, tmp_path)
+    assert _bytes(resumed)[0] == _bytes(whole)[0]
+    assert any("the data were read once more" in w for w in resumed.warnings)
+
+    for suffix in ("gmm", "previous"):
+        _spoil(_only(tmp_path, suffix))
+    with pytest.raises(ModelFileError, match="--fresh"):
+        _sweep(rows, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["race", "finalists"])
+def test_a_sweep_killed_within_the_sample_stage_goes_on_from_the_last_step_of_it(rows, tmp_path, monkeypatch, stage):
+    whole = _sweep(rows, None)
+    write = Ledger.write
+
+    def write_and_die(self, entries):
+        write(self, entries)
+        if entries.sample_stage == stage:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "write", write_and_die)
+        with pytest.raises(Killed):
+            _sweep(rows, tmp_path)
+    labels = []
+    settings = Settings(sample_rows=1_500, tol=1e-7)
+    source = as_source(rows)
+    resumed = sweep(
+        source, (1, 2, 3, 4), NAMES, settings, ThreadsExecutor(2), ledger=Ledger.open(tmp_path, source, settings),
+        listener=lambda p: labels.append(p.stage),
+    )  # fmt: skip
+
+    assert _bytes(resumed) == _bytes(whole)
+    assert "race" not in labels
+
+
+def test_the_ledger_is_written_without_the_sample(rows, tmp_path):
+    _sweep(rows, tmp_path, ks=(1, 2), sample_rows=4_000)
+
+    assert _only(tmp_path, "gmm").stat().st_size < 0.5 * _only(tmp_path, "profile").stat().st_size

@@ -290,7 +290,7 @@ class SampleSearch:
         scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, QUASI_NEWTON)
         least_gain = max(tol, STALL_GAIN / len(self.rows))
         states = [EMState(p) for _, p in starts]
-        if can_climb(starts[0][1], self.rows, self.penalty):
+        if can_climb(starts[0][1], self.rows, self.penalty) and find_complete(self.rows) is None:
             # The ordinary steps then judge the end of the compiled ones.
             climbed = [
                 run_quasi_newton(p, self.rows, self.weights, self.penalty, self.max_steps, tol, least_gain)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_gmm.errors import StorageError, explain
+from stream_gmm.faults import fault_site
 from stream_gmm.io.sink.reports import REPORTS
 from stream_gmm.io.store.container import seal, unseal, write_atomically
 from stream_gmm.io.store.folders import LockState, exchange_paths, lock_folder, sync_folder
@@ -186,7 +187,9 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
         shutil.rmtree(staging / REPORTS, ignore_errors=True)
         write_atomically(staging / MANIFEST, seal(manifest))
         sync_folder(staging)
+        fault_site("score")
         _swap_folders(staging, target)
+        fault_site("swap")
     except OSError as error:
         raise StorageError(
             explain(

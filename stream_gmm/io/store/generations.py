@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from stream_gmm.errors import StorageError, explain
+from stream_gmm.faults import fault_site
 from stream_gmm.io.store.container import seal, unseal, write_atomically
 from stream_gmm.io.store.folders import exchange_paths, lock_folder, sync_folder
 
@@ -87,6 +88,7 @@ def publish_state(
                 if base is not None:
                     link_tree(previous, staged, [n for n in names if not (staged / n).exists()])
                 write_checksums(staged)
+                fault_site("results")
                 _show_in_folder(folder, staged, names)
                 _make_current(staged)
             except BaseException:

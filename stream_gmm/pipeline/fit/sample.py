@@ -94,6 +94,10 @@ def _run_timed(call: tuple[Method, Any], task: _SampleTask) -> tuple[Any, float]
     return result, time.perf_counter() - start
 
 
+RACED, CONVERGED = "race", "finalists"
+"""Stages of :func:`fit_on_sample` after which it can be resumed."""
+
+
 def fit_on_sample(
     grid: Sequence[CandidateSpec],
     profile: Profile,
@@ -103,12 +107,16 @@ def fit_on_sample(
     known: Mapping[CandidateSpec, SampleOutcome] | None = None,
     save: Callable[[dict[CandidateSpec, SampleOutcome]], None] = lambda _: None,
     prune_raced: Callable[[list[SampleOutcome]], list[SampleOutcome]] | None = None,
+    resumed: tuple[str, Mapping[CandidateSpec, SampleOutcome]] = ("", {}),
+    save_stage: Callable[[str, dict[CandidateSpec, SampleOutcome]], None] = lambda *_: None,
 ) -> list[SampleOutcome]:
     """Fit every candidate of the grid on the sample, except those that are ``known``.
 
     First the restarts of every candidate race each other; ``prune_raced`` may mark candidates that are hopeless by
     then. The others are fitted to convergence. Then each is tried from its neighbours with the same structure: a
-    split of the fit with K - 1 components, a merge of the fit with K + 1. ``save`` is called with all outcomes.
+    split of the fit with K - 1 components, a merge of the fit with K + 1. ``save`` is called with all outcomes;
+    ``save_stage`` after the race and after the fits to convergence, with the name of the stage and the new outcomes,
+    which as ``resumed`` are not made again.
     A candidate with more components than the sample has distinct rows, or with more parameters than the rows have
     values, fails with the reason in its fit.
     """
@@ -134,15 +142,23 @@ def fit_on_sample(
         for spec, (fit, seconds) in run(method, arguments, "explore").items():
             outcomes[spec] = SampleOutcome(fit, outcomes[spec].seconds + seconds)
 
-    seeds = run(_SampleTask.draw_seeds, {k: k for k in dict.fromkeys(spec.n_components for spec in new)}, "seed")
-    entrants = {spec: (spec.covariance_type, seeds[spec.n_components][0]) for spec in new}
-    for spec, (fit, seconds) in run(_SampleTask.race_restarts, entrants, "race").items():
-        outcomes[spec] = SampleOutcome(fit, seconds)
-    if prune_raced and new:
+    stage = resumed[0] if set(resumed[1]) == set(new) else ""
+    if stage:
+        outcomes |= resumed[1]
+    else:
+        seeds = run(_SampleTask.draw_seeds, {k: k for k in dict.fromkeys(spec.n_components for spec in new)}, "seed")
+        entrants = {spec: (spec.covariance_type, seeds[spec.n_components][0]) for spec in new}
+        for spec, (fit, seconds) in run(_SampleTask.race_restarts, entrants, "race").items():
+            outcomes[spec] = SampleOutcome(fit, seconds)
+        if new:
+            save_stage(RACED, {spec: outcomes[spec] for spec in new})
+    if prune_raced and new and stage != CONVERGED:
         pruned = prune_raced([outcomes[spec] for spec in grid])
         outcomes |= {spec: after for spec, after in zip(grid, pruned, strict=True) if after.is_unfinished}
     going_on = [spec for spec in new if not outcomes[spec].pruned_reason]
-    refit(_SampleTask.fit_finalists, {spec: outcomes[spec].fit for spec in going_on})
+    if going_on and stage != CONVERGED:
+        refit(_SampleTask.fit_finalists, {spec: outcomes[spec].fit for spec in going_on})
+        save_stage(CONVERGED, {spec: outcomes[spec] for spec in new})
 
     neighbours = {}
     for spec in going_on:

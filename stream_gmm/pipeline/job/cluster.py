@@ -78,7 +78,7 @@ def _open_dask(config: ClusterConfig) -> Iterator[Executor]:
     from stream_gmm.execute.dask import DaskExecutor, connect
 
     with connect(_make_spec(config)) as client:
-        yield DaskExecutor(client)
+        yield DaskExecutor(client, 2.0 * config.timeout_seconds)
 
 
 def _make_spec(config: ClusterConfig):  # type: ignore[no-untyped-def]

@@ -1,7 +1,8 @@
 """The ledger of a sweep: finished candidates are not fitted again, and a killed sweep resumes from its last pass.
 
 One file for each combination of data, columns, seed, settings, version and format, replaced atomically after the
-profile, after the fits on the sample, and after every pass.
+profile, after each stage of the fits on the sample, and after every pass; the one before is kept, in case that the
+newest is damaged. The profile, which has the sample and is by far the largest part, is written once, beside it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from stream_gmm.core.search.sample_search import SampleFit
 from stream_gmm.core.search.transform_gain import TransformGain
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ModelFileError, explain
+from stream_gmm.faults import fault_site
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.io.store.codec import decode, encode
 from stream_gmm.io.store.container import pack, read, unpack, write_atomically
@@ -37,8 +41,10 @@ from stream_gmm.pipeline.fit.sample import SampleOutcome
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 
-MAGIC = b"STREAM-GMM LEDGER\n"
-FORMAT = 3
+log = logging.getLogger(__name__)
+
+MAGIC, PROFILE_MAGIC = b"STREAM-GMM LEDGER\n", b"STREAM-GMM PROFILE\n"
+FORMAT = 4
 KEPT_FILES = 3
 """Ledgers of other data or settings that stay in the folder; older ones are removed."""
 _TYPES = (
@@ -67,6 +73,9 @@ class Entries:
         Reads of the data by the last sweep.
     done
         False if the last sweep was interrupted.
+    sample_stage, unfinished
+        The last stage of the fits on the sample that is finished, if that is not the last one; and how the new
+        candidates stand after it.
     """
 
     profile: Profile | None = None
@@ -76,6 +85,8 @@ class Entries:
     grid: tuple[CandidateSpec, ...] = ()
     reads: int = 0
     done: bool = True
+    sample_stage: str = ""
+    unfinished: dict[CandidateSpec, SampleOutcome] = field(default_factory=dict)
 
     def prepare_for(self, pruning: str, grid: Sequence[CandidateSpec]) -> Entries:
         """Return the entries for a sweep over ``grid``; candidates that were pruned for other reasons start again."""
@@ -88,14 +99,22 @@ class Entries:
         states = {c: s for c, s in states.items() if c in grid or not s.live}
         outcomes = {c: e for c, e in self.outcomes.items() if same or not e.is_unfinished}
         reads = 0 if self.done else self.reads
-        return Entries(self.profile, outcomes, states, pruning, tuple(grid), reads, done=False)
+        stage = self.sample_stage if pruning == self.pruning and set(self.grid) == set(grid) else ""
+        unfinished = self.unfinished if stage else {}
+        return Entries(self.profile, outcomes, states, pruning, tuple(grid), reads, False, stage, unfinished)
 
 
 class Ledger:
-    """The ledger in a file; without a path nothing is stored."""
+    """The ledger in a file; without a path nothing is stored.
+
+    ``notes`` says what was damaged when it was read, and what was done about it.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
+        self.notes: tuple[str, ...] = ()
+        self._profile_digest = ""
+        self._is_damaged = False
 
     @classmethod
     def open(cls, folder: Path, source: Source, settings: Settings, fresh: bool = False) -> Ledger:
@@ -108,29 +127,60 @@ class Ledger:
         """
         path = folder / f"{compute_key(source, settings)}.gmm"
         if fresh:
-            path.unlink(missing_ok=True)
+            _remove_files(path)
         others = sorted((p for p in folder.glob("*.gmm") if p != path), key=lambda p: -p.stat().st_mtime)
         for old in others[KEPT_FILES:]:
             with contextlib.suppress(OSError):
-                old.unlink()
+                _remove_files(old)
         return cls(path)
 
     def read(self) -> Entries:
-        """Return the entries; none if there is no such file.
+        """Return the entries; none if there is no such file. From a damaged one, those of the one before it.
 
         Raises
         ------
         ModelFileError
-            If the file is damaged; ``--fresh`` starts over.
+            If both are damaged; ``--fresh`` starts over.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return Entries()
+        places = [p for p in (self.path, self.path.with_suffix(".previous")) if p.exists()]
+        damage: ModelFileError | None = None
+        for place in places:
+            try:
+                entries = self._read_file(place)
+            except ModelFileError as error:
+                damage = damage or error
+                continue
+            if damage is not None:
+                self._is_damaged = True
+                self._note(f"{str(damage).rstrip('.')}: the sweep went on from the one before it.")
+            return entries
+        if damage is None:
+            return Entries()
+        raise ModelFileError(explain(str(damage).rstrip("."), remedy="start over with --fresh")) from damage
+
+    def _read_file(self, path: Path) -> Entries:
+        entries, digest = read(
+            path, "ledger", lambda content: unpack(content, MAGIC, FORMAT, "ledger", _decode_entries)
+        )
+        place = path.with_suffix(".profile")
+        if not digest:
+            return entries
         try:
-            return read(
-                self.path, "ledger", lambda content: unpack(content, MAGIC, FORMAT, "ledger", _decode_entries)
-            )
+            content = read(place, "profile", bytes)
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise ModelFileError(f"{place}: it belongs to another ledger, or is damaged.")
+            profile = unpack(content, PROFILE_MAGIC, FORMAT, "profile", _decode_profile)
         except ModelFileError as error:
-            raise ModelFileError(explain(str(error).rstrip("."), remedy="start over with --fresh")) from error
+            self._note(f"{str(error).rstrip('.')}: the data were read once more.")
+            return entries
+        self._profile_digest = digest
+        return replace(entries, profile=profile)
+
+    def _note(self, note: str) -> None:
+        log.warning(note)
+        self.notes = (*self.notes, note)
 
     def write(self, entries: Entries) -> None:
         """Replace the entries.
@@ -142,36 +192,66 @@ class Ledger:
         """
         if self.path is None:
             return
-        arrays: dict[str, Any] = {}
+        if entries.profile is not None and not self._profile_digest:
+            arrays: dict[str, Any] = {}
+            header = {"profile": encode(entries.profile, arrays)}
+            content = pack(PROFILE_MAGIC, FORMAT, header, arrays)
+            write_atomically(self.path.with_suffix(".profile"), content)
+            self._profile_digest = hashlib.sha256(content).hexdigest()
+        arrays = {}
         header = {
             "written_by": version("stream-gmm"),
-            "profile": encode(entries.profile, arrays),
+            "profile": self._profile_digest,
             "outcomes": [[*spec, encode(e, arrays)] for spec, e in entries.outcomes.items()],
             "states": [[*spec, encode(s, arrays)] for spec, s in entries.states.items()],
             "pruning": entries.pruning,
             "grid": [list(spec) for spec in entries.grid],
             "reads": entries.reads,
             "done": entries.done,
+            "sample_stage": entries.sample_stage,
+            "unfinished": [[*spec, encode(e, arrays)] for spec, e in entries.unfinished.items()],
         }
-        write_atomically(self.path, pack(MAGIC, FORMAT, header, arrays))
+        content = pack(MAGIC, FORMAT, header, arrays)
+        if not self._is_damaged:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(self.path, self.path.with_suffix(".previous"))
+        fault_site("ledger")
+        write_atomically(self.path, content)
+        self._is_damaged = False
 
 
 NO_LEDGER = Ledger()
 
 
-def _decode_entries(header: dict[str, Any], arrays: dict[str, Any]) -> Entries:
+def _remove_files(path: Path) -> None:
+    for suffix in (".gmm", ".previous", ".profile"):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _decode_profile(header: dict[str, Any], arrays: dict[str, Any]) -> Profile:
+    profile = decode(header["profile"], arrays, KNOWN)
+    if not isinstance(profile, Profile):
+        raise TypeError(f"it holds a {type(profile).__name__}, not a profile")
+    return profile
+
+
+def _decode_entries(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[Entries, str]:
+    """Return the entries without their profile, and the digest of its file."""
+
     def decode_by_spec(key: str) -> dict[CandidateSpec, Any]:
         return {CandidateSpec(k, name): decode(tree, arrays, KNOWN) for k, name, tree in header[key]}
 
-    return Entries(
-        profile=decode(header["profile"], arrays, KNOWN),
+    entries = Entries(
         outcomes=decode_by_spec("outcomes"),
         states=decode_by_spec("states"),
         pruning=header["pruning"],
         grid=tuple(CandidateSpec(*spec) for spec in header["grid"]),
         reads=header["reads"],
         done=header["done"],
+        sample_stage=header["sample_stage"],
+        unfinished=decode_by_spec("unfinished"),
     )
+    return entries, header["profile"]
 
 
 def compute_key(source: Source, settings: Settings) -> str:

@@ -16,6 +16,7 @@ from stream_gmm.core.search.pruning import prune_states
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.faults import fault_site
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import CandidateSpec, parse_grid
@@ -70,9 +71,14 @@ class SweepJob:
         reused = sum(c in entries.states and not entries.states[c].live for c in self.grid)
         entries, tasks, profile = self._ensure_profile(entries)
         outcomes = self._fit_on_sample(entries, profile)
-        entries = replace(entries, outcomes=entries.outcomes | dict(zip(self.grid, outcomes, strict=True)))
+        entries = replace(
+            entries, outcomes=entries.outcomes | dict(zip(self.grid, outcomes, strict=True)), sample_stage="",
+            unfinished={},
+        )  # fmt: skip
         entries = self._fit_on_full_data(entries, tasks, profile)
-        return replace(self._choose_candidate(entries, profile), reused=reused)
+        fault_site("choice")
+        result = self._choose_candidate(entries, profile)
+        return replace(result, reused=reused, warnings=(*result.warnings, *self.ledger.notes))
 
     def _ensure_profile(self, entries: Entries) -> tuple[Entries, PassTasks, Profile]:
         if entries.profile is not None:
@@ -81,18 +87,24 @@ class SweepJob:
         tasks, profile, reads = open_and_profile(self.source, self.settings, self.executor, self.listener)
         entries = replace(entries, profile=profile, reads=entries.reads + reads)
         self.ledger.write(entries)
+        fault_site("profile")
         return entries, tasks, profile
 
     def _fit_on_sample(self, entries: Entries, profile: Profile) -> list[SampleOutcome]:
         def save_fits(fits: dict[CandidateSpec, SampleOutcome]) -> None:
-            self.ledger.write(replace(entries, outcomes=fits))
+            self.ledger.write(replace(entries, outcomes=fits, sample_stage="", unfinished={}))
+            fault_site("sample")
+
+        def save_stage(stage: str, fits: dict[CandidateSpec, SampleOutcome]) -> None:
+            self.ledger.write(replace(entries, sample_stage=stage, unfinished=fits))
+            fault_site(stage)
 
         def prune(outcomes: list[SampleOutcome], allowance: float = UNFINISHED_ALLOWANCE) -> list[SampleOutcome]:
             return prune_on_sample(self.grid, outcomes, profile, self.choice.criterion, self.executor, allowance)
 
         outcomes = fit_on_sample(
             self.grid, profile, self.settings, self.executor, self.listener, entries.outcomes, save_fits,
-            prune if self.prune else None,
+            prune if self.prune else None, (entries.sample_stage, entries.unfinished), save_stage,
         )  # fmt: skip
         return prune(outcomes, 0.0) if self.prune else [replace(e, pruned_reason="") for e in outcomes]
 
@@ -116,6 +128,7 @@ class SweepJob:
         def on_pass(now: Sequence[EMState]) -> None:
             if all(s.accepted is not None for s in now):  # mini-batches cannot resume from a state
                 save_states(now, full.passes)
+                fault_site("pass")
             self.on_pass(now)
 
         full = make_full_pass(tasks, profile, self.settings, self.executor, self.listener)

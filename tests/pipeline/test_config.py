@@ -24,7 +24,8 @@ def test_the_deployment_of_prefect_yaml_is_valid():
 
     for deployment in content["deployments"]:
         validate_config(deployment["parameters"]["config"], "prefect.yaml")
-        assert deployment["entrypoint"] == "flows/run.py:gmm_run"
+        file, _, flow = deployment["entrypoint"].partition(":")
+        assert f'__all__ = ["{flow}"]' in (ROOT / file).read_text()
 
 
 def test_all_problems_are_reported_at_once_with_the_nearest_key():

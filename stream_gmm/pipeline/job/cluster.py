@@ -84,7 +84,7 @@ def _open_dask(config: ClusterConfig) -> Iterator[Executor]:
 def _make_spec(config: ClusterConfig):  # type: ignore[no-untyped-def]
     from stream_gmm.execute.dask import ClusterSpec
 
-    # Not exclude=: pydantic 2.10 ignores it where a section has a serializer of its own.
+    # Not exclude=: older releases of pydantic ignore it where a section has a serializer of its own.
     return ClusterSpec(**{key: value for key, value in config.model_dump().items() if key != "executor"})
 
 

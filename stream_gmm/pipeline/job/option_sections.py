@@ -101,4 +101,5 @@ class ScoreConfig(Section):
 
     def options(self) -> TableOptions:
         """Return the options of the scored table."""
-        return TableOptions(**self.model_dump(exclude={"outlier_quantile"}))
+        # Not exclude=: older releases of pydantic ignore it where a section has a serializer of its own.
+        return TableOptions(**{key: value for key, value in self.model_dump().items() if key != "outlier_quantile"})

@@ -83,8 +83,8 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
     _rule: OnlineRule | None = None
     _state: OnlineState | None = None
     _columns: tuple[str, ...] = ()
-    _concluded: tuple[OnlineState | None, FitResult] | None = None
-    """The state that was asked for its model last, and that model."""
+    _concluded: dict[str, FitResult] | None = None
+    """Holds the model of this state once it was asked for."""
 
     def __init__(
         self,
@@ -145,6 +145,7 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
             first = replace(rule, warmup_rows=state.rows_seen)
             with one_blas_thread:
                 self._state = feed_rows(OnlineState.start(state.n_features), state.pending_rows, first)
+            self._concluded = {}
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -184,6 +185,7 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         except BaseException:
             self._state, self._rule, self._columns, self.rows_dropped_ = before
             raise
+        self._concluded = {}
         return self
 
     def _make_rule(self) -> OnlineRule:
@@ -279,7 +281,7 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         saved = load_state(path)
         rule = {f.name: getattr(saved.rule, f.name) for f in fields(saved.rule) if f.name != "family"}
         out = cls(covariance_type=saved.rule.family.name, missing=missing, **rule)
-        out._rule, out._state, out._columns = saved.rule, saved.state, saved.columns
+        out._rule, out._state, out._columns, out._concluded = saved.rule, saved.state, saved.columns, {}
         out.n_features_in_, out._by_name = saved.state.n_features, bool(saved.columns)
         if saved.columns:
             out.feature_names_in_ = np.array(saved.columns, dtype=object)
@@ -294,13 +296,14 @@ class OnlineGaussianMixture(CriteriaMixin, MixtureEstimator):
         """The model as it is now; see :func:`~stream_gmm.core.online.conclude_state`."""
         if self._rule is None:
             raise AttributeError("no row was seen")
-        if self._concluded is None or self._concluded[0] is not self._state:
+        models = {} if self._concluded is None else self._concluded
+        if not models:
             try:
                 with one_blas_thread:
-                    self._concluded = self._state, make_online_result(self._seen, self._rule, self._columns)
+                    models["model"] = make_online_result(self._seen, self._rule, self._columns)
             except NotFittedError as error:
                 raise EstimatorNotFittedError(*error.args) from None
-        return self._concluded[1]
+        return models["model"]
 
     @property
     def weights_(self) -> Array:

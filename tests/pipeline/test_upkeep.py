@@ -65,7 +65,8 @@ def test_readers_notice_flipped_bits_themselves(folder, name):
         if name == "ledger":
             from stream_gmm.pipeline.sweep.ledger import Ledger
 
-            Ledger(path).read()
+            if damage := Ledger(path).find_damage():
+                raise StreamGMMError(damage[0][1])
         elif name == "scored/_manifest.json":
             sg.open_scored(folder / "scored")
         elif name == "versions.json":

@@ -17,6 +17,9 @@ from numba import njit
 from stream_gmm.core.estep.kernels import compute_responsibilities
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
+# Not for functions that are called by others: code that was just compiled calls the function itself, code from the
+# cache on disk a copy that was optimised with its caller. With "reassoc" the two may add in another order.
+_EXACT = {"contract", "nsz"}
 _BLOCK = 256
 LOG_2PI = np.log(2.0 * np.pi)
 
@@ -45,7 +48,7 @@ def add_missing_widths(backgrounds, log_widths, absent, out):  # type: ignore[no
                 out[c] += log_widths[c, j]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def factor_observed(covariance, there, factor):  # type: ignore[no-untyped-def]
     """Fill the first rows of ``factor (D, D)``; return half the log-determinant of the columns ``there``."""
     half_log_det = 0.0
@@ -69,7 +72,7 @@ def factor_observed(covariance, there, factor):  # type: ignore[no-untyped-def]
     return half_log_det
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=_EXACT)
 def whiten_observed(rows_t, start, mean, there, factor, log_norm, y, logp):  # type: ignore[no-untyped-def]
     """Fill ``y (o, b)`` with whitened rows, and ``logp (b,)`` with their log-densities ``log_norm - |y|^2 / 2``."""
     o, b = y.shape
@@ -91,7 +94,7 @@ def whiten_observed(rows_t, start, mean, there, factor, log_norm, y, logp):  # t
         logp[j] = log_norm - 0.5 * logp[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=_EXACT)
 def _scale_observed(rows_t, start, mean, there, whitener, log_norm, y, logp):  # type: ignore[no-untyped-def]
     """As :func:`whiten_observed` for a diagonal covariance, with ``whitener (D,)``."""
     o, b = y.shape
@@ -106,27 +109,22 @@ def _scale_observed(rows_t, start, mean, there, whitener, log_norm, y, logp):  #
         logp[j] = log_norm - 0.5 * logp[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def _sum_whitened(r, y, first, second):  # type: ignore[no-untyped-def]
-    """Add the sums of ``r y`` to ``first (o,)`` and of ``r y y'`` to the lower half of ``second (o, o)``."""
+    """Add the sums of ``r y`` to ``first (o,)`` and of ``r y y'`` to ``second (o, o)``."""
     o, b = y.shape
-    weighted = np.empty(b)
+    weighted = np.empty((o, b))
     for i in range(o):
-        row = y[i]
-        total = 0.0
         for j in range(b):
-            weighted[j] = r[j] * row[j]
-            total += weighted[j]
-        first[i] += total
-        for k in range(i + 1):
-            other = y[k]
-            total = 0.0
-            for j in range(b):
-                total += weighted[j] * other[j]
-            second[i, k] += total
+            weighted[i, j] = r[j] * y[i, j]
+    sums, products = np.dot(y, r), np.dot(weighted, y.T)
+    for i in range(o):
+        first[i] += sums[i]
+        for k in range(o):
+            second[i, k] += products[i, k]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def _add_completed_rows(r, y, factor, first, second):  # type: ignore[no-untyped-def]
     """Add the sums of ``r x`` and ``r x x'`` over rows ``x = A' y`` to ``first (D,)`` and ``second (D, D)``."""
     o, b = y.shape
@@ -145,7 +143,7 @@ def _add_completed_rows(r, y, factor, first, second):  # type: ignore[no-untyped
                 target[k] += value * x[k]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def _add_completed_sums(of_y, of_yy, factor, first, second):  # type: ignore[no-untyped-def]
     """Add ``A' of_y`` to ``first (D,)`` and ``A' of_yy A`` to ``second (D, D)``; ``of_yy`` has its lower half."""
     o, d = len(of_y), len(first)
@@ -164,7 +162,7 @@ def _add_completed_sums(of_y, of_yy, factor, first, second):  # type: ignore[no-
                 target[k] += value * product[k]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True)
 def _add_conditional_covariance(weight, covariance, factor, o, absent, second):  # type: ignore[no-untyped-def]
     """Add ``weight (covariance - A' A)`` to the block of the missing columns."""
     for i in absent:

@@ -160,6 +160,20 @@ class Ledger:
             return Entries()
         raise ModelFileError(explain(str(damage).rstrip("."), remedy="start over with --fresh")) from damage
 
+    def find_damage(self) -> list[tuple[Path, str]]:
+        """Return the damaged files of the ledger, and what is wrong with each; :meth:`read` can do without some."""
+        assert self.path is not None
+        found = []
+        for path in (self.path, self.path.with_suffix(".previous")):
+            reader = Ledger(path)
+            try:
+                if path.exists():
+                    reader._read_file(path)
+                found += [(path.with_suffix(".profile"), note) for note in reader.notes if path == self.path]
+            except ModelFileError as error:
+                found.append((path, str(error)))
+        return found
+
     def _read_file(self, path: Path) -> Entries:
         entries, digest = read(
             path, "ledger", lambda content: unpack(content, MAGIC, FORMAT, "ledger", _decode_entries)

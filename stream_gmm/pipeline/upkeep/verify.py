@@ -144,10 +144,7 @@ def _verify_run(folder: Path, problems: list[Problem], notes: list[str]) -> int:
     for version in catalog.versions:
         problems += _verify_version(locate_version(folder, version), version, notes)
     for path in sorted((folder / LEDGER).glob("*.gmm")):
-        try:
-            Ledger(path).read()
-        except StreamGMMError as error:
-            problems.append(Problem(str(path), str(error)))
+        problems += [Problem(str(damaged), what) for damaged, what in Ledger(path).find_damage()]
     readers: tuple[tuple[str, Callable[[Path], object]], ...] = ((STATISTICS, load_statistics), (MONITOR, read_table))
     for name, read in readers:
         try:

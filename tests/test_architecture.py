@@ -19,6 +19,7 @@ FRAGMENTS_ALLOWED = 29
 """Private functions of three lines or fewer with a single call; lower this number when one goes."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "banned"),
     [

@@ -105,6 +105,7 @@ def test_a_damaged_state_is_refused(tmp_path):
         sg.OnlineGaussianMixture.load(tmp_path / "absent")
 
 
+@pytest.mark.slow
 def test_a_stream_reaches_the_likelihood_of_a_fit():
     truth, rows = _rows(n=60_000)
     online = sg.OnlineGaussianMixture(3).partial_fit(rows)
@@ -119,6 +120,7 @@ def test_a_stream_reaches_the_likelihood_of_a_fit():
     assert 0.005 < share < 0.02
 
 
+@pytest.mark.slow
 def test_with_a_half_life_a_stream_follows_a_shift():
     _, before = _rows(1, n=40_000)
     _, after = _rows(2, n=40_000)
@@ -132,6 +134,7 @@ def test_with_a_half_life_a_stream_follows_a_shift():
     assert follows.effective_rows_ < 20_000 < keeps.effective_rows_
 
 
+@pytest.mark.slow
 def test_batches_of_every_kind_are_accepted():
     pd = pytest.importorskip("pandas")
     _, rows = _rows()
@@ -188,6 +191,7 @@ def test_every_batch_is_scored_before_it_is_learnt_from(tmp_path):
     assert report.rows == 6000
 
 
+@pytest.mark.slow
 def test_a_stream_resumes_from_its_state_and_replays_without_counting_twice(tmp_path):
     _, rows = _rows()
     rule = OnlineRule(3, family_named("full"))

@@ -251,6 +251,7 @@ def test_noise_and_prior_are_options_of_the_command_line(demo_folder, tmp_path):
     assert "</span>noise" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_folder_that_another_run_uses_is_exit_code_5_or_waited_for(demo_folder, tmp_path):
     arguments = [
         "--paths", demo_folder, *COLUMNS, *THREADS, "--n-components", "1", "--covariance-type", "diag",

@@ -57,6 +57,7 @@ def test_the_second_process_is_told_who_holds_the_folder(holder, tmp_path):
     assert is_lease_held(tmp_path / "run" / LEASE)
 
 
+@pytest.mark.slow
 def test_the_second_process_waits(holder, tmp_path):
     threading.Timer(1.0, holder.stdin.close).start()
     start = time.monotonic()
@@ -75,6 +76,7 @@ def test_a_killed_process_holds_nothing(holder, tmp_path, caplog):
     assert not (tmp_path / "run" / LEASE).exists()
 
 
+@pytest.mark.slow
 def test_blocks_may_be_nested_and_other_threads_wait(tmp_path):
     refused = []
 
@@ -107,6 +109,7 @@ def _leave_lease(folder, **changes):
     return owner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locks", [True, False])
 def test_a_lease_of_another_machine_is_alive_while_it_is_touched(tmp_path, monkeypatch, locks):
     if not locks:

@@ -162,6 +162,7 @@ def test_killed_between_any_two_requests_the_old_scores_are_current_or_the_new(
     print(f"killed at {len(seen)} of {stop} requests: {seen.count(False)} times the old scores, else the new")
 
 
+@pytest.mark.slow
 def test_a_run_publishes_its_scores_to_a_bucket(demo_folder, s3, bucket, tmp_path):
     uri = f"s3://{bucket}/scored"
     with s3.open_output_stream(f"{bucket}/in/a.parquet") as out:
@@ -183,6 +184,7 @@ def test_a_run_publishes_its_scores_to_a_bucket(demo_folder, s3, bucket, tmp_pat
     assert "object store" in run_command("sweep", source, "--folder", f"s3://{bucket}/run", code=6)
 
 
+@pytest.mark.slow
 def test_damage_in_a_bucket_is_found_and_what_is_left_over(model, data, s3, bucket):
     uri = f"s3://{bucket}/out"
     for k in (1, 2):
@@ -206,6 +208,7 @@ def test_damage_in_a_bucket_is_found_and_what_is_left_over(model, data, s3, buck
     assert not sg.verify(uri).problems
 
 
+@pytest.mark.slow
 def test_of_two_writers_one_holds_the_prefix(model, data, s3, bucket):
     uri = f"s3://{bucket}/out"
     held, ends = threading.Event(), []

@@ -325,6 +325,7 @@ def test_a_sentinel_that_fits_nothing_is_refused(path, sentinel, message):
         sg.open_dataset(path, COLUMNS, missing="drop", sentinel=sentinel)
 
 
+@pytest.mark.slow
 def test_the_command_line_fits_and_scores_by_the_policy_of_the_model(path, tmp_path):
     shared = ("--columns", "x0,x1,x2", "--executor", "serial", "--folder", tmp_path / "run")
     out = run(

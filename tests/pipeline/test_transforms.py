@@ -291,6 +291,7 @@ def test_resolution_and_transforms_of_one_column_exclude_each_other(rng):
     assert sg.fit(x, 1, transforms={"x0": "log1p"}, resolution="auto").converged_
 
 
+@pytest.mark.slow
 def test_the_command_line_fits_plans_scores_inspects_and_reports(folder, tmp_path):
     """From a configuration and from an option; the report and the record name the transforms."""
     config = tmp_path / "job.yaml"

@@ -141,6 +141,7 @@ def test_clean_lists_first_and_leaves_what_it_does_not_know(folder):
     assert len(open_registry(folder).history) == 2
 
 
+@pytest.mark.slow
 def test_clean_waits_for_the_run(folder):
     import threading
 

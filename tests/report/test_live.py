@@ -19,6 +19,7 @@ def entries(run_folder):
     return read_newest_entries(run_folder)
 
 
+@pytest.mark.slow
 def test_a_page_is_written_while_the_run_goes_on_and_the_report_at_its_end(run_folder):
     run = hold_folder(run_folder, run="night")
     run.__enter__()

@@ -34,6 +34,10 @@ class Reporter:
         self.lost = 0
         """Number of reports that did not reach the server since :meth:`start`."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is the one there: a served run pickles its flow with all that it refers to."""
+        return find_reporter, ()
+
     def start(self) -> None:
         """Begin to count anew, for a new run."""
         self.lost, self._pause_until = 0, 0.0
@@ -87,3 +91,8 @@ def answers(url: str, seconds: float = ANSWER_SECONDS) -> bool:
         return True
     except (OSError, ValueError):
         return False
+
+
+def find_reporter() -> Reporter:
+    """Return the reporter of this process."""
+    return REPORTER

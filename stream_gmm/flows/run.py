@@ -3,10 +3,8 @@
 # No "from __future__ import annotations" here: with it, served runs cannot validate a pydantic
 # parameter ("RunConfig is not fully defined").
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -14,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from stream_gmm.errors import ClusterError, StorageError, redact_error
 from stream_gmm.flows.artifacts import publish_choice, publish_curves, publish_sweep
+from stream_gmm.flows.context import current_listener, current_outcome, show_plan
 from stream_gmm.flows.names import name_current_run
 from stream_gmm.flows.progress import PrefectProgress
 from stream_gmm.flows.reporting import REPORTER
@@ -22,35 +21,9 @@ from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
 from stream_gmm.pipeline.job.plan import Plan
 from stream_gmm.pipeline.job.stages import score_stage, sweep_stage
-from stream_gmm.pipeline.passes.progress import Listener, Progress, ignore_progress
+from stream_gmm.pipeline.passes.progress import Listener, Progress
 
 log = logging.getLogger(__name__)
-
-OnPlan = Callable[[Plan], None]
-
-
-@dataclass
-class Outcome:
-    """What became of the job itself, whatever became of the reports to Prefect."""
-
-    result: dict[str, Any] | None = None
-    error: BaseException | None = None
-
-
-_OUTCOME: ContextVar[Outcome | None] = ContextVar("outcome", default=None)
-_LISTENER: ContextVar[Listener] = ContextVar("listener", default=ignore_progress)
-_ON_PLAN: ContextVar[OnPlan] = ContextVar("on_plan", default=lambda _: None)
-
-
-@contextmanager
-def forward_progress(listener: Listener, on_plan: OnPlan = lambda _: None) -> Iterator[None]:
-    """Also report the plan and the progress of flows inside the block to functions of this process."""
-    tokens = _LISTENER.set(listener), _ON_PLAN.set(on_plan)
-    try:
-        yield
-    finally:
-        _LISTENER.reset(tokens[0])
-        _ON_PLAN.reset(tokens[1])
 
 
 class _BelowError(logging.Filter):
@@ -88,7 +61,7 @@ def hide_credentials() -> Iterator[None]:
 
 
 def _report_plan(plan: Plan) -> None:
-    _ON_PLAN.get()(plan)
+    show_plan(plan)
     for line in plan.describe():
         get_run_logger().info(line)
 
@@ -96,7 +69,7 @@ def _report_plan(plan: Plan) -> None:
 @contextmanager
 def report_progress(job: str, stage: str) -> Iterator[Listener]:
     """Yield a listener that reports to this process, to the run's log and to its progress artifact."""
-    local, remote = _LISTENER.get(), PrefectProgress(job, stage, get_run_logger())
+    local, remote = current_listener(), PrefectProgress(job, stage, get_run_logger())
 
     def both(progress: Progress) -> None:
         local(progress)
@@ -158,21 +131,10 @@ def report_task(config: RunConfig) -> str:
     return path
 
 
-@contextmanager
-def watch_outcome() -> Iterator[Outcome]:
-    """Yield what becomes of the flow that runs inside the block."""
-    outcome = Outcome()
-    token = _OUTCOME.set(outcome)
-    try:
-        yield outcome
-    finally:
-        _OUTCOME.reset(token)
-
-
 @flow(name="stream-gmm", flow_run_name=name_current_run)
 def gmm_run(config: RunConfig) -> dict[str, Any]:
     """Sweep over K and covariance structure, choose, score every row, publish and report."""
-    outcome = _OUTCOME.get() or Outcome()
+    outcome = current_outcome()
     REPORTER.start()
     try:
         with hide_credentials():

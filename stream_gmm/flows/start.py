@@ -13,8 +13,9 @@ from typing import Any
 from prefect.settings import get_current_settings
 
 from stream_gmm.errors import redact_text
+from stream_gmm.flows.context import OnPlan, forward_progress, watch_outcome
 from stream_gmm.flows.reporting import ANSWER_SECONDS, answers
-from stream_gmm.flows.run import OnPlan, forward_progress, gmm_run, hide_error_logs, watch_outcome
+from stream_gmm.flows.run import gmm_run, hide_error_logs
 from stream_gmm.pipeline.job.checks import check_job
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import RunConfig

@@ -10,11 +10,14 @@ import sys
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import cloudpickle
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from prefect.flows import load_flow_from_entrypoint
 
 from stream_gmm import demo
 from stream_gmm.errors import InputDataError, StorageError
@@ -148,6 +151,13 @@ def _serve(prefect_api, demo_folder, folder, *arguments):
     command = [sys.executable, "-m", "stream_gmm", "serve", str(config), *arguments]
     log = open(folder / "serve.log", "wb")
     return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT), folder
+
+
+@pytest.mark.parametrize("entrypoint", ["run.py:gmm_run", "update.py:gmm_update"])
+def test_a_flow_that_is_loaded_as_served_runs_load_it_can_be_sent_to_another_process(entrypoint):
+    """Served runs load the flow by its file, and pickle it by value with all that it refers to."""
+    loaded: Any = load_flow_from_entrypoint(f"{ROOT}/stream_gmm/flows/{entrypoint}")
+    assert cloudpickle.loads(cloudpickle.dumps(loaded)).name == loaded.name
 
 
 @pytest.mark.long

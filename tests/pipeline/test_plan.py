@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -41,7 +44,9 @@ def test_planned_sizes_follow_from_the_data_and_the_grid(data):
     plan.refuse_if_too_large()
 
 
-def test_planned_time_follows_from_measured_speeds(data):
+def test_planned_time_follows_from_measured_speeds(data, monkeypatch):
+    clock = SimpleNamespace(perf_counter=itertools.count(0.0, 0.001).__next__)  # what is measured takes a millisecond
+    monkeypatch.setattr("stream_gmm.pipeline.job.plan.time", clock)
     one, two = (make_plan(data, GRID, Settings(), Workers(n)) for n in (1, 10))
 
     assert one.decode_ns > 0.0

@@ -141,6 +141,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def refuse_unknown_keywords(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keyword arguments that a function does not have.
+
+    Raises
+    ------
+    TypeError
+        If one is unknown; names the nearest known one.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}{did_you_mean(name, known)}")
+
+
 def one_of(name: str, known: Iterable[str], what: str) -> str:
     """Return ``name`` if it is known.
 

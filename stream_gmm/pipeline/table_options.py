@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from stream_gmm.errors import ConfigError, check_whole_number, did_you_mean, one_of
+from stream_gmm.errors import ConfigError, check_whole_number, did_you_mean, one_of, refuse_unknown_keywords
 
 PROBA_STYLES = ("columns", "list", "none")
 COMPRESSIONS = ("zstd", "snappy", "gzip", "brotli", "lz4", "none")
@@ -99,9 +99,7 @@ class TableOptions:
         ConfigError
             As the constructor.
         """
-        for name in keywords:
-            if name not in cls.__dataclass_fields__:
-                raise TypeError(f"unexpected keyword argument {name!r}{did_you_mean(name, cls.__dataclass_fields__)}")
+        refuse_unknown_keywords(keywords, cls.__dataclass_fields__)
         return cls(**keywords)
 
     def _check_outlier(self) -> None:

@@ -23,7 +23,7 @@ from stream_gmm.core.mstep.prior import STRUCTURES, ConjugatePrior
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.rows.transform_requests import parse_transforms
 from stream_gmm.core.stats import SuffStats
-from stream_gmm.errors import ConfigError, did_you_mean, one_of
+from stream_gmm.errors import ConfigError, did_you_mean, one_of, refuse_unknown_keywords
 from stream_gmm.io.source.cache import NONE
 from stream_gmm.pipeline.passes.tasks import AUTO, CachePolicy
 
@@ -208,9 +208,7 @@ class Settings:
         ConfigError
             As the constructor.
         """
-        for name in options:
-            if name not in cls.__dataclass_fields__:
-                raise TypeError(f"unexpected keyword argument {name!r}{did_you_mean(name, cls.__dataclass_fields__)}")
+        refuse_unknown_keywords(options, cls.__dataclass_fields__)
         return cls(**options)
 
     @property

@@ -22,7 +22,7 @@ from stream_gmm.core.mstep.mstep import STARVING_ROWS
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _factor(covariances, factors, inverses):  # type: ignore[no-untyped-def]
+def _factor_covariances(covariances, factors, inverses):  # type: ignore[no-untyped-def]
     """Write Cholesky factors and their inverses ``(K, D, D)``; return False if a matrix has none."""
     k, d = covariances.shape[0], covariances.shape[1]
     for c in range(k):
@@ -47,14 +47,14 @@ def _factor(covariances, factors, inverses):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _expect(rows_t, row_weights, point, factors, inverses, moments):  # type: ignore[no-untyped-def]
+def _run_estep(rows_t, row_weights, point, factors, inverses, moments):  # type: ignore[no-untyped-def]
     """Return the log-likelihood in nats, NaN if a covariance is singular.
 
     Written are the ``moments (K, D + 1, D + 1)`` of whitened rows.
     """
     log_weights, means, covariances = point
     k, d = means.shape
-    if not _factor(covariances, factors, inverses):
+    if not _factor_covariances(covariances, factors, inverses):
         return np.nan
     log_norm, sums = np.empty(k), np.zeros((1, 2))
     for c in range(k):
@@ -68,8 +68,8 @@ def _expect(rows_t, row_weights, point, factors, inverses, moments):  # type: ig
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _maximise(point, factors, moments, total, letters, shared, prior, prior_rows, ridge):  # type: ignore[no-untyped-def]
-    """Return the EM step from a point, with the moments that :func:`_expect` has written there."""
+def _run_mstep(point, factors, moments, total, letters, shared, prior, prior_rows, ridge):  # type: ignore[no-untyped-def]
+    """Return the EM step from a point, with the moments that :func:`_run_estep` has written there."""
     _, means, covariances = point
     k, d = means.shape
     log_weights, new_means, new = np.empty(k), means.copy(), np.zeros((k, d, d))
@@ -116,17 +116,17 @@ def run_em(rows_t, row_weights, total, point, letters, shared, prior, prior_rows
     factors, inverses, moments = np.zeros((k, d, d)), np.zeros((k, d, d)), np.zeros((k, d + 1, d + 1))
     before = -np.inf
     for made in range(steps + 1):
-        loglik = _expect(rows_t, row_weights, point, factors, inverses, moments) / total
+        loglik = _run_estep(rows_t, row_weights, point, factors, inverses, moments) / total
         # With a ridge the log-likelihood can fall on the way.
         if made == steps or abs(loglik - before) <= least_gain or not np.isfinite(loglik):
             break
         before = loglik
-        point = _maximise(point, factors, moments, total, letters, shared, prior, prior_rows, ridge)
+        point = _run_mstep(point, factors, moments, total, letters, shared, prior, prior_rows, ridge)
     return point
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _penalty(factors, shared, prior, prior_rows):  # type: ignore[no-untyped-def]
+def _evaluate_penalty(factors, shared, prior, prior_rows):  # type: ignore[no-untyped-def]
     """Return the value of the pseudo-rows, nats."""
     value, inner = 0.0, np.empty(prior.shape)
     for c in range(1 if shared else len(factors)):
@@ -250,8 +250,12 @@ def climb(rows_t, row_weights, total, point, letters, shared, prior, prior_rows,
     oldest, n_pairs, in_chart, accepted, tries, length = 0, 0, CENTRED_STEPS, 0, 1, 1.0
     is_plain, objective, centre, trial, em = True, -np.inf, point, point, point
     for _ in range(steps):
-        loglik = _expect(rows_t, row_weights, trial, factors, inverses, moments)
-        value = (loglik + _penalty(factors, shared, prior, prior_rows)) / total if np.isfinite(loglik) else np.nan
+        loglik = _run_estep(rows_t, row_weights, trial, factors, inverses, moments)
+        value = (
+            (loglik + _evaluate_penalty(factors, shared, prior, prior_rows)) / total
+            if np.isfinite(loglik)
+            else np.nan
+        )
         if not is_plain and not value >= objective:
             if tries >= TRIES:
                 trial, is_plain, in_chart = em, True, CENTRED_STEPS
@@ -262,18 +266,18 @@ def climb(rows_t, row_weights, total, point, letters, shared, prior, prior_rows,
         if not np.isfinite(value):
             return point, False
         point, objective = trial, value
-        em = _maximise(point, factors, moments, total, letters, shared, prior, prior_rows, 0.0)
+        em = _run_mstep(point, factors, moments, total, letters, shared, prior, prior_rows, 0.0)
         if in_chart >= CENTRED_STEPS:  # centred anew: far from its centre the EM step is a poor gradient
             centre, in_chart, n_pairs, oldest = point, 0, 0, 0
             at_centre[:], from_centre[:] = factors, inverses
             here[:] = 0.0
-            if not _factor(em[2], factors, inverses):
+            if not _factor_covariances(em[2], factors, inverses):
                 return point, False
             _to_vector(em, centre, from_centre, factors, gradient)
         else:
             in_chart += 1
             _to_vector(point, centre, from_centre, factors, there)
-            if not _factor(em[2], factors, inverses):
+            if not _factor_covariances(em[2], factors, inverses):
                 return point, False
             p = (oldest + n_pairs) % PAIRS
             _to_vector(em, centre, from_centre, factors, direction)  # as scratch

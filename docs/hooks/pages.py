@@ -72,8 +72,8 @@ def _mend_links(text: str, source: str) -> str:
 
 def write_settings() -> str:
     """Return the page of all keys of the configuration, from the model that checks them."""
-    from stream_gmm.cli.options import config_keys
     from stream_gmm.pipeline.job.config import RunConfig
+    from stream_gmm.pipeline.job.repeat import config_keys
 
     lines = [
         "# Settings",
@@ -114,7 +114,7 @@ def write_commands() -> str:
     import click
 
     from stream_gmm.cli.commands import cli
-    from stream_gmm.cli.help import COMMANDS, EXAMPLES
+    from stream_gmm.cli.help import COMMANDS, EXAMPLES, ConfiguredCommand
 
     context = click.Context(cli, info_name="stream-gmm")
     known = {name for names in COMMANDS.values() for name in names}
@@ -131,11 +131,11 @@ def write_commands() -> str:
             command = cli.commands[name]
             usage = command.get_usage(click.Context(command, info_name=name, parent=context)).removeprefix("Usage: ")
             lines += ["", f"### {name}", "", f"```text\n{usage}\n```", "", _unwrap(command.help or "")]
-            own = [p for p in command.params if isinstance(p, click.Option) and not p.name.startswith("cfg__")]
+            own = [p for p in command.params if isinstance(p, click.Option)]
             if own:
                 lines += ["", "| option | meaning |", "| --- | --- |"]
                 lines += [f"| `{', '.join(p.opts)}` | {_escape(p.help or '')} |" for p in own]
-            if any(p.name.startswith("cfg__") for p in command.params):
+            if isinstance(command, ConfiguredCommand):
                 lines += ["", "Takes every [setting](settings.md) as an option."]
             if examples := EXAMPLES.get(name):
                 lines += ["", "```text", *examples, "```"]

@@ -6,19 +6,21 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, FiniteNumber, demo_data, export, profile, stream
 from stream_gmm.cli.endings import RedactingFormatter, end_on_errors
-from stream_gmm.cli.help import EXIT_CODES, GroupedCommands
+from stream_gmm.cli.help import EXIT_CODES, ConfiguredCommand, GroupedCommands
 from stream_gmm.cli.nights import COMMANDS
-from stream_gmm.cli.options import config_options, load_settings
+from stream_gmm.cli.options import load_settings
 from stream_gmm.cli.output import Output, describe_model, describe_plan, describe_run, output_options
 from stream_gmm.cli.setup import doctor, init, schema
 from stream_gmm.errors import ConfigError
-from stream_gmm.pipeline.job.config import RunConfig
+
+if TYPE_CHECKING:
+    from stream_gmm.pipeline.job.config import RunConfig
 
 CONFIG = click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
 
@@ -46,10 +48,9 @@ def main() -> None:
         cli(standalone_mode=False)
 
 
-@cli.command()
+@cli.command(cls=ConfiguredCommand)
 @CONFIG
 @output_options
-@config_options
 def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Sweep, choose, score, publish and report: the whole job, as a Prefect flow.
 
@@ -84,19 +85,17 @@ _PREFECT_DEFAULTS = {
 }
 
 
-@cli.command()
+@cli.command(cls=ConfiguredCommand)
 @CONFIG
 @output_options
-@config_options
 def sweep(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Fit every candidate and choose one; writes model and table to the output folder."""
     _run_sweep(load_settings(given, arguments), output)
 
 
-@cli.command()
+@cli.command(cls=ConfiguredCommand)
 @CONFIG
 @output_options
-@config_options
 def fit(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Fit one candidate: as 'sweep', with one K and one covariance structure."""
     settings = load_settings(given, arguments)
@@ -126,7 +125,7 @@ def _run_sweep(settings: RunConfig, output: Output) -> None:
     _show_run(settings.folder, output)
 
 
-@cli.command()
+@cli.command(cls=ConfiguredCommand)
 @CONFIG
 @click.option("--replicates", default=100, type=POSITIVE, show_default=True, help="Replicates of the data")
 @click.option(
@@ -137,7 +136,6 @@ def _run_sweep(settings: RunConfig, output: Output) -> None:
     help="Simulations of the tests of K; 0: no test",
 )  # fmt: skip
 @output_options
-@config_options
 def bootstrap(
     given: tuple[str, ...], replicates: int, candidates: int, ratio_replicates: int, output: Output, **arguments: Any
 ) -> None:
@@ -156,10 +154,9 @@ def bootstrap(
     _show_run(settings.folder, output)
 
 
-@cli.command()
+@cli.command(cls=ConfiguredCommand)
 @CONFIG
 @output_options
-@config_options
 def plan(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Show what a run will need: rows, tasks, reads, memory, time; refuse what cannot fit. Starts nothing."""
     from stream_gmm.cli.display import show_plan
@@ -171,11 +168,10 @@ def plan(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     output.result(lambda: describe_plan(found), lambda: show_plan(found))
 
 
-@cli.command()
+@cli.command(cls=ConfiguredCommand)
 @CONFIG
 @click.option("--model", type=click.Path(dir_okay=False), help="Model file [default: that of the output folder]")
 @output_options
-@config_options
 def score(given: tuple[str, ...], model: str | None, output: Output, **arguments: Any) -> None:
     """Score every row with a model and publish the scored Parquet.
 
@@ -252,7 +248,7 @@ def report(run_folder: str, live: bool, every: float, output: Output) -> None:
     _show_run(Path(run_folder), output)
 
 
-@cli.command()
+@cli.command(cls=ConfiguredCommand)
 @CONFIG
 @click.option("--cron", help="Schedule, such as '0 2 * * *'")
 @click.option("--timezone", default="UTC", show_default=True, help="Time zone of the schedule")
@@ -261,7 +257,6 @@ def report(run_folder: str, live: bool, every: float, output: Output) -> None:
     "--job", default="run", show_default=True, type=click.Choice(["run", "update"]),
     help="run: search and score everything; update: follow new files",
 )  # fmt: skip
-@config_options
 def serve(
     given: tuple[str, ...], cron: str | None, timezone: str, deployment: str | None, job: str, **arguments: Any
 ) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from stream_gmm.cli.help import GroupedCommand
 from stream_gmm.cli.output import Output, describe_profile, output_options
-from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
+from stream_gmm.pipeline.limits import MOST_COMPONENTS
 
 POSITIVE = click.IntRange(min=1)
 NOT_NEGATIVE = click.IntRange(min=0)
@@ -50,6 +49,8 @@ def profile(data: tuple[str, ...], output: Output, **given: Any) -> None:
     dataset = open_dataset(list(data), missing=given["missing"], filter=given["filter"], **chosen)
     transforms = given["transforms"]
     if transforms and transforms.lstrip().startswith("{"):
+        import yaml
+
         transforms = yaml.safe_load(transforms)
     read = "sample" if given["sample"] else "full"
     settings = Settings(

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from pydantic import BaseModel
-
-from stream_gmm.pipeline.job.config import RunConfig
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 damaged or foreign file, "
@@ -88,10 +85,22 @@ def _name_group(parameter: str) -> str:
     if not parameter.startswith("cfg__"):
         return _OWN
     section, _, key = parameter.removeprefix("cfg__").partition("__")
-    model: Any = RunConfig.model_fields[section].annotation
-    if not key or not issubclass(model, BaseModel):
+    if not key:
         return _GENERAL
+    from stream_gmm.pipeline.job.config import RunConfig
+
+    model: Any = RunConfig.model_fields[section].annotation
     return f"{section}: {(model.__doc__ or '').splitlines()[0].rstrip('.')}"
+
+
+class ConfiguredCommand(GroupedCommand):
+    """A command with an option for every key of the configuration, which is imported when they are needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's own parameters, then those of the configuration."""
+        from stream_gmm.cli.options import make_config_options
+
+        return [*super().get_params(ctx), *make_config_options()]
 
 
 class GroupedCommands(click.Group):

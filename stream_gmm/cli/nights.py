@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from stream_gmm.cli.help import GroupedCommand
-from stream_gmm.cli.options import collect_overrides, config_options, load_settings
+from stream_gmm.cli.help import ConfiguredCommand, GroupedCommand
+from stream_gmm.cli.options import collect_overrides, load_settings
 from stream_gmm.cli.output import Output, output_options
 
 RUN = click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
@@ -81,10 +81,9 @@ def _report_champion(folder: Path, name: str, before: str) -> None:
         click.echo(f"{target.shown} holds the scores of another version: 'stream-gmm score' replaces them.")
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=ConfiguredCommand)
 @click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
 @click.option("--period", help="Name of the period that the data are of [default: today's date in UTC]")
-@config_options
 def monitor(given: tuple[str, ...], period: str | None, **arguments: Any) -> None:
     """Compare the data with the model in use: one JSON line on standard output, and a row a file in monitor.parquet.
 
@@ -162,10 +161,9 @@ def clean(out: str, yes: bool, wait: float, output: Output) -> None:
     )
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=ConfiguredCommand)
 @click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
 @output_options
-@config_options
 def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Bring a run folder up to date with its files: read and score the new ones, and move the model if that pays.
 

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import types
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import click
-import yaml
-from pydantic.fields import FieldInfo
 
 from stream_gmm.errors import ConfigError
-from stream_gmm.pipeline.job.config import RunConfig, load_config
-from stream_gmm.pipeline.job.repeat import COMMA_SEPARATED, config_keys, option_names
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from stream_gmm.pipeline.job.config import RunConfig
 
 CONFIG_ENDINGS = (".yaml", ".yml", ".json")
-F = TypeVar("F", bound=Callable[..., Any])
 
 _ALONE = {"output.wait": "86400"}
 """Values of options that may stand alone: --wait is --wait 86400, and --fresh is --fresh true."""
 
 
-def config_options(function: F) -> F:
-    """Add an option for every key: ``--em.tol``, and ``--tol`` where that name is unique."""
-    keys = config_keys()
-    for dotted, field in reversed(keys.items()):
+@functools.cache
+def make_config_options() -> tuple[click.Option, ...]:
+    """Return an option for every key: ``--em.tol``, and ``--tol`` where that name is unique."""
+    from stream_gmm.pipeline.job.repeat import config_keys, option_names
+
+    out = []
+    for dotted, field in config_keys().items():
         alone = _ALONE.get(dotted, "true" if field.annotation is bool else None)
         switch: dict[str, Any] = {} if alone is None else {"is_flag": False, "flag_value": alone}
-        function = click.option(
-            *option_names(dotted),
-            _variable_name(dotted),
-            multiple=_is_list(field),
-            metavar="VALUE",
-            **switch,
-            help=_help_text(field),
-        )(function)
-    return function
+        names = [*option_names(dotted), _variable_name(dotted)]
+        out.append(
+            click.Option(names, multiple=_is_list(field), metavar="VALUE", **switch, help=_help_text(field))
+        )
+    return tuple(out)
 
 
 def _variable_name(dotted: str) -> str:
@@ -83,11 +83,15 @@ def load_settings(given: Sequence[str], arguments: dict[str, Any]) -> RunConfig:
             "data: is required. Give Parquet files or a folder (stream-gmm sweep DATA, or --paths DATA), or a "
             "configuration (stream-gmm sweep CONFIG.yaml); 'stream-gmm init DATA' writes one."
         )
+    from stream_gmm.pipeline.job.config import load_config
+
     return load_config(files[0] if files else None, overrides)
 
 
 def collect_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the dotted keys that were given on the command line, with their values."""
+    from stream_gmm.pipeline.job.repeat import config_keys
+
     out: dict[str, Any] = {}
     for dotted, field in config_keys().items():
         given = arguments.get(_variable_name(dotted))
@@ -98,6 +102,8 @@ def collect_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse_list(dotted: str, given: tuple[str, ...]) -> Any:
+    from stream_gmm.pipeline.job.repeat import COMMA_SEPARATED
+
     if dotted in COMMA_SEPARATED:
         values = [v.strip() for text in given for v in text.split(",")]
     else:
@@ -114,6 +120,8 @@ def _parse_single(dotted: str, field: FieldInfo, text: str) -> Any:
         return text
     if not text.strip():
         raise ConfigError(f"--{dotted} needs a value.")
+    import yaml
+
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-import yaml
 
-from stream_gmm.cli.help import GroupedCommand
-from stream_gmm.cli.options import config_options, load_settings
+from stream_gmm.cli.help import ConfiguredCommand, GroupedCommand
+from stream_gmm.cli.options import load_settings
 from stream_gmm.cli.output import Output, output_options
 from stream_gmm.errors import ConfigError, redact_text
-from stream_gmm.pipeline.job.config import RunConfig, validate_config
-from stream_gmm.pipeline.job.repeat import config_keys
 
 # Keys that also take a single value, or a text such as '1:8', for which the model has a list.
 _LISTS = {"data": ("paths", "columns", "exclude"), "sweep": ("n_components", "covariance_type")}
@@ -52,6 +48,11 @@ def init(data: tuple[str, ...], target: str, force: bool) -> None:
 
 def write_configuration(paths: list[str], profile: Any) -> str:
     """Return a configuration for data with this profile as YAML; keys with their default are comments."""
+    import yaml
+
+    from stream_gmm.pipeline.job.config import validate_config
+    from stream_gmm.pipeline.job.repeat import config_keys
+
     constant = [f"{c.name} = {c.value:.6g}" for c in profile.constants]
     numbering = find_numbering(profile)
     used = [name for name in profile.columns if name not in numbering]
@@ -91,6 +92,8 @@ def write_configuration(paths: list[str], profile: Any) -> str:
 
 def find_numbering(profile: Any) -> list[str]:
     """Return the columns of whole numbers of which no two are equal in a sample of 100 rows or more."""
+    import numpy as np
+
     rows = profile.sample.rows
     if len(rows) < _NUMBERED_ROWS:
         return []
@@ -120,10 +123,9 @@ def _comment_empty_sections(lines: list[str]) -> list[str]:
     return out
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=ConfiguredCommand)
 @click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
 @output_options
-@config_options
 def doctor(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Check the installation: versions, storage, a fit with a known answer; with options, cluster and data.
 
@@ -160,6 +162,8 @@ def schema() -> None:
 
 def make_schema() -> dict[str, Any]:
     """Return the JSON schema of a configuration file, with the short forms that are accepted there."""
+    from stream_gmm.pipeline.job.config import RunConfig
+
     out = RunConfig.model_json_schema()
     out["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     for section, keys in _LISTS.items():

@@ -18,7 +18,7 @@ from stream_gmm.core.rows.oddities import describe_tail, find_atoms, find_collin
 from stream_gmm.pipeline.drift_rule import DRIFTED
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.repeat import make_command
-from stream_gmm.pipeline.job.sections import MOST_COMPONENTS
+from stream_gmm.pipeline.limits import MOST_COMPONENTS
 from stream_gmm.pipeline.sweep.result import NEAR_TIE
 from stream_gmm.report.contents import RunContents
 

@@ -281,6 +281,19 @@ class TestProgressInALog:
         assert "pass over the data" in output or "passes over the data" in output
 
 
+def test_help_answers_without_what_is_slow_to_import():
+    code = (
+        "import sys; from stream_gmm.cli.commands import cli; cli(['--help'], standalone_mode=False); "
+        "cli(['history', '--help'], standalone_mode=False); "
+        "print(*sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert "Every night" in done.stdout
+    assert "List the versions of a run folder" in done.stdout
+    assert not {"numpy", "pydantic", "pyarrow", "numba", "scipy", "rich", "yaml"} & set(done.stderr.split())
+
+
 def test_every_number_of_a_profile_stands_below_a_heading(data):
     lines = run("profile", data, "--columns", "x,y").splitlines()
     (heads,) = (line for line in lines if line.startswith("┃"))

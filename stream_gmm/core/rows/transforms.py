@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.frames import LARGEST
@@ -109,6 +108,8 @@ def _estimate_exponent(facts: ColumnFacts, given: Mapping[str, float]) -> tuple[
         if not 0.0 < variance < np.inf:
             return float("inf")
         return 0.5 * float(np.log(variance)) - (lam - 1.0) * slopes
+
+    from scipy.optimize import minimize_scalar
 
     grid = np.linspace(*LAMBDAS, 9)
     losses = [loss(lam) for lam in grid]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow.dataset as pads
+from typing import TYPE_CHECKING, Any
 
 from stream_gmm.errors import StorageError, explain
 from stream_gmm.io.sink.places import open_place
 from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.files import is_uri, locate, redact
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class ScoredTable:
 
     def to_dataset(self) -> pads.Dataset:
         """Return it as a pyarrow dataset: ``to_table()``, ``to_batches()``, ``count_rows()``."""
+        import pyarrow.dataset as pads
+
         if not is_uri(self.folder):
             return pads.dataset(list(self.files), format="parquet")
         places = [locate(file) for file in self.files]

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
@@ -209,6 +208,8 @@ def find_matching(batch: pa.RecordBatch, expression: Any) -> NDArray[np.bool_]:
 
 
 def _evaluate(expression: Any, batch: pa.RecordBatch) -> pa.ChunkedArray:
+    import pyarrow.dataset as pads  # it imports pandas where that is installed
+
     scanner = pads.Scanner.from_batches(
         [batch], schema=batch.schema, columns={"match": expression}, use_threads=False
     )
@@ -217,6 +218,8 @@ def _evaluate(expression: Any, batch: pa.RecordBatch) -> pa.ChunkedArray:
 
 def find_row_groups(file: SourceFile, text: str, schema: pa.Schema) -> set[int]:
     """Return the row groups of a file in which a row may match, by the statistics in its footer."""
+    import pyarrow.dataset as pads
+
     if is_uri(file.path):
         place = locate(file.path)
         filesystem, path = place.filesystem, place.path

@@ -27,9 +27,9 @@ from stream_gmm.errors import did_you_mean, redact_value
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
 from stream_gmm.pipeline.fit.settings import ACCELERATIONS, CONSTANTS, PROFILES, describe_option
+from stream_gmm.pipeline.limits import MOST_COMPONENTS, MOST_WORKERS
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
 
-MOST_COMPONENTS, MOST_WORKERS = 10_000, 4_096
 _MEMORY = re.compile(r"\d+(\.\d*)?(e\d+)? *([kMGTP]i?)?B?", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:(?:tcp|tls|ucx|ws|wss)://)?[^\s/]+:\d+|inproc://\S+")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import pyarrow.dataset as pads
-import pyarrow.fs as pafs
+from typing import TYPE_CHECKING, Any
 
 from stream_gmm.errors import InputTypeError, explain
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def resolve_lazy(data: Any) -> Any:
     InputTypeError
         If it stands for something else than Parquet files as they are; says what to pass instead.
     """
-    if isinstance(data, pads.Dataset):
+    if any(c.__module__ == "pyarrow._dataset" for c in type(data).__mro__):
         return _resolve_arrow(data)
     if type(data).__module__.partition(".")[0] in ("dask", "dask_expr") and hasattr(data, "expr"):
         return _resolve_dask(data)
@@ -35,6 +35,9 @@ def resolve_lazy(data: Any) -> Any:
 
 
 def _resolve_arrow(data: pads.Dataset) -> Any:
+    import pyarrow.dataset as pads  # late: it imports pandas where that is installed
+    import pyarrow.fs as pafs
+
     if getattr(data, "_scan_options", None):
         raise _refuse(
             "an Arrow data set with a filter", "give its files and the filter as a text: open_dataset(filter=)"

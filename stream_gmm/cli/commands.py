@@ -90,7 +90,7 @@ _PREFECT_DEFAULTS = {
 @output_options
 def sweep(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     """Fit every candidate and choose one; writes model and table to the output folder."""
-    _run_sweep(load_settings(given, arguments), output)
+    _run_sweep("sweep", load_settings(given, arguments), output)
 
 
 @cli.command(cls=ConfiguredCommand)
@@ -105,7 +105,7 @@ def fit(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
             f"fit takes one candidate and the configuration has {cells}: give --n-components and "
             "--covariance-type, or use 'stream-gmm sweep'."
         )
-    _run_sweep(settings, output)
+    _run_sweep("fit", settings, output)
 
 
 def _show_run(folder: Path, output: Output) -> None:
@@ -114,13 +114,17 @@ def _show_run(folder: Path, output: Output) -> None:
     output.result(lambda: describe_run(folder), lambda: show_run(folder))
 
 
-def _run_sweep(settings: RunConfig, output: Output) -> None:
+def _run_sweep(command: str, settings: RunConfig, output: Output) -> None:
     from stream_gmm.pipeline.job.checks import check_job
     from stream_gmm.pipeline.job.cluster import open_executor
     from stream_gmm.pipeline.job.stages import sweep_stage
 
-    check_job(settings, scoring=False)  # before a cluster starts
-    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
+    source = check_job(settings, scoring=False)  # before a cluster starts
+    with (
+        settings.begin(command, source),
+        output.progress() as listener,
+        open_executor(settings.cluster) as executor,
+    ):
         sweep_stage(settings, executor, listener, on_plan=output.plan)
     _show_run(settings.folder, output)
 
@@ -146,11 +150,15 @@ def bootstrap(
 
     settings = load_settings(given, arguments)
     read_run(settings.folder)  # before a cluster starts
-    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
-        bootstrap_stage(
-            settings, executor,
-            replicates=replicates, candidates=candidates, ratio_replicates=ratio_replicates, listener=listener,
-        )  # fmt: skip
+    own: dict[str, Any] = {
+        "replicates": replicates, "candidates": candidates, "ratio_replicates": ratio_replicates,
+    }  # fmt: skip
+    with (
+        settings.begin("bootstrap", **own),
+        output.progress() as listener,
+        open_executor(settings.cluster) as executor,
+    ):
+        bootstrap_stage(settings, executor, **own, listener=listener)
     _show_run(settings.folder, output)
 
 
@@ -194,8 +202,13 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
         check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
     # Before a cluster starts.
-    check_scoring(settings, settings.open(fitted), fitted.n_components, fitted.density.noisy)
-    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
+    source = settings.open(fitted)
+    check_scoring(settings, source, fitted.n_components, fitted.density.noisy)
+    with (
+        settings.begin("score", source, model=model),
+        output.progress() as listener,
+        open_executor(settings.cluster) as executor,
+    ):
         result = score_stage(settings, executor, fitted, listener)
 
     def show() -> None:

@@ -18,7 +18,7 @@ import click
 
 from stream_gmm.errors import ClusterError, StorageError, StreamGMMError, redact_error, redact_text
 
-RESUMED = {"run", "sweep", "fit", "score", "bootstrap", "monitor", "update", "stream"}
+RESUMED = {"resume", "run", "sweep", "fit", "score", "bootstrap", "monitor", "update", "stream"}
 """Commands that, started again, go on where they were."""
 PATIENCE_SECONDS = 15.0
 """After a signal a command has so long to close its cluster."""
@@ -28,6 +28,8 @@ PATIENCE_SECONDS = 15.0
 def end_on_errors(arguments: Sequence[str]) -> Iterator[None]:
     """Turn whatever ends a command inside the block into one message and the documented exit code."""
     received = _raise_on_signals()
+    if jobs := sys.modules.get("stream_gmm.io.store.jobs"):
+        jobs.forget_open_jobs()
     try:
         yield
     except click.ClickException as error:
@@ -56,6 +58,14 @@ def describe_resumption(arguments: Sequence[str]) -> str:
     """Return how to go on after a command was cut off, as the end of a message; empty if it only starts anew."""
     if not arguments or arguments[0] not in RESUMED:
         return ""
+    jobs = sys.modules.get("stream_gmm.io.store.jobs")  # imported by whatever begins a job, and by nothing earlier
+    if arguments[0] != "resume" and jobs and (unfinished := jobs.open_job()):
+        folder, job = unfinished
+        if job.is_complete:
+            shown = os.path.relpath(folder) if folder.is_relative_to(os.getcwd()) else str(folder)
+            return (
+                f" What was finished is kept; to go on: {shlex.join(['stream-gmm', 'resume', shown])} (run {job.id})"
+            )
     given = [a for a in arguments if a != "--fresh"]
     if given[0] == "stream" and "--replay" not in given:
         given.append("--replay")

@@ -13,7 +13,7 @@ EXIT_CODES = (
     "130 and 143 stopped by a signal."
 )
 COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "Fit and score": ("run", "sweep", "fit", "score", "export", "bootstrap", "report"),
+    "Fit and score": ("run", "sweep", "fit", "score", "resume", "export", "bootstrap", "report"),
     "Look": ("profile", "plan", "inspect"),
     "Every night": ("update", "monitor", "history", "diff", "promote", "rollback", "serve", "verify", "clean"),
     "Set up": ("init", "doctor", "schema", "demo-data"),
@@ -29,6 +29,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "score": ("stream-gmm score events/ --folder runs/events",
               "stream-gmm score new.parquet --model runs/events/model.gmm --folder scored/new",
               "stream-gmm score - --model runs/events/model.gmm < batches.arrows > scored.arrows"),
+    "resume": ("stream-gmm resume runs/events",),
     "export": ("stream-gmm export runs/events/model.gmm --format onnx",
                "stream-gmm export runs/events/model.gmm --format json --output model.json"),
     "inspect": ("stream-gmm inspect runs/events/model.gmm --json",),

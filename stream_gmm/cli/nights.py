@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
@@ -12,8 +13,9 @@ from typing import Any
 import click
 
 from stream_gmm.cli.help import ConfiguredCommand, GroupedCommand
-from stream_gmm.cli.options import collect_overrides, load_settings
+from stream_gmm.cli.options import RESUMED_CONFIG, collect_overrides, load_settings
 from stream_gmm.cli.output import Output, output_options
+from stream_gmm.errors import ConfigError, InputDataError, explain
 
 RUN = click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
 
@@ -183,9 +185,54 @@ def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     else:
         settings = load_run_config(Path(overrides["output.folder"]), overrides)
     read_run(settings.folder)  # before a cluster starts
-    with settings.hold(), output.progress() as listener, open_executor(settings.cluster) as executor:
+    with settings.begin("update"), output.progress() as listener, open_executor(settings.cluster) as executor:
         result = update_stage(settings, executor, listener)
     output.result(result.as_record, lambda: show_update(result, make_console()))
 
 
-COMMANDS = (verify, clean, history, diff, promote, rollback, monitor, update)
+@click.command(cls=GroupedCommand)
+@click.argument("run", metavar="RUN")
+@output_options
+@click.pass_context
+def resume(context: click.Context, run: str, output: Output) -> None:
+    """Go on with a job that was cut off, from its checkpoints, with its own configuration, to the same bits.
+
+    RUN is the folder of the run (output.folder), or the id that was printed when it was cut off.
+    """
+    from stream_gmm.io.store.models import load_model
+    from stream_gmm.pipeline.job.config import load_job
+    from stream_gmm.pipeline.job.run_folder import MODEL
+
+    folder, job, settings = load_job(run)
+    if job.ended:
+        click.echo(f"nothing to resume: the {job.command} in {folder} ended well at {job.ended}.", err=True)
+        return
+    try:
+        os.chdir(job.directory)
+    except OSError as error:
+        raise ConfigError(
+            explain(
+                f"the {job.command} in {folder} was begun in {job.directory}, which is not there",
+                why=str(error),
+                remedy="paths of its configuration are relative to that folder: start its command again elsewhere",
+            )
+        ) from error
+    if job.fingerprint:
+        scored = job.command == "score"
+        model = load_model(job.options["model"] or settings.folder / MODEL) if scored else None
+        if settings.open(model).fingerprint != job.fingerprint:
+            raise InputDataError(
+                explain(
+                    f"the data are not those that the {job.command} in {folder} began with",
+                    why="files came, went or were written again since then",
+                    remedy="start its command again, which makes a new run of the files that are there now",
+                )
+            )
+    output.tell(f"going on with the {job.command} that was begun at {job.begun} (run {job.id})")
+    command = context.find_root().command.get_command(context, job.command)  # type: ignore[attr-defined]
+    given = {"as_json": output.as_json, "quiet": output.quiet, **job.options}
+    context.meta[RESUMED_CONFIG] = settings
+    context.invoke(command, given=(), **{p.name: given[p.name] for p in command.params if p.name in given})
+
+
+COMMANDS = (resume, verify, clean, history, diff, promote, rollback, monitor, update)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_origin
 
 import click
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from stream_gmm.pipeline.job.config import RunConfig
 
+RESUMED_CONFIG = "stream_gmm.resumed_config"
+"""Key in click's ``Context.meta`` of the configuration with which ``resume`` invokes a command."""
 CONFIG_ENDINGS = (".yaml", ".yml", ".json")
 
 _ALONE = {"output.wait": "86400"}
@@ -65,11 +67,16 @@ def _help_text(field: FieldInfo) -> str:
 def load_settings(given: Sequence[str], arguments: dict[str, Any]) -> RunConfig:
     """Return the configuration of a command: a file, paths of data and options, each over the one before.
 
+    For a command that ``resume`` goes on with, it is the one that is stored.
+
     Raises
     ------
     ConfigError
         If there are two files, the data are given twice or not at all, or a value is wrong.
     """
+    context = click.get_current_context(silent=True)
+    if context is not None and RESUMED_CONFIG in context.meta:
+        return cast("RunConfig", context.meta[RESUMED_CONFIG])
     files = [path for path in given if path.lower().endswith(CONFIG_ENDINGS)]
     data, overrides = [path for path in given if path not in files], collect_overrides(arguments)
     if len(files) > 1:

@@ -138,8 +138,8 @@ def gmm_run(config: RunConfig) -> dict[str, Any]:
     REPORTER.start()
     try:
         with hide_credentials():
-            check_job(config, scoring=True)
-            with config.hold():
+            source = check_job(config, scoring=True)
+            with config.begin("run", source):
                 # The record of the run has the cluster section as given, not the address of one that ends here.
                 with running_cluster(config.cluster) as cluster:
                     chosen = sweep_task(config, cluster)

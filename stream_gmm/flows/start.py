@@ -64,8 +64,8 @@ def _run_unrecorded(config: RunConfig, listener: Listener, on_plan: OnPlan, why:
     from stream_gmm.report.html import write_report
 
     log.info("%s: the run goes on without it", why)
-    check_job(config, scoring=True)
-    with config.hold():
+    source = check_job(config, scoring=True)
+    with config.begin("run", source):
         with running_cluster(config.cluster) as cluster, open_executor(cluster) as executor:
             swept = sweep_stage(config, executor, listener, on_plan=on_plan)
             scored = score_stage(config, executor, listener=listener)

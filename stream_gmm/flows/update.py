@@ -36,7 +36,7 @@ def gmm_update(config: RunConfig) -> dict[str, Any]:
     REPORTER.start()
     with hide_credentials():
         read_run(config.folder)  # before a cluster starts
-        with config.hold():
+        with config.begin("update"):
             with running_cluster(config.cluster) as cluster:
                 result: dict[str, Any] = update_task(config, cluster)
             if result["promoted"] and result["decision"] in (MOVED, SWEPT):

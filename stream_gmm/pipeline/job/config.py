@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -22,6 +23,7 @@ from stream_gmm.errors import (
     redact_text,
     redact_value,
 )
+from stream_gmm.io.store.jobs import Job, find_job, read_job, record_job
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.settings import Settings
@@ -121,6 +123,28 @@ class RunConfig(Section):
             return contextlib.nullcontext()  # the scores have a lease of their own
         return hold_folder(self.folder, run=self.name, wait=self.output.wait)
 
+    @contextlib.contextmanager
+    def begin(self, command: str, source: Dataset | None = None, **options: Any) -> Iterator[None]:
+        """Hold the folder for the ``with`` block as :meth:`hold`, and record there what ``stream-gmm resume`` needs.
+
+        Parameters
+        ----------
+        command
+            The command that does the job.
+        source
+            The data, where the job is only the same with the same ones.
+        options
+            Options of the command that are no keys of the configuration.
+        """
+        with self.hold():
+            if self.is_remote:
+                yield
+                return
+            given = self.model_dump(mode="json", exclude_unset=True)
+            given.get("sweep", {}).pop("fresh", None)  # what this job has finished is kept when it goes on
+            with record_job(self.folder, command, given, options, source.fingerprint if source else ""):
+                yield
+
     @property
     def folder(self) -> Path:
         """Folder of the results."""
@@ -191,6 +215,43 @@ def load_run_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
             )
         )
     return validate_config(content, f"the record of {folder}")
+
+
+def load_job(run: str) -> tuple[Path, Job, RunConfig]:
+    """Return the job that was begun last in the folder ``run``, or that has this id: its folder and configuration.
+
+    Relative paths in the configuration are relative to ``job.directory``.
+
+    Raises
+    ------
+    ConfigError
+        If the job cannot go on: another version began it, or its configuration held credentials.
+    InputDataError, ModelFileError
+        If there is no job, or its record is damaged.
+    """
+    folder = find_job(run)
+    job, own = read_job(folder), version("stream-gmm")
+    if job.written_by != own and not job.ended:
+        raise ConfigError(
+            explain(
+                f"the {job.command} in {folder} was begun by stream-gmm {job.written_by}, and this is {own}",
+                why="checkpoints of another version are not used",
+                remedy="start its command again, or resume it with the version that began it",
+            )
+        )
+    if not job.is_complete:
+        raise ConfigError(
+            explain(
+                f"the configuration of the {job.command} in {folder} is stored without the credentials that it had",
+                remedy="start its command again, which goes on from the same checkpoints; with credentials in the "
+                "environment of the process 'stream-gmm resume' is enough",
+            )
+        )
+    content = job.config
+    given = Path(job.directory, content.get("output", {}).get("folder", OutputConfig().folder))
+    if given.resolve() != folder.resolve():  # it was moved
+        content = apply_overrides(content, {"output.folder": str(folder.resolve())})
+    return folder, job, validate_config(content, f"the job in {folder}")
 
 
 def _read_yaml(path: str | Path | None) -> dict[str, Any]:

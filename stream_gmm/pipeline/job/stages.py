@@ -27,7 +27,7 @@ from stream_gmm.io.store.versions import CHALLENGER
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.checks import check_job, check_output_folder, check_scoring
-from stream_gmm.pipeline.job.config import RunConfig, hold_output
+from stream_gmm.pipeline.job.config import RunConfig, apply_overrides, hold_output
 from stream_gmm.pipeline.job.monitor_stage import refuse_drifted_rows
 from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan, refuse_large_candidates
 from stream_gmm.pipeline.job.run_folder import (
@@ -164,7 +164,8 @@ def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict
     profile = result.profile
     return {
         "name": config.name,
-        "config": config.model_dump(mode="json"),
+        # Starting over says nothing about the results: a run that goes on makes the same version.
+        "config": apply_overrides(config.model_dump(mode="json"), {"sweep.fresh": False}),
         "model_digest": result.best.digest,
         "criterion": result.criterion,
         "chosen": result.candidates[result.chosen].name,

@@ -117,7 +117,7 @@ class TestWhatIsRefused:
             sg.open_dataset(table, table_version=9)
 
     def test_a_version_of_no_table(self, write_parquet, rng):
-        with pytest.raises(ConfigError, match=r"data.table_version is 1, and none of data.paths is a Delta table"):
+        with pytest.raises(ConfigError, match=r"table_version is 1, and none of data.paths is a Delta or Iceberg"):
             sg.open_dataset(write_parquet("a.parquet", {"x": rng.normal(size=9)}), table_version=1)
 
     def test_a_file_that_was_vacuumed(self, table):

@@ -29,8 +29,8 @@ from stream_gmm.io.source.schema import (
     unite_schemas,
     with_conform,
 )
-from stream_gmm.io.source.tables.delta import TableVersion
 from stream_gmm.io.source.tables.lazy import FilesOfFrame, resolve_lazy
+from stream_gmm.io.source.tables.versions import TableVersion
 
 # Bytes of float64 in one task of a pass. They depend on the data alone: were they to depend on the workers, so would
 # the bits of the result.
@@ -245,8 +245,9 @@ def open_dataset(
         of columns with numbers and texts, ``in [...]``, ``is null``, joined by ``and``, ``or``, ``not``. Row groups
         that cannot match by the statistics in their footer are not opened.
     table_version
-        Version of a Delta table to read; None: the latest. The folder of a Delta table is read through its log (extra
-        ``delta``), with its partition columns.
+        Version of a Delta table or id of a snapshot of an Iceberg table to read; None: the latest. The folder of such
+        a table is read through its log (extras ``delta`` and ``iceberg``), with its partition columns; a path
+        ``iceberg://catalog/namespace.table`` names a table of a catalog that pyiceberg's configuration knows.
     sentinel
         Values that stand for a missing one, by column or pattern: ``{"co": [-200], "t_*": -999}``.
 

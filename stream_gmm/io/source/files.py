@@ -53,6 +53,8 @@ class SourceFile:
     """Columns that other files have with another type, or that this file lacks, as the scored output has them."""
     partition: tuple[tuple[pa.Field, Any], ...] = ()
     """Columns that are not in the file, and have one value in all of its rows: the partition columns of a table."""
+    field_names: tuple[tuple[int, str], ...] = ()
+    """Numbers and names of the columns of an Iceberg table, by which its files must have them."""
 
     @property
     def identity(self) -> str:

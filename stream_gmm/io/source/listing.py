@@ -24,7 +24,8 @@ from stream_gmm.io.source.files import (
     redact,
     refuse_unanswered,
 )
-from stream_gmm.io.source.tables.delta import TableVersion, is_delta_table, open_table, require_table
+from stream_gmm.io.source.tables.formats import open_table, require_table
+from stream_gmm.io.source.tables.versions import TableVersion
 
 _MAGIC = re.compile(r"[*?\[]")
 ENDINGS = (".parquet", ".parq", ".pq")
@@ -74,7 +75,7 @@ def find_files(
     exclude
         Shell patterns of relative paths to leave out.
     table_version
-        Version of a Delta table to read; None: the latest.
+        Version of a Delta table or snapshot of an Iceberg table to read; None: the latest.
 
     Raises
     ------
@@ -89,15 +90,14 @@ def find_files(
     tables: list[TableVersion] = []
     seen: set[Any] = set()
     for path in names:
-        if is_delta_table(path):
-            table, members = open_table(path, table_version)
-            found = Listing(tuple(members), (), (table,))
+        if (opened := open_table(path, table_version)) is not None:
+            found = Listing(tuple(opened[1]), (), (opened[0],))
         else:
             found = _find_remote(path) if is_uri(path) else _find_local(path)
         tables += found.tables
         warnings += found.warnings
         for file in found.files:
-            identity = file.path if is_uri(path) else _inode(file.path)
+            identity = file.path if is_uri(file.path) else _inode(file.path)
             if identity not in seen:
                 seen.add(identity)
                 files.append(file)
@@ -285,8 +285,7 @@ _TABLE_FORMATS = (
     ),
     _TableFormat(
         "Iceberg", "metadata/*.metadata.json",
-        "give the files of the present snapshot, with pyiceberg: "
-        "paths = [t.file.file_path for t in table.scan().plan_files()]",
+        "give the folder of the table itself, {path}",
     ),
     _TableFormat(
         "Hudi", ".hoodie/*",

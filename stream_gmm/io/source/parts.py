@@ -98,7 +98,8 @@ def read_footers(files: Sequence[SourceFile]) -> list[Footer]:
     Raises
     ------
     InputDataError
-        If files are not Parquet, or cannot be opened; names the first ones, and how many they are.
+        If files are not Parquet, or cannot be opened; names the first ones, and how many they are. If columns of a
+        table have other names in a file.
     StorageError
         If a store does not answer.
     """
@@ -107,6 +108,8 @@ def read_footers(files: Sequence[SourceFile]) -> list[Footer]:
         for waiting in [pool.submit(inspect_file, file) for file in files]:
             try:
                 seen, metadata, schema = waiting.result()
+                _refuse_renamed_columns(seen, schema)
+                seen = replace(seen, field_names=())  # no task needs them
                 found.append(Footer(seen, metadata, extend_schema(schema, seen)))
             except UnreadableFileError as error:
                 unreadable.append(error)
@@ -124,6 +127,27 @@ def read_footers(files: Sequence[SourceFile]) -> list[Footer]:
     if unreadable:
         raise unreadable[0]
     return found
+
+
+def _refuse_renamed_columns(file: SourceFile, schema: pa.Schema) -> None:
+    """Refuse a file of a table whose columns go by other names there, or have been dropped since it was written."""
+    names = dict(file.field_names)
+    numbers = {
+        item.name: int(item.metadata[b"PARQUET:field_id"])
+        for item in schema
+        if names and b"PARQUET:field_id" in (item.metadata or {})
+    }
+    for name, number in numbers.items():
+        if names.get(number) != name:
+            now = f"is '{names[number]}' in the table now" if number in names else "has been dropped from the table"
+            raise InputDataError(
+                explain(
+                    f"{redact(file.path)}: the column '{name}' {now}",
+                    why="the columns of a table are read by the names that its files have",
+                    remedy="write its rows anew, with Spark: CALL catalog.system.rewrite_data_files(table => ..., "
+                    "options => map('rewrite-all', 'true')); or read a snapshot from before (data.table_version)",
+                )
+            )
 
 
 def cut_parts(

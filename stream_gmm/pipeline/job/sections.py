@@ -79,7 +79,9 @@ class DataConfig(Section):
     filter: Text | None = Field(
         None, description="Only rows for which this is true, such as \"temperature > -200 and station == 'A'\""
     )
-    table_version: Whole | None = Field(None, ge=0, description="Version of a Delta table; none: the latest")
+    table_version: Whole | None = Field(
+        None, ge=0, description="Version of a Delta table, or snapshot of an Iceberg table; none: the latest"
+    )
     exclude: list[Text] = Field([], description="Shell patterns of relative paths to leave out")
     weight: Text | None = Field(None, description="Column with the weights of the rows; 2 is two rows, 0 is none")
     missing: Literal["error", "drop", "marginalise"] = Field(

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from stream_gmm.errors import ConfigError, InputDataError, explain
+from stream_gmm.errors import InputDataError, explain
 from stream_gmm.io.source.files import SourceFile, is_uri, locate, redact, refuse_unanswered
+from stream_gmm.io.source.tables.versions import TableVersion
 
 LOG_FOLDER = "_delta_log"
 _HARMLESS = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "typeWidening", "typeWidening-preview"}
 """Features of a table that do not change which rows its files hold, nor under which names."""
 _DELETED, _RENAMED = "deletionVectors", "columnMapping"
-
-
-@dataclass(frozen=True)
-class TableVersion:
-    """A table that is read, and its version."""
-
-    form: str
-    path: str
-    version: int
-
-    def __str__(self) -> str:
-        return f"{self.form} table {redact(self.path)}, version {self.version}"
 
 
 def is_delta_table(path: str) -> bool:
@@ -45,7 +32,7 @@ def is_delta_table(path: str) -> bool:
         return False  # the listing says what is wrong
 
 
-def open_table(path: str, version: int | None) -> tuple[TableVersion, list[SourceFile]]:
+def open_delta(path: str, version: int | None) -> tuple[TableVersion, list[SourceFile]]:
     """Return a table at a version (None: the latest), and the files that hold its rows, in the order of their names.
 
     Raises
@@ -65,7 +52,7 @@ def open_table(path: str, version: int | None) -> tuple[TableVersion, list[Sourc
             )
         ) from error
     try:
-        table = DeltaTable(_plain_address(path), version=version, storage_options=_find_options(path))
+        table = DeltaTable(_plain_address(path), version=version, storage_options=find_store_options(path))
         _refuse_features(path, table)
         actions = pa.table(table.get_add_actions(flatten=False)).to_pylist()
         types = pa.schema(table.schema().to_arrow())
@@ -152,7 +139,7 @@ def _plain_address(path: str) -> str:
     return f"{urlsplit(path).scheme}://{place.path.rstrip('/')}"
 
 
-def _find_options(path: str) -> dict[str, str]:
+def find_store_options(path: str) -> dict[str, str]:
     """Return what a URI and the environment say about the store, as the log's reader has it."""
     if not is_uri(path):
         return {}
@@ -169,15 +156,3 @@ def _find_options(path: str) -> dict[str, str]:
         "AWS_ALLOW_HTTP": "true" if endpoint.startswith("http://") else "",
     }
     return {name: value for name, value in found.items() if value}
-
-
-def require_table(tables: Sequence[TableVersion], version: int | None) -> None:
-    """Refuse a version where there is no table.
-
-    Raises
-    ------
-    ConfigError
-        If there is none.
-    """
-    if version is not None and not tables:
-        raise ConfigError(f"data.table_version is {version}, and none of data.paths is a Delta table.")

@@ -128,8 +128,23 @@ def export(model: str, form: str, target: str | None) -> None:
 @click.option("--passthrough/--no-passthrough", default=True, help="Carry the input's columns over [default: yes]")
 @click.option("--proba", default="columns", show_default=True, type=click.Choice(["columns", "list", "none"]))
 @click.option(
-    "--save-rows", default=1_000_000, type=POSITIVE, show_default=True, help="Save the state after so many rows"
-)
+    "--save-rows", default=1_000_000, type=POSITIVE, show_default=True,
+    help="Save the state after so many rows, which are a period",
+)  # fmt: skip
+@click.option(
+    "--folder", type=click.Path(file_okay=False),
+    help="Run folder: with every period it gets a version of the model, and a row of monitor.parquet that compares "
+    "the period with the version in use before",
+)  # fmt: skip
+@click.option(
+    "--publish-as", default="champion", show_default=True, type=click.Choice(["champion", "challenger"]),
+    help="Whether versions in --folder are in use at once",
+)  # fmt: skip
+@click.option("--keep-versions", default=10, type=POSITIVE, show_default=True, help="Versions that --folder keeps")
+@click.option(
+    "--max-gain", default=0.01, type=FiniteNumber(min=0.0), show_default=True,
+    help="Nats per row that a refit may gain beyond chance before a period counts as drifted",
+)  # fmt: skip
 @click.option("--replay", is_flag=True, help="The input starts over: skip the batches that the state has taken in")
 @click.option("--model", type=click.Path(dir_okay=False), help="Write the model here at the end")
 @click.option("--no-scores", is_flag=True, help="Learn only; write nothing on standard output")
@@ -138,6 +153,9 @@ def stream(state: str, model: str | None, no_scores: bool, columns: str | None, 
 
     A batch is scored by the model as it was before, and then learnt from. Killed and started again with --replay,
     the state ends as if nothing had happened, bit for bit.
+
+    With --folder, 'stream-gmm history', 'diff', 'rollback' and 'report' show what became of the model; every period
+    is a JSON line on standard error, and if one has drifted, the exit code at the end is 11.
     """
     from stream_gmm.cli.streaming import stream_stdin
 

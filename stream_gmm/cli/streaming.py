@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +19,9 @@ from stream_gmm.execute.protocol import one_blas_thread
 from stream_gmm.io.sink.stream import StreamWriter, record_batches, score_record_batches
 from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.store.models import save_model
+from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.job.config import RunConfig
+from stream_gmm.pipeline.job.update.stream_versions import StreamFolder, StreamVersions
 from stream_gmm.pipeline.stream import StreamOptions, StreamReport, run_stream
 from stream_gmm.pipeline.table_layout import make_stream_layout
 
@@ -25,7 +29,13 @@ from stream_gmm.pipeline.table_layout import make_stream_layout
 def stream_stdin(
     state: str, model: str | None, scores: bool, columns: tuple[str, ...] | None, given: dict[str, Any]
 ) -> None:
-    """Run the stream on standard input; print a summary on standard error at the end."""
+    """Run the stream on standard input; print a summary on standard error at the end.
+
+    Raises
+    ------
+    DriftError
+        At the end, if a period has drifted from the version in use before it.
+    """
     rule = OnlineRule(
         given["n_components"], family_named(given["covariance_type"]), given["half_life"], n_init=given["n_init"],
         outlier_quantile=given["outlier_quantile"], random_state=given["random_state"],
@@ -34,13 +44,26 @@ def stream_stdin(
     options = StreamOptions(
         columns, given["missing"], given["passthrough"], given["proba"], given["save_rows"], given["replay"]
     )
+    drift = DriftRule(max_gain=given["max_gain"])
+    versions = None
+    if given["folder"]:
+        target = StreamFolder(
+            Path(given["folder"]),
+            drift,
+            Path(state).stem,
+            given["publish_as"] == "challenger",
+            given["keep_versions"],
+        )
+        versions = StreamVersions(target, lambda found: click.echo(json.dumps(found.alert(target.name)), err=True))
     with one_blas_thread, closing(StreamWriter(sys.stdout.buffer)) as write:
-        report = run_stream(sys.stdin.buffer, state, rule, options, write if scores else None)
+        report = run_stream(sys.stdin.buffer, state, rule, options, write if scores else None, versions)
     if model:
         with one_blas_thread:
             fitted = make_online_result(report.saved.state, report.saved.rule, report.saved.columns)
         save_model(fitted, model)
     click.echo(_summary(report), err=True)
+    for found in versions.reports if versions is not None else ():
+        found.raise_if_drifted(drift.max_gain, "the stream has learnt from them, and goes on")
 
 
 def _summary(report: StreamReport) -> str:

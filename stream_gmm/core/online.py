@@ -29,6 +29,7 @@ from stream_gmm.core.mstep.mstep import NO_REPORT, MStepReport, mstep
 from stream_gmm.core.online_rule import OnlineRule
 from stream_gmm.core.reservoir import add_rows, empty_reservoir, review_model
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.core.rows.moments import collect_moments, pool_moments
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.rows.scaling import Scaling
@@ -158,7 +159,7 @@ def _fit_first_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> Online
     n = float(len(rows))
     return replace(
         state, params=params, stats=stats.scale(1.0 / n), moments=moments.scale(1.0 / n), step=1, effective_rows=n,
-        threshold=_estimate_threshold(params, rows, rule), reviewed_rows=len(rows),
+        threshold=_find_threshold(_score_some_rows(params, rows), rule), reviewed_rows=len(rows),
     )  # fmt: skip
 
 
@@ -179,11 +180,12 @@ def _take_step(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState
     # The M-step counts rows (for starving components and pseudo-rows), so scale the averages to the effective rows.
     penalty = rule.penalty(moments)
     params, report = mstep(stats.scale(effective_rows), rule.family, penalty, state.params)
-    bad = n if state.reservoir is not None and _fits_badly(state.params, rows, state.stats, step_stats) else 0
+    some_scores = _score_some_rows(state.params, rows)
+    bad = n if state.reservoir is not None and _fits_badly(some_scores, n, state.stats, step_stats) else 0
     state = replace(
         state, params=params, stats=stats, moments=moments, step=state.step + 1, effective_rows=effective_rows,
         loglik=state.loglik + step_stats.loglik, scored_rows=state.scored_rows + n, report=report,
-        threshold=(1.0 - eta) * state.threshold + eta * _estimate_threshold(state.params, rows, rule),
+        threshold=(1.0 - eta) * state.threshold + eta * _find_threshold(some_scores, rule),
         badly_fitted_rows=state.badly_fitted_rows + bad,
     )  # fmt: skip
     has_lost_component = params.weights.min() < LOST_SHARE / rule.n_components
@@ -213,18 +215,15 @@ def _score_some_rows(params: MixtureParams, rows: Array) -> Array:
     return score_rows(compile_density(params), thinned).log_density
 
 
-def _estimate_threshold(params: MixtureParams, rows: Array, rule: OnlineRule) -> float:
-    """Return the quantile of the log-density at these parameters, estimated from some of the rows; nats."""
-    if rule.outlier_quantile <= 0.0:
-        return -np.inf
-    return float(np.quantile(_score_some_rows(params, rows), rule.outlier_quantile))
+def _find_threshold(log_density: Array, rule: OnlineRule) -> float:
+    return float(np.quantile(log_density, rule.outlier_quantile)) if rule.outlier_quantile > 0.0 else -np.inf
 
 
-def _fits_badly(params: MixtureParams, rows: Array, before: SuffStats, step: SuffStats) -> bool:
+def _fits_badly(some_scores: Array, rows: int, before: SuffStats, step: SuffStats) -> bool:
     gap = before.mean_loglik - step.mean_loglik
     if gap <= BAD_FIT[0]:
         return False
-    return bool(gap > BAD_FIT[1] * _score_some_rows(params, rows).std() / np.sqrt(len(rows)))
+    return bool(gap > BAD_FIT[1] * some_scores.std() / np.sqrt(rows))
 
 
 def _is_review_due(state: OnlineState, rows: int) -> bool:
@@ -249,7 +248,7 @@ def review_state(state: OnlineState, rule: OnlineRule, rows: int, *, thorough: b
     params, stats = found
     return replace(
         state, params=params, stats=stats, report=NO_REPORT,
-        threshold=_estimate_threshold(params, reservoir.rows, rule),
+        threshold=_find_threshold(score_rows(compile_density(params), reservoir.rows).log_density, rule),
     )  # fmt: skip
 
 
@@ -274,6 +273,8 @@ def conclude_state(state: OnlineState, rule: OnlineRule) -> OnlineState:
 def make_online_result(state: OnlineState, rule: OnlineRule, columns: tuple[str, ...] = ()) -> FitResult:
     """Return the current model (see :func:`conclude_state`); its criteria are those of the effective rows.
 
+    Threshold and ``training`` are those of the reservoir; without one, the threshold that has followed the rows.
+
     Raises
     ------
     NotFittedError
@@ -287,8 +288,12 @@ def make_online_result(state: OnlineState, rule: OnlineRule, columns: tuple[str,
     assert state.stats is not None
     stats = state.stats.scale(state.effective_rows)
     warnings = (f"{state.report.describe()}.",) if state.report else ()
+    threshold, training = state.threshold, None
+    if state.reservoir is not None:
+        log_density = score_rows(compile_density(state.params), state.reservoir.rows).log_density
+        threshold, training = _find_threshold(log_density, rule), LogDensityHistogram.of(log_density)
     return FitResult(
         state.params, Outcome.STREAMED, Criteria.from_stats(stats, state.params.n_parameters), (stats.mean_loglik,),
-        state.step, columns=columns, threshold=state.threshold, outlier_quantile=rule.outlier_quantile,
-        warnings=warnings, provenance={"rows_seen": state.rows_seen, "half_life": rule.half_life},
+        state.step, columns=columns, threshold=threshold, outlier_quantile=rule.outlier_quantile,
+        training=training, warnings=warnings, provenance={"rows_seen": state.rows_seen, "half_life": rule.half_life},
     )  # fmt: skip

@@ -117,8 +117,8 @@ def monitor(
         raise InputDataError(
             explain("there is no row that the model can score", remedy="check data.paths and the columns' values")
         )
-    rows = [_make_row(name, summary, model, rule) for name, summary in merged.items() if summary.stats.rows]
-    return MonitorResult((*rows, _make_row(ALL_FILES, total, model, rule)), manifest is not None)
+    rows = [make_monitor_row(name, summary, model, rule) for name, summary in merged.items() if summary.stats.rows]
+    return MonitorResult((*rows, make_monitor_row(ALL_FILES, total, model, rule)), manifest is not None)
 
 
 def _find_scores(target: Target | None, model: FitResult, dataset: Dataset) -> dict[str, Any] | None:
@@ -136,7 +136,8 @@ def _find_scores(target: Target | None, model: FitResult, dataset: Dataset) -> d
     return manifest if same and holds_all else None
 
 
-def _make_row(file: str, summary: RowSummary, model: FitResult, rule: DriftRule) -> dict[str, Any]:
+def make_monitor_row(file: str, summary: RowSummary, model: FitResult, rule: DriftRule) -> dict[str, Any]:
+    """Return the monitor's row for the rows of one file, or of all, summarised at the model's parameters."""
     stats, training = summary.stats, model.training
     n, expected = stats.rows, model.criteria.loglik / model.criteria.n_rows
     gain = predict_refit_gain(model.params, summary, model.criteria.n_rows)

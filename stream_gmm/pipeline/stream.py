@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.online import OnlineState, feed_rows
@@ -58,17 +58,31 @@ class StreamReport:
     skipped: int
 
 
+class Follower(Protocol):
+    """Follows a stream from period to period; a period ends where the state is about to be saved."""
+
+    def begin(self, saved: SavedStream) -> None:
+        """Prepare for the period that begins behind this state."""
+
+    def observe(self, chunk: Chunk) -> None:
+        """Take in a batch of the period."""
+
+    def end(self, saved: SavedStream) -> None:
+        """Conclude the period. After a kill, the stream may be replayed from its beginning, and this comes again."""
+
+
 def run_stream(
     source: BinaryIO,
     state_path: str | os.PathLike[str],
     rule: OnlineRule,
     options: StreamOptions,
     write: WriteTable | None = None,
-    on_batch: Callable[[int], None] = lambda _: None,
+    follower: Follower | None = None,
 ) -> StreamReport:
     """Read Arrow IPC record batches to their end; resume from the state file if there is one.
 
-    ``write`` gets the scored rows of every batch, from the model as it was before that batch.
+    ``write`` gets the scored rows of every batch, from the model as it was before that batch; ``follower`` gets the
+    batches of every period, which ends with the state being saved.
 
     Raises
     ------
@@ -83,6 +97,14 @@ def run_stream(
     saved = _open_state(state_path, rule, options, first)
     rows = dropped = unsaved = 0
     skip = saved.batches if options.replay else 0
+    if follower is not None:
+        follower.begin(saved)
+
+    def save() -> None:
+        if follower is not None:
+            follower.end(saved)
+        save_state(saved, state_path)
+
     try:
         for number, batch in enumerate(_chain_first(first, batches)):
             if number < skip:
@@ -93,10 +115,13 @@ def run_stream(
             state = feed_rows(saved.state, chunk.rows, saved.rule)
             saved = replace(saved, state=state, batches=saved.batches + 1)
             rows, dropped, unsaved = rows + chunk.size, dropped + chunk.size - len(chunk.rows), unsaved + chunk.size
+            if follower is not None:
+                follower.observe(chunk)
             if unsaved >= options.save_rows:
-                save_state(saved, state_path)
+                save()
                 unsaved = 0
-            on_batch(chunk.size)
+                if follower is not None:
+                    follower.begin(saved)
     except InputDataError as error:
         if not saved.batches:
             raise
@@ -106,7 +131,7 @@ def run_stream(
         ) from error
     finally:
         if saved.batches:
-            save_state(saved, state_path)
+            save()
     return StreamReport(saved, rows, dropped, skip)
 
 

@@ -159,14 +159,7 @@ class SweepResult:
 
     def _make_row(self, index: int) -> dict[str, Any]:
         c = self.candidates[index]
-        row: dict[str, Any] = {
-            "candidate": c.name,
-            "n_components": c.n_components,
-            "covariance_type": c.family.name,
-            "mclust": c.family.mclust,
-            "outcome": c.outcome.name,
-            "chosen": index == self.chosen,
-        }
+        row = _describe_candidate(c.family, c.n_components, c.outcome, index == self.chosen)
         row |= _full_data_columns(c.full_data_result) | _shape_columns(c.result) | self._estimated_columns(index)
         row["delta"], row["delta_se"] = self.delta(index)
         return row | self._sample_columns(index) | {"reason": c.reason}
@@ -186,16 +179,17 @@ class SweepResult:
         fit, evidence = self.candidates[index].sample_outcome.fit, self.evidence[index]
         behind, gain = evidence.behind, evidence.gain
         heldout = self.profile.heldout.rows
-        return {
-            "heldout_se": behind.sd / heldout**0.5 if behind and heldout else None,
-            "sample_loglik": fit.history[-1] + self._sample_log_jacobian if fit.history else None,
-            "behind": behind.mean if behind else None,
-            "behind_se": behind.standard_error if behind else None,
-            "gain": gain.mean if gain else None,
-            "gain_se": gain.standard_error if gain else None,
-            "restart": fit.origin,
-            "seconds": self.candidates[index].sample_outcome.seconds,
-        }
+        values = (
+            behind.sd / heldout**0.5 if behind and heldout else None,
+            fit.history[-1] + self._sample_log_jacobian if fit.history else None,
+            behind.mean if behind else None,
+            behind.standard_error if behind else None,
+            gain.mean if gain else None,
+            gain.standard_error if gain else None,
+            fit.origin,
+            self.candidates[index].sample_outcome.seconds,
+        )
+        return dict(zip(_SAMPLE_COLUMNS, values, strict=True))
 
     @cached_property
     def _sample_log_jacobian(self) -> float:
@@ -241,7 +235,27 @@ _FULL_DATA_COLUMNS = (
     "kernel",
 )
 _ESTIMATED_COLUMNS = ("bic_estimate", "aic_estimate", "icl_estimate")
+_SAMPLE_COLUMNS = ("heldout_se", "sample_loglik", "behind", "behind_se", "gain", "gain_se", "restart", "seconds")
 _SHAPE_COLUMNS = ("n_parameters", "smallest_weight", "smallest_variance", "largest_condition")
+
+
+def make_single_table(result: FitResult) -> Any:
+    """Return the sweep table of a model without rivals, such as that of a stream."""
+    row = _describe_candidate(result.params.family, result.n_components, result.outcome, chosen=True)
+    row |= _full_data_columns(result) | _shape_columns(result) | dict.fromkeys(_ESTIMATED_COLUMNS)
+    row |= {"delta": 0.0, "delta_se": None} | dict.fromkeys(_SAMPLE_COLUMNS)
+    return table_of([row | {"reason": result.reason}])
+
+
+def _describe_candidate(family: CovarianceFamily, k: int, outcome: Outcome, chosen: bool) -> dict[str, Any]:
+    return {
+        "candidate": f"{family.name}-{k}",
+        "n_components": k,
+        "covariance_type": family.name,
+        "mclust": family.mclust,
+        "outcome": outcome.name,
+        "chosen": chosen,
+    }
 
 
 def _full_data_columns(result: FitResult | None) -> dict[str, Any]:

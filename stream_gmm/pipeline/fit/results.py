@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -34,6 +35,7 @@ from stream_gmm.pipeline.fit.sample import SampleOutcome
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 
+_find_version = cache(version)  # which reads a file
 COLLAPSED_SHARE = 1e-3
 """A degenerate component with less than this share of a column's variance is said to have collapsed in it."""
 TIGHT_SHARE = 1e-4
@@ -178,7 +180,7 @@ def describe_provenance(source: Source, profile: Profile, settings: Settings) ->
         **({"sentinel": {name: list(values) for name, values in sentinels}} if sentinels else {}),
         **settings.decisive,
         "sample_rows": len(profile.sample.rows),
-        "version": version("stream-gmm"),
+        "version": _find_version("stream-gmm"),
     }
 
 

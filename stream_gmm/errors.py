@@ -71,6 +71,10 @@ class ConfigError(StreamGMMError):
     exit_code = 2
 
 
+class MissingPackageError(ConfigError, ImportError):
+    """A package is needed that only an extra of ``stream-gmm`` installs."""
+
+
 class InputDataError(StreamGMMError):
     """The data cannot be read, or cannot be used as asked."""
 

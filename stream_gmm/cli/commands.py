@@ -18,6 +18,7 @@ from stream_gmm.cli.options import load_settings
 from stream_gmm.cli.output import Output, describe_model, describe_plan, describe_run, output_options
 from stream_gmm.cli.setup import doctor, init, schema
 from stream_gmm.errors import ConfigError
+from stream_gmm.extras import import_extra
 
 if TYPE_CHECKING:
     from stream_gmm.pipeline.job.config import RunConfig
@@ -52,7 +53,7 @@ def main() -> None:
 @CONFIG
 @output_options
 def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
-    """Sweep, choose, score, publish and report: the whole job, as a Prefect flow.
+    """Sweep, choose, score, publish and report: the whole job, as a Prefect flow where Prefect is installed.
 
     With PREFECT_API_URL set the run shows in that server; without, no server need be started. A server that does not
     answer, or that is lost on the way, neither stops nor fails the job.
@@ -280,6 +281,7 @@ def serve(
     settings = load_settings(given, arguments)
     for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
+    import_extra("prefect", "stream-gmm serve")
     from stream_gmm.flows.deploy import serve_run
 
     name = settings.name if job == "run" else f"{settings.name}-{job}"

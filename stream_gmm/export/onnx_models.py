@@ -10,6 +10,7 @@ import numpy as np
 
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, explain
+from stream_gmm.extras import import_extra
 
 OPSET = 18
 IR_VERSION = 10
@@ -24,16 +25,14 @@ def to_onnx(model: FitResult) -> bytes:
 
     Raises
     ------
+    MissingPackageError
+        If the package ``onnx`` is not installed.
     ConfigError
-        If the package ``onnx`` is not installed, or the columns are transformed.
+        If the columns are transformed.
     """
-    try:
-        import onnx
-        from onnx import TensorProto, helper, numpy_helper
-    except ImportError as error:
-        raise ConfigError(
-            explain("a model becomes ONNX with the package onnx", remedy="pip install 'stream-gmm[onnx]'")
-        ) from error
+    onnx = import_extra("onnx", "a model as ONNX")
+    from onnx import TensorProto, helper, numpy_helper
+
     if model.transforms:
         raise ConfigError(
             explain("a model with transforms of columns cannot become ONNX", remedy="fit without transforms")

@@ -8,6 +8,7 @@ from typing import Any
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from stream_gmm.core.criteria import base_criterion, display_name, value_format
+from stream_gmm.extras import is_installed
 from stream_gmm.flows.names import make_key
 from stream_gmm.flows.reporting import REPORTER
 from stream_gmm.io.store.generations import current_state
@@ -92,7 +93,9 @@ def publish_update(job: str, result: UpdateResult) -> None:
 
 
 def publish_curves(job: str, folder: Path) -> None:
-    """Publish the criterion curves as an image that needs no hosting."""
+    """Publish the criterion curves as an image that needs no hosting; nothing without matplotlib."""
+    if not is_installed("matplotlib"):
+        return
     from stream_gmm import plot
     from stream_gmm.report.svg import encode_png, make_axes
 

@@ -1,21 +1,20 @@
 """Starts the job from the command line or Python: as a Prefect flow where that is possible, and in any case.
 
 The job is the data's, not the server's: a Prefect server that does not answer, or that is lost on the way, costs the
-record of the run there, and nothing else.
+record of the run there, and nothing else. Where Prefect is not installed, the stages run without it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from typing import Any
 
-from prefect.settings import get_current_settings
-
 from stream_gmm.errors import redact_text
+from stream_gmm.extras import describe_installation, is_installed
 from stream_gmm.flows.context import OnPlan, forward_progress, watch_outcome
 from stream_gmm.flows.reporting import ANSWER_SECONDS, answers
-from stream_gmm.flows.run import gmm_run, hide_error_logs
 from stream_gmm.pipeline.job.checks import check_job
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import RunConfig
@@ -39,8 +38,15 @@ def run_job(config: RunConfig, listener: Listener = ignore_progress, on_plan: On
     Raises
     ------
     StreamGMMError
-        Whatever the stages raise; never because of the Prefect server.
+        Whatever the stages raise; never because of Prefect or its server.
     """
+    if not is_installed("prefect"):
+        why = f"PREFECT_API_URL is set, but Prefect is not installed ({describe_installation('prefect')})"
+        return _run_unrecorded(config, listener, on_plan, why if os.environ.get("PREFECT_API_URL") else "")
+    from prefect.settings import get_current_settings
+
+    from stream_gmm.flows.run import gmm_run, hide_error_logs
+
     url = get_current_settings().api.url
     if url and not answers(url):
         why = f"the Prefect server at {redact_text(url)} does not answer within {ANSWER_SECONDS:g} s"
@@ -63,7 +69,8 @@ def run_job(config: RunConfig, listener: Listener = ignore_progress, on_plan: On
 def _run_unrecorded(config: RunConfig, listener: Listener, on_plan: OnPlan, why: str) -> JobReport:
     from stream_gmm.report.html import write_report
 
-    log.info("%s: the run goes on without it", why)
+    if why:
+        log.info("%s: the run goes on without it", why)
     source = check_job(config, scoring=True)
     with config.begin("run", source):
         with running_cluster(config.cluster) as cluster, open_executor(cluster) as executor:
@@ -75,4 +82,4 @@ def _run_unrecorded(config: RunConfig, listener: Listener, on_plan: OnPlan, why:
         "scored": {k: v for k, v in scored.manifest.items() if k != "parts"},
         "report": str(path),
     }
-    return JobReport(result, (f"{why}: the run was made without it, and is not recorded there",))
+    return JobReport(result, (f"{why}: the run was made without it, and is not recorded there",) if why else ())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # The first six are those of Okabe and Ito (2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9B5FC0", "#8C8C8C",
@@ -64,6 +65,8 @@ def take_many_axes(axes: Any, number: int, columns: int, width: float = 3.8, hei
 
 def show_whole_numbers(ax: Axes) -> None:
     """Mark whole numbers only on the horizontal axis."""
+    from matplotlib.ticker import MaxNLocator
+
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 

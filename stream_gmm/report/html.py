@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -13,6 +15,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from stream_gmm.core.criteria import display_name
+from stream_gmm.extras import describe_installation, is_installed
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.pipeline.job.repeat import make_command
 from stream_gmm.pipeline.job.run_folder import REPORT, update_record
@@ -21,7 +24,6 @@ from stream_gmm.report.advice import give_advice, list_cautions
 from stream_gmm.report.colours import make_colour_rules
 from stream_gmm.report.contents import RunContents, read_contents
 from stream_gmm.report.facts import collect_facts, list_outputs, write_sentence
-from stream_gmm.report.figures import draw_charts
 from stream_gmm.report.portraits import describe_components, format_value
 from stream_gmm.report.tables import (
     tabulate_candidates,
@@ -62,6 +64,17 @@ def render(run: RunContents) -> str:
     neighbours = [f"component {p.neighbour}" if p.neighbour else "none" for p in portraits]
     comparison, fits = tabulate_candidates(run)
     advice = give_advice(run)
+    charts: Mapping[str, Sequence[Any]] = defaultdict(list)
+    cautions = list_cautions(run, advice)
+    if is_installed("matplotlib"):
+        from stream_gmm.report.figures import draw_charts
+
+        charts = draw_charts(run)
+    else:
+        cautions.append(
+            f"There are no charts, because matplotlib is not installed ({describe_installation('matplotlib')}); "
+            "'stream-gmm report' draws them later."
+        )
     return render_page(
         "report.html",
         title=f"{record['name']}: {record['chosen']}",
@@ -69,11 +82,11 @@ def render(run: RunContents) -> str:
         sentence=write_sentence(run),
         facts=collect_facts(run),
         advice=advice,
-        cautions=list_cautions(run, advice),
+        cautions=cautions,
         why=record["why"],
         criterion=display_name(record["criterion"]),
         sure=describe_bootstrap(record["bootstrap"], record["chosen"]) if "bootstrap" in record else (),
-        charts=draw_charts(run),
+        charts=charts,
         comparison=comparison,
         fits=fits,
         portraits=portraits,

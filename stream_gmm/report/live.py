@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm import plot
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.errors import InputDataError, ModelFileError, explain
+from stream_gmm.extras import is_installed
 from stream_gmm.io.store.container import write_atomically
 from stream_gmm.io.store.lease import LEASE, is_lease_held, read_owner
 from stream_gmm.pipeline.fit.grid import CandidateSpec
 from stream_gmm.pipeline.job.run_folder import LEDGER, REPORT
 from stream_gmm.pipeline.sweep.ledger import Entries, Ledger
 from stream_gmm.report.html import render_page, write_report
-from stream_gmm.report.svg import make_axes, make_chart
 from stream_gmm.report.tables import Cell, Column, Row, Table
 
 LIVE = "live.html"
@@ -99,7 +98,10 @@ def render_live(entries: Entries, *, name: str, owner: str = "", every: float = 
         row["chosen"] = best is not None and row["bic"] == best
         row["delta"] = None if row["bic"] is None or best is None else row["bic"] - best
     charts = []
-    if any(row["bic"] is not None for row in rows) and len(rows) > 1:
+    if any(row["bic"] is not None for row in rows) and len(rows) > 1 and is_installed("matplotlib"):
+        from stream_gmm import plot
+        from stream_gmm.report.svg import make_axes, make_chart
+
         charts.append(make_chart(
             plot.differences(rows, "bic", ax=make_axes(6.4, 3.8)), "so-far", "BIC so far",
             "BIC of every candidate at its last point, as difference from the best so far, against K.",

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.errors import ConfigError, InputDataError
+from stream_gmm.errors import ConfigError, InputDataError, MissingPackageError
 from stream_gmm.execute.serial import SerialExecutor
 from tests.cli.test_commands import run
 
@@ -166,7 +166,7 @@ class TestWhatIsRefused:
 
     def test_without_the_package(self, table, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "deltalake", None)
-        with pytest.raises(InputDataError, match=r"deltalake is not installed.*stream-gmm\[delta\]"):
+        with pytest.raises(MissingPackageError, match=r"deltalake, which is not installed.*stream-gmm\[delta\]"):
             sg.open_dataset(table)
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.errors import ConfigError, InputDataError
+from stream_gmm.errors import ConfigError, InputDataError, MissingPackageError
 from stream_gmm.execute.serial import SerialExecutor
 from tests.cli.test_commands import run
 
@@ -199,8 +199,8 @@ class TestWhatIsRefused:
             sg.open_dataset("iceberg://nowhere/ns.t")
 
     def test_without_the_package(self, table, monkeypatch):
-        monkeypatch.setitem(__import__("sys").modules, "pyiceberg.catalog", None)
-        with pytest.raises(InputDataError, match=r"pyiceberg is not installed.*stream-gmm\[iceberg\]"):
+        monkeypatch.setitem(__import__("sys").modules, "pyiceberg", None)
+        with pytest.raises(MissingPackageError, match=r"pyiceberg, which is not installed.*stream-gmm\[iceberg\]"):
             sg.open_dataset(_root(table))
 
 

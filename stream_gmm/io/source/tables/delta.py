@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from stream_gmm.errors import InputDataError, explain
+from stream_gmm.extras import import_extra
 from stream_gmm.io.source.files import SourceFile, is_uri, locate, redact, refuse_unanswered
 from stream_gmm.io.source.tables.versions import TableVersion
 
@@ -37,20 +38,13 @@ def open_delta(path: str, version: int | None) -> tuple[TableVersion, list[Sourc
 
     Raises
     ------
+    MissingPackageError
+        If ``deltalake`` is not installed.
     InputDataError
-        If ``deltalake`` is not installed; if there is no such version, or its log cannot be read; if rows are
-        deleted by deletion vectors or columns have other names in the files; if a file is missing.
+        If there is no such version, or its log cannot be read; if rows are deleted by deletion vectors or columns
+        have other names in the files; if a file is missing.
     """
-    try:
-        from deltalake import DeltaTable
-    except ImportError as error:
-        raise InputDataError(
-            explain(
-                f"{redact(path)} is a Delta table, and the package deltalake is not installed",
-                why="the log of the table says which of its files hold rows that are not deleted or replaced",
-                remedy="pip install 'stream-gmm[delta]'",
-            )
-        ) from error
+    DeltaTable = import_extra("deltalake", f"the Delta table {redact(path)}").DeltaTable
     try:
         table = DeltaTable(_plain_address(path), version=version, storage_options=find_store_options(path))
         _refuse_features(path, table)

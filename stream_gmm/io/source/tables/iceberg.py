@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from stream_gmm.errors import InputDataError, explain
+from stream_gmm.extras import import_extra
 from stream_gmm.io.source.files import SourceFile, is_uri, locate, redact, refuse_unanswered
 from stream_gmm.io.source.tables.delta import find_store_options
 from stream_gmm.io.source.tables.versions import TableVersion
@@ -35,22 +36,17 @@ def open_iceberg(path: str, snapshot: int | None) -> tuple[TableVersion, list[So
 
     Raises
     ------
+    MissingPackageError
+        If ``pyiceberg`` is not installed.
     InputDataError
-        If ``pyiceberg`` is not installed; if there is no such table or snapshot, or its metadata cannot be read; if
-        rows are deleted by delete files; if a file is not Parquet, or is missing.
+        If there is no such table or snapshot, or its metadata cannot be read; if rows are deleted by delete files; if
+        a file is not Parquet, or is missing.
     """
-    try:
-        from pyiceberg.catalog import load_catalog
-        from pyiceberg.io.pyarrow import schema_to_pyarrow
-        from pyiceberg.table import StaticTable
-    except ImportError as error:
-        raise InputDataError(
-            explain(
-                f"{redact(path)} is an Iceberg table, and the package pyiceberg is not installed",
-                why="the metadata of the table say which of its files hold rows that are not deleted or replaced",
-                remedy="pip install 'stream-gmm[iceberg]'",
-            )
-        ) from error
+    import_extra("pyiceberg", f"the Iceberg table {redact(path)}")
+    from pyiceberg.catalog import load_catalog
+    from pyiceberg.io.pyarrow import schema_to_pyarrow
+    from pyiceberg.table import StaticTable
+
     try:
         if path.startswith(CATALOG_SCHEME):
             catalog, _, name = path.removeprefix(CATALOG_SCHEME).strip("/").partition("/")

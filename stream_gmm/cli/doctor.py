@@ -63,7 +63,7 @@ def _describe_version(package: str) -> str:
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
-        return f"{package} missing"
+        return f"{package} not installed"
 
 
 def _run_check(name: str, check: Callable[[], str]) -> Check:

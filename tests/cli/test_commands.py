@@ -28,7 +28,7 @@ THREADS = ["--executor", "threads"]
 def run(*arguments, code: int = 0) -> str:
     """Return what a command prints; an import of the package in a process of its own costs three seconds.
 
-    With ``--json`` only standard output: a warning on standard error, such as that a store was asked twice, is no JSON.
+    With ``--json`` only standard output: a warning on standard error, such as of a store asked twice, is no JSON.
     """
     printed, errors = io.StringIO(), io.StringIO()
     with (

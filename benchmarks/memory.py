@@ -16,7 +16,8 @@ from typing import Any
 import stream_gmm as sg
 from benchmarks.data import prepare_dataset
 from benchmarks.harness import write_report
-from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+from stream_gmm.execute.dask import DaskExecutor
+from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
 COLUMNS = 8
 HEADINGS = ("rows", "cache", "bytes as float64", "largest worker peak, MB", "peak before any data, MB", "scored rows")

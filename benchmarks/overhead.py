@@ -27,7 +27,8 @@ import stream_gmm as sg
 from benchmarks.data import prepare_dataset
 from benchmarks.harness import time_calls, write_report
 from benchmarks.pass_speed import COVARIANCE_TYPES, draw_mixture
-from stream_gmm.execute.dask import TASKS_PER_SLOT, ClusterSpec, DaskExecutor, connect
+from stream_gmm.execute.dask import TASKS_PER_SLOT, DaskExecutor
+from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.execute.tree import FAN_IN, levels, subtrees
 from stream_gmm.pipeline.fit.settings import Settings

@@ -25,7 +25,8 @@ import stream_gmm as sg
 from benchmarks.data import DATA_FOLDER, prepare_dataset
 from benchmarks.harness import write_report
 from benchmarks.pass_sets import draw_mixture_rows
-from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+from stream_gmm.execute.dask import DaskExecutor
+from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
 STRUCTURES = ("spherical", "diag", "tied", "full")
 ALL_K = range(1, 11)

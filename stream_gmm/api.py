@@ -41,8 +41,10 @@ def executor_for(client: Client | Executor | None) -> Executor:
     if hasattr(client, "map_reduce"):
         return client
     from stream_gmm.execute.dask import DaskExecutor
+    from stream_gmm.execute.dask_workers import WorkerCheck
+    from stream_gmm.pipeline.passes.known_answer import answer_known_question
 
-    return DaskExecutor(client)
+    return DaskExecutor(client, check=WorkerCheck.of(answer_known_question))
 
 
 def warn_unless_converged(result: FitResult) -> None:

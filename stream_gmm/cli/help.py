@@ -47,7 +47,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "profile": ("stream-gmm profile events/ --columns x,y",
                 "stream-gmm profile 's3://bucket/events/*.parquet' --sample"),
     "init": ("stream-gmm init events/ --output events.yaml",),
-    "doctor": ("stream-gmm doctor", "stream-gmm doctor events.yaml --address tcp://host:8786"),
+    "doctor": ("stream-gmm doctor", "stream-gmm doctor events.yaml --address tls://host:8786"),
     "schema": ("stream-gmm schema > stream-gmm.schema.json",),
 }  # fmt: skip
 _OWN, _OUTPUT, _GENERAL = "Options of this command", "What is printed", "Name of the run"

@@ -138,7 +138,8 @@ def test_keeping_no_items_is_an_error(executor):
 
 @pytest.mark.slow
 def test_what_a_dead_worker_kept_is_computed_again():
-    from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+    from stream_gmm.execute.dask import DaskExecutor
+    from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
     with connect(ClusterSpec(n_workers=2)) as client:
         client.wait_for_workers(2, timeout=60)
@@ -151,13 +152,14 @@ def test_what_a_dead_worker_kept_is_computed_again():
 
 class TestConnect:
     def test_a_running_cluster_is_reached_by_its_address(self, dask_cluster):
-        from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+        from stream_gmm.execute.dask import DaskExecutor
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
         with connect(ClusterSpec(address=dask_cluster.scheduler_address)) as client:
             assert DaskExecutor(client).map(_add, [1, 2], shared=1) == [2, 3]
 
     def test_a_running_cluster_is_reached_by_its_scheduler_file(self, dask_cluster, tmp_path):
-        from stream_gmm.execute.dask import ClusterSpec, connect
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
         path = tmp_path / "scheduler.json"
         path.write_text(json.dumps({"address": dask_cluster.scheduler_address}))
@@ -166,7 +168,7 @@ class TestConnect:
 
     @pytest.mark.slow
     def test_a_cluster_class_is_started_with_its_options_and_scaled(self):
-        from stream_gmm.execute.dask import ClusterSpec, connect
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
         options = {"n_workers": 0, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
         spec = ClusterSpec(cluster_class="distributed.LocalCluster", cluster_options=options, scale=1)
@@ -176,7 +178,7 @@ class TestConnect:
 
     @pytest.mark.slow
     def test_an_adaptive_cluster_starts_workers_on_demand(self):
-        from stream_gmm.execute.dask import ClusterSpec, connect
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
         options = {"n_workers": 0, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
         adapt = {"minimum": 1, "maximum": 1}
@@ -186,21 +188,21 @@ class TestConnect:
 
     @pytest.mark.slow
     def test_an_embedded_cluster_listens_on_the_loopback_address_only(self):
-        from stream_gmm.execute.dask import ClusterSpec, connect
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
         with connect(ClusterSpec(n_workers=1)) as client:
             assert client.scheduler.address.startswith("tcp://127.0.0.1:")
 
     @pytest.mark.slow
     def test_an_address_without_a_cluster_is_a_cluster_error(self):
-        from stream_gmm.execute.dask import ClusterSpec, connect
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
         spec = ClusterSpec(address="tcp://127.0.0.1:1", timeout_seconds=1)
         with pytest.raises(ClusterError, match=r"tcp://127.0.0.1:1"), connect(spec):
             pass
 
     def test_an_unknown_cluster_class_is_a_configuration_error(self):
-        from stream_gmm.execute.dask import ClusterSpec, connect
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
         with (
             pytest.raises(ConfigError, match="dask_nowhere"),
@@ -209,14 +211,14 @@ class TestConnect:
             pass
 
     def test_options_that_the_class_does_not_know(self):
-        from stream_gmm.execute.dask import ClusterSpec, connect
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
         spec = ClusterSpec(cluster_class="concurrent.futures.ThreadPoolExecutor", cluster_options={"nonsense": 1})
         with pytest.raises(ConfigError, match=r"cluster section.*nonsense.*cluster_options"), connect(spec):
             pass
 
     def test_a_missing_scheduler_file_is_a_cluster_error(self, tmp_path):
-        from stream_gmm.execute.dask import ClusterSpec, connect
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
         spec = ClusterSpec(scheduler_file=str(tmp_path / "no.json"))
         with pytest.raises(ClusterError, match="no scheduler file"), connect(spec):
@@ -229,7 +231,8 @@ def _die(item, shared):
 
 @pytest.mark.slow
 def test_a_task_that_kills_every_worker_ends_in_a_cluster_error():
-    from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+    from stream_gmm.execute.dask import DaskExecutor
+    from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
     # By default the scheduler tries a task on four workers, and a worker takes seconds to start.
     with (

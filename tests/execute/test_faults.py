@@ -52,11 +52,12 @@ def test_a_cluster_without_workers_or_scheduler_is_not_waited_for_for_ever(own_c
     from distributed import Client
 
     from stream_gmm.execute.dask import DaskExecutor
+    from stream_gmm.execute.dask_wait import Deadlines
 
     file, processes = own_cluster
     with Client(scheduler_file=str(file), timeout="30s") as client:
         client.wait_for_workers(1, timeout=60)
-        executor = DaskExecutor(client, patience=3.0)
+        executor = DaskExecutor(client, Deadlines(lost=3.0))
         assert executor.map(_sleep, [0.0, 0.01]) == [0.0, 0.01]
         processes[which].kill()
         started = time.monotonic()

@@ -11,7 +11,8 @@ import pytest
 
 import stream_gmm as sg
 from stream_gmm import demo
-from stream_gmm.execute.dask import ClusterSpec, DaskExecutor, connect
+from stream_gmm.execute.dask import DaskExecutor
+from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.store.models import to_bytes

@@ -12,7 +12,7 @@ import stream_gmm as sg
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import ConfigError
-from stream_gmm.execute.dask import ClusterSpec, plan_slots
+from stream_gmm.execute.dask_cluster import ClusterSpec, plan_slots
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline.fit.grid import parse_grid

@@ -10,6 +10,7 @@ from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.pipeline.job.config import ClusterConfig
 from stream_gmm.pipeline.job.plan import Workers
+from stream_gmm.pipeline.passes.known_answer import answer_known_question
 
 
 @contextmanager
@@ -40,10 +41,21 @@ def running_cluster(config: ClusterConfig) -> Iterator[ClusterConfig]:
     if config.executor != "dask" or config.address or config.scheduler_file:
         yield config
         return
-    from stream_gmm.execute.dask import connect
+    from stream_gmm.execute.dask_cluster import CA, CERT, KEY, connect
 
     with connect(_make_spec(config)) as client:
-        yield ClusterConfig(address=client.scheduler.address, timeout_seconds=config.timeout_seconds)
+        certificates = {
+            name: getattr(client.security, field)
+            for name, field in (("tls_ca_file", CA), ("tls_cert_file", CERT), ("tls_key_file", KEY))
+            if client.scheduler.address.startswith("tls://")
+        }
+        yield ClusterConfig(
+            address=client.scheduler.address,
+            timeout_seconds=config.timeout_seconds,
+            stall_seconds=config.stall_seconds,
+            allow_insecure=config.allow_insecure,
+            **certificates,
+        )
 
 
 def planned_workers(config: ClusterConfig) -> Workers:
@@ -55,7 +67,7 @@ def planned_workers(config: ClusterConfig) -> Workers:
         If it cannot be reached.
     """
     if config.executor == "dask" and not (config.address or config.scheduler_file):
-        from stream_gmm.execute.dask import plan_slots
+        from stream_gmm.execute.dask_cluster import plan_slots
 
         return Workers(*plan_slots(_make_spec(config)))
     with open_executor(config) as executor:
@@ -75,14 +87,21 @@ def _open_threads(config: ClusterConfig) -> Iterator[Executor]:
 
 @contextmanager
 def _open_dask(config: ClusterConfig) -> Iterator[Executor]:
-    from stream_gmm.execute.dask import DaskExecutor, connect
+    from stream_gmm.execute.dask import DaskExecutor
+    from stream_gmm.execute.dask_cluster import connect
+    from stream_gmm.execute.dask_wait import Deadlines
+    from stream_gmm.execute.dask_workers import WorkerCheck, forward_warnings
 
-    with connect(_make_spec(config)) as client:
-        yield DaskExecutor(client, 2.0 * config.timeout_seconds)
+    deadlines = Deadlines(lost=2.0 * config.timeout_seconds, stalled=config.stall_seconds)
+    with connect(_make_spec(config)) as client, forward_warnings(client):
+        # The workers of an embedded cluster are this installation on this machine.
+        executor = DaskExecutor(client, deadlines, None if config.local else WorkerCheck.of(answer_known_question))
+        executor.examine_workers()
+        yield executor
 
 
 def _make_spec(config: ClusterConfig):  # type: ignore[no-untyped-def]
-    from stream_gmm.execute.dask import ClusterSpec
+    from stream_gmm.execute.dask_cluster import ClusterSpec
 
     # Not exclude=: older releases of pydantic ignore it where a section has a serializer of its own.
     return ClusterSpec(**{key: value for key, value in config.model_dump().items() if key != "executor"})

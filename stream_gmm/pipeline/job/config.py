@@ -27,9 +27,8 @@ from stream_gmm.io.store.jobs import Job, find_job, read_job, record_job
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.job.option_sections import ScoreConfig, UpdateConfig
+from stream_gmm.pipeline.job.option_sections import ClusterConfig, ScoreConfig, UpdateConfig
 from stream_gmm.pipeline.job.sections import (
-    ClusterConfig,
     DataConfig,
     EMConfig,
     MonitorConfig,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -27,11 +26,8 @@ from stream_gmm.errors import did_you_mean, redact_value
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.algorithms import ALGORITHMS
 from stream_gmm.pipeline.fit.settings import ACCELERATIONS, CONSTANTS, PROFILES, describe_option
-from stream_gmm.pipeline.limits import MOST_COMPONENTS, MOST_WORKERS
+from stream_gmm.pipeline.limits import MOST_COMPONENTS
 from stream_gmm.pipeline.passes.tasks import AUTO, CACHES
-
-_MEMORY = re.compile(r"\d+(\.\d*)?(e\d+)? *([kMGTP]i?)?B?", re.IGNORECASE)
-_ADDRESS = re.compile(r"(?:(?:tcp|tls|ucx|ws|wss)://)?[^\s/]+:\d+|inproc://\S+")
 
 
 def _refuse_bool(value: Any) -> Any:
@@ -234,66 +230,6 @@ class EMConfig(Section):
     def _require_choice(cls, value: str | None, info: ValidationInfo) -> str | None:
         name = str(info.field_name)
         return value if value is None else _require_known(value, _NAMES[name], name)
-
-
-class ClusterConfig(Section):
-    """Where the work is done; by default on an embedded Dask cluster on the loopback address."""
-
-    executor: Literal["dask", "threads", "serial"] = Field(
-        "dask", description="dask, or this process: threads, serial"
-    )
-    address: Text | None = Field(None, description="Scheduler of an existing cluster, such as tcp://host:8786")
-    scheduler_file: Text | None = Field(None, description="Scheduler file of an existing cluster")
-    cluster_class: Text | None = Field(None, description="Dotted path of a Dask cluster class to start")
-    cluster_options: dict[str, Any] = Field({}, description="Arguments of cluster_class")
-    scale: Whole | None = Field(None, ge=1, description="Workers to ask cluster_class for")
-    adapt: dict[str, Whole] | None = Field(None, description="Adaptive scaling, such as {minimum: 1, maximum: 10}")
-    n_workers: Whole | None = Field(
-        None, ge=1, le=MOST_WORKERS, description="Workers of the embedded cluster, or threads; none: one a core"
-    )
-    threads_per_worker: Whole = Field(1, ge=1, le=MOST_WORKERS, description="Threads of each embedded worker")
-    memory_limit: Text | None = Field(None, description="Memory of each embedded worker, such as 2GiB")
-    timeout_seconds: Number = Field(30.0, gt=0.0, description="How long to wait for a worker")
-
-    @property
-    def local(self) -> bool:
-        """True if all the work is done on this machine."""
-        return self.executor != "dask" or not (self.address or self.scheduler_file or self.cluster_class)
-
-    @field_validator("memory_limit")
-    @classmethod
-    def _require_memory_size(cls, value: str | None) -> str | None:
-        if value not in (None, "auto") and (not _MEMORY.fullmatch(value) or not re.search(r"[1-9]", value)):
-            raise ValueError("is not a size of memory; write it as '2GiB'")
-        return value
-
-    @field_validator("address")
-    @classmethod
-    def _require_address(cls, value: str | None) -> str | None:
-        if value is not None and not _ADDRESS.fullmatch(value):
-            raise ValueError("is not the address of a scheduler; write it as 'tcp://host:8786'")
-        return value
-
-    @field_validator("adapt")
-    @classmethod
-    def _require_bounds(cls, value: dict[str, int] | None) -> dict[str, int] | None:
-        if value is None:
-            return None
-        if unknown := sorted(set(value) - {"minimum", "maximum"}):
-            raise ValueError(f"knows minimum and maximum, not {', '.join(unknown)}")
-        if not 0 <= value.get("minimum", 0) <= value.get("maximum", MOST_WORKERS) or value.get("maximum") == 0:
-            raise ValueError("needs 0 <= minimum <= maximum, and a maximum of at least 1")
-        return value
-
-    @model_validator(mode="after")
-    def _require_one_cluster(self) -> ClusterConfig:
-        ways = [n for n in ("address", "scheduler_file", "cluster_class") if getattr(self, n)]
-        if len(ways) > 1:
-            raise ValueError(f"{' and '.join(ways)} exclude each other")
-        started = [n for n in ("scale", "adapt", "cluster_options") if getattr(self, n)]
-        if started and not self.cluster_class:
-            raise ValueError(f"{' and '.join(started)} need cluster_class")
-        return self
 
 
 _DRIFT = DriftRule()

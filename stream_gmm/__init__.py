@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stream_gmm.estimator_selector import GaussianMixtureSelector
     from stream_gmm.export.batches import score_batches, score_dask
     from stream_gmm.export.json_models import from_json
+    from stream_gmm.export.mlflow_runs import log_to_mlflow
     from stream_gmm.export.sklearn_mixtures import from_sklearn
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.sink.scored import ScoredTable, open_scored
@@ -46,6 +47,7 @@ _WHERE = {
     "from_json": "stream_gmm.export.json_models",
     "from_sklearn": "stream_gmm.export.sklearn_mixtures",
     "likelihood_ratio_test": "stream_gmm.inference",
+    "log_to_mlflow": "stream_gmm.export.mlflow_runs",
     "monitor": "stream_gmm.api",
     "score": "stream_gmm.api",
     "score_batches": "stream_gmm.export.batches",
@@ -107,6 +109,7 @@ __all__ = [
     "from_sklearn",
     "likelihood_ratio_test",
     "load_model",
+    "log_to_mlflow",
     "monitor",
     "open_dataset",
     "open_registry",

@@ -103,8 +103,27 @@ def score_dask(
     return frame.map_partitions(_score_frame, result, **given, meta=_score_frame(frame._meta, result, **given))
 
 
+def score_frame(frame: Any, result: FitResult, missing: str) -> Any:
+    """Return the scores of a pandas data frame, without its own columns, by the rules of the model."""
+    layout, test = make_stream_layout(TableOptions(), result)
+    return _score_rows(frame, result, layout=layout, test=test, missing=missing)
+
+
 def _score_frame(frame: Any, result: FitResult, *, layout: Layout, test: OutlierTest, missing: str) -> Any:
-    """Return a pandas data frame with its scores; columns with missing integers or truth values are nullable."""
+    """Return a pandas data frame with its scores."""
+    import pandas as pd
+
+    scores = _score_rows(frame, result, layout=layout, test=test, missing=missing)
+    clash = sorted(set(scores.columns) & set(frame.columns))
+    if clash:
+        raise ConfigError(
+            explain(f"the frame already has columns named {clash}", remedy="set prefix, such as 'gmm_'")
+        )
+    return pd.concat([frame, scores], axis=1)
+
+
+def _score_rows(frame: Any, result: FitResult, *, layout: Layout, test: OutlierTest, missing: str) -> Any:
+    """Return the scores of a pandas data frame; columns with missing integers or truth values are nullable."""
     import pandas as pd
     import pyarrow as pa
 
@@ -118,10 +137,5 @@ def _score_frame(frame: Any, result: FitResult, *, layout: Layout, test: Outlier
     scored = score_record_batch(result, batch, 0, passthrough="none", layout=layout, test=test, missing=missing)
     kinds = {pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype(), pa.string(): pd.StringDtype()}
     scores = pa.Table.from_batches([scored]).to_pandas(types_mapper=kinds.get)
-    clash = sorted(set(scores.columns) & set(frame.columns))
-    if clash:
-        raise ConfigError(
-            explain(f"the frame already has columns named {clash}", remedy="set prefix, such as 'gmm_'")
-        )
     scores.index = frame.index
-    return pd.concat([frame, scores], axis=1)
+    return scores

@@ -14,7 +14,14 @@ from typing import Any
 
 from stream_gmm.errors import MissingPackageError, explain
 
-EXTRAS = {"matplotlib": "plot", "prefect": "prefect", "deltalake": "delta", "pyiceberg": "iceberg", "onnx": "onnx"}
+EXTRAS = {
+    "matplotlib": "plot",
+    "prefect": "prefect",
+    "deltalake": "delta",
+    "pyiceberg": "iceberg",
+    "onnx": "onnx",
+    "mlflow": "mlflow",
+}
 """The extra of ``stream-gmm`` that installs a package."""
 
 

@@ -122,12 +122,14 @@ def score_task(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
 
 @task(name="report", task_run_name="report-{config.name}", **RETRIES)
 def report_task(config: RunConfig) -> str:
-    """Write the report; returns its path."""
+    """Write the report, and log the run to MLflow if the configuration asks for it; returns the report's path."""
+    from stream_gmm.export.mlflow_runs import log_job
     from stream_gmm.report.html import write_report
 
     with hide_credentials():
         path = str(write_report(config.folder))
         publish_curves(config.name, config.folder)
+        log_job(config)
     return path
 
 

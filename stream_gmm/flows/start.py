@@ -67,6 +67,7 @@ def run_job(config: RunConfig, listener: Listener = ignore_progress, on_plan: On
 
 
 def _run_unrecorded(config: RunConfig, listener: Listener, on_plan: OnPlan, why: str) -> JobReport:
+    from stream_gmm.export.mlflow_runs import log_job
     from stream_gmm.report.html import write_report
 
     if why:
@@ -77,6 +78,7 @@ def _run_unrecorded(config: RunConfig, listener: Listener, on_plan: OnPlan, why:
             swept = sweep_stage(config, executor, listener, on_plan=on_plan)
             scored = score_stage(config, executor, listener=listener)
         path = write_report(config.folder)
+        log_job(config)
     result = {
         "chosen": swept.candidates[swept.chosen].name,
         "scored": {k: v for k, v in scored.manifest.items() if k != "parts"},

@@ -11,6 +11,7 @@ from pathlib import Path
 from stream_gmm.core.criteria import HELDOUT, base_criterion
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.extras import import_extra
 from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri
@@ -35,11 +36,13 @@ def check_job(config: RunConfig, *, scoring: bool) -> Dataset:
     Raises
     ------
     ConfigError
-        If settings contradict each other, or the output folder overlaps an input folder.
+        If settings contradict each other, the output folder overlaps an input folder, or a package is missing.
     InputDataError, ModelFileError, StorageError
         If the data or a model file cannot be read, or the output folder cannot be written.
     """
     check_output_folder(config)
+    if config.mlflow.tracking_uri and scoring:
+        import_extra("mlflow", "the section mlflow")
     settings = config.settings()
     grid = parse_grid(config.sweep.n_components, config.sweep.covariance_type)
     settings.check_structures([name for _, name in grid])

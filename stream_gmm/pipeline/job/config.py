@@ -27,7 +27,7 @@ from stream_gmm.io.store.jobs import Job, find_job, read_job, record_job
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.settings import Settings
-from stream_gmm.pipeline.job.option_sections import ClusterConfig, ScoreConfig, UpdateConfig
+from stream_gmm.pipeline.job.option_sections import ClusterConfig, MlflowConfig, ScoreConfig, UpdateConfig
 from stream_gmm.pipeline.job.sections import (
     DataConfig,
     EMConfig,
@@ -61,6 +61,7 @@ class RunConfig(Section):
     output: OutputConfig = OutputConfig()
     monitor: MonitorConfig = MonitorConfig()
     update: UpdateConfig = UpdateConfig()
+    mlflow: MlflowConfig = MlflowConfig()
 
     def settings(self) -> Settings:
         """Return the options of the fit."""

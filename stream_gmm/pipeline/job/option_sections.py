@@ -1,4 +1,4 @@
-"""The sections that become the options of something else: of a scored table, an update, a cluster."""
+"""The sections that become the options of something else: of a scored table, an update, a cluster, MLflow."""
 
 from __future__ import annotations
 
@@ -16,6 +16,19 @@ from stream_gmm.pipeline.job.sections import Number, Section, Text, Whole, requi
 from stream_gmm.pipeline.limits import MOST_WORKERS
 from stream_gmm.pipeline.table_options import TableOptions
 from stream_gmm.pipeline.update.rule import UpdateRule, describe_update_option
+
+
+class MlflowConfig(Section):
+    """Where runs are logged in MLflow (extra mlflow); without an address, nowhere."""
+
+    tracking_uri: Text | None = Field(
+        None, description="Server or store, such as http://host:5000 or sqlite:///mlflow.db; 'run' is logged there"
+    )
+    experiment: Text = Field("stream-gmm", description="Name of the experiment; it is created if there is none")
+    register_as: Text | None = Field(
+        None, description="Name under which MLflow's registry gets the model as a new version; none: not registered"
+    )
+
 
 describe = partial(describe_option, options=TableOptions)
 _RULE = UpdateRule()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -57,17 +57,26 @@ def make_command(verb: str, config: Mapping[str, Any], changes: Mapping[str, Any
 
     Only what differs from the defaults is written. ``changes`` are dotted keys with other values, None: the default.
     """
-    paths: Sequence[str] = config["data"]["paths"]
-    defaults = RunConfig.model_validate({"data": {"paths": list(paths)}}).model_dump(mode="json")
-    parts = ["stream-gmm", verb, *paths]
+    parts = ["stream-gmm", verb, *config["data"]["paths"]]
+    for dotted, value in list_changes(config, changes):
+        if dotted != "data.paths":
+            parts += _write_option(dotted, value)
+    return shlex.join(parts)
+
+
+def list_changes(config: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a configuration whose values differ from the defaults, with their values.
+
+    ``changes`` as for :func:`make_command`.
+    """
+    defaults = RunConfig.model_validate({"data": {"paths": list(config["data"]["paths"])}}).model_dump(mode="json")
     for dotted in config_keys():
-        usual = _look_up(defaults, dotted, None)
+        usual = None if dotted == "data.paths" else _look_up(defaults, dotted, None)
         value = _look_up(config, dotted, usual)
         if changes and dotted in changes:
             value = usual if changes[dotted] is None else changes[dotted]
-        if dotted != "data.paths" and value != usual:
-            parts += _write_option(dotted, value)
-    return shlex.join(parts)
+        if value != usual:
+            yield dotted, value
 
 
 def _look_up(tree: Mapping[str, Any], dotted: str, otherwise: Any) -> Any:

@@ -17,11 +17,10 @@ from stream_gmm.core.estep.kernel_choice import (
     bound_rounding_error,
     choose_kernel,
 )  # fmt: skip
-from stream_gmm.core.estep.kernels import complete_features
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.draw import draw_rows
-from stream_gmm.core.model.features import LINEAR_ORDER
+from stream_gmm.core.model.features import DIAGONAL_ORDER, ISOTROPIC_ORDER, LINEAR_ORDER, QUADRATIC_ORDER
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.errors import ConfigError
@@ -29,11 +28,14 @@ from tests.strategies import families, random_params, seeds
 
 
 def _features(family, coordinates, rows, dtype):
-    z = coordinates.apply(rows).T
-    out = np.empty((family.features.count(len(z)), len(rows)), dtype)
-    out[1 : 1 + len(z)] = z
-    complete_features(len(z), family.features.order, out)
-    return out
+    """The features of the rows in their type, as products that are rounded one by one."""
+    z = coordinates.apply(rows).T.astype(dtype)
+    i, j = np.triu_indices(len(z))
+    further = {
+        LINEAR_ORDER: z[:0], ISOTROPIC_ORDER: (z * z).sum(0, keepdims=True), DIAGONAL_ORDER: z * z,
+        QUADRATIC_ORDER: z[i] * z[j],
+    }  # fmt: skip
+    return np.vstack([np.ones((1, len(rows)), dtype), z, further[family.features.order]])
 
 
 def _log_density(params, density, coordinates, rows, k, dtype):

@@ -9,6 +9,7 @@ few lines, then ``accumulate.py``.
 - ``kernel_choice.py``: which kernel a candidate takes, by its rounding error and cost
 - ``cost.py``: predicted cost of a kernel
 - ``kernels.py``: the compiled loops of the feature kernels (quadratic, sphered)
+- ``tiles``: matrix products in tiles, of which the feature kernels are made
 - ``whitening.py``: the compiled loops of the whitened kernel
 - ``scores.py``: scores of rows by one mixture
 """

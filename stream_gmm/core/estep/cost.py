@@ -6,24 +6,19 @@ and must not depend on the load of the machine.
 
 from __future__ import annotations
 
-CACHED_FEATURES = 500
-"""The features of a block stay in the cache between their three uses up to this number of features."""
-
-# Nanoseconds for: a row; the exponential of a component; a feature within the cache, and beyond it; a floating-point
-# operation of a matrix product.
+# Nanoseconds for: a row; the exponential of a component; a feature; a floating-point operation of a matrix product.
 FEATURES = {
-    "float64": (3.71, 0.55, 0.382, 0.815, 0.0237),
-    "float32": (3.68, 0.152, 0.203, 0.576, 0.013),
+    "float64": (2.89, 0.957, 0.35, 0.00732),
+    "float32": (3.22, 0.365, 0.177, 0.00425),
 }
 # Nanoseconds for: a row; a component; a whitened value (centred, squared, weighted); a floating-point operation.
-WHITENED = (6.36, 0.0, 1.22, 0.0201)
+WHITENED = (6.79, 0.932, 0.872, 0.026)
 
 
 def feature_terms(k: int, d: int, n_features: int, sphered: bool) -> tuple[float, ...]:
     """Return how often each constant of ``FEATURES`` applies, for K components, D columns and F features."""
-    cached, beyond = (n_features, 0) if n_features <= CACHED_FEATURES else (0, n_features)
     flops = 4 * n_features * k + (2 * d * d if sphered else 0)
-    return 1.0, float(k), float(cached), float(beyond), float(flops)
+    return 1.0, float(k), float(n_features), float(flops)
 
 
 def whitened_terms(k: int, d: int, matrices: bool) -> tuple[float, ...]:

@@ -1,11 +1,12 @@
 """The compiled loops of the feature kernels: features -> log-densities -> responsibilities -> sums.
 
 Rows are processed in blocks of ``b`` rows, small enough for the features and log-densities of a block to stay in
-the cache. Arrays are feature-major (``rows_t (D, N)``), so that every inner loop runs over contiguous memory. The
+the cache; features and log-densities are made group by group, a group being some rows that fill vector registers.
+Arrays are feature-major (``rows_t (D, N)``), so that every inner loop runs over contiguous memory. The
 GIL is released; compiled code is cached on disk, so that the first task of a worker need not compile.
 
-The matrix products are those of BLAS; the rest is written so that the compiler can vectorise it, in float64 or
-float32, depending on the type of the packed weights. Sums over blocks are always float64.
+The matrix products are those of :mod:`.tiles`; the rest is written so that the compiler can vectorise it, in float64
+or float32, depending on the type of the packed weights. Sums over blocks are always float64.
 
 Sizes: ``M`` components of all candidates together, ``C`` candidates, ``F`` features, ``D`` columns, ``N`` rows.
 ``offsets (C + 1,)`` gives the components of each candidate: those of candidate c are ``offsets[c]`` to
@@ -19,11 +20,23 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+from stream_gmm.core.estep.tiles.products import (
+    add_products,
+    allocate,
+    copy_group,
+    count_lanes,
+    multiply_group,
+    multiply_rows,
+    pad_columns,
+    transpose_group,
+)
 from stream_gmm.core.model.features import DIAGONAL_ORDER, ISOTROPIC_ORDER, QUADRATIC_ORDER
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 # Flags of LLVM. Not "reassoc" for exp: it would simplify ``(t + magic) - magic`` away.
 _EXACT = {"contract", "nsz"}
+_BLOCK = 384
+_CACHED_BYTES = 250_000
 
 
 @intrinsic
@@ -237,41 +250,38 @@ def sphere(z, inverse_root, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def _multiply(a, c, target):  # type: ignore[no-untyped-def]
-    for j in range(target.shape[0]):
-        target[j] = a[j] * c[j]
+def sum_squares(z, norms):  # type: ignore[no-untyped-def]
+    """Fill ``norms (1, b)`` with the squared norms of the columns of ``z (D, b)``."""
+    target = norms[0]
+    target[:] = 0.0
+    for i in range(z.shape[0]):
+        source = z[i]
+        for j in range(target.shape[0]):
+            target[j] += source[j] * source[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def complete_features(d, order, out):  # type: ignore[no-untyped-def]
-    """Complete ``out (F, b)``, which holds z in its rows 1 to D: 1 in row 0, quadratic features after row D.
+@njit(cache=True, nogil=True, inline="always")
+def complete_features(d, order, group):  # type: ignore[no-untyped-def]
+    """Complete the features of a group, ``group (F, rows)``, which holds 1 in row 0 and z in its rows 1 to D.
 
-    ``order`` is one of the constants of :mod:`stream_gmm.core.model.features`: nothing more, ``|z|^2``, the squares,
-    or all products ``z_i z_j`` with i <= j.
+    ``order`` is one of the constants of :mod:`stream_gmm.core.model.features`: nothing more, the squares, or all
+    products ``z_i z_j`` with i <= j. ``|z|^2`` is that of :func:`sum_squares`.
     """
-    out[0, :] = 1.0
-    f = 1 + d
-    if order == ISOTROPIC_ORDER:
-        target = out[f]
-        target[:] = 0.0
+    first = 1 + d
+    if order == DIAGONAL_ORDER:
         for i in range(d):
-            a = out[1 + i]
-            for j in range(target.shape[0]):
-                target[j] += a[j] * a[j]
-    elif order == DIAGONAL_ORDER:
-        for i in range(d):
-            _multiply(out[1 + i], out[1 + i], out[f + i])
+            multiply_rows(group, 1 + i, 1 + i, 1, first + i)
     elif order == QUADRATIC_ORDER:
         for i in range(d):
-            for k in range(i, d):
-                _multiply(out[1 + i], out[1 + k], out[f])
-                f += 1
+            multiply_rows(group, 1 + i, 1 + i, d - i, first)
+            first += d - i
 
 
 @njit(cache=True, nogil=True)
 def block_rows(m, f, item_bytes):  # type: ignore[no-untyped-def]
-    """Return how many rows make a block: few enough for the cache, and many enough for BLAS to be fast."""
-    return 384 if (m + f) * item_bytes * 384 <= 400_000 else 256
+    """Return how many rows make a block: whole groups, few enough for the cache, many enough for long loops."""
+    group_rows = 2 * count_lanes(item_bytes)
+    return max(min(_CACHED_BYTES // ((m + f) * item_bytes), _BLOCK) // group_rows, 1) * group_rows
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
@@ -287,27 +297,47 @@ def feature_pass(  # type: ignore[no-untyped-def]
     """
     d, n = rows_t.shape
     m, f = weights.shape
-    step = block_rows(m, f, weights.itemsize)
-    part, part_t = np.empty((m, f), weights.dtype), np.empty((f, m), weights.dtype)
+    size = weights.itemsize
+    group_rows, wide = 2 * count_lanes(size), pad_columns(f, size)
+    step = min(block_rows(m, f, size), (n + group_rows - 1) // group_rows * group_rows)
+    everyone = np.arange(m)
+    group, features = allocate(wide, group_rows, weights), allocate(step, wide, weights)
+    group[0] = 1.0
+    logp, scratch = allocate(m, step, weights), allocate(2, step, weights)
+    z, norms, part = allocate(d, step, weights), allocate(1, step, weights), allocate(m, wide, weights)
+    centred = np.empty((d, step))
+    pending = 0
     for start in range(0, n, step):
         b = min(step, n - start)
-        if start == 0 or b < step:
-            z = np.empty((d, b))
-            phi = np.empty((f, b), weights.dtype)
-            logp = np.empty((m, b), weights.dtype)
-            scratch = np.empty((2, b), weights.dtype)
+        block, first, block_weights = rows_t, start, row_weights[start : start + b]
+        if b < step:
+            # Copies of the last row, with weight 0, fill up the last block.
+            block, first, block_weights = np.empty((d, step)), 0, np.zeros(step)
+            for i in range(d):
+                block[i, :b] = rows_t[i, start:]
+                block[i, b:] = rows_t[i, n - 1]
+            block_weights[:b] = 1.0
+            if row_weights.shape[0]:
+                block_weights[:b] = row_weights[start:]
         if inverse_root.shape[0]:
-            standardise(rows_t, start, shift, inverse_scale, z)
-            sphere(z, inverse_root, phi[1 : 1 + d])
+            standardise(block, first, shift, inverse_scale, centred)
+            sphere(centred, inverse_root, z)
         else:
-            standardise(rows_t, start, shift, inverse_scale, phi[1 : 1 + d])
-        complete_features(d, order, phi)
-        np.dot(weights, phi, logp)
-        compute_responsibilities(logp, offsets, row_weights[start : start + b], backgrounds, sums, scratch)
-        # The same product; which order is the faster one depends on the shape.
-        if m > f:
-            np.dot(logp, phi.T, part)
-            totals += part
-        else:
-            np.dot(phi, logp.T, part_t)
-            totals += part_t.T
+            standardise(block, first, shift, inverse_scale, z)
+        if order == ISOTROPIC_ORDER:
+            sum_squares(z, norms)
+        used = (b + group_rows - 1) // group_rows * group_rows
+        for lo in range(0, used, group_rows):
+            copy_group(z, lo, group, 1)
+            if order == ISOTROPIC_ORDER:
+                copy_group(norms, lo, group, 1 + d)
+            complete_features(d, order, group)
+            multiply_group(weights, everyone, m, group, logp, lo)
+            transpose_group(group, features, lo)
+        compute_responsibilities(logp, offsets, block_weights, backgrounds, sums, scratch)
+        add_products(logp, everyone, m, features, used, part)
+        pending += b
+        if pending >= _BLOCK or start + b == n:
+            totals += part[:, :f]
+            part[:] = 0.0
+            pending = 0

@@ -67,7 +67,8 @@ def test_a_group_is_transposed(dtype, rng):
     transpose_group(group, target, lanes)
 
     np.testing.assert_array_equal(target[lanes : 3 * lanes], group.T)
-    assert not target[:lanes].any() and not target[3 * lanes :].any()
+    assert not target[:lanes].any()
+    assert not target[3 * lanes :].any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

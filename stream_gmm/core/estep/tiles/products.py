@@ -121,7 +121,7 @@ def transpose_group(group, target, row):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, inline="always")
 def copy_group(rows, column, group, first):  # type: ignore[no-untyped-def]
-    """Copy the columns of a group of ``rows (D, N)``, from ``column`` on, to the rows of ``group`` from ``first`` on."""
+    """Copy a group of the columns of ``rows (D, N)``, from ``column`` on, to ``group`` from its row ``first`` on."""
     copy_tile(rows, column, rows.shape[0], group, first)
 
 

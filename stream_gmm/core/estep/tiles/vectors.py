@@ -76,7 +76,7 @@ class _Matrix:
 
 
 def _loop(builder: Any, count: Any, carried: list[Any], body_of: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-    """Emit a loop of ``count`` steps; ``body_of(step, values)`` returns the values that it hands on. Return the last."""
+    """Emit a loop of ``count`` steps and return its last values; ``body_of(step, values)`` returns the next ones."""
     before = builder.block
     head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
     builder.branch(head)
@@ -187,7 +187,7 @@ def transpose_tile(_, source, row, column, target, target_row, target_column):  
         a, b = (_Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 3))
         n = a.lanes
 
-        def row_of(matrix, first, number, place):  # type: ignore[no-untyped-def]
+        def row_of(matrix: _Matrix, first: Any, number: int, place: Any) -> Any:
             return matrix.at(builder.add(first, ir.Constant(_INDEX, number)), place)
 
         values = [a.load(row_of(a, arguments[1], i, arguments[2]), 0) for i in range(n)]
@@ -213,7 +213,7 @@ def transpose_tile(_, source, row, column, target, target_row, target_column):  
 
 @intrinsic
 def product_tile(_, group, factor, first, count, target):  # type: ignore[no-untyped-def]
-    """Fill the rows from ``target`` on with the products of the row ``factor`` and ``count`` rows from ``first`` on."""
+    """Fill rows from ``target`` on with the products of the row ``factor`` and ``count`` rows from ``first`` on."""
     signature = types.void(group, factor, first, count, target)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -235,7 +235,7 @@ def product_tile(_, group, factor, first, count, target):  # type: ignore[no-unt
 
 @intrinsic
 def copy_tile(_, source, column, count, target, first):  # type: ignore[no-untyped-def]
-    """Copy two vectors of each of ``count`` rows of the source, from a column on, to the target from row ``first`` on."""
+    """Copy two vectors of each of ``count`` rows, from a column on, to the rows of the target from ``first`` on."""
     signature = types.void(source, column, count, target, first)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]

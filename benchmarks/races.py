@@ -98,7 +98,9 @@ def run_races(races: int, writers: int, wait: float = 0.0, s3: bool = False) -> 
         for process in processes:
             process.start()
         seen: Counter[str] = Counter()
-        for _ in range(races):
+        for race in range(races):
+            if race and race % 50 == 0:
+                print(f"{race} races: {dict(seen)}", flush=True)
             barriers[0].wait()
             ended = Counter(ends.get()[2] for _ in range(writers))
             assert ended["published"] + ended["there before"] >= 1, ended

@@ -204,7 +204,7 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     fitted = load_model(model or settings.folder / MODEL)
     # Before a cluster starts.
     source = settings.open(fitted)
-    check_scoring(settings, source, fitted.n_components, fitted.density.noisy)
+    check_scoring(settings, source, fitted.n_components, fitted.density.noisy, fitted)
     with (
         settings.begin("score", source, model=model),
         output.progress() as listener,

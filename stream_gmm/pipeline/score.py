@@ -19,7 +19,7 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.transforms import refuse_imputation
 from stream_gmm.errors import InputDataError, StorageError, explain
 from stream_gmm.execute.protocol import Executor
-from stream_gmm.io.sink.columns import Layout
+from stream_gmm.io.sink.columns import Layout, make_table_schema, score_columns
 from stream_gmm.io.sink.file_stats import StatsRule
 from stream_gmm.io.sink.places import open_place
 from stream_gmm.io.sink.reports import PartReport, is_part_intact, report_from_json
@@ -110,14 +110,18 @@ def score(
     """
     if table.impute:
         refuse_imputation(model.transforms)
-    target = open_target(output)
+    target = open_target(output, table.sink, table.write)
     dataset = with_model_columns(dataset, model)
     layout = make_layout(dataset, model.n_components, model.density.noisy, table, model.columns)
     require_ranks(layout, model)
+    columns = score_columns(model.n_components, layout, model.density.noisy, training=model.training)
     with target.hold(wait):
         target.check([f.path for f in dataset.files])
+        dataset = target.prepare(dataset, layout, columns)
         job_key, names = _compute_job_key(model, dataset, layout), output_names(dataset.parts)
-        previous = target.read_manifest()
+        previous = target.find_job(job_key) if not keep_scores else target.read_manifest()
+        if previous and previous.pop("applied", False):
+            return ScoreResult(target.shown, previous, already_published=True)
         kept = [] if not keep_scores else find_kept_parts(target, dataset, layout, {model.digest, *keep_scores})
         intact = kept or _find_intact_parts(target, previous, job_key, executor)
         if kept:
@@ -126,7 +130,7 @@ def score(
             target.tidy()
             return ScoreResult(target.shown, previous, already_published=True)
         with target.open_staging(job_key) as staging:
-            target.reuse(intact, staging)
+            reused = target.reuse(intact, staging)
             job = ScoreJob(
                 model.density, choose_fixed_test(layout, model), dataset.columns, dataset.missing, layout, staging,
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),
@@ -135,8 +139,7 @@ def score(
                 dataset.sentinels, model.training,
             )  # fmt: skip
             job = replace(job, test=_choose_test(job, dataset, executor, listener))
-            place = open_place(staging)
-            done = {r.index: r for r in kept if place.find_size(r.path) == r.bytes}
+            done = {r.index: r for r in reused} if kept else {}
             items = [(p, n) for p, n in zip(dataset.parts, names, strict=True) if p.index not in done]
             meter = Meter(listener, "score", [p.rows for p, _ in items])
             scored = executor.map(score_part, items, shared=job, label="score", on_done=meter) if items else []
@@ -144,8 +147,8 @@ def score(
             statistics = tuple(from_text(r.statistics) for r in reports if r.statistics)
             reports = [replace(r, statistics="") for r in reports]
             manifest = _make_manifest(model, dataset, job, job_key, reports)
-            _verify_parts(staging, dataset, reports)
-            target.publish(staging, manifest, to_bytes(model))
+            _verify_parts(staging, dataset, reports, [r for r in reports if r.index not in done])
+            target.publish(staging, manifest, to_bytes(model), make_table_schema(dataset, layout, columns))
         return ScoreResult(
             target.shown, manifest, already_published=False, statistics=statistics,
             scored_parts=len(items), scored_rows=sum(p.rows for p, _ in items),
@@ -169,9 +172,9 @@ def find_kept_parts(target: Target, dataset: Dataset, layout: Layout, models: Co
     out = []
     for part, name in zip(dataset.parts, output_names(dataset.parts), strict=True):
         report = published.get((part.file.identity, (part.row_groups[0], part.row_groups[-1])))
-        if report is None or (report.path, report.rows_in) != (name, part.rows) or report.model not in models:
+        if report is None or report.rows_in != part.rows or report.model not in models:
             continue
-        if place.find_size(name) == report.bytes:
+        if target.strip_folder(report.path) == name and place.find_size(report.path) == report.bytes:
             out.append(replace(report, index=part.index))
     return out
 
@@ -298,8 +301,8 @@ def _make_manifest(
     }
 
 
-def _verify_parts(staging: str, dataset: Dataset, reports: list[PartReport]) -> None:
-    """Check, from here, that all that was reported is there.
+def _verify_parts(staging: str, dataset: Dataset, reports: list[PartReport], written: list[PartReport]) -> None:
+    """Check, from here, that all that was reported is there: what was written now, and what was taken over.
 
     Raises
     ------
@@ -311,7 +314,7 @@ def _verify_parts(staging: str, dataset: Dataset, reports: list[PartReport]) -> 
     if sum(r.rows_in for r in reports) != dataset.num_rows:
         raise StorageError("the scored rows do not add up to the rows of the input.")
     place = open_place(staging)
-    for report in reports:
+    for report in written:
         if place.find_size(report.path) != report.bytes:
             raise StorageError(
                 explain(

@@ -51,6 +51,8 @@ def make_stream_layout(options: TableOptions, model: FitResult) -> tuple[Layout,
     for name in ("partition_by", "rows_per_file", "impute"):
         if getattr(options, name):
             raise ConfigError(f"score.{name} is not for a stream of rows: score files, or leave it out.")
+    if options.sink != "parquet":
+        raise ConfigError("score.sink: delta is not for a stream of rows: score files, or leave it out.")
     rule = options.outlier_rule
     if rule is not None and rule[0] == CONTAMINATION:
         raise ConfigError(

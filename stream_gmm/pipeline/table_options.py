@@ -9,9 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from stream_gmm.errors import ConfigError, check_whole_number, did_you_mean, one_of, refuse_unknown_keywords
+from stream_gmm.errors import (
+    ConfigError,
+    check_whole_number,
+    did_you_mean,
+    explain,
+    one_of,
+    refuse_unknown_keywords,
+)
 
 PROBA_STYLES = ("columns", "list", "none")
+SINKS, WRITES = ("parquet", "delta"), ("replace", "partitions", "append")
 COMPRESSIONS = ("zstd", "snappy", "gzip", "brotli", "lz4", "none")
 CONTAMINATION, CHI_SQUARE, LOG_DENSITY = "contamination", "chi_square", "log_density"
 OUTLIER_RULES = (CONTAMINATION, CHI_SQUARE, LOG_DENSITY)
@@ -31,6 +39,8 @@ class TableKeywords(TypedDict, total=False):
     partition_by: Sequence[str]
     rows_per_file: int | None
     compression: str
+    sink: str
+    write: str
 
 
 def _option(default: Any, text: str) -> Any:
@@ -74,10 +84,26 @@ class TableOptions:
     )
     rows_per_file: int | None = _option(None, "Most rows in a file; None: one file for each part of an input file")
     compression: str = _option("zstd", f"Codec of the files: {', '.join(COMPRESSIONS)}")
+    sink: str = _option("parquet", "What the table is: 'parquet' (files), or 'delta' (a Delta table)")
+    write: str = _option(
+        "replace",
+        "What is replaced in a Delta table: 'replace' (all rows), 'partitions' (those of the partitions that are "
+        "written), or 'append' (none)",
+    )
 
     def __post_init__(self) -> None:
         one_of(self.proba, PROBA_STYLES, "score.proba")
         one_of(self.compression, COMPRESSIONS, "score.compression")
+        one_of(self.sink, SINKS, "score.sink")
+        one_of(self.write, WRITES, "score.write")
+        if self.write != "replace" and self.sink != "delta":
+            raise ConfigError(
+                explain(
+                    f"score.write: {self.write} is for Delta tables",
+                    why="a folder of Parquet files is replaced as a whole",
+                    remedy="set score.sink to delta, or leave it out",
+                )
+            )
         if isinstance(self.partition_by, str):
             object.__setattr__(self, "partition_by", (self.partition_by,))
         for name in ("top_components", "rows_per_file"):

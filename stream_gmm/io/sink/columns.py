@@ -195,6 +195,14 @@ def make_reason_field(layout: Layout) -> pa.Field:
     )
 
 
+def make_table_schema(dataset: Dataset, layout: Layout, columns: Sequence[ScoreColumn]) -> pa.Schema:
+    """Return all columns of the scored table; without ``columns``, those that are passed through."""
+    fields = [dataset.schema.field(name) for name in layout.passthrough]
+    if columns:
+        fields += [*(c.make_field() for c in columns), make_reason_field(layout)]
+    return pa.schema([pa.field(f.name, f.type) for f in fields])
+
+
 def choose_passthrough(passthrough: str | Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
     """Return the columns to carry over: ``"all"`` of these names, ``"none"``, one name, or several."""
     if isinstance(passthrough, str):

@@ -1,4 +1,4 @@
-"""Where scores are published: a folder that is replaced in one atomic step, or a prefix in an object store."""
+"""Where scores are published: a folder that is replaced in one atomic step, an object store, a Delta table."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from stream_gmm.errors import StorageError, explain
 from stream_gmm.io.sink import publish as folders
+from stream_gmm.io.sink.columns import Layout, ScoreColumn
+from stream_gmm.io.sink.delta.target import REPLACE, DeltaTarget
 from stream_gmm.io.sink.objects.commits import (
     COMMITS,
     commit_version,
@@ -21,14 +25,17 @@ from stream_gmm.io.sink.objects.commits import (
     show_latest,
 )
 from stream_gmm.io.sink.objects.lease import PROBE, hold_prefix
-from stream_gmm.io.sink.places import ObjectPlace, check_scheme
+from stream_gmm.io.sink.places import LocalPlace, ObjectPlace, check_scheme
 from stream_gmm.io.sink.reports import PartReport, link_part, write_note
+from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri, redact
+from stream_gmm.io.source.tables.delta import is_delta_table
 from stream_gmm.io.store.lease import hold_folder
 
 log = logging.getLogger(__name__)
 
 
+DELTA = "delta"
 MODEL = "_model.gmm"
 """The model beside the scores in an object store."""
 
@@ -46,8 +53,17 @@ class Target(Protocol):
     def check(self, inputs: Sequence[str]) -> None:
         """Raise a StorageError if it is not ours to write to, or holds one of the input files."""
 
+    def prepare(self, dataset: Dataset, layout: Layout, columns: Sequence[ScoreColumn] | None) -> Dataset:
+        """Return the data set with types that can be written; raises a ConfigError if there are other columns.
+
+        ``columns`` are the columns of scores; None: they are not known yet.
+        """
+
     def read_manifest(self) -> dict[str, Any] | None:
         """Return the manifest of the published table; None if there is none."""
+
+    def find_job(self, job: str) -> dict[str, Any] | None:
+        """Return the manifest of a job whose rows are published; None if they are not."""
 
     def locate(self) -> str:
         """Return the folder or URI with the files of the published table."""
@@ -55,28 +71,43 @@ class Target(Protocol):
     def open_staging(self, job: str) -> contextlib.AbstractContextManager[str]:
         """Return a context with the folder or URI into which a job writes its files."""
 
-    def reuse(self, reports: Sequence[PartReport], staging: str) -> None:
-        """Take intact files of the published table over into a staging folder."""
+    def strip_folder(self, path: str) -> str:
+        """Return the path of a published file without the folder of its job."""
 
-    def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
+    def reuse(self, reports: Sequence[PartReport], staging: str) -> list[PartReport]:
+        """Take intact files of the published table over; return those that need not be written again."""
+
+    def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes, schema: pa.Schema) -> None:
         """Make the staged files the published table; ``model`` is the file of the model that made it."""
 
     def tidy(self) -> None:
         """Remove what killed jobs have left."""
 
 
-def open_target(output: str | Path) -> Target:
+def open_target(output: str | Path, sink: str | None = None, write: str = REPLACE) -> Target:
     """Return the target that a path or URI names.
+
+    Parameters
+    ----------
+    sink
+        ``"parquet"`` or ``"delta"``; None: what is there decides.
+    write
+        What a job replaces in a Delta table.
 
     Raises
     ------
     ConfigError
         If nothing can be written to URIs of its scheme.
     """
-    if not is_uri(str(output)):
-        return FolderTarget(Path(output).absolute())
-    check_scheme(str(output))
-    return ObjectTarget(ObjectPlace(str(output).rstrip("/")))
+    where = str(output)
+    if is_uri(where):
+        check_scheme(where)
+        where = where.rstrip("/")
+    else:
+        where = str(Path(where).absolute())
+    if sink == DELTA or (sink is None and is_delta_table(where)):
+        return DeltaTarget(where, write)
+    return ObjectTarget(ObjectPlace(where)) if is_uri(where) else FolderTarget(Path(where))
 
 
 @dataclass(frozen=True)
@@ -98,6 +129,16 @@ class FolderTarget:
     def read_manifest(self) -> dict[str, Any] | None:
         return folders.read_manifest(self.folder)
 
+    def prepare(self, dataset: Dataset, layout: Layout, columns: Sequence[ScoreColumn] | None) -> Dataset:
+        return dataset
+
+    def find_job(self, job: str) -> dict[str, Any] | None:
+        manifest = self.read_manifest()
+        return manifest if manifest and manifest.get("job") == job else None
+
+    def strip_folder(self, path: str) -> str:
+        return path
+
     def locate(self) -> str:
         return str(self.folder)
 
@@ -107,12 +148,13 @@ class FolderTarget:
             folders.remove_dead_staging(self.folder)
             yield str(staging)
 
-    def reuse(self, reports: Sequence[PartReport], staging: str) -> None:
+    def reuse(self, reports: Sequence[PartReport], staging: str) -> list[PartReport]:
         for _, files in itertools.groupby(reports, lambda report: report.index):
             link_part(list(files), self.folder, Path(staging))
+        return [r for r in reports if LocalPlace(Path(staging)).find_size(r.path) == r.bytes]
 
-    def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
-        del model  # it lies beside the folder, or wherever it came from
+    def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes, schema: pa.Schema) -> None:
+        del model, schema  # it lies beside the folder, or wherever it came from
         folders.publish(Path(staging), self.folder, manifest)
 
     def tidy(self) -> None:
@@ -158,6 +200,16 @@ class ObjectTarget:
         commit = find_current(self.place)
         return None if commit is None else read_version(self.place, commit)
 
+    def prepare(self, dataset: Dataset, layout: Layout, columns: Sequence[ScoreColumn] | None) -> Dataset:
+        return dataset
+
+    def find_job(self, job: str) -> dict[str, Any] | None:
+        manifest = self.read_manifest()
+        return manifest if manifest and manifest.get("job") == job else None
+
+    def strip_folder(self, path: str) -> str:
+        return path
+
     def locate(self) -> str:
         commit = find_current(self.place)
         return self.place.uri if commit is None else self.place.below(commit.folder).uri
@@ -167,19 +219,20 @@ class ObjectTarget:
         # The name of the job: started again, it finds the files that it has finished.
         yield self.place.below(f"v-{job[:16]}").uri
 
-    def reuse(self, reports: Sequence[PartReport], staging: str) -> None:
+    def reuse(self, reports: Sequence[PartReport], staging: str) -> list[PartReport]:
         where = self.locate()
-        if where == staging:  # the same job writes to the same version
-            return
         source, target = ObjectPlace(where), ObjectPlace(staging)
-        for _, files in itertools.groupby(reports, lambda report: report.index):
+        # The same job writes to the same version.
+        for _, files in itertools.groupby(reports if where != staging else (), lambda report: report.index):
             with contextlib.suppress(FileNotFoundError, StorageError):  # else the part is scored again
                 part = list(files)
                 for report in part:
                     source.copy(report.path, target)
                 write_note(target, part)
+        return [r for r in reports if target.find_size(r.path) == r.bytes]
 
-    def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes) -> None:
+    def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes, schema: pa.Schema) -> None:
+        del schema
         ObjectPlace(staging).write(MODEL, model)
         folder = staging.partition("?")[0].rsplit("/", 1)[-1]
         commit_version(self.place, folder, folders.MANIFEST, manifest)

@@ -12,6 +12,7 @@ from stream_gmm.core.criteria import HELDOUT, base_criterion
 from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.extras import import_extra
+from stream_gmm.io.sink.columns import score_columns
 from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri
@@ -66,8 +67,10 @@ def check_job(config: RunConfig, *, scoring: bool) -> Dataset:
     return dataset
 
 
-def check_scoring(config: RunConfig, dataset: Dataset, n_components: int, noise: bool) -> None:
-    """Check the folder of the scored table and the names of its columns, for up to ``n_components`` components.
+def check_scoring(
+    config: RunConfig, dataset: Dataset, n_components: int, noise: bool, model: FitResult | None = None
+) -> None:
+    """Check the folder of the scored table and its columns, for a model or up to ``n_components`` components.
 
     Raises
     ------
@@ -76,8 +79,11 @@ def check_scoring(config: RunConfig, dataset: Dataset, n_components: int, noise:
     StorageError
         If the folder holds something else.
     """
-    make_layout(dataset, n_components, noise, config.score.options(), dataset.columns)
-    open_target(config.scored).check([f.path for f in dataset.files])
+    options = config.score.options()
+    layout = make_layout(dataset, n_components, noise, options, dataset.columns)
+    target = open_target(config.scored, options.sink, options.write)
+    target.check([f.path for f in dataset.files])
+    target.prepare(dataset, layout, None if model is None else score_columns(n_components, layout, noise))
 
 
 def _check_columns_of(model: FitResult, dataset: Dataset, what: str) -> None:

@@ -91,6 +91,8 @@ class ScoreConfig(Section):
     partition_by: list[Text] = Field([], description=describe("partition_by"))
     rows_per_file: Whole | None = Field(None, ge=1, description=describe("rows_per_file"))
     compression: str = Field("zstd", description=describe("compression"))
+    sink: Literal["parquet", "delta"] = Field("parquet", description=describe("sink"))
+    write: Literal["replace", "partitions", "append"] = Field("replace", description=describe("write"))
 
     @field_validator("passthrough", "partition_by")
     @classmethod

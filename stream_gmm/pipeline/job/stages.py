@@ -209,7 +209,7 @@ def score_stage(
         check_output_folder(config)
     fitted = model or load_model(current_state(config.folder) / MODEL)
     dataset = config.open(fitted)
-    check_scoring(config, dataset, fitted.n_components, fitted.density.noisy)
+    check_scoring(config, dataset, fitted.n_components, fitted.density.noisy, fitted)
     refuse_drifted_rows(config, fitted, dataset, executor)
     in_run = not config.is_remote and (current_state(config.folder) / RECORD).exists()
     own = in_run and read_run(config.folder)[2].digest == fitted.digest

@@ -30,6 +30,7 @@ from stream_gmm.pipeline.job.run_folder import (
     read_run,
 )
 from stream_gmm.pipeline.sweep.ledger import Ledger
+from stream_gmm.pipeline.update.update import LINEAGE
 
 
 @dataclass(frozen=True)
@@ -163,11 +164,13 @@ def _verify_version(state: Path, version: Version, notes: list[str]) -> Iterator
         yield Problem(str(state / name), what)
     try:
         record: dict[str, Any] = read_record(state)
-        digests = {load_model(state / MODEL).digest, version.model_digest}
+        model = load_model(state / MODEL)
+        digests = {model.digest, version.model_digest}
         if len(digests | {record.get("model_digest", version.model_digest)}) > 1:
             yield Problem(str(state), f"model, record and catalog of {version.name} are not of one model")
         chosen = state / CANDIDATES / f"{version.chosen}.gmm"
-        if chosen.exists() and load_model(chosen).digest != version.model_digest:
+        moved = LINEAGE in model.provenance  # by an update, and the candidates are still those of the sweep
+        if chosen.exists() and not moved and load_model(chosen).digest != version.model_digest:
             yield Problem(str(chosen), f"is not the chosen model of {version.name}")
     except StreamGMMError as error:
         yield Problem(str(state), str(error))

@@ -4,8 +4,8 @@ Who wants the lease writes a *claim*, an object with a name of its own, and then
 other living one, the lease is held; else the claim is removed again, and another attempt follows later. Of two
 processes, the one whose claim was written last finds the claim of the other in its list, so that two never hold the
 lease at once; that needs a store whose lists are up to date (S3, GCS and Azure are) and no conditional requests,
-which not all stores have. Of several that want it at the same moment, the one with the smallest token leaves its claim
-there and looks again: the others remove theirs, so that one of them gets it.
+which not all stores have. Of several that want it at the same moment, the one with the smallest token leaves its
+claim there and looks again: the others remove theirs, so that one of them gets it.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def open_delta(path: str, version: int | None) -> tuple[TableVersion, list[Sourc
     """
     DeltaTable = import_extra("deltalake", f"the Delta table {redact(path)}").DeltaTable
     try:
-        table = DeltaTable(_plain_address(path), version=version, storage_options=find_store_options(path))
+        table = DeltaTable(make_plain_address(path), version=version, storage_options=find_store_options(path))
         _refuse_features(path, table)
         actions = pa.table(table.get_add_actions(flatten=False)).to_pylist()
         types = pa.schema(table.schema().to_arrow())
@@ -125,7 +125,7 @@ def _read_value(value: Any, kind: pa.DataType) -> Any:
     return pa.scalar(value).cast(kind).as_py() if isinstance(value, str) else value
 
 
-def _plain_address(path: str) -> str:
+def make_plain_address(path: str) -> str:
     """Return a path, or a URI without credentials and options."""
     if not is_uri(path):
         return os.path.abspath(path)

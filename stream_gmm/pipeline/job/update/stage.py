@@ -8,7 +8,7 @@ from typing import Any
 
 from stream_gmm.core.file_stats import KeptStats
 from stream_gmm.core.result import FitResult
-from stream_gmm.errors import ModelFileError, StreamGMMError
+from stream_gmm.errors import ConfigError, ModelFileError, StreamGMMError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.store.models import load_model
 from stream_gmm.io.store.statistics import STATISTICS, load_statistics
@@ -46,7 +46,15 @@ def update_stage(config: RunConfig, executor: Executor, listener: Listener = ign
     state, _, champion = read_run(folder)
     dataset = config.open(champion)
     if config.update.rescore != NONE:
-        check_scoring(config, dataset, champion.n_components, champion.density.noisy)
+        if config.score.write != "replace":
+            raise ConfigError(
+                explain(
+                    f"an update keeps the scores of all files in one table, which score.write: {config.score.write} "
+                    "does not",
+                    remedy="set score.write to replace: scores of unchanged files stay as they are",
+                )
+            )
+        check_scoring(config, dataset, champion.n_components, champion.density.noisy, champion)
     seen = read_files(state)
     job = UpdateJob(
         dataset.with_columns(champion.columns), champion, read_statistics(folder), config.settings(),

@@ -42,11 +42,8 @@ def test_a_missing_package_is_an_import_error_that_names_the_extra(monkeypatch):
 
     assert not is_installed("matplotlib")
     for kind in (MissingPackageError, ConfigError, ImportError):
-        with pytest.raises(
-            kind,
-            match=r"sg\.plot\.weights needs the package matplotlib, which is not installed\. "
-            r"pip install 'stream-gmm\[plot\]'",
-        ):
+        with pytest.raises(kind, match=r"sg\.plot\.weights needs the package matplotlib, which is not installed\. "
+                                       r"pip install 'stream-gmm\[plot\]'"):
             _ = sg.plot.weights
 
 

@@ -131,7 +131,7 @@ class DaskExecutor:
             wait_for_tasks(self.client, leaves, on_done, self.deadlines)
             return fetch_results(self.client, leaves)
 
-        return _retry_lost_work(once)
+        return _retry_lost_work(self.client, once)
 
     def map_reduce(
         self,
@@ -157,7 +157,7 @@ class DaskExecutor:
             out: S = fetch_results(self.client, [root])[0]
             return out
 
-        return _retry_lost_work(once)
+        return _retry_lost_work(self.client, once)
 
     def _submit(self, fn: Callable[[I, Any], R], items: Sequence[I], shared: Any, label: str) -> list[Future]:
         """Submit one task for each item, in one message; futures among the items stand for their values."""
@@ -193,25 +193,44 @@ class DaskExecutor:
         return futures[0]
 
 
-def _retry_lost_work(run: Callable[[], T]) -> T:
+def _retry_lost_work(client: Client, run: Callable[[], T]) -> T:
     """Repeat once what was lost together with workers.
 
     Raises
     ------
     ClusterError
-        If it is lost again: most likely a task needs more memory than a worker has.
+        If it is lost again: most likely a task needs more memory than a worker has. Or if the scheduler is gone.
     """
+    cut = False
     for left in range(_ATTEMPTS - 1, -1, -1):
         try:
             return run()
         except _LOST as error:
+            cut = cut or "connection-lost" in str(error)
             if not left:
                 raise ClusterError(
                     explain(
                         f"the cluster lost the work twice: {error}",
-                        why="workers died, most likely because they ran out of memory",
-                        remedy="raise cluster.memory_limit or use fewer threads per worker",
+                        why="the connection to the scheduler was lost, and with it what the workers kept"
+                        if cut
+                        else "workers died, most likely because they ran out of memory",
+                        remedy="look at the network and at the scheduler's log"
+                        if cut
+                        else "raise cluster.memory_limit or use fewer threads per worker",
                     )
                 ) from error
-            log.warning("workers were lost, the pass starts again: %s", error)
+            log.warning("%s, the pass starts again: %s", "the connection was lost" if cut else "workers were lost", error)
+        except StreamGMMError:
+            raise
+        except Exception as error:
+            if client.status == "running":
+                raise
+            # Lost between two passes, the connection is only missed by what sends the next tasks.
+            raise ClusterError(
+                explain(
+                    "the connection to the Dask scheduler was lost",
+                    why=str(error) or type(error).__name__,
+                    remedy="look at the scheduler's log, and start it again",
+                )
+            ) from error
     raise AssertionError("unreachable")  # pragma: no cover

@@ -189,7 +189,6 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
         sync_folder(staging)
         fault_site("score")
         _swap_folders(staging, target)
-        fault_site("swap")
     except OSError as error:
         raise StorageError(
             explain(
@@ -199,6 +198,7 @@ def publish(staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
             )
         ) from error
     try:
+        fault_site("swap")
         sync_folder(target.parent)
     except OSError as error:
         log.warning("%s is published, but may be the previous one again after a power failure: %s", target, error)

@@ -15,6 +15,7 @@ from stream_gmm.core.file_stats import KeptStats, SampledRows
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.transforms import restore_rows
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.faults import fault_site
 from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.store.generations import current_state, link_tree
@@ -84,6 +85,7 @@ class Publisher:
         model, aside = self.champion, False
         version = str(read_catalog(config.folder).champion)
         note = ""
+        fault_site("update")
         if finding.moves:
             verdict = finding.verdict
             aside = config.output.publish_as == "challenger" or (
@@ -99,12 +101,14 @@ class Publisher:
         decision = MOVED if finding.moves else KEPT
         result = self._make_result(decision, finding, version, scored)
         self._complete(result, model, scored, time.perf_counter() - started)
+        fault_site("statistics")
         save_statistics(kept, config.folder / STATISTICS)
         return result
 
     def sweep_again(self, finding: Finding, kept: KeptStats) -> UpdateResult:
         """Search for a model among all candidates, and score all rows if it becomes champion."""
         config, started = self.config, time.perf_counter()
+        fault_site("update")
         matched = config.sweep.model_copy(update={"match_to": config.sweep.match_to or PREVIOUS})
         changed: dict[str, Any] = {"sweep": matched}
         if config.output.publish_as == EVIDENCE and not config.em.holdout:
@@ -125,6 +129,7 @@ class Publisher:
             self._make_result(SWEPT, found, version, scored), passes=swept.passes, warnings=swept.warnings
         )
         self._complete(result, model, scored, time.perf_counter() - started)
+        fault_site("statistics")
         save_statistics(kept, config.folder / STATISTICS)
         return result
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import benchmarks.one_thread  # noqa: F401
 from stream_gmm import faults
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +34,8 @@ def spawn(arguments: Sequence[str], log: Path, environment: dict[str, str]) -> i
     """Start a command in a new interpreter."""
     with open(log, "ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "stream_gmm", *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-            stdout=file, stderr=file, start_new_session=True,
+            [sys.executable, "-m", "stream_gmm", *arguments], stdout=file, stderr=file, start_new_session=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
         ).pid  # fmt: skip
 
 

@@ -5,23 +5,17 @@ a table of counts. ``--minutes M`` is a soak: for so long, jobs on one cluster w
 memory and descriptors of the processes that live throughout.
 
 A cell is right if the command ends with an exit code that the fault has (0 where the job goes on by itself) within a
-deadline; if what is visible then are the results from before or the new ones, and no part; if none of its processes is
-left; and if ``stream-gmm resume`` ends with exit code 0 and the model and scores of a job without faults, bit for bit.
+deadline; if what is visible then are the results from before or the new ones, and no part; if no process of it is
+left; and if ``stream-gmm resume`` ends with exit code 0 and model and scores of a job without faults, bit for bit.
 """
 
 from __future__ import annotations
-
-import os
-
-# Before numpy is imported: what is forked must be one thread.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # as stream-gmm sets it
 
 import argparse
 import hashlib
 import itertools
 import json
+import os
 import random
 import shutil
 import signal
@@ -34,12 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
-
-from benchmarks.fault_processes import (
+from benchmarks.fault_processes import (  # isort: skip - sets the environment that numpy reads
     RUNNING,
     STOPPED,
     Cluster,
@@ -51,6 +40,11 @@ from benchmarks.fault_processes import (
     send,
     spawn,
 )
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
 from benchmarks.harness import write_report
 from stream_gmm import demo
 
@@ -64,7 +58,8 @@ WORKER, WORKERS, SCHEDULER = "kill -9 worker", "kill -9 all workers", "kill -9 s
 STOP_WORKER, STOP_SCHEDULER, CUT, SERVER = "SIGSTOP worker", "SIGSTOP scheduler", "connection lost", "kill -9 server"
 CODES: dict[str, tuple[int, ...]] = {
     KILL: (-9,), TERM: (143,), INT: (130,), TWICE: (130,), STOP: (0,), FULL: (6,),
-    WORKER: (0,), WORKERS: (0, 7), SCHEDULER: (0, 7), STOP_WORKER: (0,), STOP_SCHEDULER: (0,), CUT: (0, 7), SERVER: (0,),
+    WORKER: (0,), WORKERS: (0, 7), SCHEDULER: (0, 7), CUT: (0, 7), STOP_WORKER: (0,), STOP_SCHEDULER: (0,),
+    SERVER: (0,),
 }  # fmt: skip
 """Exit codes that each fault may end with."""
 _ACTIONS = {KILL: "kill", TERM: "term", INT: "int", FULL: "enospc"}
@@ -140,8 +135,8 @@ def list_cells() -> Iterator[Cell]:
     for site, fault in itertools.product(("profile", "pass", "choice", "score"), (KILL, TERM, INT)):
         yield Cell(SWEEP, site, 1, fault, CLUSTER)
     for workers, per_worker, visit in itertools.product((1, 2, 3), (1, 2, 3), (1, 2, 4)):
-        yield Cell(SWEEP, "task", visit, WORKER,
-                   ("--executor", "dask", "--n-workers", str(workers), "--threads-per-worker", str(per_worker)))  # fmt: skip
+        options = ("--executor", "dask", "--n-workers", str(workers), "--threads-per-worker", str(per_worker))
+        yield Cell(SWEEP, "task", visit, WORKER, options)
     for site in ("profile", "race", "pass", "choice", "results", "score", "swap"):
         yield Cell(RUN, site, 1, SERVER)
 
@@ -184,10 +179,9 @@ class Bench:
             sweep = "never" if job == UPDATE else "evidence"
             return [["update", "--folder", str(folder), "--quiet", "--new-sweep", sweep, *executor]]
         common = [str(self.folder / data), "--columns", "x0,x1", "--folder", str(folder), "--quiet", *executor]
-        grid = ["--n-components", "1:3", "--covariance-type", "full,diag", "--sample-rows", "1000", "--prune", "false"]
-        if job == RUN:
-            return [["run", *common, *grid, "--tol", "1e-7"]]
-        return [["sweep", *common, *grid, "--tol", "1e-7"], ["score", *common]]
+        grid = ["--n-components", "1:3", "--covariance-type", "full,diag", "--sample-rows", "1000", "--tol", "1e-7",
+                "--prune", "false"]  # fmt: skip
+        return [["run", *common, *grid]] if job == RUN else [["sweep", *common, *grid], ["score", *common]]
 
     def run_all(self, job: str, folder: Path, executor: Sequence[str], data: str = "data") -> None:
         """Run a job without a fault."""
@@ -202,9 +196,8 @@ def warm_up(data: Path, folder: Path) -> None:
     """Import and compile what a job needs, in this process."""
     import distributed  # noqa: F401
 
-    import stream_gmm.cli.commands  # noqa: F401
-    import stream_gmm.pipeline.job.bootstrap_stage
-    import stream_gmm.pipeline.job.update.stage  # noqa: F401
+    import stream_gmm.cli.commands
+    import stream_gmm.pipeline.job.bootstrap_stage  # noqa: F401
     from stream_gmm.execute.serial import SerialExecutor
     from stream_gmm.pipeline.job.config import RunConfig
     from stream_gmm.pipeline.job.stages import score_stage, sweep_stage
@@ -293,7 +286,7 @@ class Trial:
             if code != 0:
                 break
         struck, said = self.mark.exists(), self.log.read_text()
-        allowed = {("", ""), bench.expected[cell.job]} if cell.job not in UPDATES else {bench.before, bench.expected[cell.job]}
+        allowed = {bench.before if cell.job in UPDATES else ("", ""), bench.expected[cell.job]}
         seen = read_digests(self.folder)
         whole = all(digest in {pair[i] for pair in allowed} for i, digest in enumerate(seen))
         documented = code in (cell.codes if struck else (0,)) and "Traceback" not in said

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,8 +22,10 @@ from stream_gmm.errors import ConfigError
 from stream_gmm.extras import import_extra
 
 if TYPE_CHECKING:
+    from stream_gmm.flows.deploy import Deployment
     from stream_gmm.pipeline.job.config import RunConfig
 
+F = TypeVar("F", bound=Callable[..., Any])
 CONFIG = click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
 
 
@@ -262,30 +265,56 @@ def report(run_folder: str, live: bool, every: float, output: Output) -> None:
     _show_run(Path(run_folder), output)
 
 
+def _deployment_options(function: F) -> F:
+    """Add what a deployment is made of, beside its configuration."""
+    options = (
+        click.option("--cron", help="Schedule, such as '0 2 * * *'"),
+        click.option("--timezone", default="UTC", show_default=True, help="Time zone of the schedule"),
+        click.option("--deployment", help="Name of the deployment [default: the name of the configuration]"),
+        click.option(
+            "--job", default="run", show_default=True, type=click.Choice(["run", "update", "score", "monitor"]),
+            help="run: search and score everything; update: follow new files; score: with the model in use; "
+            "monitor: compare the data with it",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _open_deployment(command: str, settings: RunConfig, options: dict[str, Any]) -> Deployment:
+    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
+        os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
+    import_extra("prefect", f"stream-gmm {command}")
+    from stream_gmm.flows.deploy import Deployment
+
+    return Deployment(settings, options["job"], options["deployment"] or "", options["cron"], options["timezone"])
+
+
 @cli.command(cls=ConfiguredCommand)
 @CONFIG
-@click.option("--cron", help="Schedule, such as '0 2 * * *'")
-@click.option("--timezone", default="UTC", show_default=True, help="Time zone of the schedule")
-@click.option("--deployment", help="Name of the deployment [default: the name of the configuration, and the job]")
-@click.option(
-    "--job", default="run", show_default=True, type=click.Choice(["run", "update"]),
-    help="run: search and score everything; update: follow new files",
-)  # fmt: skip
-def serve(
-    given: tuple[str, ...], cron: str | None, timezone: str, deployment: str | None, job: str, **arguments: Any
-) -> None:
-    """Register the job as a Prefect deployment and serve its runs, on a schedule or on demand.
+@_deployment_options
+def serve(given: tuple[str, ...], **arguments: Any) -> None:
+    """Register the job as a Prefect deployment and serve its runs from this process.
 
     Needs a Prefect server: set PREFECT_API_URL. Runs do not overlap. Ends with Ctrl-C or SIGTERM.
     """
-    settings = load_settings(given, arguments)
-    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
-        os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
-    import_extra("prefect", "stream-gmm serve")
-    from stream_gmm.flows.deploy import serve_run
+    _open_deployment("serve", load_settings(given, arguments), arguments).serve()
 
-    name = settings.name if job == "run" else f"{settings.name}-{job}"
-    serve_run(settings, deployment or name, cron, timezone, job)
+
+@cli.command(cls=ConfiguredCommand)
+@CONFIG
+@_deployment_options
+@click.option("--pool", required=True, help="Work pool whose workers run the job; stream-gmm is installed there")
+def deploy(given: tuple[str, ...], pool: str, **arguments: Any) -> None:
+    """Register the job as a Prefect deployment for a work pool.
+
+    Needs a Prefect server: set PREFECT_API_URL. In a pool of processes runs start in the present folder. The same
+    name again replaces the deployment.
+    """
+    name = _open_deployment("deploy", load_settings(given, arguments), arguments).deploy(pool)
+    click.echo(f"deployed: {name}. To run it now: prefect deployment run {name}")
+    click.echo(f"Runs are made by workers of the pool: prefect worker start --pool {pool}")
 
 
 for _command in (stream, profile, init, doctor, schema, demo_data, export):

@@ -15,7 +15,8 @@ EXIT_CODES = (
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Fit and score": ("run", "sweep", "fit", "score", "resume", "export", "bootstrap", "report"),
     "Look": ("profile", "plan", "inspect"),
-    "Every night": ("update", "monitor", "history", "diff", "promote", "rollback", "serve", "verify", "clean"),
+    "Every night": ("update", "monitor", "history", "diff", "promote", "rollback", "serve", "deploy", "verify",
+                    "clean"),
     "Set up": ("init", "doctor", "schema", "demo-data"),
 }
 """The commands by what they are for; others are listed under "Operate"."""
@@ -36,6 +37,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "report": ("stream-gmm report runs/events",),
     "serve": ("stream-gmm serve events.yaml --cron '0 2 * * *'",
               "stream-gmm serve events.yaml --job update --cron '0 2 * * *'"),
+    "deploy": ("stream-gmm deploy events.yaml --pool gmm-pool --cron '0 2 * * *'",
+               "stream-gmm deploy events.yaml --job update --pool gmm-pool"),
     "update": ("stream-gmm update events.yaml", "stream-gmm update --folder runs/events --last '30 files'"),
     "monitor": ("stream-gmm monitor events.yaml --period 2026-11-26",),
     "history": ("stream-gmm history runs/events",),

@@ -219,7 +219,8 @@ def _retry_lost_work(client: Client, run: Callable[[], T]) -> T:
                         else "raise cluster.memory_limit or use fewer threads per worker",
                     )
                 ) from error
-            log.warning("%s, the pass starts again: %s", "the connection was lost" if cut else "workers were lost", error)
+            what = "the connection was lost" if cut else "workers were lost"
+            log.warning("%s, the pass starts again: %s", what, error)
         except StreamGMMError:
             raise
         except Exception as error:

@@ -6,8 +6,8 @@ happen once in all processes together: the process that creates the file is the 
 
 Sites: ``task`` (in a worker), ``profile``, ``race``, ``finalists``, ``sample``, ``pass`` (all after the checkpoint),
 ``ledger`` (between two checkpoints), ``choice``, ``results`` (before the results of a run are published), ``score``
-(before scores are published), ``swap`` (published, not cleaned up), ``update`` (an update is decided, and nothing of it
-published), ``statistics`` (all published but the statistics of the files).
+(before scores are published), ``swap`` (published, not cleaned up), ``update`` (an update is decided, and nothing of
+it published), ``statistics`` (all published but the statistics of the files).
 
 May import: nothing; every room but core may import it. Where to begin: :func:`fault_site`.
 """

@@ -13,11 +13,12 @@ from stream_gmm.flows.names import make_key
 from stream_gmm.flows.reporting import REPORTER
 from stream_gmm.io.store.generations import current_state
 from stream_gmm.io.store.tables import read_table
+from stream_gmm.pipeline.job.monitor_stage import MonitorReport
 from stream_gmm.pipeline.job.run_folder import TABLE as TABLE_FILE
 from stream_gmm.pipeline.sweep.result import SweepResult
 from stream_gmm.pipeline.update.result import UpdateResult
 
-TABLE, MODEL, CURVE, UPDATE = "sweep-table", "chosen-model", "bic-curve", "update"
+TABLE, MODEL, CURVE, UPDATE, DRIFT = "sweep-table", "chosen-model", "bic-curve", "update", "drift"
 _SHOWN = (
     "candidate",
     "n_parameters",
@@ -34,6 +35,8 @@ _SHOWN = (
     "reason",
     "chosen",
 )
+
+_DRIFT = ("rows", "status", "refit_gain", "chance_gain", "p_value", "difference", "psi", "ks", "outlier_rate")
 
 
 def _rounded(value: Any) -> Any:
@@ -89,6 +92,17 @@ def publish_update(job: str, result: UpdateResult) -> None:
         key=make_key(job, UPDATE),
         markdown=text + "".join(f"- {sentence}\n" for sentence in (*result.why, *result.warnings)),
         description=f"{job}: update",
+    )
+
+
+def publish_drift(job: str, report: MonitorReport) -> None:
+    """Publish what the monitor has found, a row a file and one for all of them."""
+    rows = [{k: _rounded(row.get(k)) for k in ("file", *_DRIFT)} for row in report.result.rows]
+    REPORTER.send(
+        create_table_artifact,
+        key=make_key(job, DRIFT),
+        table=rows,
+        description=f"{job}: {report.period} beside {report.version}: {report.result.total['status']}",
     )
 
 

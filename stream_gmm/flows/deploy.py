@@ -1,61 +1,140 @@
-"""Serve the job from this machine: a Prefect deployment, with or without a schedule."""
+"""Deployments of the jobs: served from this process, or run by the workers of a Prefect work pool."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from prefect.schedules import Cron
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.flows import EntrypointType
+from prefect.schedules import Cron, Schedule
 from prefect.settings import get_current_settings
 
-from stream_gmm.errors import ConfigError, explain
+from stream_gmm.errors import ConfigError, explain, redact_text
+from stream_gmm.flows.monitor import gmm_monitor
+from stream_gmm.flows.reporting import ANSWER_SECONDS, answers
 from stream_gmm.flows.run import gmm_run
+from stream_gmm.flows.score import gmm_score
 from stream_gmm.flows.update import gmm_update
 from stream_gmm.pipeline.job.config import RunConfig
 
-JOBS = {
+JOBS: Mapping[str, tuple[Any, str]] = {
     "run": (gmm_run, "Gaussian mixture sweep, scored Parquet and report"),
     "update": (gmm_update, "Read and score new files, and move the model if that pays"),
+    "score": (gmm_score, "Score every row with the model in use"),
+    "monitor": (gmm_monitor, "Compare the data with the model in use; a run with drift fails"),
 }
+"""The flow of each job, and what it does."""
 
 
-def serve_run(config: RunConfig, name: str, cron: str | None, timezone: str, job: str = "run") -> None:
-    """Register a deployment of a job (``run`` or ``update``) and serve it until the process is stopped.
+@dataclass(frozen=True)
+class Deployment:
+    """A job with its configuration and its schedule, as Prefect stores it.
 
-    Raises
-    ------
-    ConfigError
-        If the schedule or the time zone is malformed, the configuration holds credentials, or no Prefect API is set.
+    Parameters
+    ----------
+    config
+        The parameter of the runs.
+    job
+        A key of :data:`JOBS`.
+    name
+        Name of the deployment; empty: that of the configuration.
+    cron, timezone
+        The schedule; without ``cron``, runs are started on demand.
     """
-    try:
-        ZoneInfo(timezone)
-        # A slug: without one, serving again under the same name is refused.
-        schedules = [Cron(cron, timezone=timezone, slug="cron")] if cron else []
-    except (ValueError, KeyError, OSError) as error:
-        raise ConfigError(f"--cron {cron!r}, --timezone {timezone!r}: {error}.") from error
-    parameters = config.model_dump(mode="json")
-    if parameters != config.model_dump():
-        raise ConfigError(
-            explain(
-                "the configuration holds credentials",
-                why="Prefect stores the parameters of a deployment in clear text",
-                remedy="remove them, and set them in the environment of the served process (AWS_ACCESS_KEY_ID, ...)",
+
+    config: RunConfig
+    job: str = "run"
+    name: str = ""
+    cron: str | None = None
+    timezone: str = "UTC"
+
+    def serve(self) -> None:
+        """Register the deployment, and run its runs from this process until that is stopped.
+
+        Raises
+        ------
+        ConfigError
+            If the schedule or the time zone is malformed, the configuration holds credentials, or no API is set.
+        """
+        flow, options = self._prepare("serve")
+        flow.serve(limit=1, global_limit=1, **options)
+
+    def deploy(self, pool: str) -> str:
+        """Register the deployment for a work pool, whose workers have stream-gmm installed; return its full name.
+
+        In a pool of processes, runs start in the present working folder, which relative paths are relative to.
+
+        Raises
+        ------
+        ConfigError
+            As :meth:`serve`; or if the server does not answer, or there is no such pool.
+        """
+        flow, options = self._prepare("deploy")
+        url = str(get_current_settings().api.url)
+        if not answers(url):
+            raise ConfigError(
+                explain(
+                    f"the Prefect server at {redact_text(url)} does not answer within {ANSWER_SECONDS:g} s",
+                    remedy="start it, or set PREFECT_API_URL to its address",
+                )
             )
-        )
-    if not get_current_settings().api.url:
-        raise ConfigError(
-            explain(
-                "serve needs a Prefect API, and none is set",
-                why="a schedule without a server would end with this process",
-                remedy="start one with 'prefect server start' and set PREFECT_API_URL to its address",
+        with get_client(sync_client=True) as client:
+            try:
+                kind = client.read_work_pool(pool).type
+            except ObjectNotFound as error:
+                raise ConfigError(
+                    explain(
+                        f"there is no work pool {pool!r} in the Prefect server at {redact_text(url)}",
+                        remedy=f"create it with 'prefect work-pool create {pool} --type process'",
+                    )
+                ) from error
+        flow.to_deployment(
+            work_pool_name=pool,
+            job_variables={"working_dir": os.getcwd()} if kind == "process" else None,
+            concurrency_limit=1,
+            entrypoint_type=EntrypointType.MODULE_PATH,  # a worker has the package, not this checkout
+            **options,
+        ).apply()
+        return f"{flow.name}/{options['name']}"
+
+    def _prepare(self, verb: str) -> tuple[Any, dict[str, Any]]:
+        """Return the flow, and what is the same for every kind of deployment."""
+        config = self.config
+        try:
+            ZoneInfo(self.timezone)
+            # A slug: without one, serving again under the same name is refused.
+            schedules: list[Schedule] = (
+                [Cron(self.cron, timezone=self.timezone, slug="cron")] if self.cron else []
             )
-        )
-    flow, description = JOBS[job]
-    flow.serve(
-        name=name,
-        parameters={"config": parameters},
-        schedules=schedules,
-        limit=1,
-        global_limit=1,
-        tags=["stream-gmm"],
-        description=description,
-    )
+        except (ValueError, KeyError, OSError) as error:
+            raise ConfigError(f"--cron {self.cron!r}, --timezone {self.timezone!r}: {error}.") from error
+        if config.model_dump(mode="json") != config.model_dump():
+            raise ConfigError(
+                explain(
+                    "the configuration holds credentials",
+                    why="Prefect stores the parameters of a deployment in clear text",
+                    remedy="remove them, and set them in the environment of the process that runs the job "
+                    "(AWS_ACCESS_KEY_ID, ...)",
+                )
+            )
+        if not get_current_settings().api.url:
+            raise ConfigError(
+                explain(
+                    f"{verb} needs a Prefect API, and none is set",
+                    why="a schedule without a server would end with this process",
+                    remedy="start one with 'prefect server start' and set PREFECT_API_URL to its address",
+                )
+            )
+        flow, description = JOBS[self.job]
+        return flow, {
+            "name": self.name or config.name,
+            "parameters": {"config": config.model_dump(mode="json", exclude_unset=True)},
+            "schedules": schedules,
+            "tags": ["stream-gmm"],
+            "description": description,
+        }

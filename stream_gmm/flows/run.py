@@ -133,7 +133,7 @@ def report_task(config: RunConfig) -> str:
     return path
 
 
-@flow(name="stream-gmm", flow_run_name=name_current_run)
+@flow(name="sweep-and-score", flow_run_name=name_current_run)
 def gmm_run(config: RunConfig) -> dict[str, Any]:
     """Sweep over K and covariance structure, choose, score every row, publish and report."""
     outcome = current_outcome()

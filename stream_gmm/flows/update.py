@@ -30,7 +30,7 @@ def update_task(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     return result.as_record()
 
 
-@flow(name="stream-gmm-update", flow_run_name=name_current_run)
+@flow(name="update", flow_run_name=name_current_run)
 def gmm_update(config: RunConfig) -> dict[str, Any]:
     """Read and score new files, and move the model if that pays; without new files nothing is done."""
     REPORTER.start()

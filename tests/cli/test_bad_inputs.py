@@ -98,6 +98,8 @@ COMMANDS = [
     ("serve --paths in --folder out --cron nonsense", 2, "nonsense"),
     (f"run --paths in --folder out --scored s3://key:{CANARY}@bucket/out", 2, "holds credentials"),
     ("run --paths in --folder out --scored ftp://host/out", 2, "not to ftp://"),
+    ("deploy --paths in --folder out --pool p --cron nonsense", 2, "nonsense"),
+    ("deploy --paths in --folder out", 2, "--pool"),
     (f"serve --paths s3://key:{CANARY}@bucket/in --folder out", 2, "holds credentials"),
     (f"sweep --paths ftp://key:{CANARY}@host/in --folder out", 3, "cannot read from ftp://"),
     (f"sweep --paths 's3://key:{CANARY}@b ucket/in' --folder out", 3, "s3"),

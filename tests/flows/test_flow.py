@@ -153,7 +153,9 @@ def _serve(prefect_api, demo_folder, folder, *arguments):
     return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT), folder
 
 
-@pytest.mark.parametrize("entrypoint", ["run.py:gmm_run", "update.py:gmm_update"])
+@pytest.mark.parametrize(
+    "entrypoint", ["run.py:gmm_run", "update.py:gmm_update", "score.py:gmm_score", "monitor.py:gmm_monitor"]
+)
 def test_a_flow_that_is_loaded_as_served_runs_load_it_can_be_sent_to_another_process(entrypoint):
     """Served runs load the flow by its file, and pickle it by value with all that it refers to."""
     loaded: Any = load_flow_from_entrypoint(f"{ROOT}/stream_gmm/flows/{entrypoint}")
@@ -227,7 +229,9 @@ def test_the_commands_for_a_work_pool_complete_a_run(checkout, prefect_api):
     """Create the pool, deploy, start a worker, and see a run of the deployment succeed."""
     variables = {"PREFECT_API_URL": prefect_api, "STREAM_GMM_HOME": str(checkout)}
     create, deploy, worker = (c for c in read_commands(SCHEDULE) if c.startswith("prefect ") and "server" not in c)
+    (own,) = (c for c in read_commands(SCHEDULE) if c.startswith("stream-gmm deploy"))
     run_in_shell(create, checkout, **variables)
+    run_in_shell(own, checkout, **variables)
     run_in_shell(deploy, checkout, **variables)
     process = start(worker, checkout, **variables, PREFECT_WORKER_QUERY_SECONDS="2")
     config = (
@@ -235,7 +239,8 @@ def test_the_commands_for_a_work_pool_complete_a_run(checkout, prefect_api):
         '"sweep": {"n_components": [1, 2]}, "cluster": {"executor": "threads"}, "output": {"folder": "runs/pool"}}'
     )
     try:
-        run_in_shell(f"prefect deployment run stream-gmm/nightly --param 'config={config}'", checkout, **variables)
+        started = f"prefect deployment run sweep-and-score/nightly --param 'config={config}'"
+        run_in_shell(started, checkout, **variables)
         body = {"flow_runs": {"name": {"like_": "pool: demo/data, "}}}
 
         def ended():

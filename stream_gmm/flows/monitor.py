@@ -1,0 +1,51 @@
+"""The monitor as a Prefect flow: a run with drift fails, so that whoever watches failed runs is told."""
+
+# No "from __future__ import annotations" here, as in .run.
+import logging
+from typing import Any
+
+from prefect import flow, task
+
+from stream_gmm.flows.artifacts import publish_drift
+from stream_gmm.flows.names import name_current_run
+from stream_gmm.flows.reporting import REPORTER
+from stream_gmm.flows.run import RETRIES, hide_credentials, report_progress, sweep_task
+from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
+from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
+from stream_gmm.pipeline.job.monitor_stage import MonitorReport, monitor_stage
+from stream_gmm.pipeline.job.run_folder import read_run
+
+log = logging.getLogger(__name__)
+
+
+@task(name="monitor", task_run_name="monitor-{config.name}", **RETRIES)
+def monitor_task(config: RunConfig, cluster: ClusterConfig, period: str | None = None) -> MonitorReport:
+    """Compare the data with the model in use on a running cluster, and add the period to ``monitor.parquet``."""
+    with hide_credentials(), report_progress(config.name, "monitor") as listener, open_executor(cluster) as executor:
+        report = monitor_stage(config, executor, listener, period)
+    publish_drift(config.name, report)
+    return report
+
+
+@flow(name="monitor", flow_run_name=name_current_run)
+def gmm_monitor(config: RunConfig, period: str | None = None) -> dict[str, Any]:
+    """Compare the data with the model in use: after drift over the threshold the run fails, or sweeps (policy refit).
+
+    Parameters
+    ----------
+    period
+        Name of the period that the data are of; by default today's date in UTC.
+    """
+    REPORTER.start()
+    with hide_credentials():
+        read_run(config.folder)  # before a cluster starts
+        with running_cluster(config.cluster) as cluster:
+            report: MonitorReport = monitor_task(config, cluster, period)
+            refit = report.result.drifted and config.monitor.policy == "refit"
+            if refit:
+                sweep_task(config, cluster)
+    if not REPORTER.flush():
+        log.warning("%d reports did not reach the Prefect server; the results are complete", REPORTER.lost)
+    if not refit:
+        report.raise_if_drifted(config.monitor.max_gain, "a refit describes them better than the model in use does")
+    return report.alert(config.name) | {"fitted_again": refit}

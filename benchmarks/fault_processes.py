@@ -136,10 +136,13 @@ class Cluster:
         For logs.
     size
         Number of workers.
+    forks
+        Whether they are forks of this process.
     """
 
     folder: Path
     size: int = 2
+    forks: bool = True
     scheduler: int = 0
     link: int = 0
     workers: list[int] = field(default_factory=list)
@@ -158,21 +161,27 @@ class Cluster:
         self.workers = [p for p in self.workers if is_running(p)]
         whole = bool(self.link and self.scheduler) and len(self.workers) == self.size
         if not self.link:
-            self.link = fork_call(lambda: _forward(self._link_port, self._port), self.folder / "link.log", {})
+            self.link = self._begin("link", self._link_port, self._port)
         if not self.scheduler:
             end(self.workers)  # those of the scheduler before
             self.workers.clear()
-            self.scheduler = fork_call(
-                lambda: asyncio.run(_run_scheduler(self._port)), self.folder / "scheduler.log", {}
-            )
+            self.scheduler = self._begin("scheduler", self._port)
         while len(self.workers) < self.size:
-            self.workers.append(
-                fork_call(lambda: asyncio.run(_run_worker(self._port)), self.folder / "worker.log", fault or {})
-            )
+            self.workers.append(self._begin("worker", self._port, environment=fault))
         if not whole:
-            pid = fork_call(lambda: _wait_for_workers(self._port, self.size), self.folder / "wait.log", {})
+            pid = self._begin("wait", self._port, self.size)
             if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
                 raise RuntimeError((self.folder / "wait.log").read_text())
+
+    def _begin(self, role: str, *numbers: int, environment: dict[str, str] | None = None) -> int:
+        log = self.folder / f"{role}.log"
+        if self.forks:
+            return fork_call(lambda: ROLES[role](*numbers), log, environment or {})
+        with open(log, "ab") as file:
+            return subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.fault_processes", role, *map(str, numbers)],
+                env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}), stdout=file, stderr=file,
+            ).pid  # fmt: skip
 
     def kill(self, what: str, pid: int = 0) -> None:
         """Kill one worker (``pid``, or the first), all workers, or the scheduler."""
@@ -209,20 +218,27 @@ def _wait_for_workers(port: int, number: int) -> None:
         client.wait_for_workers(number, timeout=60)
 
 
-async def _run_scheduler(port: int) -> None:
+def _run_scheduler(port: int) -> None:
     from distributed import Scheduler
 
-    async with Scheduler(host="127.0.0.1", port=port, dashboard=False) as scheduler:
-        await scheduler.finished()
+    async def run() -> None:
+        async with Scheduler(host="127.0.0.1", port=port, dashboard=False) as scheduler:
+            await scheduler.finished()
+
+    asyncio.run(run())
 
 
-async def _run_worker(port: int) -> None:
+def _run_worker(port: int) -> None:
     from distributed import Worker
 
-    async with Worker(
-        f"tcp://127.0.0.1:{port}", nthreads=1, host="127.0.0.1", memory_limit=0, dashboard=False, death_timeout=60
-    ) as worker:
-        await worker.finished()
+    async def run() -> None:
+        address = f"tcp://127.0.0.1:{port}"
+        async with Worker(
+            address, nthreads=1, host="127.0.0.1", memory_limit=0, dashboard=False, death_timeout=60
+        ) as worker:
+            await worker.finished()
+
+    asyncio.run(run())
 
 
 def _forward(port: int, target: int) -> None:
@@ -275,3 +291,13 @@ def _forward(port: int, target: int) -> None:
             for one in list(partner):
                 if one in partner:
                     close(one)
+
+
+ROLES: dict[str, Callable[..., None]] = {
+    "link": _forward, "scheduler": _run_scheduler, "worker": _run_worker, "wait": _wait_for_workers,
+}  # fmt: skip
+"""The processes of a :class:`Cluster`."""
+
+
+if __name__ == "__main__":
+    ROLES[sys.argv[1]](*map(int, sys.argv[2:]))

@@ -57,11 +57,11 @@ KILL, TERM, INT, TWICE, STOP, FULL = "kill -9", "SIGTERM", "SIGINT", "SIGINT twi
 WORKER, WORKERS, SCHEDULER = "kill -9 worker", "kill -9 all workers", "kill -9 scheduler"
 STOP_WORKER, STOP_SCHEDULER, CUT, SERVER = "SIGSTOP worker", "SIGSTOP scheduler", "connection lost", "kill -9 server"
 CODES: dict[str, tuple[int, ...]] = {
-    KILL: (-9,), TERM: (143,), INT: (130,), TWICE: (130,), STOP: (0,), FULL: (6,),
+    KILL: (-9,), TERM: (143,), INT: (130,), TWICE: (130, -2), STOP: (0,), FULL: (6,),
     WORKER: (0,), WORKERS: (0, 7), SCHEDULER: (0, 7), CUT: (0, 7), STOP_WORKER: (0,), STOP_SCHEDULER: (0,),
     SERVER: (0,),
 }  # fmt: skip
-"""Exit codes that each fault may end with."""
+"""Exit codes that each fault may end with; -2 is 130, too, if the second signal comes as the interpreter ends."""
 _ACTIONS = {KILL: "kill", TERM: "term", INT: "int", FULL: "enospc"}
 MOMENTS = {
     "profile": "profile", "race": "search", "finalists": "search", "sample": "search", "task": "in a pass",
@@ -412,7 +412,8 @@ def replace_launch(bench: Bench) -> Bench:
 
 def soak(bench: Bench, cluster: Cluster, minutes: float, pause: float = 20.0) -> list[tuple[object, ...]]:
     """Run jobs on one cluster, with a fault at least every ``pause`` seconds; return what each minute has seen."""
-    rng, until, rows = random.Random(1), time.monotonic() + 60.0 * minutes, []
+    rng, until = random.Random(1), time.monotonic() + 60.0 * minutes
+    rows: list[tuple[object, ...]] = []
     cells = [
         c for c in list_cells()
         if c.job != RUN and "dask" not in c.executor and not (c.executor == CLUSTER and c.site == "task")

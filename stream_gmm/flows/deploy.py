@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.flows import EntrypointType
 from prefect.schedules import Cron, Schedule
 from prefect.settings import get_current_settings
+from prefect.types.entrypoint import EntrypointType
 
 from stream_gmm.errors import ConfigError, explain, redact_text
 from stream_gmm.flows.monitor import gmm_monitor

@@ -1,4 +1,4 @@
-"""A slice of ``benchmarks.faults``: real processes that fail at named places, and are started again."""
+"""A slice of ``benchmarks.faults``: real processes that fail at named places, and go on."""
 
 from __future__ import annotations
 
@@ -7,45 +7,74 @@ import sys
 
 import pytest
 
-from benchmarks.faults import CODES, Cell, Job, check_cell, list_cells
-from stream_gmm import demo
+from benchmarks.fault_processes import Cluster, spawn
+from benchmarks.faults import (
+    CLUSTER,
+    CODES,
+    FULL,
+    INT,
+    KILL,
+    MOMENTS,
+    SCHEDULER,
+    SWEEP,
+    TERM,
+    THREADS,
+    TWICE,
+    UPDATE,
+    WORKER,
+    Bench,
+    Cell,
+    Trial,
+    list_cells,
+)
+from stream_gmm.faults import SITES
 
-THREADS = ("--executor", "threads", "--n-workers", "2")
 CELLS = [
-    Cell("race", "kill", 1, THREADS, CODES["kill"]),
-    Cell("pass", "term", 1, THREADS, CODES["term"]),
-    Cell("ledger", "kill", 2, THREADS, CODES["kill"]),
-    Cell("results", "enospc", 1, THREADS, CODES["enospc"]),
-    Cell("score", "int", 1, THREADS, CODES["int"]),
-    Cell("task", "kill", 2, ("--executor", "dask", "--n-workers", "2"), 0),
+    Cell(SWEEP, "race", 1, KILL),
+    Cell(SWEEP, "pass", 1, TERM),
+    Cell(SWEEP, "ledger", 2, KILL),
+    Cell(SWEEP, "results", 1, FULL),
+    Cell(SWEEP, "score", 1, INT),
+    Cell(SWEEP, "choice", 1, TWICE),
+    Cell(UPDATE, "update", 1, KILL),
+    Cell(UPDATE, "statistics", 1, KILL),
+    Cell(SWEEP, "task", 2, WORKER, ("--executor", "dask", "--n-workers", "2")),
+    Cell(SWEEP, "pass", 1, SCHEDULER, CLUSTER),
 ]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("faults")
-    demo.write(folder / "data", rows=3_000, columns=2, files=3, components=3)
-    job = Job(folder / "data", folder / "whole")
-    assert job.run(fail=False)[0] == 0
-    return folder / "data", job.digest()
+def bench(tmp_path_factory):
+    return Bench(tmp_path_factory.mktemp("faults"), spawn)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"), forks=False)
+    yield cluster
+    cluster.stop()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cell", CELLS, ids=lambda c: f"{c.fault} {c.executor[1]}")
-def test_a_job_that_fails_and_is_started_again_ends_in_the_same_bits(whole, tmp_path, cell):
-    data, expected = whole
-    _, _, _, struck, documented, visible, same, _ = check_cell(cell, data, tmp_path / "run", expected)
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.describe())
+def test_a_job_that_fails_and_goes_on_ends_in_the_same_bits(bench, cluster, cell):
+    verdict = Trial(bench, cell, cluster if cell.executor == CLUSTER else None).run()
 
-    assert struck
-    assert documented
-    assert visible, "a part of the results was visible"
-    assert same
+    assert verdict.struck
+    assert verdict.documented, verdict
+    assert verdict.whole, "a part of the results was visible"
+    assert verdict.alone, "a process was left"
+    assert verdict.same
 
 
-def test_sites_cost_nothing_when_off_and_an_unknown_one_is_never_reached():
+def test_sites_cost_nothing_when_off_and_every_one_is_in_the_matrix():
     code = (
         "import os; os.environ.pop('STREAM_GMM_FAULT', None); from stream_gmm.faults import fault_site, _PLAN; "
         "fault_site('pass'); assert not _PLAN"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert len({c.fault + " ".join(c.executor) for c in list_cells(["threads", "dask"])}) > 100
+    cells = list(list_cells())
+    assert {c.site for c in cells} == set(SITES) == set(MOMENTS)
+    assert {c.fault for c in cells} == set(CODES)
+    assert len(set(cells)) == len(cells) > 500
+    assert {c.executor for c in cells} >= {THREADS, CLUSTER}

@@ -299,7 +299,8 @@ class Trial:
 
     def _plan(self) -> dict[str, str]:
         """Return the environment of the process that fails: a signal, or a stop at which others are made to fail."""
-        action = _ACTIONS.get(self.cell.fault, "stop")
+        # A worker of an embedded cluster is no child of this process: it kills itself.
+        action = "kill" if self.cell.group == "embedded" else _ACTIONS.get(self.cell.fault, "stop")
         return {
             "STREAM_GMM_FAULT": f"{self.cell.site}:{action}:{self.cell.visit}",
             "STREAM_GMM_FAULT_MARK": str(self.mark),

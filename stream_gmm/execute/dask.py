@@ -18,7 +18,7 @@ from distributed import Client, Future, get_worker
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
-from stream_gmm.errors import ClusterError, explain
+from stream_gmm.errors import ClusterError, StreamGMMError, explain
 from stream_gmm.execute.dask_wait import Deadlines, ask, describe_workers, fetch_results, wait_for_tasks
 from stream_gmm.execute.dask_workers import WorkerCheck, examine_workers
 from stream_gmm.execute.protocol import I, OnDone, R, S, machine_memory, require_items, run_task

@@ -96,6 +96,12 @@ class DaskExecutor:
         workers = describe_workers(self.client, self.deadlines.lost).values()
         return sum(w["memory_limit"] or machine_memory() for w in workers)
 
+    @property
+    def place(self) -> str:
+        """Address of the scheduler and of its dashboard, if it has one."""
+        link = self.client.dashboard_link
+        return f"Dask scheduler {self.client.scheduler.address}" + (f", dashboard {link}" if link else "")
+
     def examine_workers(self) -> None:
         """Examine the workers that are there, before they get work; without a check nothing is done.
 

@@ -245,7 +245,7 @@ def _report_performance(client: Client, path: str | None) -> Iterator[None]:
         return
     from distributed import performance_report
 
-    report = performance_report(filename=path, mode="inline")  # nothing is loaded from another host
+    report = performance_report(filename=path, mode="inline")  # scripts are in the page
     with client.as_current():
         report.__enter__()
     try:

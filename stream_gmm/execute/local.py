@@ -35,6 +35,11 @@ class LocalExecutor(ABC):
         """Memory of this machine, in bytes."""
         return machine_memory()
 
+    @property
+    def place(self) -> str:
+        """No other process than this one."""
+        return "this process"
+
     def keep(
         self, fn: Callable[[I, Any, str], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
     ) -> Sequence[Any]:

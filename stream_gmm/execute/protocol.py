@@ -54,6 +54,10 @@ class Executor(Protocol):
     def memory_bytes(self) -> int:
         """Memory of all workers together."""
 
+    @property
+    def place(self) -> str:
+        """Where the work is done, in words."""
+
     def keep(
         self, fn: Callable[[I, Any, str], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
     ) -> Sequence[Any]:

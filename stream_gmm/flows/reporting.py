@@ -8,10 +8,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Any
+
+from stream_gmm.errors import redact_text
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +83,39 @@ class Reporter:
 
 REPORTER = Reporter()
 """The one of this process."""
+
+
+class RunLog(logging.Handler):
+    """Writes warnings of the package, those of Dask workers included, to the log of a Prefect run, each once."""
+
+    def __init__(self, run_logger: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._run_logger = run_logger
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, without credentials."""
+        self.tell(record.getMessage())
+
+    def tell(self, text: str) -> None:
+        """Write a warning, unless it was written before."""
+        if text not in self._told:
+            self._told.add(text)
+            self._run_logger.warning("%s", redact_text(text))
+
+
+@contextmanager
+def collect_warnings(run_logger: Any) -> Iterator[RunLog]:
+    """Inside the block, warnings that the package logs anywhere are in the log of the run, too."""
+    handler = RunLog(run_logger)
+    loggers = [logging.getLogger(name) for name in ("stream_gmm", "distributed.worker.memory")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def answers(url: str, seconds: float = ANSWER_SECONDS) -> bool:

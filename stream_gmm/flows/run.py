@@ -15,7 +15,7 @@ from stream_gmm.flows.artifacts import publish_choice, publish_curves, publish_s
 from stream_gmm.flows.context import current_listener, current_outcome, show_plan
 from stream_gmm.flows.names import name_current_run
 from stream_gmm.flows.progress import PrefectProgress
-from stream_gmm.flows.reporting import REPORTER
+from stream_gmm.flows.reporting import REPORTER, collect_warnings
 from stream_gmm.pipeline.job.checks import check_job
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
@@ -103,19 +103,29 @@ RETRIES: dict[str, Any] = {
 @task(name="sweep", task_run_name="sweep-{config.name}", **RETRIES)
 def sweep_task(config: RunConfig, cluster: ClusterConfig) -> str:
     """Fit every candidate on a running cluster and choose one; returns its name."""
-    with hide_credentials(), report_progress(config.name, "sweep") as listener, open_executor(cluster) as executor:
+    with (
+        hide_credentials(),
+        collect_warnings(get_run_logger()) as run_log,
+        report_progress(config.name, "sweep") as listener,
+        open_executor(cluster) as executor,
+    ):
         result = sweep_stage(config, executor, listener, on_plan=_report_plan)
     publish_sweep(config.name, result)
     publish_choice(config.name, result)
     for warning in result.warnings:
-        get_run_logger().warning(warning)
+        run_log.tell(warning)
     return result.candidates[result.chosen].name
 
 
 @task(name="score", task_run_name="score-{config.name}", **RETRIES)
 def score_task(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     """Score every row on a running cluster and publish; returns the manifest without its parts."""
-    with hide_credentials(), report_progress(config.name, "score") as listener, open_executor(cluster) as executor:
+    with (
+        hide_credentials(),
+        collect_warnings(get_run_logger()),
+        report_progress(config.name, "score") as listener,
+        open_executor(cluster) as executor,
+    ):
         result = score_stage(config, executor, listener=listener)
     return {k: v for k, v in result.manifest.items() if k != "parts"}
 

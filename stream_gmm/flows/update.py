@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger, task
 
 from stream_gmm.flows.artifacts import publish_update
 from stream_gmm.flows.names import name_current_run
-from stream_gmm.flows.reporting import REPORTER
+from stream_gmm.flows.reporting import REPORTER, collect_warnings
 from stream_gmm.flows.run import RETRIES, hide_credentials, report_progress, report_task
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
@@ -22,11 +22,16 @@ log = logging.getLogger(__name__)
 @task(name="update", task_run_name="update-{config.name}", **RETRIES)
 def update_task(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
     """Bring the run folder up to date on a running cluster; returns what was done, and why."""
-    with hide_credentials(), report_progress(config.name, "update") as listener, open_executor(cluster) as executor:
+    with (
+        hide_credentials(),
+        collect_warnings(get_run_logger()) as run_log,
+        report_progress(config.name, "update") as listener,
+        open_executor(cluster) as executor,
+    ):
         result = update_stage(config, executor, listener)
     publish_update(config.name, result)
     for warning in result.warnings:
-        get_run_logger().warning(warning)
+        run_log.tell(warning)
     return result.as_record()
 
 

@@ -88,6 +88,8 @@ def collect_facts(run: RunContents) -> list[Fact]:
     names = [os.path.basename(p.rstrip("/")) or p for p in config["paths"]]
     columns = count_noun(len(data["columns"]), "column")
     facts.append(Fact("data", names[0] if len(names) == 1 else count_noun(len(names), "path"), columns))
+    if (workers := run.record.get("workers", {})).get("place"):
+        facts.append(Fact("computed by", count_noun(workers["count"], "worker"), workers["place"]))
     number = f"{run.version.name} of {run.versions}" if run.version is not None else "unnumbered"
     facts.append(Fact("version", number, f"model {run.model.digest[:12]}, stream-gmm {version('stream-gmm')}"))
     return facts

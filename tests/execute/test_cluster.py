@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import stat
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from stream_gmm.errors import ClusterError, ConfigError
@@ -506,3 +508,46 @@ def _compute(seconds, shared):
     while time.monotonic() < deadline:
         pass
     return seconds
+
+
+@pytest.mark.slow
+def test_a_performance_report_is_written_on_request_and_loads_no_script_from_elsewhere(tmp_path):
+    pytest.importorskip("bokeh")
+    from stream_gmm.pipeline.job.cluster import open_executor
+
+    path = tmp_path / "new" / "performance.html"
+    with open_executor(_read_cluster(n_workers=1, performance_report=str(path))) as executor:
+        assert executor.map(_add, [1, 2], shared=1) == [2, 3]
+        assert "dashboard http://127.0.0.1:" in executor.place
+        ports = _find_exposed_ports()
+    text = path.read_text()
+    assert "Task Stream" in text or "task-stream" in text.lower()
+    assert not re.findall(r"<script[^>]+src=", text), "scripts are in the page; only the icon is Dask's"
+    assert not ports
+
+
+def _find_exposed_ports() -> list[str]:
+    """Return the addresses beyond the loopback one on which this process and its children listen."""
+    this = psutil.Process()
+    return [
+        f"{connection.laddr} {process.cmdline()}"
+        for process in (this, *this.children(recursive=True))
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in ("127.0.0.1", "::1")
+    ]
+
+
+def test_a_performance_report_without_bokeh_is_refused_before_anything_starts(monkeypatch):
+    from stream_gmm.execute import dask_cluster
+
+    monkeypatch.setattr(dask_cluster.importlib.util, "find_spec", lambda name: None)
+    spec = dask_cluster.ClusterSpec(performance_report="x.html")
+    with pytest.raises(ConfigError, match=r"pip install 'stream-gmm\[dashboard\]'"), dask_cluster.connect(spec):
+        pass
+
+
+def test_the_test_of_ports_sees_an_open_one():
+    with socket.socket() as server:
+        server.bind(("0.0.0.0", 0))
+        server.listen()
+        assert len(_find_exposed_ports()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import psutil
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -139,10 +141,10 @@ def test_null_data_fails_the_flow_without_a_retry(prefect_api, tmp_path):
         gmm_run(config)
 
 
-def _serve(prefect_api, demo_folder, folder, *arguments):
+def _serve(prefect_api, demo_folder, folder, *arguments, **changes):
     config = folder / "c.yaml"
     folder.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps(_config(demo_folder, folder / "run").model_dump()))
+    config.write_text(json.dumps(_config(demo_folder, folder / "run", **changes).model_dump()))
     environment = os.environ | {
         "PREFECT_API_URL": prefect_api,
         "PREFECT_RUNNER_POLL_FREQUENCY": "2",
@@ -186,6 +188,71 @@ def test_a_cron_deployment_really_runs(prefect_api, demo_folder, tmp_path):
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+@pytest.mark.long
+def test_cancelling_a_run_ends_its_cluster(prefect_api, tmp_path):
+    """An embedded cluster of two workers, cancelled while it fits, as the button of the UI does it."""
+    demo.write(tmp_path / "data", rows=60_000, columns=8, files=4, components=3)
+    changes = {
+        "data": {"paths": [str(tmp_path / "data")]},
+        "sweep": {"n_components": list(range(1, 31)), "covariance_type": ["full"]},
+        "em": {"n_init": 2, "sample_rows": 50_000},
+        "cluster": {"n_workers": 2},
+    }
+    process, folder = _serve(prefect_api, None, tmp_path / "served", "--deployment", "to-cancel", **changes)
+
+    def find_workers():
+        tree = psutil.Process(process.pid).children(recursive=True)
+        return [p for p in tree if "spawn_main" in " ".join(p.cmdline())]
+
+    try:
+        body = {"deployments": {"name": {"any_": ["to-cancel"]}}}
+        (deployment,) = wait_for(lambda: ask(prefect_api, "/deployments/filter", body), 120, "the deployment")
+        run = ask(prefect_api, f"/deployments/{deployment['id']}/create_flow_run")
+        # The process of the run and two workers; then it reads and fits.
+        wait_for(lambda: len(find_workers()) >= 3, 120, "the workers")
+        wait_for(lambda: list((folder / "run" / "ledger").glob("*.profile")), 120, "the profile")
+        started = find_workers()
+        ask(prefect_api, f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+        wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in started), 60, "no process")
+        body = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        wait_for(lambda: ask(prefect_api, "/flow_runs/filter", body)[0]["state_type"] == "CANCELLED", 60, "cancelled")
+        assert process.poll() is None, "the next run can come"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _warn_there(item, shared):
+    logging.getLogger("stream_gmm.test").warning("no room on the scratch disk of %s", item)
+    return item
+
+
+def test_warnings_of_workers_are_in_the_log_of_the_run_once(prefect_api, dask_cluster, monkeypatch):
+    from prefect import flow, get_run_logger
+
+    from stream_gmm.flows.reporting import collect_warnings
+    from stream_gmm.pipeline.job.cluster import open_executor
+    from stream_gmm.pipeline.job.config import ClusterConfig
+
+    lines: list[str] = []
+
+    @flow
+    def work():
+        run_logger = get_run_logger()
+        monkeypatch.setattr(run_logger, "warning", lambda text, *values: lines.append(text % values))
+        with collect_warnings(run_logger) as run_log:
+            with open_executor(ClusterConfig(address=dask_cluster.scheduler_address)) as executor:
+                executor.map(_warn_there, ["s3://key:secret@bucket"])
+                wait_for(lambda: lines, 20, "the warning")
+            run_log.tell("of the result")
+            run_log.tell("of the result")
+
+    work()
+    assert len(lines) == 2
+    assert lines[0].startswith("no room on the scratch disk of s3://***@bucket [worker")
+    assert lines[1] == "of the result"
 
 
 @pytest.fixture(scope="module")

@@ -53,11 +53,22 @@ PARALLEL = 0.85
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a run: their number, the memory of each in bytes, and the cores they share (None: not known)."""
+    """The workers of a run.
+
+    Attributes
+    ----------
+    count
+        Their number.
+    memory, cores
+        Bytes of memory of each, and the cores they share (None: not known).
+    place
+        Where they are, in words.
+    """
 
     count: int
     memory: int | None = None
     cores: int | None = None
+    place: str = ""
 
     @property
     def power(self) -> float:
@@ -68,7 +79,8 @@ class Workers:
     @classmethod
     def of(cls, executor: Executor) -> Workers:
         """Return the workers of an executor."""
-        return cls(executor.n_workers, executor.memory_bytes // executor.n_workers)
+        count = executor.n_workers
+        return cls(count, executor.memory_bytes // count, place=executor.place)
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,8 @@ class Plan:
             f"candidates: {self.candidates} with {self.components} components together; statistics "
             f"{_format_bytes(self.statistics_bytes)} a task{packs}",
             f"reads: {usual} expected ({low} to {high}), profile and scoring included; {self.tasks} tasks each",
-            f"workers: {self.workers.count}; about {_format_bytes(self.worker_bytes)}{memory} of memory each",
+            f"workers: {self.workers.count}; about {_format_bytes(self.worker_bytes)}{memory} of memory each"
+            + (f"; {self.workers.place}" if self.workers.place else ""),
             f"measured here: {self.decode_ns:,.0f} ns a row to decode, {self.estep_ns:,.0f} for all candidates",
             f"time: {_format_seconds(self.seconds)} in all, {_format_seconds(self.explore_seconds)} of it on the "
             f"sample; a pass with all candidates would take {_format_seconds(self.pass_seconds)}",

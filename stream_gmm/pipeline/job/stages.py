@@ -93,7 +93,8 @@ def sweep_stage(
         As :func:`~stream_gmm.pipeline.job.checks.check_job`, :func:`plan_stage` and
         :func:`~stream_gmm.pipeline.sweep.sweep.sweep`; and StorageError if the folder cannot be written.
     """
-    on_plan(plan_stage(config, Workers.of(executor)))
+    workers = Workers.of(executor)
+    on_plan(plan_stage(config, workers))
     started = time.perf_counter()
     source, settings = config.open(), config.settings()
     truth = load_model(config.output.truth) if config.output.truth else None
@@ -110,7 +111,7 @@ def sweep_stage(
     result = replace(result, why=(*result.why, *([note] if note else [])))
     publish_results(
         config.folder,
-        lambda staged: _write_results(staged, result, config, truth, seconds, source),
+        lambda staged: _write_results(staged, result, config, truth, seconds, source, workers),
         keep=config.output.keep_versions,
         challenger=stays,
         note=note,
@@ -144,8 +145,9 @@ def _load_earlier_model(config: RunConfig) -> FitResult | None:
 
 
 def _write_results(
-    folder: Path, result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float, source: Dataset
-) -> None:
+    folder: Path, result: SweepResult, config: RunConfig, truth: FitResult | None, seconds: float, source: Dataset,
+    workers: Workers,
+) -> None:  # fmt: skip
     write_table(result.table, folder / TABLE)
     profile = result.profile
     sample = restore_rows(profile.sample.rows[: config.output.report_rows], profile.columns, profile.transforms)
@@ -157,7 +159,10 @@ def _write_results(
             save_model(candidate.result, folder / CANDIDATES / f"{candidate.name}.gmm")
     save_model(result.best, folder / MODEL)
     write_files(folder, identify_files(source).values())
-    write_record(folder, _make_record(result, config, seconds))
+    record = _make_record(result, config, seconds)
+    # Of a cluster that ends with the run, the addresses are of no use.
+    stays = bool(config.cluster.address or config.cluster.scheduler_file)
+    write_record(folder, record | {"workers": {"count": workers.count, "place": workers.place if stays else ""}})
 
 
 def _make_record(result: SweepResult, config: RunConfig, seconds: float) -> dict[str, Any]:

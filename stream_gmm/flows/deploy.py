@@ -62,6 +62,10 @@ class Deployment:
             If the schedule or the time zone is malformed, the configuration holds credentials, or no API is set.
         """
         flow, options = self._prepare("serve")
+        # For the processes of the runs, which inherit it; this one has read its settings. Prefect's five retries of
+        # every request keep a run that has published its results for up to five minutes when the server is gone;
+        # three ride out a restart.
+        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "3")
         flow.serve(limit=1, global_limit=1, **options)
 
     def deploy(self, pool: str) -> str:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import dask
 import numpy as np
 import psutil
 import pytest
@@ -551,3 +552,42 @@ def test_the_test_of_ports_sees_an_open_one():
         server.bind(("0.0.0.0", 0))
         server.listen()
         assert len(_find_exposed_ports()) == 1
+
+
+_HELD: list[bytearray] = []
+
+
+def _fill_memory(share, shared):
+    """Hold memory until the process has this share of 500 MiB."""
+    this = psutil.Process()
+    while this.memory_info().rss < share * (500 << 20):
+        _HELD.append(bytearray(os.urandom(1 << 20) * 4))
+    return this.memory_info().rss
+
+
+@pytest.mark.long
+class TestMemory:
+    def test_workers_that_are_paused_because_their_memory_is_full_end_the_run(self, caplog):
+        from stream_gmm.execute.dask import DaskExecutor
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
+        from stream_gmm.execute.dask_wait import Deadlines
+        from stream_gmm.execute.dask_workers import forward_warnings
+
+        with connect(ClusterSpec(n_workers=1, memory_limit="500MiB")) as client, forward_warnings(client):
+            DaskExecutor(client).map(_fill_memory, [0.87])
+            executor = DaskExecutor(client, Deadlines(stalled=4.0))
+            with pytest.raises(ClusterError, match=r"at work.*1 of 1 workers are paused.*raise cluster.memory_limit"):
+                executor.map(_add, [1, 2])
+        assert "distributed.worker.memory" in caplog.text
+        assert "Pausing worker" in caplog.text
+
+    def test_a_task_that_needs_more_memory_than_a_worker_has_ends_the_run(self):
+        from stream_gmm.execute.dask import DaskExecutor
+        from stream_gmm.execute.dask_cluster import ClusterSpec, connect
+
+        with (
+            dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+            connect(ClusterSpec(n_workers=1, memory_limit="500MiB")) as client,
+            pytest.raises(ClusterError, match=r"lost the work twice.*ran out of memory"),
+        ):
+            DaskExecutor(client).map(_fill_memory, [3.0])

@@ -4,11 +4,11 @@
 import logging
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 
 from stream_gmm.flows.artifacts import publish_drift
 from stream_gmm.flows.names import name_current_run
-from stream_gmm.flows.reporting import REPORTER
+from stream_gmm.flows.reporting import REPORTER, collect_warnings
 from stream_gmm.flows.run import RETRIES, hide_credentials, report_progress, sweep_task
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
@@ -21,7 +21,12 @@ log = logging.getLogger(__name__)
 @task(name="monitor", task_run_name="monitor-{config.name}", **RETRIES)
 def monitor_task(config: RunConfig, cluster: ClusterConfig, period: str | None = None) -> MonitorReport:
     """Compare the data with the model in use on a running cluster, and add the period to ``monitor.parquet``."""
-    with hide_credentials(), report_progress(config.name, "monitor") as listener, open_executor(cluster) as executor:
+    with (
+        hide_credentials(),
+        collect_warnings(get_run_logger()),
+        report_progress(config.name, "monitor") as listener,
+        open_executor(cluster) as executor,
+    ):
         report = monitor_stage(config, executor, listener, period)
     publish_drift(config.name, report)
     return report

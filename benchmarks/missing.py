@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.harness import time_alternately, write_report
 from benchmarks.pass_speed import draw_mixture
 from stream_gmm.core.estep.in_memory import InMemoryEStep
-from stream_gmm.core.estep.marginal import Patterns
+from stream_gmm.core.estep.marginal.patterns import Patterns
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.rows.scaling import Scaling
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,9 @@ def monitor(
     summaries = executor.map(summarise_part, items, shared=job, label="monitor", on_done=meter)
     files: dict[str, list[RowSummary]] = {}
     for (part, _), summary in zip(items, summaries, strict=True):
-        files.setdefault(part.file.relative, []).append(summary)
+        # A part sends few rows, so that many parts fit into memory; together they are the sample.
+        sample = replace(summary.sample, capacity=SAMPLE_ROWS)
+        files.setdefault(part.file.relative, []).append(replace(summary, sample=sample))
     merged = {name: merge_summaries(parts) for name, parts in files.items()}
     total = merge_summaries(list(merged.values()))
     if not total.stats.rows:

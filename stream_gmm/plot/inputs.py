@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stream_gmm.core.estep.marginal import find_complete
+from stream_gmm.core.estep.marginal.patterns import find_complete
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.frames import as_rows

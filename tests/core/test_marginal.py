@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -9,7 +11,8 @@ from scipy.stats import multivariate_normal
 from stream_gmm.core.estep.accumulate import accumulate_stats, complete_stats, merge_each
 from stream_gmm.core.estep.batch import compile_batch
 from stream_gmm.core.estep.in_memory import InMemoryEStep
-from stream_gmm.core.estep.marginal import Patterns, find_complete
+from stream_gmm.core.estep.marginal.density import MarginalDensity, have_close_means
+from stream_gmm.core.estep.marginal.patterns import Patterns, SortedRows, find_complete
 from stream_gmm.core.estep.scores import impute_rows, score_rows
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.density import compile_density
@@ -87,11 +90,45 @@ def test_any_number_of_patterns_and_row_weights(share, rng):
         np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_shared_covariance_is_factored_once_to_the_same_sums(noisy, rng):
+    """One whitening for all components against one for each; two candidates, row weights, a few rows of a pattern."""
+    rows = make_rows(rng, 900, d=6)
+    rows[:500, 2:4] = np.nan
+    weights = rng.uniform(0.5, 3.0, size=len(rows))
+    mixtures = [make_mixture(family_named("tied"), rng, rows, noisy, k) for k in (2, 4)]
+    densities = [compile_density(p) for p in mixtures]
+    assert all(have_close_means(density) for density in densities)
+    _, _, gaps = SortedRows.split_off(rows, weights)
+    offsets = np.array([0, 2, 6])
+    own, general = (MarginalDensity.of(densities, shared).sum_rows(gaps, offsets) for shared in (True, False))
+
+    sums, expected, of_noise, weight, mean, scatter = own
+    np.testing.assert_allclose(sums, general[0], rtol=1e-12)
+    np.testing.assert_allclose(np.add.reduceat(expected, [0, 2]), np.add.reduceat(general[1], [0, 2]), rtol=1e-11)
+    np.testing.assert_allclose(of_noise, general[2], rtol=1e-9)
+    np.testing.assert_allclose(weight, general[3], rtol=1e-11)
+    np.testing.assert_allclose(mean, general[4], rtol=1e-11)
+    pooled, expected = np.add.reduceat(scatter, [0, 2]), np.add.reduceat(general[5], [0, 2])
+    np.testing.assert_allclose(pooled, expected, atol=1e-11 * np.abs(expected).max())
+
+
+def test_means_far_apart_are_whitened_one_by_one(rng):
+    rows = make_rows(rng, 60)
+    params = make_mixture(family_named("tied"), rng, rows)
+    far = MixtureParams(params.weights, params.means + 1e6 * np.arange(K)[:, None], params.covariances, params.family)
+    near_batch, far_batch = (compile_batch([p], Scaling.identity(D), incomplete=True) for p in (params, far))
+    assert [g.density.is_shared for g in (*near_batch.marginal, *far_batch.marginal)] == [True, False]
+
+
 def test_patterns_sort_rows_by_the_columns_that_they_have(rng):
     rows = rng.normal(size=(500, 9))
     rows[rng.random(rows.shape) < 0.4] = np.nan
+    rows[::7] = 1.0
     patterns = Patterns.of(rows)
     assert sorted(patterns.order) == list(range(500))
+    assert patterns.observed[0].all()  # complete rows come first
+    assert all((np.diff(patterns.order[lo:hi]) > 0).all() for lo, hi in pairwise(patterns.starts))
     assert len(np.unique(patterns.observed, axis=0)) == len(patterns.observed)
     for p, (lo, hi) in enumerate(zip(patterns.starts[:-1], patterns.starts[1:], strict=True)):
         assert (~np.isnan(rows[patterns.order[lo:hi]]) == patterns.observed[p]).all()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -137,6 +139,27 @@ def test_the_sample_is_the_same_for_any_chunking(seed, cuts, capacity):
 
     np.testing.assert_array_equal(out.rows, whole.rows)
     assert len(out.rows) == min(capacity, 1000)
+
+
+@given(seeds, st.lists(st.integers(1, 120), min_size=2, max_size=6), st.integers(1, 400))
+def test_samples_of_different_capacities_merge_to_all_rows_up_to_a_hash(seed, capacities, together):
+    """Parts send few rows; merged in any order they are the same uniform sample, as large as its parts allow."""
+    hashes = hash_rows(seed, 0, np.arange(200 * len(capacities)))
+    rows = np.arange(len(hashes))[:, None].astype(float)
+    parts = [
+        replace(Sample.of(rows[p], hashes[p], capacity), capacity=together)
+        for i, capacity in enumerate(capacities)
+        for p in [slice(200 * i, 200 * (i + 1))]
+    ]
+    merged, turned = reduce(Sample.merge, parts), reduce(Sample.merge, parts[::-1])
+    nested = parts[0].merge(reduce(Sample.merge, parts[1:]))
+
+    everything = np.sort(hashes)
+    np.testing.assert_array_equal(merged.hashes, everything[: len(merged.hashes)])
+    assert len(merged.hashes) == min(together, np.sum(hashes <= min(p.limit for p in parts)))
+    for other in (turned, nested):
+        np.testing.assert_array_equal(merged.rows, other.rows)
+        assert merged.limit == other.limit
 
 
 def test_the_sample_is_uniform():

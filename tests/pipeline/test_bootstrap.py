@@ -62,6 +62,16 @@ def test_a_single_gaussian_has_the_standard_errors_of_the_text_books():
     assert found.loglik_se == pytest.approx(logliks.std() / 2_000**0.5, rel=0.12)
 
 
+def test_the_log_likelihood_of_transformed_columns_is_that_of_their_values():
+    """Of the logarithm alone, the standard error would be a quarter of this."""
+    rows = np.exp(3.0 * np.random.default_rng(3).normal(size=(1_000, 1)))
+    model = sg.fit(rows, 1, transforms="log")
+    found = sg.bootstrap(model, rows, replicates=100)
+
+    assert found.loglik_se == pytest.approx(model.score_samples(rows).std() / 1_000**0.5, rel=0.25)
+    assert np.mean(found.jacobians) == pytest.approx(-np.log(rows).mean(), abs=0.05)
+
+
 @pytest.mark.long
 def test_standard_errors_are_those_of_new_data(model):
     found = sg.bootstrap(model, _rows(0), replicates=100)

@@ -124,6 +124,18 @@ def test_summaries_of_parts_merge_to_that_of_the_whole(model):
     assert parts.outliers == (model.score_samples(rows) < model.threshold).sum()
 
 
+def test_many_files_are_extrapolated_from_as_many_rows_as_one(model, tmp_path):
+    """Of 40 files each sends 1,000 of its rows at most; together they are the rows that one file would send."""
+    named, rows = replace(model, columns=("a", "b")), draw(np.random.default_rng(6), 20_000, shift=0.8)
+    one = write(tmp_path / "one", "0.parquet", rows)
+    for i, part in enumerate(np.array_split(rows, 40)):
+        write(tmp_path / "many", f"{i:02}.parquet", part)
+    alone, many = (sg.monitor(named, str(p)).total for p in (one, tmp_path / "many"))
+
+    assert many["refit_gain"] == pytest.approx(alone["refit_gain"], rel=1e-6)
+    assert many["p_value"] == pytest.approx(alone["p_value"], abs=1e-12)
+
+
 def test_the_histogram_gives_the_distance_of_two_distributions(rng):
     one, two = rng.normal(size=4_000), rng.normal(0.5, 1.0, size=3_000)
     histogram = LogDensityHistogram.of(one)

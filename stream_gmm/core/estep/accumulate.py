@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from stream_gmm.core.estep.batch import Batch, StackedStats
-from stream_gmm.core.estep.marginal import find_complete
+from stream_gmm.core.estep.marginal.patterns import SortedRows
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.moments import UNWEIGHTED
@@ -32,16 +32,14 @@ def accumulate_stats(batch: Batch, rows: Array, weights: Array = UNWEIGHTED) -> 
     Column-major rows are used without a copy. A batch that was compiled for incomplete rows takes NaN for a missing
     value: complete rows go through the same kernels as ever, and those without any value count for nothing.
     """
-    complete = find_complete(rows) if batch.marginal else None
-    if complete is not None:
-        rest = rows[~complete], weights[~complete] if len(weights) else weights
-        of_rest = tuple(group.accumulate_stats(*rest) for group in batch.marginal)
-        rows, weights = np.asfortranarray(rows[complete]), weights[complete] if len(weights) else weights
+    if batch.marginal and np.isnan(rows.sum()):  # values are finite and far from overflow
+        rows_t, weights, incomplete = SortedRows.split_off(rows, weights)
+        of_rest = tuple(group.accumulate_stats(incomplete) for group in batch.marginal)
     else:
+        rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
         of_rest = tuple(StackedStats.zero(1) for _ in batch.marginal)
-    if not len(rows):
+    if not rows_t.shape[1]:
         return (*(StackedStats.zero(1) for _ in batch.groups), *of_rest)
-    rows_t = np.ascontiguousarray(rows.T, dtype=np.float64)
     weights = np.ascontiguousarray(weights, dtype=np.float64)
     return (*(group.accumulate_stats(rows_t, weights) for group in batch.groups), *of_rest)
 

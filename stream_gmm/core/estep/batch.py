@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from stream_gmm.core.estep import kernels, whitening
 from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, KernelPreference, choose_kernel
-from stream_gmm.core.estep.marginal import MarginalDensity
+from stream_gmm.core.estep.marginal.density import MarginalDensity, have_close_means
+from stream_gmm.core.estep.marginal.patterns import SortedRows
 from stream_gmm.core.model.density import Density, compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.features import LINEAR_ORDER, Features
@@ -165,26 +166,18 @@ class WhitenedGroup:
 
 @dataclass(frozen=True)
 class MarginalGroup:
-    """Candidates for rows with missing values: those with covariance matrices, or those with variances."""
+    """Candidates for rows with missing values: those with matrices, with one matrix, or with variances."""
 
     layout: StackLayout
     density: MarginalDensity
 
-    def accumulate_stats(self, rows: Array, weights: Array = UNWEIGHTED) -> StackedStats:
-        """Return the statistics for ``rows (N, D)``, in which NaN is a missing value, with ``weights (N,)``, or none.
-
-        Rows without any value count for nothing.
-        """
-        some = ~np.isnan(rows).all(axis=1)
-        if not some.all():
-            rows, weights = rows[some], weights[some] if len(weights) else weights
-        if not len(rows):
+    def accumulate_stats(self, rows: SortedRows) -> StackedStats:
+        """Return the statistics for rows with missing values."""
+        if not rows.rows_t.shape[1]:
             return StackedStats.zero(1)
-        sums, expected, of_noise, weight, mean, scatter = self.density.sum_rows(
-            rows, weights, np.array(self.layout.offsets)
-        )
+        sums, expected, of_noise, weight, mean, scatter = self.density.sum_rows(rows, np.array(self.layout.offsets))
         moments = FULL if scatter.ndim == 3 else DIAGONAL
-        n = total_weight(rows.T, weights)
+        n = total_weight(rows.rows_t, rows.weights)
         return self.layout.assemble(n, sums, expected, weight, mean, scatter, moments, of_noise)
 
 
@@ -313,10 +306,14 @@ def compile_batch(
             weights = _pack_features(stacked, own, first.coordinates, first.dtype)
             groups.append(FeatureGroup(layout, own, first.coordinates, weights))
     marginal = []
-    for ndim in sorted({d.whitener.ndim for d in densities} if incomplete else ()):
-        index = [i for i, d in enumerate(densities) if d.whitener.ndim == ndim]
+    kinds = [
+        (d.whitener.ndim, p.family.shared and d.whitener.ndim == 3 and have_close_means(d))
+        for p, d in zip(candidates, densities, strict=True)
+    ]
+    for kind in sorted(set(kinds) if incomplete else ()):
+        index = [i for i, own in enumerate(kinds) if own == kind]
         layout = _make_layout(index, [candidates[i] for i in index])
-        marginal.append(MarginalGroup(layout, MarginalDensity.of([densities[i] for i in index])))
+        marginal.append(MarginalGroup(layout, MarginalDensity.of([densities[i] for i in index], kind[1])))
     return Batch(tuple(groups), tuple((c.kernel, c.dtype) for c in choices), tuple(marginal))
 
 

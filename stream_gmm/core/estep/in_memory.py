@@ -12,7 +12,7 @@ import numpy as np
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate_stats, complete_stats, merge_each
 from stream_gmm.core.estep.batch import compile_batch
 from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, KernelPreference
-from stream_gmm.core.estep.marginal import find_complete
+from stream_gmm.core.estep.marginal.patterns import find_complete
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr, gammaincc
 
-from stream_gmm.core.estep import marginal_scores, whitening
+from stream_gmm.core.estep import whitening
 from stream_gmm.core.estep.kernels import complete_scores
-from stream_gmm.core.estep.marginal import MarginalDensity, Patterns, find_complete
+from stream_gmm.core.estep.marginal.density import MarginalDensity
+from stream_gmm.core.estep.marginal.patterns import Patterns, find_complete
+from stream_gmm.core.estep.marginal.scores import score_marginal_rows
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import FULL, Array, divide_by_weight
 from stream_gmm.core.rows.transforms import Transforms, log_jacobians
@@ -202,7 +204,7 @@ def _score_incomplete(density: Density, rows: Array, complete: NDArray[np.bool_]
     log_density, distance = np.empty(n), np.empty(n)
     noise = np.empty(n) if density.noisy else NO_NOISE
     log_norms = np.empty((len(patterns.observed), k))
-    marginal_scores.score_marginal_rows(
+    score_marginal_rows(
         patterns.sort(rows[places]), patterns.starts, patterns.observed, np.array(marginal.means), marginal.matrices,
         np.array(marginal.log_weights), density.background, marginal.log_widths, density.noisy,
         component, proba, log_density, distance, noise, log_norms,

@@ -7,7 +7,7 @@ order and number of workers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ from stream_gmm.core.rows.resolution import find_steps
 Hashes = NDArray[np.uint64]
 
 _HOLDOUT_STREAM = 0x5DEECE66D
+_LARGEST_HASH = 2**64 - 1
 _POISSON = np.cumsum(np.exp(-1.0) / np.cumprod([1.0, *range(1, 18)]))
 """Distribution function of Poisson(1) at 0 to 17."""
 
@@ -72,7 +73,8 @@ class Holdout:
 class Sample:
     """The ``capacity`` rows ``(n, D)`` with the smallest hashes ``(n,)``, in the order of their hashes.
 
-    That order is random, so the first m rows of a sample are a uniform sample of m rows.
+    That order is random, so the first m rows of a sample are a uniform sample of m rows. Samples of different
+    capacities can be merged: all hold every row whose hash is at most their ``limit``.
     """
 
     rows: Array
@@ -80,6 +82,8 @@ class Sample:
     capacity: int
     weights: Array = field(default_factory=lambda: UNWEIGHTED)
     """Weights ``(n,)`` of the rows, or none."""
+    limit: int = _LARGEST_HASH
+    """No row was left out whose hash is as small as this."""
 
     @cached_property
     def steps(self) -> Array:
@@ -90,13 +94,15 @@ class Sample:
     def of(cls, rows: Array, hashes: Hashes, capacity: int, weights: Array = UNWEIGHTED) -> Sample:
         """Return the sample of ``rows (N, D)`` with these hashes ``(N,)``."""
         # Select by the threshold first: sorting all rows would cost more than reading them.
+        limit = _LARGEST_HASH
         if len(hashes) > capacity:
-            keep = hashes <= np.partition(hashes, capacity - 1)[capacity - 1]
+            limit = int(np.partition(hashes, capacity - 1)[capacity - 1]) if capacity else 0
+            keep = hashes <= limit
             rows, hashes = rows[keep], hashes[keep]
             weights = weights[keep] if len(weights) else weights
         order = np.argsort(hashes, kind="stable")[:capacity]
         weights = weights[order] if len(weights) else weights
-        return cls(np.ascontiguousarray(rows[order]), hashes[order], capacity, weights)
+        return cls(np.ascontiguousarray(rows[order]), hashes[order], capacity, weights, limit)
 
     def split_off(self, capacity: int) -> tuple[Sample, Sample]:
         """Return the sample of the first ``capacity`` rows, and one of the other rows."""
@@ -107,10 +113,12 @@ class Sample:
         )
 
     def merge(self, other: Sample) -> Sample:
-        """Return the sample of both sets of rows."""
-        return Sample.of(
-            np.concatenate([self.rows, other.rows]),
-            np.concatenate([self.hashes, other.hashes]),
-            self.capacity,
-            np.concatenate([self.weights, other.weights]),
-        )
+        """Return the sample of both sets of rows, of the larger capacity, or with fewer rows if a limit is low."""
+        limit = min(self.limit, other.limit)
+        parts = [(s.rows[n], s.hashes[n], s.weights[n]) for s in (self, other) for n in [s._within(limit)]]
+        rows, hashes, weights = map(np.concatenate, zip(*parts, strict=True))
+        merged = Sample.of(rows, hashes, max(self.capacity, other.capacity), weights)
+        return replace(merged, limit=min(limit, merged.limit))
+
+    def _within(self, limit: int) -> slice:
+        return slice(int(np.searchsorted(self.hashes, np.uint64(limit), side="right")))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from stream_gmm.core.estep.in_memory import InMemoryEStep
-from stream_gmm.core.estep.marginal import find_complete
+from stream_gmm.core.estep.marginal.patterns import find_complete
 from stream_gmm.core.estep.scores import impute_rows, score_rows
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.density import compile_density

@@ -14,7 +14,7 @@ import numpy as np
 
 from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
-from stream_gmm.core.estep.marginal import find_complete
+from stream_gmm.core.estep.marginal.patterns import find_complete
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Scheme, StopRule, run_to_end
 from stream_gmm.core.fit.few_rows import can_climb, is_small_enough, run_plain_steps, run_quasi_newton

@@ -16,7 +16,7 @@ import numpy as np
 
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate_stats
 from stream_gmm.core.estep.batch import compile_batch
-from stream_gmm.core.estep.marginal import find_complete
+from stream_gmm.core.estep.marginal.patterns import find_complete
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams

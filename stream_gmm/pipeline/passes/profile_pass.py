@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.estep.marginal import find_complete
+from stream_gmm.core.estep.marginal.patterns import find_complete
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.oddities import RowOrder

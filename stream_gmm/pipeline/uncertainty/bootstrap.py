@@ -23,6 +23,7 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.sampling import Holdout, draw_poisson_weights, hash_rows
+from stream_gmm.core.rows.transforms import Transforms, log_jacobians
 from stream_gmm.core.search.pruning import prune_states
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError
@@ -44,16 +45,21 @@ _STREAM = 0xB007
 
 @dataclass(frozen=True)
 class _ReplicateStats:
-    """The statistics of a pass, by replicate: those of its candidates, and the moments of its rows."""
+    """The statistics of a pass, by replicate: those of its candidates, and the moments of its rows.
+
+    ``jacobians (R,)`` are the sums of the log-Jacobians of the transforms over the rows of a replicate, nats.
+    """
 
     groups: tuple[tuple[StackedStats, ...], ...]
     moments: tuple[SuffStats, ...]
+    jacobians: Array
 
     def merge(self, other: _ReplicateStats) -> _ReplicateStats:
         """Return the statistics of both sets of rows."""
         return _ReplicateStats(
             tuple(merge_each(a, b) for a, b in zip(self.groups, other.groups, strict=True)),
             merge_each(self.moments, other.moments),
+            self.jacobians + other.jacobians,
         )
 
 
@@ -67,32 +73,37 @@ class _BootstrapTask:
     holdout: Holdout
     columns: tuple[int, ...]
     """Positions of the columns to fit among those read; empty: all."""
+    names: tuple[str, ...]
+    transforms: Transforms
 
 
 def _resample_leaf(leaf: Leaf, task: _BootstrapTask) -> _ReplicateStats:
     out = _ReplicateStats(
         tuple(b.no_stats for b in task.batches),
         tuple(SuffStats.zero(1, 1, FULL) for _ in task.batches),
+        np.zeros(len(task.batches)),
     )
     for chunk in leaf.chunks():
         part = split_holdout(chunk, task.holdout, task.columns)
         hashes = hash_rows(task.seed + _STREAM, chunk.file_index, part.numbers)
-        stats = [_weigh_rows(part, hashes, b, r) for b, r in zip(task.batches, task.replicates, strict=True)]
-        out = out.merge(_ReplicateStats(tuple(s[0] for s in stats), tuple(s[1] for s in stats)))
+        slopes = log_jacobians(part.rows, task.names, task.transforms)
+        stats = [_weigh_rows(part, slopes, hashes, b, r) for b, r in zip(task.batches, task.replicates, strict=True)]
+        groups, moments, jacobians = zip(*stats, strict=True)
+        out = out.merge(_ReplicateStats(groups, moments, np.array(jacobians)))
     return out
 
 
 def _weigh_rows(
-    part: HoldoutSplit, hashes: Any, batch: Batch, replicate: int
-) -> tuple[tuple[StackedStats, ...], SuffStats]:
+    part: HoldoutSplit, slopes: Array, hashes: Any, batch: Batch, replicate: int
+) -> tuple[tuple[StackedStats, ...], SuffStats, float]:
     weights = draw_poisson_weights(hashes, replicate)
     drawn = weights > 0.0
     weights = weights[drawn] * (part.weights[drawn] if len(part.weights) else 1.0)
     rows = np.asfortranarray(part.rows[drawn])
     if not len(rows):
-        return batch.no_stats, SuffStats.zero(1, 1, FULL)
+        return batch.no_stats, SuffStats.zero(1, 1, FULL), 0.0
     moments = collect_moments(rows, weights) if batch.needs_row_moments else SuffStats.zero(1, 1, FULL)
-    return accumulate_stats(batch, rows, weights), moments
+    return accumulate_stats(batch, rows, weights), moments, float(slopes[drawn] @ weights)
 
 
 @dataclass(frozen=True)
@@ -109,12 +120,15 @@ class BootstrapResult:
         What chooses among the candidates in each replicate: ``"bic"``, ``"aic"`` or ``"icl"``.
     passes
         Reads of the data.
+    jacobians
+        Mean log-Jacobian of the transforms over the rows of each replicate, nats; 0 without transforms.
     """
 
     models: tuple[FitResult, ...]
     fits: tuple[tuple[EMState, ...], ...]
     criterion: str
     passes: int
+    jacobians: tuple[float, ...]
 
     @property
     def replicates(self) -> tuple[MixtureParams, ...]:
@@ -138,8 +152,9 @@ class BootstrapResult:
 
     @cached_property
     def loglik_se(self) -> float:
-        """Standard error of the mean log-likelihood per row."""
-        return float(np.std([s[0].history[-1] for s in self.fits if s[0].history], ddof=1))
+        """Standard error of the mean log-likelihood per row, of the columns as they were before any transform."""
+        values = [s[0].history[-1] + j for s, j in zip(self.fits, self.jacobians, strict=True) if s[0].history]
+        return float(np.std(values, ddof=1))
 
     @cached_property
     def chosen(self) -> Mapping[str, int]:
@@ -226,18 +241,21 @@ def bootstrap(
     usual = make_scheme(settings, profile)
     schemes = (_tighten_tolerance(usual, models[0]), *[usual] * (len(models) - 1))
     states = [[EMState(m.params) for m in models] for _ in range(replicates)]
-    passes = 0
+    passes, jacobians = 0, np.zeros(replicates)
     while any(s.live for row in states for s in row):
         live = [b for b in range(replicates) if any(s.live for s in states[b])]
         passes += 1
-        stats = _run_pass([states[b] for b in live], live, tasks, profile, settings, executor, listener, passes)
+        stats, jacobians[live] = _run_pass(
+            [states[b] for b in live], live, models[0], tasks, profile, settings, executor, listener, passes
+        )
         pairs = [(c, states[b][c], s) for b, row in zip(live, stats, strict=True) for c, s in row.items()]
         moved = iter(executor.map(_advance, pairs, shared=schemes, label="accelerate"))
         for b, row in zip(live, stats, strict=True):
             for c in row:
                 states[b][c] = next(moved)
             states[b] = [states[b][0], *prune_states(states[b], criterion)[1:]]
-    return BootstrapResult(tuple(models), tuple(tuple(row) for row in states), criterion, passes)
+    fits = tuple(tuple(row) for row in states)
+    return BootstrapResult(tuple(models), fits, criterion, passes, tuple(jacobians.tolist()))
 
 
 def _tighten_tolerance(scheme: Scheme, model: FitResult) -> Scheme:
@@ -255,25 +273,29 @@ def _advance(pair: tuple[int, EMState, SuffStats], schemes: Sequence[Scheme]) ->
 
 
 def _run_pass(
-    states: Sequence[Sequence[EMState]], replicates: Sequence[int], tasks: PassTasks, profile: Profile,
-    settings: Settings, executor: Executor, listener: Listener, number: int,
-) -> list[dict[int, SuffStats]]:  # fmt: skip
-    """Return the statistics of every live candidate of every replicate, by its position."""
+    states: Sequence[Sequence[EMState]], replicates: Sequence[int], model: FitResult, tasks: PassTasks,
+    profile: Profile, settings: Settings, executor: Executor, listener: Listener, number: int,
+) -> tuple[list[dict[int, SuffStats]], list[float]]:  # fmt: skip
+    """Return the statistics of every live candidate of every replicate, by its position, and mean log-Jacobians."""
     places = [[c for c, s in enumerate(row) if s.live] for row in states]
     candidates = [[row[c].params for c in own] for row, own in zip(states, places, strict=True)]
     incomplete = profile.may_be_incomplete
     batches = tuple(compile_batch(c, profile.scaling, settings.preference, incomplete) for c in candidates)
     holdout = Holdout(settings.holdout, settings.random_state)
-    task = _BootstrapTask(batches, tuple(replicates), settings.random_state, holdout, profile.places)
+    task = _BootstrapTask(
+        batches, tuple(replicates), settings.random_state, holdout, profile.places, model.columns, model.transforms
+    )
     live = sum(len(c) for c in candidates)
     meter = Meter(listener, "bootstrap", list(tasks.rows), number=number, live=live)
     out = executor.map_reduce(
         _resample_leaf, _ReplicateStats.merge, tasks.items, shared=task, label="bootstrap", on_done=meter
     )  # fmt: skip
     shift = profile.scaling.shift
-    return [
+    stats = [
         dict(zip(own, complete_stats(batch, params, groups, moments, shift), strict=True))
         for own, batch, params, groups, moments in zip(
             places, batches, candidates, out.groups, out.moments, strict=True
         )
     ]
+    rows = [next(iter(own.values())).rows for own in stats]
+    return stats, [float(total / n) if n else 0.0 for total, n in zip(out.jacobians, rows, strict=True)]

@@ -2,7 +2,7 @@
 
 Rows come sorted by *pattern*, the set of columns that are observed: those of pattern p are ``starts[p]`` to
 ``starts[p + 1] - 1``, and ``observed (P, D)`` says which columns they have. What depends on the pattern and not on
-the row is computed once for all its rows. Sizes and axis order are as in :mod:`.kernels`.
+the row is computed once for all its rows. Sizes and axis order are as in :mod:`stream_gmm.core.estep.kernels`.
 
 For a covariance matrix that is the *factor* ``A (o, D)``, the first o rows of its Cholesky factor when the o observed
 columns come first: with the whitened row ``y`` of the observed columns, ``A' y`` is the centred row with conditional
@@ -110,7 +110,7 @@ def _scale_observed(rows_t, start, mean, there, whitener, log_norm, y, logp):  #
 
 
 @njit(cache=True, nogil=True)
-def _sum_whitened(r, y, first, second):  # type: ignore[no-untyped-def]
+def sum_whitened(r, y, first, second):  # type: ignore[no-untyped-def]
     """Add the sums of ``r y`` to ``first (o,)`` and of ``r y y'`` to ``second (o, o)``."""
     o, b = y.shape
     weighted = np.empty((o, b))
@@ -144,7 +144,7 @@ def _add_completed_rows(r, y, factor, first, second):  # type: ignore[no-untyped
 
 
 @njit(cache=True, nogil=True)
-def _add_completed_sums(of_y, of_yy, factor, first, second):  # type: ignore[no-untyped-def]
+def add_completed_sums(of_y, of_yy, factor, first, second):  # type: ignore[no-untyped-def]
     """Add ``A' of_y`` to ``first (D,)`` and ``A' of_yy A`` to ``second (D, D)``; ``of_yy`` has its lower half."""
     o, d = len(of_y), len(first)
     product = np.zeros(d)
@@ -163,7 +163,7 @@ def _add_completed_sums(of_y, of_yy, factor, first, second):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
-def _add_conditional_covariance(weight, covariance, factor, o, absent, second):  # type: ignore[no-untyped-def]
+def add_conditional_covariance(weight, covariance, factor, o, absent, second):  # type: ignore[no-untyped-def]
     """Add ``weight (covariance - A' A)`` to the block of the missing columns."""
     for i in absent:
         for j in absent:
@@ -227,15 +227,15 @@ def full_marginal_pass(  # type: ignore[no-untyped-def]
                         expected[k] -= 0.5 * r[j] * squared
                     _add_completed_rows(r, y[k], factors[k], first[k], second[k])
                 else:
-                    _sum_whitened(r, y[k], of_y_all[k], of_yy_all[k])
+                    sum_whitened(r, y[k], of_y_all[k], of_yy_all[k])
         for k in range(m):
             gained = weight[k] - before[k]
             expected[k] += log_norm[k] * gained
             if not few:
                 for i in range(o):
                     expected[k] -= 0.5 * of_yy_all[k, i, i]
-                _add_completed_sums(of_y_all[k, :o], of_yy_all[k], factors[k], first[k], second[k])
-            _add_conditional_covariance(gained, covariances[k], factors[k], o, absent, second[k])
+                add_completed_sums(of_y_all[k, :o], of_yy_all[k], factors[k], first[k], second[k])
+            add_conditional_covariance(gained, covariances[k], factors[k], o, absent, second[k])
         for c in range(len(noise)):
             if backgrounds[c] > -1e299:
                 lo, hi = offsets[c], offsets[c + 1]

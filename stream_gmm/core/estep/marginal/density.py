@@ -1,4 +1,4 @@
-"""Rows with missing values (NaN): sorted by pattern, and the marginal densities of the columns that they have.
+"""The marginal densities of the columns that rows with missing values (NaN) have.
 
 If values are missing at random (whether one is missing depends on observed values alone, Rubin 1976), the density of
 a row is that of its observed columns, and EM needs the conditional mean and covariance of the others (Ghahramani &
@@ -13,52 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep import marginal_kernels, marginal_scores
+from stream_gmm.core.estep.marginal import kernels, scores, shared_kernel
+from stream_gmm.core.estep.marginal.patterns import Patterns, SortedRows
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import Array
 
-Mask = NDArray[np.bool_]
+SHARED_DISTANCE = 100.0
+"""Means with one covariance lie close together if none is so many standard deviations from their mean: sums about
+that mean then lose four of sixteen digits."""
 
 
-def find_complete(rows: Array) -> Mask | None:
-    """Return which of ``rows (N, D)`` have no missing value, ``(N,)`` booleans; None if all have none."""
-    if not np.isnan(rows.sum()):  # values are finite and far from overflow
-        return None
-    missing = np.isnan(rows)
-    return np.asarray(~missing.any(axis=1)) if missing.any() else None
-
-
-@dataclass(frozen=True)
-class Patterns:
-    """Rows sorted by the set of columns that they have, their *pattern*.
-
-    ``order (N,)`` sorts them; the rows of pattern p are then ``starts[p]`` to ``starts[p + 1] - 1``, and
-    ``observed (P, D)`` says which columns they have.
-    """
-
-    order: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    observed: Mask
-
-    @classmethod
-    def of(cls, rows: Array) -> Patterns:
-        """Return the patterns of ``rows (N, D)``."""
-        observed = ~np.isnan(rows)
-        n = len(rows)
-        packed = np.packbits(observed, axis=1)
-        words = np.zeros((n, -(-packed.shape[1] // 8) * 8), np.uint8)
-        words[:, : packed.shape[1]] = packed
-        codes = words.view(np.uint64)
-        order = np.argsort(codes[:, 0], kind="stable") if codes.shape[1] == 1 else np.lexsort(codes.T)
-        codes = codes[order]
-        begins = np.ones(n, dtype=bool)
-        begins[1:] = (codes[1:] != codes[:-1]).any(axis=1)
-        first = np.flatnonzero(begins)
-        return cls(order, np.append(first, n).astype(np.int64), np.ascontiguousarray(observed[order[first]]))
-
-    def sort(self, rows: Array) -> Array:
-        """Return ``rows (N, D)`` in this order, as ``(D, N)``."""
-        return np.ascontiguousarray(rows[self.order].T, dtype=np.float64)
+def have_close_means(density: Density) -> bool:
+    """Return True if the means of components with one covariance lie close together."""
+    about = density.means - density.means.mean(axis=0)
+    return bool(np.max(np.linalg.norm(about @ density.whitener[0], axis=1)) < SHARED_DISTANCE)
 
 
 @dataclass(frozen=True)
@@ -75,9 +43,11 @@ class MarginalDensity:
     covariances: Array
     backgrounds: Array
     log_widths: Array
+    is_shared: bool = False
+    """Whether the components of each candidate have one covariance matrix, and means that lie close together."""
 
     @classmethod
-    def of(cls, densities: Sequence[Density]) -> MarginalDensity:
+    def of(cls, densities: Sequence[Density], is_shared: bool = False) -> MarginalDensity:
         """Return the marginal densities of mixtures that all have matrices, or all have variances."""
         d = densities[0].means.shape[1]
         whitener = np.concatenate([density.whitener for density in densities])
@@ -92,7 +62,7 @@ class MarginalDensity:
         widths = [np.zeros(d) if density.log_widths is None else density.log_widths for density in densities]
         return cls(
             log_weights, np.concatenate([density.means for density in densities]), np.ascontiguousarray(covariances),
-            np.array([density.background for density in densities]), np.array(widths),
+            np.array([density.background for density in densities]), np.array(widths), is_shared,
         )  # fmt: skip
 
     @property
@@ -102,24 +72,23 @@ class MarginalDensity:
         return c if c.ndim == 3 else np.ascontiguousarray(c[:, :, None] * np.eye(c.shape[1]))
 
     def sum_rows(
-        self, rows: Array, weights: Array, offsets: NDArray[np.int64]
+        self, rows: SortedRows, offsets: NDArray[np.int64]
     ) -> tuple[Array, Array, Array, Array, Array, Array]:
-        """Return what an E-step sums over ``rows (N, D)`` with ``weights (N,)`` or none.
+        """Return what an E-step sums over rows.
 
         These are the log-likelihood and the logarithm of the largest responsibility ``(C, 2)``; responsibility times
         log-density of the components ``(M,)`` and of the noise ``(C,)``; and weight, mean and scatter ``(M, ...)``.
+        With a shared covariance the first component of a candidate has the scatter of all of them.
         """
         (m, d), c = self.means.shape, len(self.backgrounds)
-        patterns = Patterns.of(rows)
-        rows_t = patterns.sort(rows)
-        weights = np.ascontiguousarray(weights[patterns.order]) if len(weights) else weights
         weight, first, expected = np.zeros(m), np.zeros((m, d)), np.zeros(m)
         second, of_noise, sums = np.zeros(self.covariances.shape), np.zeros(c), np.zeros((c, 2))
         matrices = second.ndim == 3
-        run = marginal_kernels.full_marginal_pass if matrices else marginal_kernels.diagonal_marginal_pass
+        run = kernels.full_marginal_pass if matrices else kernels.diagonal_marginal_pass
+        run = shared_kernel.shared_marginal_pass if self.is_shared else run
         shapes = self.covariances if matrices else 1.0 / np.sqrt(self.covariances)
         run(
-            rows_t, weights, patterns.starts, patterns.observed, np.array(self.means), np.array(shapes),
+            rows.rows_t, rows.weights, rows.starts, rows.observed, np.array(self.means), np.array(shapes),
             np.array(self.log_weights), offsets, np.array(self.backgrounds), np.array(self.log_widths),
             weight, first, second, expected, of_noise, sums,
         )  # fmt: skip
@@ -141,7 +110,7 @@ class MarginalDensity:
         """
         patterns = Patterns.of(rows)
         mean, variance = np.empty((2, rows.shape[1], len(rows)))
-        marginal_scores.impute_marginal_rows(
+        scores.impute_marginal_rows(
             patterns.sort(rows), patterns.starts, patterns.observed, np.array(self.means), self.matrices,
             np.ascontiguousarray(shares[patterns.order]), mean, variance,
         )  # fmt: skip

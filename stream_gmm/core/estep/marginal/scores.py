@@ -1,6 +1,6 @@
 """The compiled loops that score rows with missing values, and fill in what is missing.
 
-Rows come sorted by pattern, as in :mod:`.marginal_kernels`; structures with variances come as diagonal matrices.
+Rows come sorted by pattern, as in :mod:`.kernels`; structures with variances come as diagonal matrices.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from stream_gmm.core.estep.kernels import complete_scores
-from stream_gmm.core.estep.marginal_kernels import (
+from stream_gmm.core.estep.marginal.kernels import (
     LOG_2PI,
     add_missing_widths,
     factor_observed,

@@ -11,6 +11,7 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from numbers import Integral
+from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn import exceptions
 from sklearn.base import BaseEstimator, DensityMixin, clone
 
 from stream_gmm.core.criteria import Criteria
+from stream_gmm.core.estep.scores import Scores, summarise_scores
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -171,9 +173,9 @@ class MixtureEstimator(DensityMixin, BaseEstimator, metaclass=ABCMeta):
             return as_source(X, columns, missing, sample_weight)
         self._compare_names(X)
         if not (self._by_name and has_names(X)):
-            X = as_rows(X, missing=missing)
+            X = X if isinstance(X, np.ndarray) and X.ndim == 2 else as_rows(X, missing=missing, copy=False)
             self._check_n_features(X.shape[1])
-        return as_source(X, columns, missing, sample_weight)
+        return as_source(X, columns, missing, sample_weight, copy=False)
 
     def _check_n_features(self, found: int) -> None:
         if found != self.n_features_in_:
@@ -193,20 +195,22 @@ class MixtureEstimator(DensityMixin, BaseEstimator, metaclass=ABCMeta):
             warnings.warn(f"X has feature names, but {name} was fitted without feature names", stacklevel=6)
 
     def _chunks(self, X: Any, sample_weight: Any = None) -> Iterator[Chunk]:
-        for leaf in self._open(X, sample_weight).leaves():
-            yield from read_completely(leaf)
+        source = self._open(X, sample_weight)
+        if isinstance(source, ArrayDataset):
+            yield from source.cut_chunks(self._model.n_components + 5)
+        else:
+            yield from (chunk for leaf in source.leaves() for chunk in read_completely(leaf))
 
-    def _score_each(self, X: Any, score: Callable[[Array], Any], not_scored: Any) -> np.ndarray[Any, Any]:
-        """Score every row of ``X``; rows that ``missing="drop"`` leaves out get ``not_scored``."""
+    def _score_each(self, X: Any, take: Callable[[Scores], Any], not_scored: Any) -> np.ndarray[Any, Any]:
+        """Take scores of every row of ``X``; rows that ``missing="drop"`` leaves out get ``not_scored``."""
         out = []
         for chunk in self._chunks(X):
-            values = score(chunk.features)
+            usable = values = np.ascontiguousarray(take(self._model.score_features(chunk.features)))
             if chunk.keep is not None:
-                usable = values
                 values = np.full((chunk.size, *usable.shape[1:]), not_scored, usable.dtype)
                 values[chunk.keep] = usable
             out.append(values)
-        return np.concatenate(out) if out else score(np.empty((0, self.n_features_in_)))
+        return np.concatenate(out) if out else take(self._model.score_features(np.empty((0, self.n_features_in_))))
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """Return the component of highest responsibility ``(N,)``, for every row of ``X``.
@@ -218,15 +222,15 @@ class MixtureEstimator(DensityMixin, BaseEstimator, metaclass=ABCMeta):
         InputDataError
             If ``X`` lacks a column of the model, or a value is missing.
         """
-        return self._score_each(X, self._model.predict, NOT_SCORED)
+        return self._score_each(X, attrgetter("component"), NOT_SCORED)
 
     def predict_proba(self, X: Any) -> Array:
         """Return responsibilities ``(N, K)``; NaN for rows that ``missing="drop"`` leaves out."""
-        return self._score_each(X, self._model.predict_proba, np.nan)
+        return self._score_each(X, attrgetter("proba"), np.nan)
 
     def score_samples(self, X: Any) -> Array:
         """Return the log-density of each row ``(N,)``, in nats; NaN for rows that are left out or have no value."""
-        return self._score_each(X, self._model.score_samples, np.nan)
+        return self._score_each(X, attrgetter("log_density"), np.nan)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Return the mean log-density per row, in nats.
@@ -243,17 +247,13 @@ class MixtureEstimator(DensityMixin, BaseEstimator, metaclass=ABCMeta):
         return criteria.loglik / criteria.n_rows
 
     def _criteria(self, X: Any, sample_weight: Any) -> Criteria:
-        model, parts = self._model, []
+        model, p, parts = self._model, self._n_parameters(), []
         for chunk in self._chunks(X, sample_weight):
             weights = chunk.rows[:, -1] if chunk.weighted else None
-            parts.append(model.evaluate_criteria(chunk.features, weights))
-        total = Criteria(
-            sum(p.loglik for p in parts),
-            model.params.n_parameters,
-            sum(p.n_rows for p in parts),
-            sum(p.entropy for p in parts),
-            sum(p.log_max for p in parts),
-        )
+            parts.append(summarise_scores(model.score_features(chunk.features), p, weights))
+        names = ("loglik", "n_rows", "entropy", "log_max")
+        loglik, n_rows, entropy, log_max = (sum(getattr(part, name) for part in parts) for name in names)
+        total = Criteria(loglik, p, n_rows, entropy, log_max)
         if not total.n_rows:
             raise InputDataError(
                 explain(

@@ -12,7 +12,7 @@ import numpy as np
 
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.display import count_noun, make_html_table, shorten_list
-from stream_gmm.core.estep.scores import Scores, impute_rows, score_rows, score_transformed
+from stream_gmm.core.estep.scores import Scores, impute_rows, score_rows, score_transformed, summarise_scores
 from stream_gmm.core.exportable import Exportable
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.density import Density, compile_density
@@ -262,16 +262,26 @@ class FitResult(Exportable):
     def _split_columns(self, rows: Any) -> tuple[Array, np.ndarray[Any, Any]]:
         """Return the features ``(N, D)``, and which rows differ from a constant ``(N,)``."""
         wanted = self.input_columns if set(self.input_columns) <= set(column_names(rows)) else self.columns
-        values = as_rows(rows, wanted, "marginalise" if self.marginalises else "error")
+        values = as_rows(rows, wanted, "marginalise" if self.marginalises else "error", copy=False)
         return split_columns(values, self.n_features_in_, self.constants)
 
     def _score(self, rows: Any) -> tuple[Scores, np.ndarray[Any, Any]]:
         """Return the scores of rows, and which of them differ from a constant ``(N,)``."""
         features, unlike = self._split_columns(rows)
+        return self.score_features(features), unlike
+
+    def score_features(self, features: Array) -> Scores:
+        """Return all scores of features ``(N, D)`` that have been checked: float64, and no value that is refused.
+
+        Raises
+        ------
+        InputDataError
+            If a value has no transform.
+        """
         if self.transforms:
             given, features = features, transform_rows(features, self.columns, self.transforms)
             refuse_untransformed(features, self.labels, given)
-        return score_transformed(self.density, features, self.columns, self.transforms), unlike
+        return score_transformed(self.density, features, self.columns, self.transforms)
 
     def predict(self, rows: Any) -> np.ndarray[Any, Any]:
         """Return the component of highest responsibility ``(N,)``; -1 for noise."""
@@ -312,19 +322,7 @@ class FitResult(Exportable):
 
     def evaluate_criteria(self, rows: Any, weights: Array | None = None) -> Criteria:
         """Return the criteria of this model on other rows; ``weights (N,)``: how often each row counts."""
-        scores = self.scores(rows)
-        proba = scores.shares
-        plogp = proba * np.log(np.maximum(proba, 1e-300))
-        log_max = np.log(scores.max_proba)
-        loglik, n_rows = scores.log_density, float(len(proba))
-        if weights is not None or scores.incomplete is not None:
-            weights = np.ones(len(proba)) if weights is None else weights
-            some = (weights > 0.0) & ~np.isnan(loglik)  # a row of weight 0 is none, even where its density is 0
-            loglik, plogp, log_max = ((values[some].T * weights[some]).T for values in (loglik, plogp, log_max))
-            n_rows = float(weights[some].sum())
-        return Criteria(
-            float(loglik.sum()), self.params.n_parameters, n_rows, -float(np.sum(plogp)), float(log_max.sum())
-        )
+        return summarise_scores(self.scores(rows), self.params.n_parameters, weights)
 
     def bic(self, rows: Any) -> float:
         """Return the BIC on these rows; lower is better."""

@@ -12,5 +12,6 @@ few lines, then ``accumulate.py``.
 - ``tiles``: matrix products in tiles, of which the feature kernels are made
 - ``whitening.py``: the compiled loops of the whitened kernel
 - ``scores.py``: scores of rows by one mixture
+- ``score_kernels.py``: their compiled loops
 - ``marginal``: all of this for rows with missing values
 """

@@ -40,13 +40,13 @@ _CACHED_BYTES = 250_000
 
 
 @intrinsic
-def _bits64(_, x):  # type: ignore[no-untyped-def]
+def bits64(_, x):  # type: ignore[no-untyped-def]
     """Reinterpret a float64 as an int64."""
     return types.int64(types.float64), lambda c, b, s, args: b.bitcast(args[0], ir.IntType(64))
 
 
 @intrinsic
-def _float64(_, x):  # type: ignore[no-untyped-def]
+def float64(_, x):  # type: ignore[no-untyped-def]
     """Reinterpret an int64 as a float64."""
     return types.float64(types.int64), lambda c, b, s, args: b.bitcast(args[0], ir.DoubleType())
 
@@ -95,7 +95,7 @@ def _exp64(x):  # type: ignore[no-untyped-def]
     p = p * r + 0.5000000000000006
     p = p * r + 1.0000000000000067
     p = p * r + 1.0
-    p = p * _float64((_bits64(shifted) + 1023) << 52)
+    p = p * float64((bits64(shifted) + 1023) << 52)
     return p if x > -230.0 else 0.0
 
 
@@ -189,44 +189,6 @@ def compute_responsibilities(logp, offsets, weights, backgrounds, sums, scratch)
                 row[j] *= total[j]
         sums[c, 0] += highest + log_total
         sums[c, 1] -= log_total
-
-
-@njit(cache=True, nogil=True, fastmath=_EXACT)
-def complete_scores(logp, log_norm, background, noisy, component, proba, log_density, distance, noise):  # type: ignore[no-untyped-def]
-    """Fill the scores of b rows from their log-densities ``logp (K, b)``, which are used up.
-
-    ``component``, ``log_density`` and ``distance`` (squared, to the likeliest component) are ``(b,)``, ``proba`` is
-    ``(b, K)``, and ``noise (b,)`` is empty unless ``noisy``. Of a row whose log-densities are all -inf, the
-    log-density is that of the noise or -inf, the distance inf, and the responsibilities are 0.
-    """
-    k, b = logp.shape
-    top, total, best = np.empty(b), np.zeros(b), np.zeros(b, np.int32)
-    top[:] = logp[0]
-    for c in range(1, k):
-        row = logp[c]
-        for j in range(b):
-            if row[j] > top[j]:
-                top[j] = row[j]
-                best[j] = c
-    for j in range(b):
-        distance[j] = max(-2.0 * (top[j] - log_norm[best[j]]), 0.0)
-        component[j] = -1 if noisy and background > top[j] else best[j]
-        if not top[j] > -1e308:  # also where an overflow has made it NaN
-            top[j] = background if noisy else 0.0
-            component[j] = -1 if noisy else best[j]
-            distance[j] = np.inf
-            logp[:, j] = -np.inf
-    if noisy:
-        exp_background(background, top, total)
-    for c in range(k):
-        exp_row(logp[c], top, total)
-    for j in range(b):
-        log_density[j] = top[j] + np.log(total[j])
-        inverse = 1.0 / total[j] if total[j] > 0.0 else 0.0
-        for c in range(k):
-            proba[j, c] = logp[c, j] * inverse
-        if noisy:
-            noise[j] = np.exp(background - log_density[j])
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)

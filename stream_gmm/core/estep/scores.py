@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr, gammaincc
 
-from stream_gmm.core.estep import whitening
-from stream_gmm.core.estep.kernels import complete_scores
+from stream_gmm.core.criteria import Criteria
+from stream_gmm.core.estep import score_kernels, whitening
+from stream_gmm.core.estep.batch import as_writeable
 from stream_gmm.core.estep.marginal.density import MarginalDensity
 from stream_gmm.core.estep.marginal.patterns import Patterns, find_complete
 from stream_gmm.core.estep.marginal.scores import score_marginal_rows
@@ -20,8 +21,6 @@ from stream_gmm.core.model.moments import FULL, Array, divide_by_weight
 from stream_gmm.core.rows.transforms import Transforms, log_jacobians
 from stream_gmm.core.stats import SuffStats
 
-_BLOCK_ROWS = 8192
-"""Rows whose log-densities are in the cache together."""
 NO_NOISE = np.empty(0)
 """Probabilities of being noise, of a mixture without a noise component."""
 _TAIL_POINTS, _LARGEST_DISTANCE = 4096, 37.0
@@ -91,6 +90,9 @@ class Scores:
     """The rows with missing values; None: there are none."""
     imputed: tuple[Array, Array] = (NO_NOISE, NO_NOISE)
     """If they are wanted: the rows ``(N, D)`` of :func:`impute_rows`, and their standard deviations."""
+    known_entropy: Array | None = None
+    known_max: Array | None = None
+    """Entropy and largest responsibility ``(N,)``, if they were computed with the responsibilities."""
 
     @cached_property
     def comparable(self) -> Array:
@@ -117,11 +119,15 @@ class Scores:
     @property
     def entropy(self) -> Array:
         """Entropy of the responsibilities ``(N,)``, that of the noise included, in nats: 0 if there is no doubt."""
+        if self.known_entropy is not None:
+            return self.known_entropy
         return np.asarray(entr(self.shares).sum(axis=1))
 
     @cached_property
     def max_proba(self) -> Array:
         """Largest responsibility of each row ``(N,)``, that of the noise included."""
+        if self.known_max is not None:
+            return self.known_max
         columns = [*self.proba.T, *([self.noise] if len(self.noise) else [])]
         return reduce(np.maximum, columns, np.zeros(len(self.proba)))  # faster than along short rows
 
@@ -129,11 +135,16 @@ class Scores:
 def component_log_densities(density: Density, rows_t: Array) -> Array:
     """Return ``log(weight_k) + log N(x | k)`` as ``(K, N)`` in nats, of contiguous ``rows_t (D, N)``."""
     out = np.empty((len(density.log_norm), rows_t.shape[1]))
-    if density.whitener.ndim == 2:
-        whitening.diagonal_log_densities(rows_t, density.means, density.whitener, density.log_norm, out)
-    else:
-        whitening.full_log_densities(rows_t, density.means, density.lower, density.log_norm, out)
+    full = density.whitener.ndim == 3
+    fill = whitening.full_log_densities if full else whitening.diagonal_log_densities
+    fill(as_writeable(rows_t), *_prepare_factors(density), out)
     return out
+
+
+def _prepare_factors(density: Density) -> tuple[Array, Array, Array]:
+    """Return means, ``U'`` and constants, as the compiled loops take them."""
+    factors = density.lower if density.whitener.ndim == 3 else as_writeable(density.whitener)
+    return as_writeable(density.means), factors, as_writeable(density.log_norm)
 
 
 def weighted_log_densities(density: Density, rows: Array) -> Array:
@@ -143,34 +154,40 @@ def weighted_log_densities(density: Density, rows: Array) -> Array:
 
 
 def score_rows(density: Density, rows: Array) -> Scores:
-    """Return the scores of ``rows (N, D)``, computed by the whitened kernel, which never cancels.
+    """Return the scores of ``rows (N, D)``: of each row the same bits, whatever rows are beside it.
 
     NaN is a missing value: the scores of such a row are those of the columns that it has. Without any value its
     responsibilities are the weights, and its log-density and distance are NaN.
 
-    Responsibilities below 1e-100 are 0. Where even the log-density of every component underflows (a squared distance
-    above 1.8e308), it is ``-inf``, and the row belongs to the component of smallest Mahalanobis distance (to
-    rounding), with responsibility 1, or to the noise.
+    Responsibilities below 1e-100 are 0; they are column-major if the rows are. Where even the log-density of every
+    component underflows (a squared distance above 1.8e308), it is ``-inf``, and the row belongs to the component of
+    smallest Mahalanobis distance (to rounding), with responsibility 1, or to the noise.
     """
+    rows = np.asarray(rows, dtype=np.float64)
+    by_column = rows.flags.f_contiguous
+    rows = rows if by_column else np.ascontiguousarray(rows)
+    (n, d), k = rows.shape, len(density.log_norm)
+    proba = np.empty((k, n)).T if by_column else np.empty((n, k))
+    component, noise = np.empty(n, np.int32), np.empty(n) if density.noisy else NO_NOISE
+    log_density, distance, entropy, highest = (np.empty(n) for _ in range(4))
+    out = Scores(component, proba, log_density, distance, noise, known_entropy=entropy, known_max=highest)
+    fill = score_kernels.score_full if density.whitener.ndim == 3 else score_kernels.score_diagonal
+    fill(
+        as_writeable(rows.ravel("K")), (1, n, 1, n) if by_column else (d, 1, k, 1), n,
+        *_prepare_factors(density), density.background, density.noisy,
+        component, proba.ravel("K"), log_density, distance, entropy, highest, noise,
+    )  # fmt: skip
+    remote = np.isinf(distance)
+    if not remote.any():
+        return out
     complete = find_complete(rows)
     if complete is not None:
-        return _score_incomplete(density, rows, complete)
-    n, k = len(rows), len(density.log_norm)
-    component, proba = np.empty(n, np.int32), np.empty((n, k))
-    log_density, distance = np.empty(n), np.empty(n)
-    noise = np.empty(n) if density.noisy else NO_NOISE
-    for start in range(0, n, _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        logp = component_log_densities(density, np.ascontiguousarray(rows[block].T, dtype=np.float64))
-        complete_scores(
-            logp, density.log_norm, density.background, density.noisy,
-            component[block], proba[block], log_density[block], distance[block], noise[block],
-        )  # fmt: skip
-    remote = np.isinf(distance)
-    if remote.any() and not density.noisy:
+        out = _score_incomplete(density, rows, np.flatnonzero(~complete), out)
+        remote &= complete
+    if not density.noisy:
         component[remote] = _nearest_components(density, rows[remote])
-        proba[remote, component[remote]] = 1.0
-    return Scores(component, proba, log_density, distance, noise)
+        proba[remote, component[remote]] = highest[remote] = 1.0
+    return out
 
 
 def score_transformed(
@@ -195,37 +212,29 @@ def score_transformed(
     return replace(scores, log_density=log_density, incomplete=incomplete)
 
 
-def _score_incomplete(density: Density, rows: Array, complete: NDArray[np.bool_]) -> Scores:
-    """Return the scores of rows of which some have missing values."""
-    k, places, marginal = len(density.log_norm), np.flatnonzero(~complete), MarginalDensity.of([density])
+def _score_incomplete(density: Density, rows: Array, places: NDArray[np.intp], out: Scores) -> Scores:
+    """Return the scores of rows, of which those at ``places (m,)`` have missing values: theirs are filled in."""
+    k, m, marginal = len(density.log_norm), len(places), MarginalDensity.of([density])
     patterns = Patterns.of(rows[places])
-    n = len(places)
-    component, proba = np.empty(n, np.int32), np.empty((n, k))
-    log_density, distance = np.empty(n), np.empty(n)
-    noise = np.empty(n) if density.noisy else NO_NOISE
-    log_norms = np.empty((len(patterns.observed), k))
+    component, proba = np.empty(m, np.int32), np.empty((m, k))
+    log_density, distance, entropy, highest = (np.empty(m) for _ in range(4))
+    noise, log_norms = np.empty(m) if density.noisy else NO_NOISE, np.empty((len(patterns.observed), k))
     score_marginal_rows(
         patterns.sort(rows[places]), patterns.starts, patterns.observed, np.array(marginal.means), marginal.matrices,
         np.array(marginal.log_weights), density.background, marginal.log_widths, density.noisy,
-        component, proba, log_density, distance, noise, log_norms,
+        component, proba.ravel(), log_density, distance, entropy, highest, noise, log_norms,
     )  # fmt: skip
     pattern = np.repeat(np.arange(len(patterns.observed)), np.diff(patterns.starts))
     columns = patterns.observed.sum(axis=1)
     empty = columns[pattern] == 0
     log_density[empty] = distance[empty] = np.nan
-    whole, order = score_rows(density, rows[complete]), places[patterns.order]
-    incomplete, n = IncompleteRows(order, pattern, log_norms, columns, density, log_density), len(rows)
-    out = Scores(
-        np.empty(n, np.int32), np.empty((n, k)), np.empty(n), np.empty(n),
-        np.empty(n) if density.noisy else NO_NOISE, incomplete,
-    )  # fmt: skip
+    order = places[patterns.order]
     for name, own in (
         ("component", component), ("proba", proba), ("log_density", log_density), ("mahalanobis_sq", distance),
-        *([("noise", noise)] if density.noisy else []),
+        ("known_entropy", entropy), ("known_max", highest), *([("noise", noise)] if density.noisy else []),
     ):  # fmt: skip
-        getattr(out, name)[complete] = getattr(whole, name)
         getattr(out, name)[order] = own
-    return out
+    return replace(out, incomplete=IncompleteRows(order, pattern, log_norms, columns, density, log_density))
 
 
 def impute_rows(density: Density, rows: Array, scores: Scores) -> tuple[Array, Array]:
@@ -279,3 +288,15 @@ def collect_scored_stats(rows: Array, weights: Array, scores: Scores) -> SuffSta
     log_max = float(weights @ np.log(scores.max_proba))
     loglik = float(weights @ scores.log_density)
     return SuffStats(float(weights.sum()), loglik, entropy, log_max, weight, mean, scatter, FULL)
+
+
+def summarise_scores(scores: Scores, n_parameters: int, weights: Array | None = None) -> Criteria:
+    """Return the criteria of a model by the scores of rows; ``weights (N,)``: how often each row counts."""
+    loglik, entropy, log_max = scores.log_density, scores.entropy, np.log(scores.max_proba)
+    n_rows = float(len(loglik))
+    if weights is not None or scores.incomplete is not None:
+        weights = np.ones(len(loglik)) if weights is None else weights
+        some = (weights > 0.0) & ~np.isnan(loglik)  # a row of weight 0 is none, even where its density is 0
+        loglik, entropy, log_max = (values[some] * weights[some] for values in (loglik, entropy, log_max))
+        n_rows = float(weights[some].sum())
+    return Criteria(float(loglik.sum()), n_parameters, n_rows, float(entropy.sum()), float(log_max.sum()))

@@ -33,11 +33,12 @@ def column_names(data: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def as_rows(data: Any, columns: tuple[str, ...] = (), missing: str = "error") -> Array:
+def as_rows(data: Any, columns: tuple[str, ...] = (), missing: str = "error", copy: bool = True) -> Array:
     """Return an array, a data frame or an Arrow table as float64 rows ``(N, D)``.
 
     The columns of frames and tables go by name; those that are not in ``columns`` are left out. With ``missing``
     ``"drop"``, rows with a value that cannot be used are left out; with ``"marginalise"``, missing values are NaN.
+    Without ``copy``, an array of float64 is returned as it is: for who looks at the rows and does not keep them.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def as_rows(data: Any, columns: tuple[str, ...] = (), missing: str = "error") ->
         names = _select_columns(names, columns)
         rows = np.column_stack([_read_column(data, name) for name in names])
     else:
-        rows = _read_array(data)
+        rows = _read_array(data, copy)
     if rows.shape[1] == 0:
         raise InputDataError(
             explain(
@@ -65,6 +66,10 @@ def as_rows(data: Any, columns: tuple[str, ...] = (), missing: str = "error") ->
                 remedy="pass at least one column",
             )
         )
+    with np.errstate(over="ignore"):
+        # One look instead of three: NaN and values beyond the limit show in the sum of squares.
+        if np.einsum("ij,ij->", rows, rows) < LARGEST**2:
+            return rows
     usable = np.abs(rows) <= LARGEST
     if missing == "marginalise":
         usable |= np.isnan(rows)
@@ -106,7 +111,7 @@ def _read_column(data: Any, name: str) -> Array:
     return _to_float64(column, f"column '{name}'", lambda row: f"row {row}, column '{name}'")
 
 
-def _read_array(data: Any) -> Array:
+def _read_array(data: Any, copy: bool) -> Array:
     if hasattr(data, "tocsr") and hasattr(data, "nnz"):
         raise InputTypeError(
             explain(
@@ -122,7 +127,7 @@ def _read_array(data: Any) -> Array:
             explain("the rows cannot be read as numbers: their lengths differ", remedy="pass a table of numbers")
         ) from error
     n_columns = max(array.shape[-1], 1) if array.ndim > 1 else 1
-    rows = _to_float64(array, "the array", lambda i: f"row {i // n_columns}, column {i % n_columns}")
+    rows = _to_float64(array, "the array", lambda i: f"row {i // n_columns}, column {i % n_columns}", copy)
     if rows.ndim != 2:
         raise InputDataError(
             explain(
@@ -133,7 +138,7 @@ def _read_array(data: Any) -> Array:
     return rows
 
 
-def _to_float64(values: Any, what: str, locate: Locate) -> Array:
+def _to_float64(values: Any, what: str, locate: Locate, copy: bool = True) -> Array:
     """Return values as float64, NaN for those that are missing.
 
     Raises
@@ -154,7 +159,7 @@ def _to_float64(values: Any, what: str, locate: Locate) -> Array:
     if array.dtype.kind == "O":
         return _read_objects(array, what, locate)
     with np.errstate(over="ignore"):
-        out = array.astype(np.float64)
+        out = array.astype(np.float64, copy=copy)
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
         large = np.flatnonzero((array > _EXACT) | (array < -_EXACT))
         _refuse_inexact(array.ravel()[large], large, locate)

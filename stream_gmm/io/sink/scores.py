@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -26,6 +27,7 @@ from stream_gmm.io.sink.columns import (
     OUTLIER,
     Layout,
     ScoreColumn,
+    choose_encoding,
     make_reason_field,
     make_scored_table,
     score_columns,
@@ -217,7 +219,7 @@ class _PartFiles:
             if tables:
                 self._write(folder, pa.concat_tables(tables))
         if not self._files:
-            self._start("", schema)
+            self._start("", schema.empty_table())
         for file in self._open.values():
             file.writer.close()
 
@@ -249,24 +251,19 @@ class _PartFiles:
             if file is None or (most is not None and file.rows >= most):
                 if file is not None:
                     file.writer.close()
-                file = self._start(folder, table.schema)
+                file = self._start(folder, table)
             rows = table if most is None else table.slice(0, most - file.rows)
             file.writer.write_table(rows)
             self._count(file, rows)
             table = table.slice(rows.num_rows)
 
-    def _start(self, folder: str, schema: pa.Schema) -> _OpenFile:
+    def _start(self, folder: str, first: pa.Table) -> _OpenFile:
         name = self._name.parent / folder / self._name.name
         number = sum(PurePosixPath(f.name).parent == name.parent for f in self._files)
         if self._job.layout.rows_per_file is not None:
             name = name.with_name(f"{name.stem}.{number:05d}.parquet")
         path = self._stack.enter_context(self._place.scratch(str(name)))
-        # A dictionary of full-precision floats makes files larger and reading slower.
-        plain = (pa.types.is_floating, pa.types.is_fixed_size_list, pa.types.is_list)
-        coded = [f.name for f in schema if not any(test(f.type) for test in plain)]
-        writer = pq.ParquetWriter(
-            path, schema, compression=self._job.layout.compression, use_dictionary=coded, write_page_checksum=True
-        )
+        writer = pq.ParquetWriter(path, first.schema, **choose_encoding(first, self._job.layout.compression))
         self._stack.callback(writer.close)
         k = len(self._job.density.log_norm)
         file = _OpenFile(str(name), path, writer, component_rows=np.zeros(k, np.int64))
@@ -285,7 +282,7 @@ class _PartFiles:
         component = read("component")[scored].astype(np.int64)
         file.rows += rows.num_rows
         file.rows_scored += int(scored.sum())
-        file.outliers += int(np.sum(read(OUTLIER) == True))  # noqa: E712  (there may be nulls)
+        file.outliers += pc.sum(rows.column(prefix + OUTLIER)).as_py() or 0
         file.component_rows += np.bincount(component[component >= 0], minlength=len(file.component_rows))
         file.loglik += float(log_density[scored].sum())
 

@@ -142,10 +142,16 @@ def _split_weights(values: Array, weighted: bool) -> tuple[Array, Array]:
     return (values[:-1].T, values[-1]) if weighted else (values.T, UNWEIGHTED)
 
 
-def array_chunks(values: Array, first_row: int, weighted: bool = False, missing: str = "error") -> Iterator[Chunk]:
-    """Cut rows in memory into chunks; they have missing values (NaN) only by the policy ``"marginalise"``."""
-    for lo in range(0, len(values), CHUNK_ROWS):
-        rows = np.asfortranarray(values[lo : lo + CHUNK_ROWS])
+def array_chunks(
+    values: Array, first_row: int, weighted: bool = False, missing: str = "error", views_of: int = 0
+) -> Iterator[Chunk]:
+    """Cut rows in memory into chunks; they have missing values (NaN) only by the policy ``"marginalise"``.
+
+    With ``views_of`` the chunks have so many rows, which are not copied to be column-major.
+    """
+    step = views_of or CHUNK_ROWS
+    for lo in range(0, len(values), step):
+        rows = values[lo : lo + step] if views_of else np.asfortranarray(values[lo : lo + step])
         bad = np.zeros((rows.shape[1] - weighted, len(KINDS)), np.int64)
         if missing == MARGINALISE:
             bad[:, KINDS.index("nan")] = np.isnan(rows[:, : len(bad)]).sum(axis=0)

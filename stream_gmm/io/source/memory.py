@@ -23,6 +23,7 @@ from stream_gmm.io.source.protocols import Source
 from stream_gmm.io.source.tables.lazy import FilesOfFrame, resolve_lazy
 
 SMALL_LEAF_ROWS = 1024
+_SCORES_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,11 @@ class ArrayDataset:
     def _values(self) -> Array:
         return self.values if self.weights is None else np.column_stack([self.values, self.weights])
 
+    def cut_chunks(self, scores: int) -> Iterator[Chunk]:
+        """Return views of the rows, not column-major, of which so many scores each take no more than 128 MiB."""
+        step = max(_SCORES_AT_ONCE // scores, 1)
+        return array_chunks(self._values, 0, self.weights is not None, self.missing, views_of=step)
+
     def leaves(self) -> list[ArrayLeaf]:
         """Return the tasks of a pass."""
         return self._cut_leaves(rows_per_leaf(self.num_rows, len(self.columns)))
@@ -130,7 +136,9 @@ class ArrayDataset:
         return [ArrayLeaf(self._values[lo : lo + step], lo, weighted, self.missing) for lo in starts]
 
 
-def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", weight: Any = None) -> Source:
+def as_source(
+    data: Any, columns: tuple[str, ...] = (), missing: str = "error", weight: Any = None, copy: bool = True
+) -> Source:
     """Return anything that holds rows as a source: a data set, a path, an array, a data frame, an Arrow table.
 
     An Arrow data set and a Dask data frame of Parquet files stand for these files.
@@ -138,7 +146,8 @@ def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", 
     With ``columns``, the source has these columns in this order: whatever has names is taken by name. An array has
     none, and its columns must be in that order. ``weight`` is the name of a column of files, or an array ``(N,)``
     beside rows in memory. ``missing`` is the policy for paths, as in :func:`open_dataset`; of rows in memory,
-    ``"marginalise"`` alone accepts missing values. An open data set keeps its own.
+    ``"marginalise"`` alone accepts missing values. An open data set keeps its own. ``copy`` is that of
+    :func:`~stream_gmm.core.rows.frames.as_rows`.
 
     Raises
     ------
@@ -161,7 +170,7 @@ def as_source(data: Any, columns: tuple[str, ...] = (), missing: str = "error", 
             raise ConfigError("files take the weights of their rows from a column: weight is its name.")
         return open_dataset(data, columns or None, missing=missing, weight=weight)
     policy = missing if missing == MARGINALISE else "error"
-    rows = as_rows(data, columns, policy)
+    rows = as_rows(data, columns, policy, copy)
     names = columns or column_names(data) or tuple(f"x{j}" for j in range(rows.shape[1]))
     if len(names) != rows.shape[1]:
         raise InputDataError(f"the rows have {rows.shape[1]} columns, the model has {len(names)}: {list(names)}.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stream_gmm.core.estep.kernels import complete_scores
 from stream_gmm.core.estep.marginal.kernels import (
     LOG_2PI,
     add_missing_widths,
@@ -16,6 +15,7 @@ from stream_gmm.core.estep.marginal.kernels import (
     list_columns,
     whiten_observed,
 )
+from stream_gmm.core.estep.score_kernels import complete_scores
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _BLOCK = 256
@@ -24,11 +24,12 @@ _BLOCK = 256
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def score_marginal_rows(  # type: ignore[no-untyped-def]
     rows_t, starts, observed, means, covariances, log_weights, background, log_widths, noisy,
-    component, proba, log_density, distance, noise, log_norms,
+    component, proba, log_density, distance, entropy, highest, noise, log_norms,
 ):  # fmt: skip
-    """Fill the scores of rows with missing values, as :func:`~stream_gmm.core.estep.kernels.complete_scores` does.
+    """Fill the scores of rows with missing values.
 
-    ``log_norms (P, K)`` gets the constants of the weighted log-densities for each pattern.
+    They are those of :func:`~stream_gmm.core.estep.score_kernels.complete_scores`; ``proba (N K,)`` is flat, row by
+    row. ``log_norms (P, K)`` gets the constants of the weighted log-densities for each pattern.
     """
     m, d = means.shape
     there_all, absent_all = np.empty(d, np.int64), np.empty(d, np.int64)
@@ -43,14 +44,13 @@ def score_marginal_rows(  # type: ignore[no-untyped-def]
             log_norms[p, k] = log_weights[k] - half_log_det - 0.5 * o * LOG_2PI
         for start in range(starts[p], starts[p + 1], _BLOCK):
             b = min(_BLOCK, starts[p + 1] - start)
-            end = start + b
             y = y_memory[: o * b].reshape((o, b))
             logp = logp_memory[: m * b].reshape((m, b))
             for k in range(m):
                 whiten_observed(rows_t, start, means[k], there, factors[k], log_norms[p, k], y, logp[k])
             complete_scores(
-                logp, log_norms[p], in_columns[0], noisy, component[start:end], proba[start:end],
-                log_density[start:end], distance[start:end], noise[start:end] if noisy else noise,
+                logp, start, log_norms[p], in_columns[0], noisy,
+                component, proba, m, 1, log_density, distance, entropy, highest, noise,
             )  # fmt: skip
 
 

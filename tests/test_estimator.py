@@ -112,3 +112,34 @@ def test_a_loaded_model_scores_like_the_fitted_one(tmp_path):
 
     np.testing.assert_array_equal(model.predict_proba(rows), gm.predict_proba(rows))
     assert model.bic(rows) == gm.bic(rows)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
+def test_scoring_leaves_rows_as_they_are_and_gives_arrays_by_row(order, dtype, rng):
+    rows = np.array(3.0 * rng.normal(size=(700, 3)), dtype=dtype, order=order)
+    fitted = sg.GaussianMixture(2).fit(rows)
+    before = rows.copy()
+    rows.flags.writeable = False
+    proba, log_density = fitted.predict_proba(rows), fitted.score_samples(rows)
+
+    np.testing.assert_array_equal(rows, before)
+    assert proba.flags.c_contiguous
+    assert not np.shares_memory(proba, rows)
+    np.testing.assert_array_equal(proba.argmax(axis=1), fitted.predict(rows))
+    assert fitted.score(rows) == pytest.approx(log_density.mean(), rel=1e-12)
+    scores = fitted.result_.scores(rows.astype(float))
+    np.testing.assert_array_equal(proba, scores.proba)
+    np.testing.assert_array_equal(log_density, scores.log_density)
+
+
+def test_many_rows_are_scored_in_pieces_with_the_same_bits(rng, monkeypatch):
+    rows = rng.normal(size=(5_000, 2)) + 4.0 * rng.integers(0, 2, size=(5_000, 1))
+    fitted = sg.GaussianMixture(2).fit(rows)
+    whole = fitted.predict_proba(rows), fitted.score_samples(rows), fitted.predict(rows)
+    monkeypatch.setattr("stream_gmm.io.source.memory._SCORES_AT_ONCE", 7_000)
+    pieces = fitted.predict_proba(rows), fitted.score_samples(rows), fitted.predict(rows)
+
+    for one, other in zip(whole, pieces, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert fitted.bic(rows) == pytest.approx(fitted.result_.bic(rows), rel=1e-12)

@@ -277,6 +277,16 @@ def test_bad_options_are_refused_before_anything_is_written(model, data, tmp_pat
         sg.score(model, data, tmp_path / "s", entrpy=True)  # type: ignore[call-arg]
 
 
+def test_columns_are_encoded_as_their_values_want_it(model, data, tmp_path):
+    """A dictionary for values that come again; none for row numbers and full-precision floats."""
+    sg.score(model, data, tmp_path / "s", client=SerialExecutor())
+    group = pq.read_metadata(next((tmp_path / "s").glob("*.parquet"))).row_group(0)
+    coded = {group.column(i).path_in_schema for i in range(group.num_columns) if group.column(i).has_dictionary_page}
+
+    assert coded == {"country", "day", "component"} | ({"not_scored_reason"} & coded)
+    assert group.column(0).compression == "ZSTD"
+
+
 def test_too_many_folders_are_refused(model, data, tmp_path):
     with pytest.raises(ConfigError, match="more than 1,000 combinations"):
         sg.score(model, data, tmp_path / "s", partition_by="id", client=SerialExecutor())

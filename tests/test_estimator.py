@@ -117,7 +117,7 @@ def test_a_loaded_model_scores_like_the_fitted_one(tmp_path):
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
 def test_scoring_leaves_rows_as_they_are_and_gives_arrays_by_row(order, dtype, rng):
-    rows = np.array(3.0 * rng.normal(size=(700, 3)), dtype=dtype, order=order)
+    rows = np.array(300.0 * rng.normal(size=(700, 3)), dtype=dtype, order=order)
     fitted = sg.GaussianMixture(2).fit(rows)
     before = rows.copy()
     rows.flags.writeable = False

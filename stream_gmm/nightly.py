@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream_gmm.api import executor_for
@@ -71,6 +70,6 @@ def update(
         overrides["data.paths"] = [os.fspath(p) for p in paths]
     if publish_as is not None:
         overrides["output.publish_as"] = publish_as
-    config = load_run_config(Path(folder), overrides)
+    config = load_run_config(os.fspath(folder), overrides)
     with config.hold():
         return update_stage(config, executor_for(client), progress)

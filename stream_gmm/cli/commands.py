@@ -18,7 +18,7 @@ from stream_gmm.cli.nights import COMMANDS
 from stream_gmm.cli.options import load_settings
 from stream_gmm.cli.output import Output, describe_model, describe_plan, describe_run, output_options
 from stream_gmm.cli.setup import doctor, init, schema
-from stream_gmm.errors import ConfigError
+from stream_gmm.errors import ConfigError, redact_text
 from stream_gmm.extras import import_extra
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
         report = run_job(settings, listener, output.plan)
     for warning in report.warnings:
         click.echo(f"warning: {warning}", err=True)
-    _show_run(settings.folder, output)
+    _show_run(settings.output.folder, output, settings.output.work_folder)
 
 
 # Quiet, private and patient: Prefect's own API takes 13 to 30 s to start in a process.
@@ -112,10 +112,20 @@ def fit(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     _run_sweep("fit", settings, output)
 
 
-def _show_run(folder: Path, output: Output) -> None:
+def _show_run(run_folder: str, output: Output, work: str | None = None) -> None:
     from stream_gmm.cli.display import show_run
+    from stream_gmm.io.sink.objects.run_folders import locate_run_folder
 
-    output.result(lambda: describe_run(folder), lambda: show_run(folder))
+    folder = locate_run_folder(run_folder, work)
+
+    def show() -> None:
+        show_run(folder)
+        if "://" in run_folder:
+            click.echo(
+                f"run folder   {redact_text(run_folder)}, whose _latest.json names the files; these are copies"
+            )
+
+    output.result(lambda: describe_run(folder), show)
 
 
 def _run_sweep(command: str, settings: RunConfig, output: Output) -> None:
@@ -130,7 +140,7 @@ def _run_sweep(command: str, settings: RunConfig, output: Output) -> None:
         open_executor(settings.cluster) as executor,
     ):
         sweep_stage(settings, executor, listener, on_plan=output.plan)
-    _show_run(settings.folder, output)
+    _show_run(settings.output.folder, output, settings.output.work_folder)
 
 
 @cli.command(cls=ConfiguredCommand)
@@ -163,7 +173,7 @@ def bootstrap(
         open_executor(settings.cluster) as executor,
     ):
         bootstrap_stage(settings, executor, **own, listener=listener)
-    _show_run(settings.folder, output)
+    _show_run(settings.output.folder, output, settings.output.work_folder)
 
 
 @cli.command(cls=ConfiguredCommand)
@@ -202,8 +212,7 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
 
         score_stdin(load_model(model or settings.folder / MODEL), settings)
         return
-    if not (settings.is_remote and model):
-        check_output_folder(settings)
+    check_output_folder(settings)
     fitted = load_model(model or settings.folder / MODEL)
     # Before a cluster starts.
     source = settings.open(fitted)
@@ -253,16 +262,24 @@ def inspect(model: str, output: Output) -> None:
 @output_options
 def report(run_folder: str, live: bool, every: float, output: Output) -> None:
     """Write the HTML report of a run's folder again, and print its tables."""
+    from stream_gmm.io.sink.objects.run_folders import hold_run_folder
     from stream_gmm.report.html import write_report
     from stream_gmm.report.live import follow_run
 
+    if live and "://" in run_folder:
+        raise ConfigError(
+            "a run in an object store has no live page there: give the folder of its copy, where it runs."
+        )
     if live:
         follow_run(
             Path(run_folder), every, lambda page: output.tell(f"open {page} in a browser; it ends with the run")
         )
+    elif "://" in run_folder:
+        with hold_run_folder(run_folder) as folder:
+            write_report(folder)
     else:
         write_report(Path(run_folder))
-    _show_run(Path(run_folder), output)
+    _show_run(run_folder, output)
 
 
 def _deployment_options(function: F) -> F:

@@ -56,7 +56,7 @@ def promote(run_folder: str, version: str) -> None:
 
     registry = open_registry(run_folder)
     before = registry.champion
-    _report_champion(Path(run_folder), registry.promote(version).name, before.name if before else "none")
+    _report_champion(registry.folder, registry.promote(version).name, before.name if before else "none")
 
 
 @click.command(cls=GroupedCommand)
@@ -67,7 +67,7 @@ def rollback(run_folder: str) -> None:
 
     registry = open_registry(run_folder)
     before = registry.champion
-    _report_champion(Path(run_folder), registry.roll_back().name, before.name if before else "none")
+    _report_champion(registry.folder, registry.roll_back().name, before.name if before else "none")
 
 
 def _report_champion(folder: Path, name: str, before: str) -> None:
@@ -183,7 +183,7 @@ def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     if given or "data.paths" in overrides or "output.folder" not in overrides:
         settings = load_settings(given, arguments)
     else:
-        settings = load_run_config(Path(overrides["output.folder"]), overrides)
+        settings = load_run_config(overrides["output.folder"], overrides)
     read_run(settings.folder)  # before a cluster starts
     with settings.begin("update"), output.progress() as listener, open_executor(settings.cluster) as executor:
         result = update_stage(settings, executor, listener)

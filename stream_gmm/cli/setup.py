@@ -138,7 +138,7 @@ def doctor(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     if given or arguments["cfg__data__paths"] or clustered:
         some = given or arguments["cfg__data__paths"]
         config = load_settings(given if some else (UNKNOWN_DATA,), arguments)
-    folder = config.folder if config and not config.is_remote else Path(arguments["cfg__output__folder"] or ".")
+    folder = config.folder if config else Path(arguments["cfg__output__folder"] or ".")
     checks = check_installation(config, folder)
     output.result(
         lambda: {"passed": all(c.passed for c in checks), "checks": [vars(c) for c in checks]},

@@ -46,6 +46,8 @@ def stream_stdin(
     )
     drift = DriftRule(max_gain=given["max_gain"])
     versions = None
+    if given["folder"] and "://" in given["folder"]:
+        raise ConfigError("the run folder of a stream cannot lie in an object store: give a folder of this machine.")
     if given["folder"]:
         target = StreamFolder(
             Path(given["folder"]),

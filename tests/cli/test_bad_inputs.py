@@ -75,7 +75,7 @@ COMMANDS = [
     ("run --paths 'in/**/*.parquet' --folder in/deep/out", 2, "lies in the input"),
     ("run --paths 'in/*/*.parquet' --folder in/out", 2, "lies in the input"),
     ("run --paths in/a.parquet --folder in", 2, "holds the input"),
-    (f"run --paths in --folder s3://key:{CANARY}@bucket/out", 6, "object store"),
+    (f"run --paths in --folder s3://key:{CANARY}@bucket/out", 2, "holds credentials"),
     ("run --paths in --folder file.txt/out", 6, "is a file, not a folder"),
     ("run --paths in --folder taken", 6, "not an output of stream-gmm"),
     ("report damaged", 3, "it holds a list"),

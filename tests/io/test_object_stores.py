@@ -181,7 +181,7 @@ def test_a_run_publishes_its_scores_to_a_bucket(demo_folder, s3, bucket, tmp_pat
     again = ["--model", tmp_path / "run" / "model.gmm", "--folder", f"s3://{bucket}/other"]
     run_command("score", source, "--columns", "x0,x1,x2", "--executor", "threads", *again)
     assert sg.open_scored(f"s3://{bucket}/other/scored").rows == 5_000
-    assert "object store" in run_command("sweep", source, "--folder", f"s3://{bucket}/run", code=6)
+    assert "inside of each other" in run_command("sweep", source, "--folder", f"s3://{bucket}/in/run", code=2)
 
 
 @pytest.mark.slow

@@ -235,6 +235,15 @@ class ObjectPlace:
 
         return self._repeat("read", name, act)
 
+    def list_top(self) -> list[str]:
+        """Return the names of the files and folders directly below."""
+
+        def act() -> list[str]:
+            fs, path = self._find("")
+            return sorted(i.base_name for i in fs.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
+
+        return self._repeat("list", "", act)
+
     def list(self, name: str = "") -> dict[str, pafs.FileInfo]:
         """Return all files below, by their names relative to this place."""
 

@@ -158,7 +158,7 @@ def find_damage(state: Path) -> dict[str, str] | None:
 
 def _make_current(staged: Path) -> None:
     sync_folder(staged)
-    _replace_by_link(staged.parent / CURRENT, staged.name)
+    replace_by_link(staged.parent / CURRENT, staged.name)
 
 
 def _show_in_folder(folder: Path, state: Path, names: Sequence[str]) -> None:
@@ -166,7 +166,7 @@ def _show_in_folder(folder: Path, state: Path, names: Sequence[str]) -> None:
     for name in names:
         shown, target = folder / name, os.path.join(STATES, CURRENT, name)
         if (state / name).exists() and not (shown.is_symlink() and os.readlink(shown) == target):
-            _replace_by_link(shown, target)
+            replace_by_link(shown, target)
 
 
 def _hide_absent(folder: Path, state: Path, names: Sequence[str]) -> None:
@@ -175,7 +175,8 @@ def _hide_absent(folder: Path, state: Path, names: Sequence[str]) -> None:
             _remove(folder / name)
 
 
-def _replace_by_link(path: Path, target: str) -> None:
+def replace_by_link(path: Path, target: str) -> None:
+    """Make a path a link, in one atomic step; what was there goes."""
     aside = path.with_name(f".{path.name}.link")
     _remove(aside)
     os.symlink(target, aside)

@@ -207,6 +207,11 @@ def hold_lease(
         taken.release()
 
 
+def is_held(key: str) -> bool:
+    """Return True inside of a block that holds the lease with this key."""
+    return key in _HELD.get()
+
+
 def read_owner(path: Path) -> Owner | None:
     """Return who holds the lease in a file, or held it last; None if nobody does or the file is damaged."""
     try:

@@ -13,9 +13,10 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import ConfigError, StorageError, explain
 from stream_gmm.extras import import_extra
 from stream_gmm.io.sink.columns import score_columns
+from stream_gmm.io.sink.objects.run_folders import open_run_prefix
 from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.dataset import Dataset
-from stream_gmm.io.source.files import is_uri
+from stream_gmm.io.source.files import is_uri, redact
 from stream_gmm.io.store.models import load_model
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.config import RunConfig
@@ -104,8 +105,11 @@ def check_output_folder(config: RunConfig) -> None:
     ConfigError
         If the folder is an input folder, or is below or above one.
     StorageError
-        If it is no folder, lies in an object store, or cannot be written.
+        If it is no folder or no prefix of a run, or cannot be written.
     """
+    if is_uri(config.output.folder):
+        _check_prefix(config)
+        return
     folder = config.folder
     output = Path(os.path.abspath(os.path.expanduser(folder))).resolve()
     scored = [] if is_uri(config.scored) else [Path(os.path.abspath(os.path.expanduser(config.scored))).resolve()]
@@ -120,6 +124,22 @@ def check_output_folder(config: RunConfig) -> None:
         os.rmdir(tempfile.mkdtemp(prefix="._stream-gmm-", dir=existing))
     except OSError as error:
         raise StorageError(explain(f"cannot write to {folder}", why=str(error), remedy="check its rights")) from error
+
+
+def _check_prefix(config: RunConfig) -> None:
+    prefix = open_run_prefix(config.output.folder, config.output.work_folder)
+    for path in config.data.paths:
+        if is_uri(path):
+            places = [redact(p).rstrip("/") + "/" for p in (path, config.output.folder)]
+            if places[0].startswith(places[1]) or places[1].startswith(places[0]):
+                raise ConfigError(
+                    explain(
+                        f"the output folder {places[1]} and the input {places[0]} are inside of each other",
+                        why="the next run would read its own results as data, or replace the data by them",
+                        remedy="give output.folder a place beside the data",
+                    )
+                )
+    prefix.check()
 
 
 def _refuse_overlap(output: Path, path: str) -> None:

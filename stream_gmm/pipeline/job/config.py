@@ -16,11 +16,9 @@ from stream_gmm.errors import (
     HIDDEN,
     ConfigError,
     InputDataError,
-    StorageError,
     StreamGMMError,
     did_you_mean,
     explain,
-    redact_text,
     redact_value,
 )
 from stream_gmm.io.store.jobs import Job, find_job, read_job, record_job
@@ -109,7 +107,7 @@ class RunConfig(Section):
                 explain("cannot open data.paths", why=str(error), remedy="check the paths and credentials")
             ) from error
 
-    def hold(self) -> contextlib.AbstractContextManager[None]:
+    def hold(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which no other run writes to the folder of the results.
 
         Raises
@@ -119,9 +117,11 @@ class RunConfig(Section):
         StorageError
             If it cannot be written.
         """
-        if self.is_remote:
-            return contextlib.nullcontext()  # the scores have a lease of their own
-        return hold_folder(self.folder, run=self.name, wait=self.output.wait)
+        if not self.is_remote:
+            return hold_folder(Path(self.output.folder), run=self.name, wait=self.output.wait)
+        from stream_gmm.io.sink.objects.run_folders import hold_run_folder  # with pyarrow
+
+        return hold_run_folder(self.output.folder, self.output.work_folder, run=self.name, wait=self.output.wait)
 
     @contextlib.contextmanager
     def begin(self, command: str, source: Dataset | None = None, **options: Any) -> Iterator[None]:
@@ -137,9 +137,6 @@ class RunConfig(Section):
             Options of the command that are no keys of the configuration.
         """
         with self.hold():
-            if self.is_remote:
-                yield
-                return
             given = self.model_dump(mode="json", exclude_unset=True)
             given.get("sweep", {}).pop("fresh", None)  # what this job has finished is kept when it goes on
             with record_job(self.folder, command, given, options, source.fingerprint if source else ""):
@@ -147,21 +144,16 @@ class RunConfig(Section):
 
     @property
     def folder(self) -> Path:
-        """Folder of the results."""
-        if self.is_remote:
-            raise StorageError(
-                explain(
-                    f"the folder of a run cannot lie in an object store: {redact_text(self.output.folder)}",
-                    why="model, ledger and versions are files that are replaced together, which needs a file system",
-                    remedy="set output.folder to a folder, and output.scored to this URI: the scored table and its "
-                    "model go there; 'stream-gmm score --model FILE' needs no folder",
-                )
-            )
-        return Path(self.output.folder)
+        """Folder of the results; where it lies in an object store, its copy on this machine."""
+        if not self.is_remote:
+            return Path(self.output.folder)
+        from stream_gmm.io.sink.objects.run_folders import locate_run_folder  # with pyarrow
+
+        return locate_run_folder(self.output.folder, self.output.work_folder)
 
     @property
     def is_remote(self) -> bool:
-        """True if the output folder is a prefix in an object store, where there can only be scores."""
+        """True if the output folder is a prefix in an object store."""
         return "://" in self.output.folder
 
     @property
@@ -194,7 +186,7 @@ def load_config(path: str | Path | None, overrides: Mapping[str, Any] | None = N
     return validate_config(apply_overrides(_read_yaml(path), overrides or {}), str(path or "the command line"))
 
 
-def load_run_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
+def load_run_config(folder: str | Path, overrides: Mapping[str, Any]) -> RunConfig:
     """Return the configuration of the run in a folder, with dotted overrides on top.
 
     Raises
@@ -204,9 +196,11 @@ def load_run_config(folder: Path, overrides: Mapping[str, Any]) -> RunConfig:
     InputDataError
         If the folder is not that of a run.
     """
-    from stream_gmm.pipeline.job.run_folder import read_record  # with pyarrow
+    from stream_gmm.io.sink.objects.run_folders import locate_run_folder  # with pyarrow
+    from stream_gmm.pipeline.job.run_folder import read_record
 
-    content = apply_overrides(read_record(folder)["config"], {**overrides, "output.folder": str(folder)})
+    where = locate_run_folder(folder, overrides.get("output.work_folder"), again=True)
+    content = apply_overrides(read_record(where)["config"], {**overrides, "output.folder": str(folder)})
     if any(HIDDEN in str(path) for path in content["data"]["paths"]):
         raise ConfigError(
             explain(
@@ -229,7 +223,9 @@ def load_job(run: str) -> tuple[Path, Job, RunConfig]:
     InputDataError, ModelFileError
         If there is no job, or its record is damaged.
     """
-    folder = find_job(run)
+    from stream_gmm.io.sink.objects.run_folders import locate_run_folder  # with pyarrow
+
+    folder = find_job(str(locate_run_folder(run)) if "://" in run else run)
     job, own = read_job(folder), version("stream-gmm")
     if job.written_by != own and not job.ended:
         raise ConfigError(
@@ -248,8 +244,8 @@ def load_job(run: str) -> tuple[Path, Job, RunConfig]:
             )
         )
     content = job.config
-    given = Path(job.directory, content.get("output", {}).get("folder", OutputConfig().folder))
-    if given.resolve() != folder.resolve():  # it was moved
+    named = str(content.get("output", {}).get("folder", OutputConfig().folder))
+    if "://" not in named and Path(job.directory, named).resolve() != folder.resolve():  # it was moved
         content = apply_overrides(content, {"output.folder": str(folder.resolve())})
     return folder, job, validate_config(content, f"the job in {folder}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -91,7 +92,8 @@ def monitor_stage(
     result = monitor(model, config.open(), executor, config.drift_rule(), scored=config.scored, listener=listener)
     name = period or datetime.now(UTC).date().isoformat()
     head = {"period": name, "version": version}
-    append_rows([head | dict(row) for row in result.rows], folder / MONITOR, keys=("period", "version", "file"))
+    with config.hold() if config.is_remote else contextlib.nullcontext():
+        append_rows([head | dict(row) for row in result.rows], folder / MONITOR, keys=("period", "version", "file"))
     return MonitorReport(name, version, result, folder / MONITOR)
 
 

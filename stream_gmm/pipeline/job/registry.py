@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from scipy.linalg import eigh
 
 from stream_gmm.core.model.matching import ComponentHistory, trace_components
 from stream_gmm.core.result import FitResult
+from stream_gmm.io.sink.objects.run_folders import hold_run_folder, locate_run_folder
 from stream_gmm.io.store.models import load_model
-from stream_gmm.io.store.versions import CHALLENGER, CHAMPION, Version
+from stream_gmm.io.store.versions import CHALLENGER, CHAMPION, Catalog, Version
 from stream_gmm.pipeline.job.run_folder import (
     MODEL,
     locate_version,
@@ -90,10 +92,13 @@ class Registry:
     Parameters
     ----------
     folder
-        The folder of a run, which ``stream-gmm run`` or ``sweep`` has written.
+        The folder of a run, which ``stream-gmm run`` or ``sweep`` has written; of one in an object store the copy.
+    uri
+        Where it lies in an object store; empty if it does not.
     """
 
     folder: Path
+    uri: str = ""
 
     @property
     def history(self) -> tuple[Version, ...]:
@@ -187,7 +192,7 @@ class Registry:
             If the folder cannot be written; the champion is the same as before.
         """
         self.find(name)  # before anything is written
-        return set_champion(self.folder, lambda catalog: catalog.promote(catalog.find(name).name))
+        return self._set_champion(lambda catalog: catalog.promote(catalog.find(name).name))
 
     def roll_back(self) -> Version:
         """Make the champion before the champion again, in one atomic step; called again, the one before that.
@@ -200,7 +205,12 @@ class Registry:
             If the folder cannot be written; the champion is the same as before.
         """
         read_catalog(self.folder).roll_back()
-        return set_champion(self.folder, lambda catalog: catalog.roll_back())
+        return self._set_champion(lambda catalog: catalog.roll_back())
+
+    def _set_champion(self, change: Callable[[Catalog], Catalog]) -> Version:
+        """Change the champion; in an object store under the lease of the prefix."""
+        with hold_run_folder(self.uri) if self.uri else contextlib.nullcontext():
+            return set_champion(self.folder, change)
 
 
 def open_registry(folder: str | os.PathLike[str]) -> Registry:
@@ -211,7 +221,7 @@ def open_registry(folder: str | os.PathLike[str]) -> Registry:
     Parameters
     ----------
     folder
-        The folder of a run (``output.folder``).
+        The folder of a run (``output.folder``); or its URI in an object store, of which a copy is made.
 
     Returns
     -------
@@ -223,10 +233,11 @@ def open_registry(folder: str | os.PathLike[str]) -> Registry:
     InputDataError
         If it is not the folder of a run.
     """
-    path = Path(folder)
+    given = os.fspath(folder)
+    path = locate_run_folder(given, again=True)
     if not read_catalog(path).versions:
         read_record(path)  # says what is missing
-    return Registry(path)
+    return Registry(path, given if "://" in given else "")
 
 
 def _compare_components(a: FitResult, b: FitResult, traced: ComponentHistory) -> tuple[ComponentChange, ...]:

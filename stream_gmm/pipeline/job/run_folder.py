@@ -251,8 +251,9 @@ def read_run(folder: Path) -> tuple[Path, dict[str, Any], FitResult]:
 
 def locate_scores(folder: Path, record: Mapping[str, Any] | None = None) -> str:
     """Return the folder or URI of the scored table of a run."""
-    config = (record or read_record(folder))["config"]
-    return str(config.get("output", {}).get("scored") or folder / SCORED)
+    output = (record or read_record(folder))["config"].get("output", {})
+    where = str(output.get("folder", ""))
+    return str(output.get("scored") or (f"{where.rstrip('/')}/{SCORED}" if "://" in where else folder / SCORED))
 
 
 def update_record(

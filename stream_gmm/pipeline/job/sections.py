@@ -255,9 +255,17 @@ class MonitorConfig(Section):
 class OutputConfig(Section):
     """Where results go."""
 
-    folder: Text = Field("runs/latest", description="Gets scored/, model.gmm, sweep.parquet, report.html, run.json")
+    folder: Text = Field(
+        "runs/latest",
+        description="Folder or s3://, gs://, abfs:// URI: gets scored/, model.gmm, sweep.parquet, report.html ...",
+    )
     scored: Text | None = Field(
         None, description="Folder or s3://, gs://, abfs:// URI of the scored table; none: scored/ in the folder"
+    )
+    work_folder: Text | None = Field(
+        None,
+        description="Folder of this machine for the ledger and a copy of the results, where folder is a URI; none: "
+        "in the user's cache",
     )
     wait: Number = Field(0.0, ge=0.0, description="Seconds to wait for another run there; --wait alone: a day")
     truth: Text | None = Field(None, description="Model file of a known truth to compare with")

@@ -210,13 +210,12 @@ def score_stage(
         As :func:`stream_gmm.pipeline.score.score`.
     """
     started = time.perf_counter()
-    if not (config.is_remote and model):
-        check_output_folder(config)
+    check_output_folder(config)
     fitted = model or load_model(current_state(config.folder) / MODEL)
     dataset = config.open(fitted)
     check_scoring(config, dataset, fitted.n_components, fitted.density.noisy, fitted)
     refuse_drifted_rows(config, fitted, dataset, executor)
-    in_run = not config.is_remote and (current_state(config.folder) / RECORD).exists()
+    in_run = (current_state(config.folder) / RECORD).exists()
     own = in_run and read_run(config.folder)[2].digest == fitted.digest
     keep = own and config.update.keep_statistics and dataset.weight is None and dataset.missing != MARGINALISE
     stats_rule = make_stats_rule(dataset, config.settings(), config.update.apart) if keep else None

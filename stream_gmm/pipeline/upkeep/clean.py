@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
@@ -14,6 +15,13 @@ from pathlib import Path
 
 from stream_gmm.errors import ConfigError, explain
 from stream_gmm.io.sink.objects.commits import find_superseded
+from stream_gmm.io.sink.objects.run_folders import (
+    RunPrefix,
+    fetch_copy,
+    hold_run,
+    is_run_prefix,
+    open_run_prefix,
+)
 from stream_gmm.io.sink.publish import lease_path
 from stream_gmm.io.sink.targets import FolderTarget, ObjectTarget, Target, open_target
 from stream_gmm.io.source.files import is_uri
@@ -59,7 +67,7 @@ def clean(folder: str | os.PathLike[str], *, remove: bool = False, wait: float =
     Parameters
     ----------
     folder
-        Folder of a run, folder of a scored table, or URI of a scored table.
+        Folder or URI of a run, or of a scored table.
     remove
         Remove it; no other run may use the folder meanwhile.
     wait
@@ -79,6 +87,8 @@ def clean(folder: str | os.PathLike[str], *, remove: bool = False, wait: float =
     StorageError
         If an object store does not answer.
     """
+    if is_uri(os.fspath(folder)) and is_run_prefix(os.fspath(folder)):
+        return _clean_prefix(open_run_prefix(os.fspath(folder)), remove, wait)
     shown, path = os.fspath(folder), Path(folder)
     target: Target = open_target(shown)
     is_run = not is_uri(shown) and any((path / name).exists() for name in (STATES, RECORD, MODEL, LEDGER))
@@ -98,6 +108,21 @@ def clean(folder: str | os.PathLike[str], *, remove: bool = False, wait: float =
             return _remove_all(tuple(_find(path, target, held=True)))
     with target.hold(wait):
         return _remove_all(tuple(_find(None, target, held=True)))
+
+
+def _clean_prefix(prefix: RunPrefix, remove: bool, wait: float) -> tuple[Leftover, ...]:
+    """Return what the run in an object store does not refer to, and remove it if asked to."""
+    place = prefix.place
+    with hold_run(prefix, run="clean", wait=wait) if remove else contextlib.nullcontext():
+        found = tuple(
+            Leftover(place.locate(name), "earlier or unfinished state", size, partial(place.remove, name))
+            for name, size in prefix.find_unreferenced(keep=1)
+        )
+        scored = open_target(locate_scores(fetch_copy(prefix)))
+        if not remove:
+            return (*found, *_find(None, scored, held=False))
+        with scored.hold(wait):
+            return _remove_all((*found, *_find(None, scored, held=True)))
 
 
 def _remove_all(found: tuple[Leftover, ...]) -> tuple[Leftover, ...]:

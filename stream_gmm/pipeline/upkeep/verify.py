@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stream_gmm.errors import ConfigError, DamagedResultError, StreamGMMError, explain
+from stream_gmm.errors import ConfigError, DamagedResultError, StorageError, StreamGMMError, explain
 from stream_gmm.io.sink.check import Problem, check_scores
+from stream_gmm.io.sink.objects.run_folders import is_run_prefix, open_run_prefix
 from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.files import is_uri
 from stream_gmm.io.store.generations import CURRENT, STATES, current_state, find_damage
@@ -85,7 +87,7 @@ def verify(folder: str | os.PathLike[str]) -> Verification:
     Parameters
     ----------
     folder
-        Folder of a run, folder of a scored table, or URI of a scored table.
+        Folder or URI of a run, or of a scored table.
 
     Returns
     -------
@@ -97,6 +99,8 @@ def verify(folder: str | os.PathLike[str]) -> Verification:
     ConfigError
         If there is neither a run nor a scored table.
     """
+    if is_uri(os.fspath(folder)) and is_run_prefix(os.fspath(folder)):
+        return _verify_prefix(os.fspath(folder))
     shown, path = os.fspath(folder), Path(folder)
     is_run = not is_uri(shown) and any((path / name).exists() for name in (STATES, RECORD, MODEL))
     problems: list[Problem] = []
@@ -123,6 +127,23 @@ def verify(folder: str | os.PathLike[str]) -> Verification:
         str(path if is_run else target.shown), versions, scores.files, scores.rows,
         (*problems, *scores.problems), tuple(notes),
     )  # fmt: skip
+
+
+def _verify_prefix(uri: str) -> Verification:
+    """Verify the folder of a run in an object store, in a copy of its own."""
+    with tempfile.TemporaryDirectory(prefix="stream-gmm-") as work:
+        prefix = open_run_prefix(uri, work)
+        prefix.copy.mkdir()
+        try:
+            prefix.pull()
+        except StorageError as error:
+            return Verification(prefix.shown, 0, 0, 0, (Problem(prefix.shown, str(error)),), ())
+        found = verify(prefix.copy)
+        copy = str(prefix.copy)
+        problems = tuple(
+            Problem(p.path.replace(copy, prefix.shown), p.what.replace(copy, uri)) for p in found.problems
+        )
+        return replace(found, folder=prefix.shown, problems=problems)
 
 
 def _verify_run(folder: Path, problems: list[Problem], notes: list[str]) -> int:

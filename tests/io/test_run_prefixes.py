@@ -1,0 +1,231 @@
+"""The folder of a run in an object store: as on a disk, and the old state or the new one whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from unittest import mock
+
+import pyarrow.fs as pafs
+import pytest
+
+import stream_gmm as sg
+from stream_gmm.errors import ConfigError, StorageError
+from stream_gmm.io.sink import places
+from stream_gmm.io.sink.objects import run_folders
+from stream_gmm.io.sink.objects.run_folders import hold_run, open_run_prefix
+from stream_gmm.io.source.files import _open_filesystem
+from stream_gmm.io.store import lease as leases
+from stream_gmm.io.store.models import load_model
+from tests.cli.test_commands import run
+from tests.servers import faulty_s3
+
+
+@pytest.fixture
+def bucket(s3, tmp_path, monkeypatch):
+    name = tmp_path.name.replace("_", "-").lower()[:60].strip("-")
+    s3.create_dir(name)
+    _use_machine(monkeypatch, tmp_path, "first")
+    return name
+
+
+def _use_machine(monkeypatch, tmp_path, name):
+    """Go on as on another machine: nothing of what was copied before is there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+    run_folders._FETCHED.clear()
+
+
+@pytest.fixture
+def data(demo_folder):
+    return demo_folder / "part-000.parquet"
+
+
+def _sweep(data, folder, ks, *more, **options):
+    chosen = ("--columns", "x0,x1,x2", "--executor", "serial", "--covariance-type", "diag", "--n-components", ks)
+    return run("sweep", data, *chosen, "--folder", folder, *more, **options)
+
+
+def _read_latest(s3, place):
+    with s3.open_input_stream(f"{place}/_latest.json") as stream:
+        folder = json.loads(stream.read())["folder"]
+    with s3.open_input_stream(f"{place}/{folder}/model.gmm") as stream:
+        return folder, stream.read()
+
+
+@pytest.mark.long
+def test_a_run_lives_in_a_bucket_as_on_a_disk(data, s3, bucket, tmp_path, monkeypatch):
+    uri = f"s3://{bucket}/runs/mine"
+    printed = _sweep(data, uri, 1)
+    assert f"run folder   {uri}" in printed
+    _sweep(data, tmp_path / "local", 1)
+    model = load_model(tmp_path / "local" / "model.gmm")
+    folder, content = _read_latest(s3, f"{bucket}/runs/mine")
+    assert content == (tmp_path / "local" / "model.gmm").read_bytes()
+
+    _use_machine(monkeypatch, tmp_path, "second")
+    chosen = ("--columns", "x0,x1,x2", "--executor", "serial", "--folder", uri)
+    assert f"published: {uri}/scored" in run("score", data, *chosen)
+    assert sg.open_scored(f"{uri}/scored").manifest["model_digest"] == model.digest
+    _sweep(data, uri, 2, "--publish-as", "challenger")
+    assert _read_latest(s3, f"{bucket}/runs/mine")[1] == content
+
+    _use_machine(monkeypatch, tmp_path, "third")
+    registry = sg.open_registry(uri)
+    assert [v.name for v in registry.history] == ["v1", "v2"]
+    assert "v2" in run("history", uri)
+    assert "components" in run("diff", uri, "champion", "challenger")
+    assert "champion: v2 (was v1)" in run("promote", uri, "challenger")
+    assert load_model(sg.open_registry(uri).locate() / "model.gmm").n_components == 2
+    assert _read_latest(s3, f"{bucket}/runs/mine")[1] != content
+    assert "champion: v1 (was v2)" in run("rollback", uri)
+    assert _read_latest(s3, f"{bucket}/runs/mine")[1] == content
+
+    _use_machine(monkeypatch, tmp_path, "fourth")
+    assert f"scored rows  {uri}/scored" in run("report", uri)
+    folder, _ = _read_latest(s3, f"{bucket}/runs/mine")
+    names = {i.base_name for i in s3.get_file_info(pafs.FileSelector(f"{bucket}/runs/mine/{folder}"))}
+    assert {"model.gmm", "sweep.parquet", "report.html", "run.json", "statistics.gmm", "_run.json"} <= names
+    line = json.loads(run("monitor", data, *chosen).splitlines()[0])
+    assert line["rows"] == 5_000
+    _use_machine(monkeypatch, tmp_path, "fifth")
+    assert "nothing" in run("update", "--folder", uri)
+    found = json.loads(run("verify", uri, "--json"))
+    assert (found["intact"], found["versions"], found["rows"]) == (True, 2, 5_000)
+    run("clean", uri, "--yes")
+    assert run("clean", uri) == "nothing to remove\n"
+    assert json.loads(run("verify", uri, "--json"))["intact"]
+
+
+@pytest.mark.slow
+def test_nothing_is_sent_where_nothing_has_changed_and_an_unchanged_version_once(data, s3, bucket):
+    uri = f"s3://{bucket}/run"
+    for k in (1, 2, 1):
+        _sweep(data, uri, k)
+    prefix = open_run_prefix(uri)
+    before = prefix.find_commit()
+    with hold_run(prefix):
+        pass
+    assert prefix.find_commit() == before
+    objects = prefix.place.list()
+    assert sum(name.endswith("model.gmm") for name in objects) <= 4
+    assert not prefix.find_unreferenced()
+
+
+@pytest.mark.slow
+def test_damage_is_found_and_said(data, s3, bucket, tmp_path, monkeypatch):
+    uri = f"s3://{bucket}/run"
+    _sweep(data, uri, 1)
+    folder, content = _read_latest(s3, f"{bucket}/run")
+    with s3.open_output_stream(f"{bucket}/run/{folder}/model.gmm") as stream:
+        stream.write(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "model.gmm is damaged or gone" in run("verify", uri, code=4)
+    _use_machine(monkeypatch, tmp_path, "second")
+    assert "model.gmm is damaged or gone" in run("report", uri, code=6)
+
+
+class TestWhatIsRefusedBeforeARowIsRead:
+    def test_a_prefix_of_something_else(self, data, s3, bucket):
+        with s3.open_output_stream(f"{bucket}/other/notes.txt") as stream:
+            stream.write(b"x")
+        assert "exists and is not the folder of a run: it holds notes.txt" in _sweep(
+            data, f"s3://{bucket}/other", 1, code=6
+        )
+
+    def test_a_scored_table(self, data, demo_folder, s3, bucket):
+        source = sg.open_dataset(data, columns=["x0", "x1"])
+        sg.score(sg.fit(source, 1, "diag", n_init=1), source, f"s3://{bucket}/scored")
+        assert "holds a scored table, not a run" in _sweep(data, f"s3://{bucket}/scored", 1, code=6)
+
+    def test_a_bucket_that_is_not_there(self, data, s3, bucket):
+        assert "cannot write s3://nowhere-at-all/run" in _sweep(data, "s3://nowhere-at-all/run", 1, code=6)
+
+    def test_another_scheme_a_live_page_and_no_run(self, data, s3, bucket):
+        assert "not to ftp://" in _sweep(data, "ftp://host/run", 1, code=2)
+        assert "no live page" in run("report", f"s3://{bucket}/run", "--live", code=2)
+        assert "is not the folder of a run" in run("history", f"s3://{bucket}/nothing", code=3)
+
+
+@pytest.fixture
+def faulty(s3, monkeypatch):
+    with faulty_s3() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setattr(places, "FIRST_PAUSE_SECONDS", 0.0)
+        _open_filesystem.cache_clear()  # it knows the other address
+        yield server
+    _open_filesystem.cache_clear()
+
+
+def _make_two_versions(data, uri):
+    """Return the digests of the two versions; the second one is the champion."""
+    for k in (1, 2):
+        _sweep(data, uri, k)
+    return [v.model_digest for v in sg.open_registry(uri).history]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["500", "503", "lost"])
+def test_requests_that_fail_now_and_then_do_not_show(data, s3, bucket, faulty, fault, tmp_path, monkeypatch):
+    uri = f"s3://{bucket}/run"
+    faulty.faults = lambda number, *_: fault if number % 5 == 4 else ""
+    digests = _make_two_versions(data, uri)
+    faulty.faults = lambda *_: ""
+    _use_machine(monkeypatch, tmp_path, "second")
+    assert sg.open_registry(uri).champion.model_digest == digests[1]
+    assert not sg.verify(uri).problems
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", ["dead", "done"])
+def test_killed_between_any_two_requests_the_old_state_is_current_or_the_new(
+    data, s3, bucket, faulty, first, tmp_path, monkeypatch
+):
+    uri = f"s3://{bucket}/run"
+    digests = _make_two_versions(data, uri)
+    faults = ("last", "dead") if first == "done" else ("dead", "dead")
+    ended, seen = False, []
+    for stop in range(0, 1000, int(os.environ.get("STREAM_GMM_KILL_STEP", "19"))):
+        _use_machine(monkeypatch, tmp_path, f"killed{stop}")
+        start = len(faulty.requests)
+
+        def choose(number, *_, start=start, stop=stop):
+            return "" if number - start < stop else faults[min(number - start - stop, 1)]
+
+        faulty.faults = choose
+        gone = leases.make_owner("killed")
+        with mock.patch.object(leases, "make_owner", return_value=replace(gone, started="0")):
+            try:
+                sg.open_registry(uri).roll_back()
+                ended = True
+            except StorageError:
+                ended = False
+            finally:
+                faulty.faults = lambda *_: ""
+        _use_machine(monkeypatch, tmp_path, f"other{stop}")
+        champion = sg.open_registry(uri).champion.model_digest
+        assert champion in digests
+        assert not sg.verify(uri).problems
+        seen.append(champion == digests[0])
+        if champion == digests[0]:
+            sg.open_registry(uri).promote("v2")
+        if ended:
+            break
+    assert ended
+    assert seen[0] is False
+    assert seen[-1] is True
+    print(f"killed at {len(seen)} of {stop} requests: {seen.count(False)} times the old state, else the new")
+
+
+@pytest.mark.slow
+def test_who_has_lost_the_lease_does_not_publish_over_others(data, s3, bucket, tmp_path, monkeypatch):
+    uri = f"s3://{bucket}/run"
+    _make_two_versions(data, uri)
+    prefix = open_run_prefix(uri)
+    prefix.pull()
+    (prefix.copy / "monitor.parquet").write_bytes(b"mine")
+    _use_machine(monkeypatch, tmp_path, "second")
+    sg.open_registry(uri).roll_back()
+    with pytest.raises(StorageError, match="another run has published to .* meanwhile"):
+        prefix.push()
+    with pytest.raises(ConfigError, match="there is no version"):
+        sg.open_registry(uri).promote("v9")

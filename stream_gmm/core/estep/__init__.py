@@ -7,6 +7,7 @@ few lines, then ``accumulate.py``.
 - ``accumulate.py``: statistics of chunks, their merge, and what completes them
 - ``batch.py``: candidates stacked in groups that share a kernel
 - ``kernel_choice.py``: which kernel a candidate takes, by its rounding error and cost
+- ``active``: components that are negligible for a row, skipped
 - ``cost.py``: predicted cost of a kernel
 - ``kernels.py``: the compiled loops of the feature kernels (quadratic, sphered)
 - ``tiles``: matrix products in tiles, of which the feature kernels are made

@@ -18,14 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep import kernels, whitening
+from stream_gmm.core.estep import kernels
+from stream_gmm.core.estep.active.loops import active_pass
+from stream_gmm.core.estep.active.screen import Screen, choose_screen
 from stream_gmm.core.estep.kernel_choice import ANY_KERNEL, KernelPreference, choose_kernel
 from stream_gmm.core.estep.marginal.density import MarginalDensity, have_close_means
 from stream_gmm.core.estep.marginal.patterns import SortedRows
+from stream_gmm.core.estep.whitening import sum_diagonal, sum_full
 from stream_gmm.core.model.density import Density, compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.features import LINEAR_ORDER, Features
-from stream_gmm.core.model.moments import DIAGONAL, FULL, Array, Moments, divide_by_weight
+from stream_gmm.core.model.moments import DIAGONAL, FULL, Array, Moments
 from stream_gmm.core.model.params import NO_BACKGROUND, MixtureParams
 from stream_gmm.core.rows.moments import UNWEIGHTED, total_weight
 from stream_gmm.core.rows.scaling import Scaling
@@ -131,16 +134,22 @@ class FeatureGroup:
     features: Features
     coordinates: Scaling
     weights: NDArray[np.floating]
+    screen: Screen | None = None
+    """If given, what tells which components are negligible for a row; then the group has one candidate."""
 
     def accumulate_stats(self, rows_t: Array, weights: Array = UNWEIGHTED) -> StackedStats:
         """Return the statistics for ``rows_t (D, N)`` with ``weights (N,)``, or none."""
         d = len(rows_t)
         c, totals, sums = self.coordinates, np.zeros(self.weights.shape), np.zeros((len(self.layout.index), 2))
-        kernels.feature_pass(
-            as_writeable(rows_t), as_writeable(weights), c.shift, 1.0 / c.scale, c.inverse_root, self.features.order,
-            as_writeable(self.weights), np.array(self.layout.offsets), np.array(self.layout.backgrounds),
-            totals, sums,
-        )  # fmt: skip
+        rows = as_writeable(rows_t), as_writeable(weights), c.shift, 1.0 / c.scale, c.inverse_root
+        if self.screen is None:
+            kernels.feature_pass(
+                *rows, self.features.order, as_writeable(self.weights), np.array(self.layout.offsets),
+                np.array(self.layout.backgrounds), totals, sums,
+            )  # fmt: skip
+        else:
+            tables = self.weights, self.screen.log_norm, self.screen.label_weights, self.screen.directions
+            active_pass(*rows, *map(as_writeable, tables), self.layout.backgrounds[0], totals, sums)
         weight, mean, scatter = self.features.unpack(totals, d)
         scatter = c.restore_scatter(scatter) if len(scatter) else scatter
         expected = np.einsum("mf,mf->m", self.weights.astype(np.float64), totals)
@@ -159,8 +168,9 @@ class WhitenedGroup:
         """Return the statistics for ``rows_t (D, N)`` with ``weights (N,)``, or none."""
         d = self.density
         density = Density(as_writeable(d.log_norm), as_writeable(d.means), as_writeable(d.whitener))
-        run_kernel, moments = (_run_full_kernel, FULL) if d.whitener.ndim == 3 else (_run_diagonal_kernel, DIAGONAL)
-        results = run_kernel(density, as_writeable(rows_t), as_writeable(weights), self.layout)
+        sum_rows, moments = (sum_full, FULL) if d.whitener.ndim == 3 else (sum_diagonal, DIAGONAL)
+        places = np.array(self.layout.offsets), np.array(self.layout.backgrounds)
+        results = sum_rows(density, as_writeable(rows_t), as_writeable(weights), *places)
         return self.layout.assemble(total_weight(rows_t, weights), *results, moments)
 
 
@@ -182,36 +192,6 @@ class MarginalGroup:
 
 
 Group = FeatureGroup | WhitenedGroup
-KernelResults = tuple[Array, Array, Array, Array, Array]
-"""The arguments ``sums``, ``expected``, ``weight``, ``mean`` and ``scatter`` of :meth:`StackLayout.assemble`."""
-
-
-def _run_full_kernel(density: Density, rows_t: Array, weights: Array, layout: StackLayout) -> KernelResults:
-    (m, d), sums, lower = density.means.shape, np.zeros((len(layout.index), 2)), density.lower
-    moments = np.zeros((m, d + 1, d + 1))
-    places = np.array(layout.offsets), np.array(layout.backgrounds)
-    whitening.full_pass(rows_t, weights, density.means, lower, density.log_norm, *places, moments, sums)
-    weight, second = moments[:, d, d], moments[:, :d, :d]
-    whitened_mean = divide_by_weight(moments[:, :d, d], weight)
-    expected = density.log_norm * weight - 0.5 * np.einsum("kjj->k", second)
-    about_mean = second - weight[:, None, None] * (whitened_mean[:, :, None] * whitened_mean[:, None, :])
-    unwhiten = np.linalg.inv(lower)
-    scatter = unwhiten @ about_mean @ np.swapaxes(unwhiten, 1, 2)
-    return sums, expected, weight, density.means + np.einsum("kij,kj->ki", unwhiten, whitened_mean), scatter
-
-
-def _run_diagonal_kernel(density: Density, rows_t: Array, weights: Array, layout: StackLayout) -> KernelResults:
-    (m, d), sums = density.means.shape, np.zeros((len(layout.index), 2))
-    moments = np.zeros((m, 1 + 2 * d))
-    places = np.array(layout.offsets), np.array(layout.backgrounds)
-    whitening.diagonal_pass(
-        rows_t, weights, density.means, density.whitener, density.log_norm, *places, moments, sums
-    )
-    weight, second = moments[:, 0], moments[:, 1 + d :]
-    whitened_mean = divide_by_weight(moments[:, 1 : 1 + d], weight)
-    expected = density.log_norm * weight - 0.5 * second.sum(axis=1)
-    scatter = (second - weight[:, None] * whitened_mean**2) / density.whitener**2
-    return sums, expected, weight, density.means + whitened_mean / density.whitener, scatter
 
 
 def _has_linear_features(group: Group) -> bool:
@@ -271,8 +251,11 @@ def compile_batch(
     scaling: Scaling,
     preference: KernelPreference = ANY_KERNEL,
     incomplete: bool = False,
+    n_rows: float = 0.0,
 ) -> Batch:
     """Compile candidates for one shared pass: choose a kernel for each, and stack those that share one.
+
+    ``n_rows`` is the number of rows of the pass: with enough of them, preparing to skip components can pay.
 
     ``incomplete`` says that rows may have missing values. Then no features are linear: the part of the log-density
     that they leave out is the same for all components only in complete rows.
@@ -287,9 +270,13 @@ def compile_batch(
     choices = [
         choose_kernel(p, d, scaling, preference, f) for p, d, f in zip(candidates, densities, features, strict=True)
     ]
+    screens = [
+        choose_screen(p.weights, d, f, c.coordinates, c.dtype, n_rows) if c.coordinates else None
+        for p, d, f, c in zip(candidates, densities, features, choices, strict=True)
+    ]
     keys = [
-        (c.kernel, c.dtype, -d.whitener.ndim if c.coordinates is None else f.order)
-        for c, f, d in zip(choices, features, densities, strict=True)
+        (c.kernel, c.dtype, -d.whitener.ndim if c.coordinates is None else f.order, i if screens[i] else -1)
+        for i, (c, f, d) in enumerate(zip(choices, features, densities, strict=True))
     ]
     groups: list[Group] = []
     for key in sorted(set(keys)):
@@ -304,7 +291,7 @@ def compile_batch(
         else:
             own = features[index[0]]
             weights = _pack_features(stacked, own, first.coordinates, first.dtype)
-            groups.append(FeatureGroup(layout, own, first.coordinates, weights))
+            groups.append(FeatureGroup(layout, own, first.coordinates, weights, screens[index[0]]))
     marginal = []
     kinds = [
         (d.whitener.ndim, p.family.shared and d.whitener.ndim == 3 and have_close_means(d))

@@ -52,7 +52,7 @@ class InMemoryEStep:
 
     def __call__(self, candidates: Sequence[MixtureParams]) -> Sequence[SuffStats]:
         """Return the statistics of each candidate over all rows."""
-        batch = compile_batch(candidates, self.scaling, self.preference, self._is_incomplete)
+        batch = compile_batch(candidates, self.scaling, self.preference, self._is_incomplete, len(self.rows))
         stacked = reduce(merge_each, (accumulate_stats(batch, *chunk) for chunk in self._chunks))
         row_moments = self._row_moments if batch.needs_row_moments else SuffStats.zero(1, 1, FULL)
         return complete_stats(batch, candidates, stacked, row_moments, self.scaling.shift)

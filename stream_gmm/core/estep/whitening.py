@@ -10,10 +10,15 @@ import numpy as np
 from numba import njit
 
 from stream_gmm.core.estep.kernels import compute_responsibilities
+from stream_gmm.core.model.density import Density
+from stream_gmm.core.model.moments import Array, divide_by_weight
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _EXACT = {"contract", "nsz"}
 _BLOCK = 256
+
+KernelResults = tuple[Array, Array, Array, Array, Array]
+"""What ``StackLayout.assemble`` takes: ``sums``, ``expected``, ``weight``, ``mean`` and ``scatter``."""
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
@@ -286,3 +291,33 @@ def diagonal_log_densities(rows_t, means, whitener, log_norm, logp):  # type: ig
         rows[:] = rows_t[:, start : start + b]
         scale_to_log_densities(rows, means, whitener, log_norm, block)
         logp[:, start : start + b] = block
+
+
+def sum_full(density: Density, rows_t: Array, weights: Array, offsets: Array, backgrounds: Array) -> KernelResults:
+    """Return what :func:`full_pass` gives as ``sums``, and ``expected``, ``weight``, ``mean``, ``scatter``."""
+    (m, d), sums, lower = density.means.shape, np.zeros((len(backgrounds), 2)), density.lower
+    moments = np.zeros((m, d + 1, d + 1))
+    full_pass(rows_t, weights, density.means, lower, density.log_norm, offsets, backgrounds, moments, sums)
+    weight, second = moments[:, d, d], moments[:, :d, :d]
+    whitened_mean = divide_by_weight(moments[:, :d, d], weight)
+    expected = density.log_norm * weight - 0.5 * np.einsum("kjj->k", second)
+    about_mean = second - weight[:, None, None] * (whitened_mean[:, :, None] * whitened_mean[:, None, :])
+    unwhiten = np.linalg.inv(lower)
+    scatter = unwhiten @ about_mean @ np.swapaxes(unwhiten, 1, 2)
+    return sums, expected, weight, density.means + np.einsum("kij,kj->ki", unwhiten, whitened_mean), scatter
+
+
+def sum_diagonal(
+    density: Density, rows_t: Array, weights: Array, offsets: Array, backgrounds: Array
+) -> KernelResults:
+    """Return the same from :func:`diagonal_pass`."""
+    (m, d), sums = density.means.shape, np.zeros((len(backgrounds), 2))
+    moments = np.zeros((m, 1 + 2 * d))
+    diagonal_pass(
+        rows_t, weights, density.means, density.whitener, density.log_norm, offsets, backgrounds, moments, sums
+    )
+    weight, second = moments[:, 0], moments[:, 1 + d :]
+    whitened_mean = divide_by_weight(moments[:, 1 : 1 + d], weight)
+    expected = density.log_norm * weight - 0.5 * second.sum(axis=1)
+    scatter = (second - weight[:, None] * whitened_mean**2) / density.whitener**2
+    return sums, expected, weight, density.means + whitened_mean / density.whitener, scatter

@@ -183,7 +183,8 @@ class FullPass:
     def _read(
         self, index: Sequence[int], candidates: Sequence[MixtureParams], stage: str, moments: SuffStats | None
     ) -> Sequence[SuffStats]:
-        batch = compile_batch(candidates, self.scaling, self.preference, self.incomplete)
+        n_rows = sum(self.tasks.rows[i] for i in index)
+        batch = compile_batch(candidates, self.scaling, self.preference, self.incomplete, n_rows)
         with_moments = batch.needs_row_moments and moments is None
         shared = _PassShared(batch, with_moments, self.holdout, self.columns, self.presumed)
         rows = [self.tasks.rows[i] for i in index]

@@ -35,7 +35,7 @@ def _find_vector_bytes() -> int:
 VECTOR_BYTES = _find_vector_bytes()
 
 
-class _Matrix:
+class Matrix:
     """An array argument of an intrinsic: addresses of its elements, vectors of them."""
 
     def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
@@ -75,7 +75,9 @@ class _Matrix:
         )
 
 
-def _loop(builder: Any, count: Any, carried: list[Any], body_of: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+def emit_loop(
+    builder: Any, count: Any, carried: list[Any], body_of: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
     """Emit a loop of ``count`` steps and return its last values; ``body_of(step, values)`` returns the next ones."""
     before = builder.block
     head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
@@ -109,7 +111,7 @@ def _accumulate(
             for (a, b), total in zip(products(step), sums, strict=True)
         ]
 
-    return _loop(builder, count, start, add)
+    return emit_loop(builder, count, start, add)
 
 
 def make_dot_tile(rows: int) -> Any:
@@ -121,7 +123,7 @@ def make_dot_tile(rows: int) -> Any:
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             w, picked, phi, result = (
-                _Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 3, 5)
+                Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 3, 5)
             )
             slots = [builder.add(arguments[2], ir.Constant(_INDEX, i)) for i in range(rows)]
             sources = [w.at(builder.load(builder.gep(picked.data, [slot]))) for slot in slots]
@@ -154,7 +156,7 @@ def make_sum_tile(rows: int, vectors: int) -> Any:
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             r, picked, phi, result = (
-                _Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 3, 5)
+                Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 3, 5)
             )
             slots = [builder.add(arguments[2], ir.Constant(_INDEX, i)) for i in range(rows)]
             targets = [result.at(builder.load(builder.gep(picked.data, [slot])), arguments[6]) for slot in slots]
@@ -184,10 +186,10 @@ def transpose_tile(_, source, row, column, target, target_row, target_column):  
     signature = types.void(source, row, column, target, target_row, target_column)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        a, b = (_Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 3))
+        a, b = (Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 3))
         n = a.lanes
 
-        def row_of(matrix: _Matrix, first: Any, number: int, place: Any) -> Any:
+        def row_of(matrix: Matrix, first: Any, number: int, place: Any) -> Any:
             return matrix.at(builder.add(first, ir.Constant(_INDEX, number)), place)
 
         values = [a.load(row_of(a, arguments[1], i, arguments[2]), 0) for i in range(n)]
@@ -217,7 +219,7 @@ def product_tile(_, group, factor, first, count, target):  # type: ignore[no-unt
     signature = types.void(group, factor, first, count, target)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        rows = _Matrix(context, builder, signature.args[0], arguments[0])
+        rows = Matrix(context, builder, signature.args[0], arguments[0])
         _, factor, first, count, target = arguments
         factors = [rows.load(rows.at(factor), v) for v in range(2)]
 
@@ -227,7 +229,7 @@ def product_tile(_, group, factor, first, count, target):  # type: ignore[no-unt
                 rows.store(builder.fmul(factors[v], rows.load(source, v)), place, v)
             return []
 
-        _loop(builder, count, [], multiply)
+        emit_loop(builder, count, [], multiply)
         return context.get_dummy_value()
 
     return signature, generate
@@ -239,7 +241,7 @@ def copy_tile(_, source, column, count, target, first):  # type: ignore[no-untyp
     signature = types.void(source, column, count, target, first)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        a, b = (_Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 3))
+        a, b = (Matrix(context, builder, signature.args[i], arguments[i]) for i in (0, 3))
         _, column, count, _, first = arguments
 
         def copy(step, _):  # type: ignore[no-untyped-def]
@@ -248,7 +250,7 @@ def copy_tile(_, source, column, count, target, first):  # type: ignore[no-untyp
                 b.store(a.load(origin, v), place, v)
             return []
 
-        _loop(builder, count, [], copy)
+        emit_loop(builder, count, [], copy)
         return context.get_dummy_value()
 
     return signature, generate

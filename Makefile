@@ -6,7 +6,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo quick test test-all lint types imports pytest pytest-all pytest-quick test-lowest docs bench clean
+.PHONY: demo quick test test-all lint types imports pytest pytest-all pytest-quick test-lowest docs audit bench clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -58,6 +58,12 @@ pytest-quick: .venv/dev
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
+# The site, and the report of the demo, in headless Chromium; needs node, npm and a Chromium (CHROMIUM=path).
+audit: docs demo
+	mkdir -p .audit/report && cp demo/run/report.html .audit/report/
+	cd .audit && npm install --silent --no-save playwright-core@1 axe-core@4
+	cd .audit && node ../.ci/audit.mjs ../.site report
+
 # The lowest version of every dependency, in an environment of its own; numba compiles everything once more.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
@@ -72,4 +78,4 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.sweep_shared
 
 clean:
-	rm -rf .venv .venv-lowest .site demo runs
+	rm -rf .venv .venv-lowest .site .audit demo runs

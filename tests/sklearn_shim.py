@@ -32,3 +32,4 @@ class GaussianMixture(sg.GaussianMixture):
 
 if "SHIM" in os.environ:
     sklearn.mixture.GaussianMixture = {"own": sg.GaussianMixture, "sklearn": GaussianMixture}[os.environ["SHIM"]]
+    sklearn.mixture.BayesianGaussianMixture = sg.BayesianGaussianMixture

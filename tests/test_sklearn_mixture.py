@@ -1,7 +1,8 @@
-"""scikit-learn's own tests of its Gaussian mixture, run with our class in the place of theirs.
+"""scikit-learn's own tests of its Gaussian mixtures, run with our classes in the place of theirs.
 
-Of the 60 tests that run, 48 pass with our defaults and 52 with scikit-learn's (others need array libraries that are
-not installed). The tables say why the others do not; a test that fails and is not in them fails here.
+Of the 77 tests that run (others need array libraries that are not installed), 6 call private methods of scikit-learn.
+Of the other 71, 68 pass with scikit-learn's defaults, 96 %, and 64 with ours. The tables say why the others do not;
+a test that fails and is not in them fails here.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import sklearn.mixture
 FOLDER = Path(sklearn.mixture.__file__).parent / "tests"
 ROOT = Path(__file__).parent.parent
 
-ALWAYS = {
-    "test_check_weights": "scikit-learn's message calls the largest value the smallest, and ours does not",
-    "test_regularisation": "collapsed components are reported as degenerate, with a warning, and are no error",
+NOT_APPLICABLE = {
     "test_gaussian_mixture_precisions_init": "it calls the private methods _initialize and _set_parameters",
     "test_gaussian_mixture_all_init_does_not_estimate_gaussian_parameters": "it counts calls of a private function",
+    "test_compare_covar_type": "it calls the private methods _check_parameters and _initialize_parameters",
+}
+ALWAYS = NOT_APPLICABLE | {
+    "test_check_weights": "scikit-learn's message calls the largest value the smallest, and ours does not",
+    "test_regularisation": "collapsed components are reported as degenerate, with a warning, and are no error",
 }
 WITH_DEFAULTS_OF_SCIKIT_LEARN = {
     "test_monotonic_likelihood": "it allows no rounding: the likelihood falls by 8e-16 at the optimum",
@@ -41,10 +45,11 @@ WITH_OUR_DEFAULTS = {
 @pytest.mark.skipif(not (FOLDER / "test_gaussian_mixture.py").exists(), reason="scikit-learn came without its tests")
 @pytest.mark.parametrize(
     ("shim", "explained", "least"),
-    [("sklearn", ALWAYS | WITH_DEFAULTS_OF_SCIKIT_LEARN, 52), ("own", ALWAYS | WITH_OUR_DEFAULTS, 47)],
+    [("sklearn", ALWAYS | WITH_DEFAULTS_OF_SCIKIT_LEARN, 0.95), ("own", ALWAYS | WITH_OUR_DEFAULTS, 0.89)],
 )
 def test_the_tests_of_scikit_learn_pass_but_for_those_explained(shim, explained, least, tmp_path):
-    files = [str(FOLDER / name) for name in ("test_gaussian_mixture.py", "test_mixture.py")]
+    once = ["bayesian_mixture"] if shim == "sklearn" else []  # its defaults are those of scikit-learn in any case
+    files = [str(FOLDER / f"test_{name}.py") for name in ("gaussian_mixture", "mixture", *once)]
     left_out = ["-k", "not test_init or test_init_means"] if "test_init" in explained else []
     report = tmp_path / "report.xml"
     subprocess.run(
@@ -57,7 +62,8 @@ def test_the_tests_of_scikit_learn_pass_but_for_those_explained(shim, explained,
     cases = ElementTree.parse(report).getroot().findall(".//testcase")
     failed = {str(c.get("name")) for c in cases if c.find("failure") is not None or c.find("error") is not None}
     passed = [c for c in cases if not list(c)]
+    private = [name for name in failed if re.sub(r"\[.*", "", name) in NOT_APPLICABLE]
 
-    assert len(cases) >= 59
+    assert len(passed) + len(failed) >= 59
     assert not {name for name in failed if re.sub(r"\[.*", "", name) not in explained}
-    assert len(passed) >= least
+    assert len(passed) / (len(passed) + len(failed) - len(private)) >= least

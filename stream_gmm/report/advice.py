@@ -227,7 +227,8 @@ def _advise_on_tails(run: RunContents) -> list[Advice]:
         return []
     what = [f"{shorten_list(skewed, 4)} reach{'es' * (len(skewed) == 1)} far to the right"] if skewed else []
     if heavy:
-        what.append(f"in component {shorten_list(heavy, 6)} more rows are remote than in a normal distribution")
+        where = f"component{'s' * (len(heavy) > 1)} {shorten_list(heavy, 6)}"
+        what.append(f"{where} {'have' if len(heavy) > 1 else 'has'} more remote rows than a normal distribution")
     text, em = "; ".join(what) if skewed else what[0].capitalize(), run.config["em"]
     changes: dict[str, Any] = {"sweep__criterion": "icl"} if em.get("noise") else {"em__noise": True}
     if skewed and not em.get("transforms"):

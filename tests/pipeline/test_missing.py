@@ -292,6 +292,17 @@ def test_noise_resolution_and_a_ridge_take_missing_values(options):
     assert result.evaluate_criteria(rows).loglik == pytest.approx(result.criteria.loglik, rel=1e-9)
 
 
+def test_a_column_that_costs_most_of_the_lost_rows_is_named(tmp_path):
+    rows = make_rows(100)
+    few, many = rows.copy(), rows.copy()
+    few[:20, 1] = np.nan
+    many[:40, 1] = np.nan
+    for values, told in ((few, False), (many, True)):
+        pq.write_table(pa.table(dict(zip(COLUMNS, values.T, strict=True))), tmp_path / "a.parquet")
+        model = sg.fit(sg.open_dataset(tmp_path / "a.parquet", missing="drop"), 2, client=SerialExecutor())
+        assert any("40 of them lack x1: leave that column out" in w for w in model.warnings) == told
+
+
 def test_infinities_are_no_missing_values(tmp_path):
     rows = make_rows(100)
     rows[2, 0], rows[4, 1] = np.inf, 1e200

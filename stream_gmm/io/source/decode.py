@@ -217,7 +217,7 @@ def _describe_missing(
         why="squares of values beyond 1e150 overflow; is it a mark for a missing value?"
         if oversized
         else "a Gaussian has no density there",
-        remedy="use missing: drop (data.missing, or open_dataset(missing='drop')), or fill the values"
+        remedy="use missing: drop (--missing drop, data.missing, or open_dataset(missing='drop')), or fill the values"
         + ("" if oversized else "; or missing: marginalise, which uses the values that these rows have"),
     )
 

@@ -185,7 +185,15 @@ class Profile:
                 if sum(row)
             )
             if self.dropped:
-                out.append(f"{self.dropped} of {self.rows} rows have a missing value ({by_column}).")
+                text = f"{self.dropped} of {self.rows} rows have a missing value ({by_column})."
+                worst = int(np.argmax(self.bad.sum(axis=1)))
+                alone = int(self.bad[worst].sum())
+                if 4 * self.dropped > self.rows and len(self.columns) > 1 and 2 * alone > self.dropped:
+                    text += (
+                        f" {alone} of them lack {self.columns[worst]}: leave that column out (exclude_columns), or use "
+                        "missing: marginalise, which counts rows with the values that they have."
+                    )
+                out.append(text)
             if self.incomplete_rows or self.empty_rows:
                 nothing = f"; {self.empty_rows} have no value at all, and tell nothing" if self.empty_rows else ""
                 out.append(

@@ -45,7 +45,7 @@ WITH_OUR_DEFAULTS = {
 @pytest.mark.skipif(not (FOLDER / "test_gaussian_mixture.py").exists(), reason="scikit-learn came without its tests")
 @pytest.mark.parametrize(
     ("shim", "explained", "least"),
-    [("sklearn", ALWAYS | WITH_DEFAULTS_OF_SCIKIT_LEARN, 0.95), ("own", ALWAYS | WITH_OUR_DEFAULTS, 0.89)],
+    [("sklearn", ALWAYS | WITH_DEFAULTS_OF_SCIKIT_LEARN, 0.95), ("own", ALWAYS | WITH_OUR_DEFAULTS, 0.87)],
 )
 def test_the_tests_of_scikit_learn_pass_but_for_those_explained(shim, explained, least, tmp_path):
     once = ["bayesian_mixture"] if shim == "sklearn" else []  # its defaults are those of scikit-learn in any case

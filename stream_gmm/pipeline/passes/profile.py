@@ -190,8 +190,8 @@ class Profile:
                 alone = int(self.bad[worst].sum())
                 if 4 * self.dropped > self.rows and len(self.columns) > 1 and 2 * alone > self.dropped:
                     text += (
-                        f" {alone} of them lack {self.columns[worst]}: leave that column out (exclude_columns), or use "
-                        "missing: marginalise, which counts rows with the values that they have."
+                        f" {alone} of them lack {self.columns[worst]}: leave that column out (exclude_columns), or "
+                        "use missing: marginalise, which counts rows with the values that they have."
                     )
                 out.append(text)
             if self.incomplete_rows or self.empty_rows:

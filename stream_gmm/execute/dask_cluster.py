@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from stream_gmm.execute.addresses import EXPOSED, is_encrypted, is_exposed
 from stream_gmm.execute.interrupts import close_quietly, delay_signals
 from stream_gmm.execute.protocol import machine_memory
 from stream_gmm.execute.threads import available_cores
+from stream_gmm.extras import import_extra
 
 log = logging.getLogger(__name__)
 
@@ -123,8 +123,8 @@ def connect(spec: ClusterSpec) -> Iterator[Client]:
 
 
 def _open_client(spec: ClusterSpec, stack: ExitStack) -> Client:
-    if spec.performance_report and importlib.util.find_spec("bokeh") is None:
-        raise ConfigError("cluster.performance_report needs bokeh: pip install 'stream-gmm[dashboard]'.")
+    if spec.performance_report:
+        import_extra("bokeh", "cluster.performance_report")
     security = _load_security(spec, stack)
     timeout = f"{spec.timeout_seconds}s"
     if spec.scheduler_file:

@@ -21,6 +21,7 @@ EXTRAS = {
     "pyiceberg": "iceberg",
     "onnx": "onnx",
     "mlflow": "mlflow",
+    "bokeh": "dashboard",
 }
 """The extra of ``stream-gmm`` that installs a package."""
 

@@ -541,7 +541,7 @@ def _find_exposed_ports() -> list[str]:
 def test_a_performance_report_without_bokeh_is_refused_before_anything_starts(monkeypatch):
     from stream_gmm.execute import dask_cluster
 
-    monkeypatch.setattr(dask_cluster.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "bokeh", None)
     spec = dask_cluster.ClusterSpec(performance_report="x.html")
     with pytest.raises(ConfigError, match=r"pip install 'stream-gmm\[dashboard\]'"), dask_cluster.connect(spec):
         pass

@@ -195,7 +195,7 @@ class TestWhatIsRefusedBeforeARowIsRead:
 
     def test_without_the_package(self, days, models, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "deltalake", None)
-        with pytest.raises(ConfigError, match=r"deltalake is not installed.*stream-gmm\[delta\]"):
+        with pytest.raises(ConfigError, match=r"deltalake, which is not installed.*stream-gmm\[delta\]"):
             _score(models[0], days, tmp_path / "t")
 
 

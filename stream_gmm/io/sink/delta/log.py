@@ -22,7 +22,8 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.errors import StorageError, explain
+from stream_gmm.extras import import_extra
 from stream_gmm.io.sink.places import Place
 from stream_gmm.io.source.files import is_uri, redact
 from stream_gmm.io.source.tables.delta import find_store_options, make_plain_address
@@ -51,18 +52,10 @@ def require_package(table: str) -> None:
 
     Raises
     ------
-    ConfigError
+    MissingPackageError
         If it is.
     """
-    try:
-        import deltalake  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            explain(
-                f"{redact(table)} is to be a Delta table, and the package deltalake is not installed",
-                remedy="pip install 'stream-gmm[delta]'",
-            )
-        ) from error
+    import_extra("deltalake", f"the Delta table {redact(table)}")
 
 
 def read_state(table: str) -> TableState | None:

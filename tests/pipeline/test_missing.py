@@ -293,7 +293,7 @@ def test_noise_resolution_and_a_ridge_take_missing_values(options):
 
 
 def test_a_column_that_costs_most_of_the_lost_rows_is_named(tmp_path):
-    rows = make_rows(100)
+    rows = make_rows(100, share=0.0)
     few, many = rows.copy(), rows.copy()
     few[:20, 1] = np.nan
     many[:40, 1] = np.nan

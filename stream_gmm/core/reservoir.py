@@ -19,7 +19,8 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.rows.sampling import Sample, hash_rows
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.sample_search import SampleFit, SampleSearch
+from stream_gmm.core.search.sample_fit import SampleFit
+from stream_gmm.core.search.sample_search import SampleSearch
 from stream_gmm.core.stats import SuffStats
 
 RESERVOIR_ROWS, RESERVOIR_VALUES = 50_000, 4_000_000

@@ -11,7 +11,7 @@ import stream_gmm as sg
 from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, em_step, run_to_end
-from stream_gmm.core.fit.few_rows import can_climb, is_small_enough, run_plain_steps, run_quasi_newton
+from stream_gmm.core.fit.few_rows import FewRows
 from stream_gmm.core.fit.quasi_newton import QUASI_NEWTON, Curvature
 from stream_gmm.core.fit.stopping import STALL_STEPS
 from stream_gmm.core.model.covariance import FAMILIES, family_named
@@ -44,8 +44,9 @@ def test_compiled_steps_are_em_steps(rng, name, ridge, weighted):
     penalty = PseudoRows.of(collect_moments(rows, weights), 0.5) if ridge is None else Ridge(ridge)
     start = slow = _start(rows, name)
     estep = InMemoryEStep(rows, Scaling.of_rows(rows), weights=weights)
-    assert is_small_enough(start, rows, penalty)
-    fast = run_plain_steps(start, rows, weights, penalty, 7, 0.0)
+    few = FewRows(rows, weights, penalty)
+    assert few.can_step(start)
+    fast = few.run_plain_steps(start, 7, 0.0).params
     for _ in range(7):
         slow, _, _ = em_step(slow, estep, penalty)
     np.testing.assert_allclose(fast.weights, slow.weights, rtol=1e-8)
@@ -62,11 +63,14 @@ def test_the_compiled_climb_ends_where_the_ordinary_one_does(rng, name, weighted
     penalty = PseudoRows.of(collect_moments(rows, weights))
     estep, scheme = InMemoryEStep(rows, Scaling.of_rows(rows), weights=weights), Scheme(StopRule(1e-10, 500), penalty)
     start = _start(rows, name)
-    assert can_climb(start, rows, penalty)
+    few = FewRows(rows, weights, penalty)
+    assert few.can_climb(start)
     (slow,) = run_to_end([EMState(start)], estep, Scheme(StopRule(1e-10, 500), penalty, QUASI_NEWTON))
-    end, is_flat = run_quasi_newton(start, rows, weights, penalty, 500, 1e-10, 0.0)
+    end, is_optimum, left, value = few.climb(start, 500, 1e-10, 0.0)
     objective = scheme.objective(end, estep.evaluate(end))
-    assert is_flat
+    assert is_optimum
+    assert left <= 1e-9
+    assert value == pytest.approx(objective, abs=1e-9)
     assert objective == pytest.approx(slow.objectives[-1], abs=1e-8)
     after, _, _ = em_step(end, estep, penalty)
     np.testing.assert_allclose(after.means, end.means, rtol=1e-7, atol=1e-4)
@@ -79,18 +83,18 @@ def test_the_compiled_climb_stops_where_nothing_is_gained_and_never_falls(rng):
     start = MixtureParams(np.full(6, 1 / 6), rows[:6], np.array([np.cov(rows.T)] * 6), family_named("full"))
     reached = []
     for steps in (0, 1, 2, 5, 20, 60, 200):
-        end, _ = run_quasi_newton(start, rows, UNWEIGHTED, penalty, steps, 1e-12, 0.0)
+        end = FewRows(rows, UNWEIGHTED, penalty).climb(start, steps, 1e-12, 0.0).params
         reached.append(Scheme(penalty=penalty).objective(end, estep.evaluate(end)))
     assert np.all(np.diff(reached) >= -1e-12), reached
-    stalled, is_flat = run_quasi_newton(start, rows, UNWEIGHTED, penalty, 10_000, 0.0, 1e-3)
-    assert not is_flat
+    stalled, is_optimum, _, _ = FewRows(rows, UNWEIGHTED, penalty).climb(start, 10_000, 0.0, 1e-3)
+    assert not is_optimum
     assert Scheme(penalty=penalty).objective(stalled, estep.evaluate(stalled)) > reached[3]
 
 
 def test_a_singular_covariance_ends_the_compiled_steps_at_the_last_regular_point(rng):
     rows = np.vstack([np.zeros((20, 2)), 9.0 + rng.normal(size=(20, 2))])
     start = MixtureParams([0.5, 0.5], rows[[0, -1]], np.array([np.eye(2)] * 2), family_named("full"))
-    end = run_plain_steps(start, rows, UNWEIGHTED, Ridge(0.0), 50, 0.0)
+    end = FewRows(rows, UNWEIGHTED, Ridge(0.0)).run_plain_steps(start, 50, 0.0).params
     assert np.isfinite(end.precisions_cholesky).all()
 
 

@@ -16,7 +16,8 @@ import stream_gmm as sg
 from stream_gmm.core.fit import em
 from stream_gmm.core.fit.stepwise import take_stepwise_step
 from stream_gmm.core.search import seeding
-from stream_gmm.core.search.sample_search import SampleFit, SampleSearch
+from stream_gmm.core.search.sample_fit import SampleFit
+from stream_gmm.core.search.sample_search import SampleSearch
 from stream_gmm.errors import ConfigError, NoAdmissibleModelError, SingularCovarianceError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.pipeline.fit import algorithms, results

@@ -160,7 +160,12 @@ class Auto:
 
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
         at, stats = state.accepted_point
-        memory = state.memory
+        memory, of_step = state.memory, 0.0
+        if scheme.penalty.has_objective:  # steps on the sample may leave slow directions alone
+            of_penalty = scheme.penalty.value(em) - scheme.penalty.value(at)
+            of_step = (guaranteed_gain(stats, at, em) + of_penalty / stats.rows) / (1.0 - SLOWEST_RATE)
+            if not state.n_iter and max(state.left, of_step) <= scheme.tolerance(state):
+                return Proposal(em, max(state.left, of_step), is_plain_step=True)
         if isinstance(memory, SquaremCycle) and memory.stage == 1:
             # Two steps tell too little to stop by them; the next steps on the sample will.
             return replace(SQUAREM.propose_after_acceptance(state, em, scheme), predicted_gain=np.inf)
@@ -176,10 +181,7 @@ class Auto:
             chart, slope = Chart(at), max(state.slope, image.slope)
             of_lengths = 0.0 if len(image.lengths) < 2 else predict_gain_by_lengths(image.lengths, slope)
             predicted_gain = max(of_lengths, predict_gain(chart.vector(em), chart.vector(image.params), slope))
-        else:  # the steps on the sample may have left slow directions alone
-            of_penalty = scheme.penalty.value(em) - scheme.penalty.value(at)
-            of_step = guaranteed_gain(stats, at, em) + of_penalty / stats.rows
-            predicted_gain = max(predicted_gain, of_step / (1.0 - SLOWEST_RATE))
+        predicted_gain = max(predicted_gain, of_step)
         return Proposal(params, predicted_gain, memory=secants)
 
     def propose_after_rejection(self, state: EMState, stats: SuffStats, scheme: Scheme) -> Proposal:

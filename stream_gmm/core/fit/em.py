@@ -4,10 +4,10 @@ The driver knows one callable, which turns candidates into statistics; it knows 
 Many candidates advance in lockstep, so that one read of the data serves them all.
 
 A pass at any point gives its log-likelihood and its statistics together, so a proposed point that is no plain EM
-step needs no separate evaluation. It is accepted if the objective (the penalised log-likelihood) has not fallen;
-otherwise the next point is the plain EM step from the last accepted one, which cannot lower the objective. The same
-objective decides when to stop. With a ridge there is no objective that EM raises: then a point is accepted if the EM
-step from it is shorter than that from the last one, and the fit stops when it would hardly move any more.
+step needs no separate evaluation. It is accepted if the objective (the penalised log-likelihood) has not fallen; else
+the plain EM step from the last accepted point follows. The objective also decides when to stop. With a ridge there is
+none that EM raises: then a point is accepted if the EM step from it is shorter than that from the last one, and the
+fit stops when it would hardly move any more.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ class EMState:
     """Plain EM steps made to confirm that an accelerated fit has converged; 0 while it has not come to that."""
     slope: float = 0.0
     """With a ridge: change of the mean log-likelihood per unit of length, on the way to the accepted point."""
+    left: float = np.inf
+    """What a search on the same rows says is left to gain at the start, nats per row."""
 
     @property
     def live(self) -> bool:
@@ -339,10 +341,7 @@ def run_to_end(
     advance_states: AdvanceAll = advance_all,
     review: Review = list,
 ) -> list[EMState]:
-    """Advance all candidates until none is live.
-
-    After every pass ``review`` may end some of them, and ``on_pass`` sees the states.
-    """
+    """Advance candidates until none is live; after every pass ``review`` may end some, and ``on_pass`` sees all."""
     states = list(states)
     while any(s.live for s in states):
         states = review(run_pass(states, estep, scheme, advance_states))

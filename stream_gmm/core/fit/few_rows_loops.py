@@ -12,117 +12,35 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from stream_gmm.core.estep.whitening import full_pass
 from stream_gmm.core.fit.coordinates import MAX_LOG_STRETCH, SMALLEST_WEIGHT
+from stream_gmm.core.fit.em import CONFIRMING_STEPS
+from stream_gmm.core.fit.few_rows_steps import factor_covariances, run_estep, run_mstep
 from stream_gmm.core.fit.quasi_newton import CENTRED_STEPS, LEAST_CURVATURE, PAIRS, SHORTER, TRIES
-from stream_gmm.core.fit.stopping import SLOWEST_RATE, STALL_STEPS
+from stream_gmm.core.fit.stopping import SAFETY, SLOW_RATE, SLOWEST_RATE, STALL_STEPS
 from stream_gmm.core.model.decomposition import estimate_covariances
 from stream_gmm.core.model.small_matrices import trace_of_quotient
-from stream_gmm.core.mstep.mstep import STARVING_ROWS
+
+CONFIRMED = 10.0
+"""The climb goes on if these gains leave more than so many tolerances: EM's slowest direction is only bounded."""
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _factor_covariances(covariances, factors, inverses):  # type: ignore[no-untyped-def]
-    """Write Cholesky factors and their inverses ``(K, D, D)``; return False if a matrix has none."""
-    k, d = covariances.shape[0], covariances.shape[1]
-    for c in range(k):
-        for i in range(d):
-            for j in range(i + 1):
-                s = covariances[c, i, j]
-                for m in range(j):
-                    s -= factors[c, i, m] * factors[c, j, m]
-                if i > j:
-                    factors[c, i, j] = s / factors[c, j, j]
-                elif s > 0.0:
-                    factors[c, i, i] = np.sqrt(s)
-                else:
-                    return False
-            inverses[c, i, i] = 1.0 / factors[c, i, i]
-            for j in range(i):
-                s = 0.0
-                for m in range(j, i):
-                    s -= factors[c, i, m] * inverses[c, m, j]
-                inverses[c, i, j] = s / factors[c, i, i]
-    return True
+def run_em(rows_t, row_weights, scale, total, point, letters, shared, prior, prior_rows, ridge, steps, least_gain):  # type: ignore[no-untyped-def]
+    """Return the point after at most ``steps`` EM steps, its log-likelihood per row, and what the last step gained.
 
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _run_estep(rows_t, row_weights, point, factors, inverses, moments):  # type: ignore[no-untyped-def]
-    """Return the log-likelihood in nats, NaN if a covariance is singular.
-
-    Written are the ``moments (K, D + 1, D + 1)`` of whitened rows.
+    It ends at a change of ``least_gain`` nats per row.
     """
-    log_weights, means, covariances = point
-    k, d = means.shape
-    if not _factor_covariances(covariances, factors, inverses):
-        return np.nan
-    log_norm, sums = np.empty(k), np.zeros((1, 2))
-    for c in range(k):
-        log_norm[c] = max(log_weights[c] - 0.5 * d * np.log(2.0 * np.pi), -1e300)
-        for i in range(d):
-            log_norm[c] -= np.log(factors[c, i, i])
-    moments[:] = 0.0
-    offsets, backgrounds = np.array([0, k]), np.array([-1e300])
-    full_pass(rows_t, row_weights, means, inverses, log_norm, offsets, backgrounds, moments, sums)
-    return sums[0, 0]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _run_mstep(point, factors, moments, total, letters, shared, prior, prior_rows, ridge):  # type: ignore[no-untyped-def]
-    """Return the EM step from a point, with the moments that :func:`_run_estep` has written there."""
-    _, means, covariances = point
-    k, d = means.shape
-    log_weights, new_means, new = np.empty(k), means.copy(), np.zeros((k, d, d))
-    divisors, scatter, about, half = np.empty(k), np.zeros((k, d, d)), np.empty((d, d)), np.empty((d, d))
-    part = 1.0 / k if shared else 1.0  # a shared covariance has one set of pseudo-rows for all components
-    for c in range(k):
-        weight = moments[c, d, d]
-        divisor = max(weight, STARVING_ROWS)
-        log_weights[c] = np.log(divisor / total)
-        divisors[c] = divisor + prior_rows * part
-        if weight > STARVING_ROWS:
-            for i in range(d):
-                for j in range(i + 1):
-                    new_means[c, i] += factors[c, i, j] * moments[c, j, d] / weight
-                for j in range(d):
-                    about[i, j] = moments[c, i, j] - moments[c, i, d] * moments[c, j, d] / weight
-            for i in range(d):
-                for j in range(d):
-                    half[i, j] = 0.0
-                    for m in range(i + 1):
-                        half[i, j] += factors[c, i, m] * about[m, j]
-            for i in range(d):
-                for j in range(i + 1):
-                    for m in range(j + 1):
-                        scatter[c, i, j] += half[i, m] * factors[c, j, m]
-        for i in range(d):
-            for j in range(i + 1):
-                scatter[c, i, j] += prior[i, j] * part
-                scatter[c, j, i] = scatter[c, i, j]
-    estimate_covariances(letters[0], letters[1], letters[2], divisors, scatter, new)
-    for c in range(k):
-        if moments[c, d, d] <= STARVING_ROWS and not shared:
-            new[c] = covariances[c]
-        else:
-            for i in range(d):
-                new[c, i, i] += ridge
-    return log_weights, new_means, new
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def run_em(rows_t, row_weights, total, point, letters, shared, prior, prior_rows, ridge, steps, least_gain):  # type: ignore[no-untyped-def]
-    """Return the point after at most ``steps`` EM steps; it ends at a change of ``least_gain`` nats per row."""
     k, d = point[1].shape
     factors, inverses, moments = np.zeros((k, d, d)), np.zeros((k, d, d)), np.zeros((k, d + 1, d + 1))
-    before = -np.inf
+    before, loglik, gain = -np.inf, np.nan, np.inf
     for made in range(steps + 1):
-        loglik = _run_estep(rows_t, row_weights, point, factors, inverses, moments) / total
-        # With a ridge the log-likelihood can fall on the way.
-        if made == steps or abs(loglik - before) <= least_gain or not np.isfinite(loglik):
+        loglik = run_estep(rows_t, row_weights, scale, point, letters, factors, inverses, moments) / total
+        gain = abs(loglik - before)  # with a ridge the log-likelihood can fall on the way
+        if made == steps or gain <= least_gain or not np.isfinite(loglik):
             break
         before = loglik
-        point = _run_mstep(point, factors, moments, total, letters, shared, prior, prior_rows, ridge)
-    return point
+        point = run_mstep(point, moments, total, letters, shared, prior, prior_rows, ridge)
+    return point, loglik, gain
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -234,11 +152,13 @@ def _find_direction(gradient, steps, changes, oldest, n_pairs, direction):  # ty
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def climb(rows_t, row_weights, total, point, letters, shared, prior, prior_rows, steps, tol, stall):  # type: ignore[no-untyped-def]
-    """Return the point after at most ``steps`` steps of limited-memory BFGS, and whether its predicted gain is small.
+def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prior_rows, steps, tol, stall):  # type: ignore[no-untyped-def]
+    """Return the last point, whether it is an optimum, what is left to gain, its value, and the number of steps.
 
-    It ends where ``tol`` nats per row are left to gain, where fifty steps have gained less than ``stall``, and at the
-    last point with a density. The steps are those of :class:`.QuasiNewton`.
+    The steps are those of :class:`.QuasiNewton`. Where it predicts at most ``tol`` nats per row, some EM steps
+    follow, and their gains must leave little more by the rule of :func:`.cautious_aitken_gain`. It ends early where
+    fifty steps have gained less than ``stall``, and at the last point with a density. What is left, and the value of
+    the objective, are in nats per row.
     """
     k, d = point[1].shape
     factors, inverses, moments = np.zeros((k, d, d)), np.zeros((k, d, d)), np.zeros((k, d + 1, d + 1))
@@ -249,8 +169,9 @@ def climb(rows_t, row_weights, total, point, letters, shared, prior, prior_rows,
     objectives = np.full(STALL_STEPS, -np.inf)
     oldest, n_pairs, in_chart, accepted, tries, length = 0, 0, CENTRED_STEPS, 0, 1, 1.0
     is_plain, objective, centre, trial, em = True, -np.inf, point, point, point
-    for _ in range(steps):
-        loglik = _run_estep(rows_t, row_weights, trial, factors, inverses, moments)
+    confirming, last, before = 0, np.inf, np.inf
+    for made in range(steps):
+        loglik = run_estep(rows_t, row_weights, scale, trial, letters, factors, inverses, moments)
         value = (
             (loglik + _evaluate_penalty(factors, shared, prior, prior_rows)) / total
             if np.isfinite(loglik)
@@ -264,21 +185,31 @@ def climb(rows_t, row_weights, total, point, letters, shared, prior, prior_rows,
                 trial = _from_vector(here + length * direction, centre, at_centre, letters)
             continue
         if not np.isfinite(value):
-            return point, False
-        point, objective = trial, value
-        em = _run_mstep(point, factors, moments, total, letters, shared, prior, prior_rows, 0.0)
+            return point, False, np.inf, objective, made
+        last, before, point, objective = value - objective, last, trial, value
+        em = run_mstep(point, moments, total, letters, shared, prior, prior_rows, 0.0)
+        if confirming:
+            if confirming < CONFIRMING_STEPS:
+                confirming, trial = confirming + 1, em
+                continue
+            left = max(last, 0.0) * SLOW_RATE / (1.0 - SLOW_RATE)
+            if last > 1e-13 * abs(objective):
+                left = max(left, SAFETY * last * last / (before - last) if before > last else np.inf)
+            if left <= CONFIRMED * tol:
+                return point, True, left, objective, made
+            confirming, in_chart = 0, CENTRED_STEPS
         if in_chart >= CENTRED_STEPS:  # centred anew: far from its centre the EM step is a poor gradient
             centre, in_chart, n_pairs, oldest = point, 0, 0, 0
             at_centre[:], from_centre[:] = factors, inverses
             here[:] = 0.0
-            if not _factor_covariances(em[2], factors, inverses):
-                return point, False
+            if not factor_covariances(em[2], factors, inverses):
+                return point, False, np.inf, objective, made
             _to_vector(em, centre, from_centre, factors, gradient)
         else:
             in_chart += 1
             _to_vector(point, centre, from_centre, factors, there)
-            if not _factor_covariances(em[2], factors, inverses):
-                return point, False
+            if not factor_covariances(em[2], factors, inverses):
+                return point, False, np.inf, objective, made
             p = (oldest + n_pairs) % PAIRS
             _to_vector(em, centre, from_centre, factors, direction)  # as scratch
             for i in range(size):
@@ -296,11 +227,11 @@ def climb(rows_t, row_weights, total, point, letters, shared, prior, prior_rows,
             gain = max(gain, 0.5 * np.dot(gradient, direction))
             trial, is_plain = _from_vector(here + direction, centre, at_centre, letters), False
             if gain <= tol:
-                return point, True
+                confirming, trial, is_plain = 1, em, True
         else:
             trial, is_plain = em, True
         if objective - objectives[accepted % STALL_STEPS] < stall:
-            return point, False
+            return point, False, np.inf, objective, made
         objectives[accepted % STALL_STEPS] = objective
         accepted += 1
-    return point, False
+    return point, False, np.inf, objective, steps

@@ -42,13 +42,18 @@ class LogDensityHistogram:
     @classmethod
     def of(cls, log_density: Array, weights: Array = UNWEIGHTED) -> LogDensityHistogram:
         """Return the histogram of log-densities ``(N,)`` between their own quantiles; ``weights (N,)`` or none."""
-        levels = np.arange(1, BINS) / BINS
-        some = weights if len(weights) else np.ones(len(log_density))
-        edges = np.unique(np.quantile(log_density, levels, weights=some, method="inverted_cdf"))
-        counts = count_bins(edges, log_density, some)
-        effective = some.sum() ** 2 / np.sum(some**2)  # Kish 1965
-        values, places = np.unique(log_density, return_inverse=True)
-        reached = np.cumsum(np.bincount(places, some)) / some.sum()
+        n, levels, effective = len(log_density), np.arange(1, BINS) / BINS, float(len(log_density))
+        if len(weights):
+            order = np.argsort(log_density, kind="stable")
+            values, reached = log_density[order], np.cumsum(weights[order])
+            effective = weights.sum() ** 2 / np.sum(weights**2)  # Kish 1965
+        else:
+            values, reached = np.sort(log_density), np.arange(1.0, n + 1.0)
+        total, last = reached[-1], np.append(values[1:] != values[:-1], True)
+        reached, values = reached[last] / reached[-1], values[last]
+        edges = np.unique(values[np.searchsorted(reached, levels)])
+        below = np.concatenate([[0.0], reached[np.searchsorted(values, edges)], [1.0]]) * total
+        counts = np.diff(below)
         tail = np.geomspace(1.0 / len(log_density), 1.0 / _LEVELS, 4 * TAIL_OCTAVES)
         wanted = np.concatenate([tail, np.arange(1, _LEVELS) / _LEVELS, 1.0 - tail[::-1], [1.0]])
         kept = np.unique(np.minimum(np.searchsorted(reached, wanted), len(values) - 1))

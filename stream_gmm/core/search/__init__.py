@@ -4,7 +4,8 @@ May import: ``model``, ``stats``, ``rows``, ``criteria``, ``estep``, ``mstep``, 
 ``sample_search.py``.
 
 - ``sample_search.py``: restarts raced on the sample, fits to convergence there, improvement from neighbouring K
-- ``seeding.py``: starting assignments (k-means++, splits, density)
+- ``sample_fit.py``: what the search returns
+- ``seeding.py``, ``seeding_loops.py``: starting assignments (k-means++, splits, density), their loops
 - ``evidence.py``: paired differences on validation rows, and pruning after the fits on the sample
 - ``pruning.py``: pruning in the course of the full passes
 """

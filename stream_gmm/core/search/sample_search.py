@@ -14,25 +14,21 @@ import numpy as np
 
 from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
-from stream_gmm.core.estep.marginal.patterns import find_complete
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Scheme, StopRule, run_to_end
-from stream_gmm.core.fit.few_rows import can_climb, is_small_enough, run_plain_steps, run_quasi_newton
+from stream_gmm.core.fit.few_rows import FewRows
 from stream_gmm.core.fit.quasi_newton import QUASI_NEWTON
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.model.split_merge import (
-    bound_merge_loss,
-    merge_components,
-    split_component,
-)
+from stream_gmm.core.model.split_merge import bound_merge_loss, merge_components, split_component
 from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.incomplete import take_whole_rows
+from stream_gmm.core.search.sample_fit import RACE_TOL, Rank, SampleFit, Start, are_same, is_regular
 from stream_gmm.core.search.seeding import (
     DENSITY_ROWS,
     NEIGHBOURS,
@@ -45,18 +41,19 @@ from stream_gmm.core.search.seeding import (
 )
 from stream_gmm.core.search.superfluous import STALL_GAIN, end_stalled, reduce_superfluous
 from stream_gmm.core.stats import SuffStats
-from stream_gmm.errors import InputDataError, SingularCovarianceError, explain
+from stream_gmm.errors import InputDataError, explain
 
 RACE_STEPS = 15
 """EM steps of every restart in a round of the race, on ``RACE_ROWS`` rows in the first one."""
 RACE_ROWS = 4_000
-RACE_TOL = 1e-5
 SPLIT_STEPS = 5
 """EM steps after which splits and merges are compared."""
 MERGED_PAIRS = 10
 """So many pairs of components are tried when one component less is wanted."""
 FINALISTS = 2
 """Restarts that are run to convergence."""
+DUEL_STEPS, DUEL_ROWS = 30, 25
+"""Steps after which the better finalist goes on alone, on at least so many rows for each parameter."""
 SAMPLE_PRECISION = 100.0
 """Fits on the sample stop at the default tolerance of so many times its rows."""
 JUDGING_STEPS = 10
@@ -67,33 +64,6 @@ NOISE_START = 0.05
 """Weight of the noise at the start."""
 PLENTY = 20
 """Rows per parameter from which on a degenerate fit is not blamed on a small sample."""
-Rank = tuple[bool, bool, float]
-
-
-@dataclass(frozen=True)
-class SampleFit:
-    """A candidate fitted on the sample: where its full passes start."""
-
-    params: MixtureParams | None
-    history: tuple[float, ...] = ()
-    reason: str = ""
-    events: tuple[str, ...] = ()
-    """What was done to components that were empty or duplicates."""
-    rank: Rank = (False, False, -np.inf)
-    """How it compares with other fits of the same candidate."""
-    origin: str = ""
-    """The start it came from."""
-    finalists: tuple[tuple[str, MixtureParams], ...] = ()
-    """After the race: the starts that are to be run to convergence."""
-
-    @property
-    def is_sound(self) -> bool:
-        """False if a component has collapsed, although there are rows enough."""
-        return self.rank[1]
-
-
-Start = tuple[str, MixtureParams]
-"""The name of a start, and its parameters."""
 Seed = tuple[str, SuffStats]
 """The name of a seeding, and its statistics."""
 
@@ -194,7 +164,7 @@ class SampleSearch:
             rivals += [] if grown is None else [("density peak beside K - 1", grown)]
         if above is not None and above.params is not None:
             rivals.append(("merge of K + 1", self.merge_best(above.params)))
-        rivals = [(name, params) for name, params in rivals if _is_regular(params)]
+        rivals = [(name, params) for name, params in rivals if is_regular(params)]
         # On a few rows first: most rivals lose there.
         raced = self._run_em(
             [own.params, *(p for _, p in rivals)], min(2 * RACE_ROWS, len(self.rows)), 2 * RACE_STEPS
@@ -224,7 +194,7 @@ class SampleSearch:
         k = params.n_components
         pairs = sorted((bound_merge_loss(params, i, j), i, j) for i in range(k) for j in range(i + 1, k))
         merged = [merge_components(params, i, j) for _, i, j in pairs[:MERGED_PAIRS]]
-        merged = [params for params in merged if _is_regular(params)] or merged[:1]
+        merged = [params for params in merged if is_regular(params)] or merged[:1]
         tried = self._run_em(merged, min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)
         return max(tried, key=self._rank_state).params
 
@@ -243,13 +213,24 @@ class SampleSearch:
         return self._run_em([params], min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)[0]
 
     def _run_em(self, starts: Sequence[MixtureParams], size: int, steps: int) -> list[EMState]:
-        rows, weights = self.rows[:size], self.weights[:size]
-        if starts and is_small_enough(starts[0], rows, self.penalty) and find_complete(rows) is None:
-            starts = [run_plain_steps(p, rows, weights, self.penalty, steps, RACE_TOL) for p in starts]
-            steps = 0  # what is left is the ordinary evaluation
+        estep, few = self._take_rows(size)
+        if starts and few.can_step(starts[0]):
+            ends = [few.run_plain_steps(p, steps, RACE_TOL) for p in starts]
+            first = [next(j for j in range(i + 1) if are_same(ends[j], end)) for i, end in enumerate(ends)]
+            # What is left is the ordinary evaluation, of those that are not the same.
+            judge, distinct = Scheme(StopRule(RACE_TOL, 0), self.penalty), sorted(set(first))
+            states = [EMState(ends[i].params, left=ends[i].left) for i in distinct]
+            judged = dict(zip(distinct, run_to_end(states, estep, judge), strict=True))
+            return [judged[i] for i in first]
         scheme = Scheme(StopRule(RACE_TOL, steps), self.penalty)
-        estep = InMemoryEStep(rows, self.scaling, weights=weights)
         return run_to_end([EMState(p) for p in starts], estep, scheme)
+
+    def _take_rows(self, size: int) -> tuple[InMemoryEStep, FewRows]:
+        """Return the ordinary E-step over the first rows, and the compiled steps."""
+        if size >= len(self.rows):
+            return self._estep, self._few_rows
+        rows, weights = self.rows[:size], self.weights[:size]
+        return InMemoryEStep(rows, self.scaling, weights=weights), FewRows(rows, weights, self.penalty)
 
     def _race_starts(self, starts: Sequence[Start]) -> SampleFit:
         """Race restarts, all in one batch, until at most two are left."""
@@ -259,49 +240,71 @@ class SampleSearch:
             # On all the rows a rung is run until the order is nearly settled; on a few it need not be.
             steps = RACE_STEPS if size < len(self.rows) else 8 * RACE_STEPS
             ended = zip(starts, self._run_em([p for _, p in starts], size, steps), strict=True)
-            ranked = sorted(ended, key=lambda pair: self._rank_state(pair[1]), reverse=True)
-            starts = [(name, s.params) for (name, _), s in ranked[: max(FINALISTS, len(ranked) // 2)]]
-            best = ranked[0][1]
+            distinct = list({id(state): (start, state) for start, state in reversed(list(ended))}.values())[::-1]
+            ranked = sorted(distinct, key=lambda pair: self._rank_state(pair[1]), reverse=True)
+            best, ranks = ranked[0][1], [self._rank_state(s) for _, s in ranked]
+            starts = [
+                (name, s.params)
+                for ((name, _), s), rank in zip(ranked[: max(FINALISTS, len(ranked) // 2)], ranks, strict=False)
+                if rank[2] + s.left >= ranks[0][2] or rank[:2] != ranks[0][:2]  # else it can hardly overtake the best
+            ]
             size = min(2 * size, len(self.rows))
         rank, history = (self._rank_state(best), best.history) if best else ((True, True, -np.inf), ())
         return SampleFit(starts[0][1], history, rank=rank, origin=starts[0][0], finalists=tuple(starts))
 
     def _fit_to_convergence(self, starts: Sequence[Start]) -> SampleFit:
         """Run to convergence on all rows; the best is repaired if that is needed and helps."""
-        origin, best = self._run_to_best(starts)
+        origin, best, left = self._run_to_best(starts)
         events: tuple[str, ...] = ()
         for _ in range(REPAIRS):
             found = None if best.outcome is Outcome.FAILED else reduce_superfluous(best)
             if found is None:
                 break
             reduced, event = found
-            _, repaired = self._run_to_best([("", self.split_best(reduced))])
+            _, repaired, of_repaired = self._run_to_best([("", self.split_best(reduced))])
             if self._rank_state(repaired) <= self._rank_state(best):
                 break
-            best, events = repaired, (*events, event)
+            best, left, events = repaired, of_repaired, (*events, event)
         if best.outcome is Outcome.FAILED:
             return SampleFit(None, reason=best.reason)
-        return SampleFit(best.params, best.history, events=events, rank=self._rank_state(best), origin=origin)
+        rank = self._rank_state(best)
+        return SampleFit(best.params, best.history, events=events, rank=rank, origin=origin, left=left)
 
-    def _run_to_best(self, starts: Sequence[Start]) -> tuple[str, EMState]:
+    def _run_to_best(self, starts: Sequence[Start]) -> tuple[str, EMState, float]:
+        """Return the name of the best start, its end, and what is left to gain there, nats per row."""
         tol = self.tol
         if tol is None:  # far below the sample's own error: what is left here costs full passes
             tol = StopRule().tolerance(starts[0][1].n_parameters, SAMPLE_PRECISION * len(self.rows))
         scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, QUASI_NEWTON)
         least_gain = max(tol, STALL_GAIN / len(self.rows))
-        states = [EMState(p) for _, p in starts]
-        if can_climb(starts[0][1], self.rows, self.penalty) and find_complete(self.rows) is None:
-            # The ordinary steps then judge the end of the compiled ones.
-            climbed = [
-                run_quasi_newton(p, self.rows, self.weights, self.penalty, self.max_steps, tol, least_gain)
-                for _, p in starts
-            ]
-            states = [EMState(p) for p, _ in climbed]
-            if not all(is_flat for _, is_flat in climbed):
-                scheme = replace(scheme, rule=StopRule(tol, JUDGING_STEPS))
-        ended = run_to_end(states, self._estep, scheme, review=partial(end_stalled, least_gain=least_gain))
-        names = [name for name, _ in starts]
-        return max(zip(names, ended, strict=True), key=lambda pair: self._rank_state(pair[1]))
+        starts, others, left = list(starts), list(starts)[:0], np.inf
+        if self._few_rows.can_climb(starts[0][1]):
+            if len(starts) > 1:
+                starts, others = self._hold_duel(starts, tol, least_gain)
+            end = self._few_rows.climb(starts[0][1], self.max_steps, tol, least_gain)
+            starts, left = [(starts[0][0], end.params)], end.left
+            # Ordinary steps judge the end: one is enough for an optimum.
+            judging = replace(scheme, rule=StopRule(tol, JUDGING_STEPS))
+            scheme = Scheme(StopRule(tol, 0), self.penalty) if end.is_optimum else judging
+        review = partial(end_stalled, least_gain=least_gain)
+        ended = run_to_end([EMState(p) for _, p in starts], self._estep, scheme, review=review)
+        ranks = [self._rank_state(state) for state in ended]
+        best = ranks.index(max(ranks))
+        if others and not ranks[best][1]:  # the duel was won by a component that has collapsed since
+            other = self._run_to_best(others)
+            if self._rank_state(other[1]) > ranks[best]:
+                return other
+        return starts[best][0], ended[best], left
+
+    def _hold_duel(self, starts: Sequence[Start], tol: float, stall: float) -> tuple[list[Start], list[Start]]:
+        """Return the start that is ahead after some steps on rows enough, and the others, where they stand then."""
+        size = max(2 * RACE_ROWS, DUEL_ROWS * starts[0][1].n_parameters)
+        estep, few = self._take_rows(size)
+        ends = [few.climb(p, min(DUEL_STEPS, self.max_steps), tol, stall).params for _, p in starts]
+        judged = run_to_end([EMState(p) for p in ends], estep, Scheme(StopRule(tol, 0), self.penalty))
+        places = sorted(range(len(ends)), key=lambda i: self._rank_state(judged[i]), reverse=True)
+        ranked = [(starts[i][0], ends[i]) for i in places]
+        return ranked[:1], ranked[1:]
 
     def _rank_state(self, state: EMState) -> Rank:
         """Return how good a fit is; of two, the one with the larger value is kept.
@@ -322,6 +325,10 @@ class SampleSearch:
         return (True, True, self._estep.evaluate(blurred).mean_loglik)
 
     @cached_property
+    def _few_rows(self) -> FewRows:
+        return FewRows(self.rows, self.weights, self.penalty)
+
+    @cached_property
     def _estep(self) -> InMemoryEStep:
         return InMemoryEStep(self.rows, self.scaling, weights=self.weights)
 
@@ -338,11 +345,3 @@ class SampleSearch:
     @cached_property
     def _pseudo_row(self) -> PseudoRows:
         return PseudoRows.of(self.moments or collect_moments(self.rows, self.weights), 1.0)
-
-
-def _is_regular(params: MixtureParams) -> bool:
-    try:
-        _ = params.precisions_cholesky
-    except SingularCovarianceError:
-        return False
-    return True

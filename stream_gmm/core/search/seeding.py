@@ -14,11 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
-from stream_gmm.core.estep.scores import component_log_densities
-from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import FULL, Array
 from stream_gmm.core.model.params import MixtureParams
@@ -26,13 +23,30 @@ from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.seeding_loops import (
+    classify,
+    draw_centres,
+    find_neighbours,
+    grow_by_density,
+    grow_by_distance,
+    merge_clusters,
+    run_lloyd,
+    sum_clusters,
+)
 from stream_gmm.core.stats import SuffStats
+from stream_gmm.errors import SingularCovarianceError
 
 LLOYD_STEPS = 10
 DENSITY_STEPS = 3
 SEEDING_ROWS = 20_000
-ADAPTIVE_ROWS = 4_000
+LEAST_ROWS, ROWS_PER_PARAMETER = 4_000, 20
+"""A seeding takes so many rows for each parameter of full covariances, between this least number and the most."""
+ADAPTIVE_ROWS = 2_000
 DENSITY_ROWS = 4_000
+PEAK_ROWS = 1_000
+"""Seeds at density peaks come from so many rows, and a twentieth of the others."""
+TREE_COLUMNS = 3
+"""Up to so many columns nearest neighbours are found by a tree, beyond by comparing all pairs of rows."""
 NEIGHBOURS = (8, 16, 32)
 """Neighbours that a local density is estimated from; a restart draws one of these numbers."""
 MERGING_RIDGE = 0.01
@@ -46,72 +60,56 @@ Labels = NDArray[np.int64]
 Seeding = Callable[[Array, int, np.random.Generator], Labels]
 
 
-def squared_distances(rows: Array, centre: Array) -> Array:
-    """Return the squared distances ``(N,)`` of rows to a centre."""
-    delta = rows - centre
-    return np.asarray(np.einsum("nj,nj->n", delta, delta))
-
-
 def draw_kmeans_plusplus(rows: Array, n_clusters: int, rng: np.random.Generator) -> Array:
     """Return seeds ``(K, D)`` by greedy k-means++ (Arthur & Vassilvitskii 2007)."""
     trials = 2 + int(np.log(n_clusters))
-    centres = [rows[rng.integers(len(rows))]]
-    closest = squared_distances(rows, centres[0])
-    for _ in range(1, n_clusters):
-        candidates = _draw_by_cost(closest, trials, rng)
-        reduced = [np.minimum(closest, squared_distances(rows, rows[c])) for c in candidates]
-        best = int(np.argmin([r.sum() for r in reduced]))
-        closest = reduced[best]
-        centres.append(rows[candidates[best]])
-    return np.array(centres)
+    return np.asarray(draw_centres(_as_columns(rows), rng.random((n_clusters, trials))))
 
 
-def _draw_by_cost(cost: Array, trials: int, rng: np.random.Generator) -> Labels:
-    total = cost.sum()
-    if total <= 0.0:  # every row is a centre already
-        return rng.integers(len(cost), size=trials)
-    return rng.choice(len(cost), size=trials, p=cost / total)
-
-
-def _assign_to_nearest(rows: Array, centres: Array) -> Labels:
-    # |x - c|^2 less |x|^2, which is the same for every centre.
-    return np.asarray((np.einsum("kj,kj->k", centres, centres) - 2.0 * (rows @ centres.T)).argmin(axis=1))
-
-
-def run_lloyd(rows: Array, centres: Array, steps: int = LLOYD_STEPS) -> Labels:
-    """Return the labels ``(N,)`` after a few k-means steps; an empty cluster keeps its centre."""
-    labels = _assign_to_nearest(rows, centres)
-    for _ in range(steps):
-        counts = np.bincount(labels, minlength=len(centres))
-        sums = np.stack([np.bincount(labels, c, len(centres)) for c in rows.T], axis=1)
-        centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres)
-        new = _assign_to_nearest(rows, centres)
-        if np.array_equal(new, labels):
-            break
-        labels = new
-    return labels
+def _as_columns(rows: Array) -> Array:
+    return np.array(rows.T, np.float64, order="C", copy=None if rows.flags.writeable else True)
 
 
 def seed_by_kmeans(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
     """Return the clusters of greedy k-means++ and a few k-means steps."""
-    return run_lloyd(rows, draw_kmeans_plusplus(rows, n_clusters, rng))
+    centres = draw_kmeans_plusplus(rows, n_clusters, rng)
+    return np.asarray(run_lloyd(_as_columns(rows), centres, LLOYD_STEPS))
 
 
 def seed_by_splits(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
     """Return the clusters of splitting, again and again, the one with most scatter along its longest axis."""
     half = rows[rng.random(len(rows)) < 0.5] if len(rows) > 100 * n_clusters else rows
-    parts = [half]
+
+    def measure(part: Array) -> tuple[float, Array, Array]:
+        centred = part - part.mean(axis=0)
+        scatter = centred.T @ centred
+        return float(np.trace(scatter)), part, centred @ np.linalg.eigh(scatter)[1][:, -1]
+
+    parts = [measure(half)]
     while len(parts) < n_clusters:
-        parts.sort(key=lambda p: float(((p - p.mean(axis=0)) ** 2).sum()))
-        widest = parts.pop()
-        centred = widest - widest.mean(axis=0)
-        axis = np.linalg.eigh(centred.T @ centred)[1][:, -1]
-        above = centred @ axis > 0.0
+        widest = max(range(len(parts)), key=lambda i: parts[i][0])
+        scatter, part, along = parts.pop(widest)
+        above = along > 0.0
         if above.all() or not above.any():  # nothing left but repeated rows
-            parts += [widest] * (n_clusters - len(parts))
+            parts += [(scatter, part, along)] * (n_clusters - len(parts))
         else:
-            parts += [widest[above], widest[~above]]
-    return run_lloyd(rows, np.array([p.mean(axis=0) for p in parts]))
+            parts += [measure(part[above]), measure(part[~above])]
+    centres = np.array([p.mean(axis=0) for _, p, _ in parts])
+    return np.asarray(run_lloyd(_as_columns(rows), centres, LLOYD_STEPS))
+
+
+def _classify(rows: Array, mixture: tuple[Array, Array, Array]) -> Labels:
+    """Return the likeliest components.
+
+    Raises
+    ------
+    SingularCovarianceError
+        If a covariance has no Cholesky factor.
+    """
+    labels, unused = np.zeros(len(rows), np.int64), np.empty(len(rows))
+    if not classify(_as_columns(rows), mixture, labels, unused, unused.copy()):
+        raise SingularCovarianceError("a component of a seeding is singular.")
+    return labels
 
 
 def seed_adaptively(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
@@ -119,21 +117,8 @@ def seed_adaptively(rows: Array, n_clusters: int, rng: np.random.Generator) -> L
 
     It follows elongated components where k-means would cut them.
     """
-    family, few = family_named("full"), rows[:ADAPTIVE_ROWS]
-    params = _fit_hard_assignment(collect_hard_stats(few, np.zeros(len(few), np.int64), 1), family)
-    for k in range(2, n_clusters + 1):
-        density = compile_density(params)
-        logp = component_log_densities(density, np.ascontiguousarray(few.T))
-        distance = np.maximum(-2.0 * (logp - density.log_norm[:, None]), 0.0).min(axis=0)
-        seed = few[_draw_by_cost(0.5 * distance / max(distance.sum(), 1e-300) + 0.5 / len(few), 1, rng)]
-        narrow = np.einsum("k,kij->ij", params.weights, params.covariances)[None] / k
-        grown = MixtureParams(
-            np.append(params.weights * (1.0 - 1.0 / k), 1.0 / k), np.vstack([params.means, seed]),
-            np.concatenate([params.covariances, narrow]), family,
-        )  # fmt: skip
-        labels = component_log_densities(compile_density(grown), np.ascontiguousarray(few.T)).argmax(axis=0)
-        params = _fit_hard_assignment(collect_hard_stats(few, labels, k), family)
-    return np.asarray(component_log_densities(compile_density(params), np.ascontiguousarray(rows.T)).argmax(axis=0))
+    few = _as_columns(rows[:ADAPTIVE_ROWS])
+    return _classify(rows, grow_by_distance(few, rng.random(n_clusters)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +136,12 @@ class LocalDensity:
         """Return the densities of at least two rows."""
         m, d = rows.shape
         n = min(n_neighbours, m - 1)
-        distances, neighbours = cKDTree(rows).query(rows, n + 1)
-        radius = distances[:, -1]
+        if d > TREE_COLUMNS:
+            neighbours, radius = np.zeros((m, n + 1), np.int64), np.empty(m)
+            find_neighbours(_as_columns(rows), neighbours, radius)
+        else:
+            distances, neighbours = cKDTree(rows).query(rows, n + 1)
+            radius = distances[:, -1]
         log_ball = 0.5 * d * np.log(np.pi) - gammaln(0.5 * d + 1.0)
         log_density = np.log(n / m) - log_ball - d * np.log(np.where(radius > 0.0, radius, 1.0))
         return cls(rows, np.where(radius > 0.0, log_density, -np.inf), np.asarray(neighbours, np.int64))
@@ -185,22 +174,13 @@ def seed_by_density(rows: Array, n_clusters: int, rng: np.random.Generator) -> L
     Density is measured at the local scale, by nearest neighbours, so that a small dense cluster inside a broad one
     is found however few of the rows it has.
     """
-    few = rows if len(rows) <= DENSITY_ROWS else rows[rng.choice(len(rows), DENSITY_ROWS, replace=False)]
-    n_neighbours, family = int(rng.choice(NEIGHBOURS)), family_named("full")
-    params = _fit_hard_assignment(collect_hard_stats(few, np.zeros(len(few), np.int64), 1), family)
-    density = LocalDensity.of(few, n_neighbours) if len(few) > 1 and n_clusters > 1 else None
-    columns = np.ascontiguousarray(few.T)
-    for k in range(2, n_clusters + 1):
-        peak = (
-            density.find_peak(logsumexp(component_log_densities(compile_density(params), columns), axis=0))
-            if density
-            else None
-        )
-        params = add_peak(params, few[rng.integers(len(few), size=1) if peak is None else peak])
-        for _ in range(DENSITY_STEPS):
-            labels = component_log_densities(compile_density(params), columns).argmax(axis=0)
-            params = _fit_hard_assignment(collect_hard_stats(few, labels, k), family)
-    return np.asarray(component_log_densities(compile_density(params), np.ascontiguousarray(rows.T)).argmax(axis=0))
+    few, n_neighbours = rows[: min(PEAK_ROWS + len(rows) // 20, DENSITY_ROWS)], int(rng.choice(NEIGHBOURS))
+    draws = rng.random(n_clusters)
+    if len(few) < 2 or n_clusters < 2:
+        return np.zeros(len(rows), np.int64)
+    density = LocalDensity.of(few, n_neighbours)
+    mixture = grow_by_density(_as_columns(few), density.log_density, density.neighbours, draws, DENSITY_STEPS)
+    return _classify(rows, mixture)
 
 
 def seed_by_merging(rows: Array, n_clusters: int, rng: np.random.Generator) -> Labels:
@@ -211,39 +191,11 @@ def seed_by_merging(rows: Array, n_clusters: int, rng: np.random.Generator) -> L
     """
     labels = seed_by_kmeans(rows, min(2 * n_clusters + 2, len(rows)), rng)
     _, labels = np.unique(labels, return_inverse=True)
-    n = int(labels.max()) + 1
-    stats = collect_hard_stats(rows, labels, n)
-    weight, mean, scatter = np.array(stats.weight), np.array(stats.mean), np.array(stats.scatter)
+    weight, mean, scatter = sum_clusters(_as_columns(rows), np.empty(0), labels, int(labels.max()) + 1)
     d = rows.shape[1]
     ridge = MERGING_RIDGE * n_clusters ** (-2.0 / d) * (np.cov(rows.T, bias=True).reshape(d, d) + 1e-12 * np.eye(d))
-
-    def log_volume(weight: Array, scatter: Array) -> Array:
-        return np.asarray(0.5 * weight * np.linalg.slogdet(scatter / weight[..., None, None] + ridge)[1])
-
-    alive = list(range(n))
-    loss = np.full((n, n), np.inf)
-
-    def measure_losses(i: int, others: list[int]) -> None:
-        total, delta = weight[i] + weight[others], mean[others] - mean[i]
-        between = (weight[i] * weight[others] / total)[:, None, None] * (delta[:, :, None] * delta[:, None, :])
-        merged = log_volume(total, scatter[i] + scatter[others] + between)
-        loss[i, others] = loss[others, i] = (
-            merged - log_volume(weight[i], scatter[i]) - log_volume(weight[others], scatter[others])
-        )
-
-    for position, i in enumerate(alive[:-1]):
-        measure_losses(i, alive[position + 1 :])
-    while len(alive) > n_clusters:
-        i, j = divmod(int(loss.argmin()), n)
-        total, delta = weight[i] + weight[j], mean[j] - mean[i]
-        scatter[i] += scatter[j] + weight[i] * weight[j] / total * np.outer(delta, delta)
-        mean[i] += weight[j] / total * delta
-        weight[i] = total
-        labels[labels == j] = i
-        alive.remove(j)
-        loss[j] = loss[:, j] = np.inf
-        measure_losses(i, [k for k in alive if k != i])
-    return np.asarray(np.unique(labels, return_inverse=True)[1], np.int64)
+    ends = merge_clusters(weight, mean, scatter, ridge, n_clusters)
+    return np.asarray(np.unique(ends[labels], return_inverse=True)[1], np.int64)
 
 
 SEEDINGS: dict[str, Seeding] = {
@@ -263,15 +215,9 @@ def list_seedings(rows: int, n_components: int, n_features: int) -> tuple[str, .
 
 def collect_hard_stats(rows: Array, labels: Labels, n_components: int, weights: Array = UNWEIGHTED) -> SuffStats:
     """Return the statistics of a hard assignment, with scatter matrices."""
-    w = weights if len(weights) else np.ones(len(rows))
-    weight = np.asarray(np.bincount(labels, w, n_components), np.float64)
-    safe = np.where(weight > 0.0, weight, 1.0)[:, None]
-    mean = np.stack([np.bincount(labels, w * c, n_components) for c in rows.T], axis=1) / safe
-    scatter = np.zeros(FULL.shape(n_components, rows.shape[1]))
-    for k in range(n_components):
-        mine = labels == k
-        scatter[k] = FULL.scatter((rows[mine] - mean[k]) * np.sqrt(w[mine])[:, None])
-    return SuffStats(float(w.sum()), 0.0, 0.0, 0.0, weight, mean, scatter, FULL)
+    weight, mean, scatter = sum_clusters(_as_columns(rows), np.array(weights), labels, n_components)
+    total = float(weights.sum()) if len(weights) else float(len(rows))
+    return SuffStats(total, 0.0, 0.0, 0.0, weight, mean, scatter, FULL)
 
 
 def _fit_hard_assignment(
@@ -295,7 +241,9 @@ def collect_seed_stats(
     weights: Array = UNWEIGHTED,
 ) -> SuffStats:
     """Return the statistics of a seeding on standardised rows: the same for every structure."""
-    rows, weights = rows[:SEEDING_ROWS], weights[:SEEDING_ROWS]
+    d = rows.shape[1]
+    size = int(np.clip(ROWS_PER_PARAMETER * n_components * (1 + d + d * (d + 1) // 2), LEAST_ROWS, SEEDING_ROWS))
+    rows, weights = rows[:size], weights[:size]
     return collect_hard_stats(rows, seeding(scaling.scaled.apply(rows), n_components, rng), n_components, weights)
 
 

@@ -68,7 +68,7 @@ def fit(
         (outcome,) = fit_on_sample([spec], profile, settings, executor, listener)
         if outcome.fit.params is None:
             raise SingularCovarianceError(outcome.fit.reason)
-        starts = [EMState(outcome.fit.params.sort_by_weight(), events=outcome.fit.events)]
+        starts = [outcome.fit.make_start(profile.sample_is_whole, outcome.fit.params.sort_by_weight())]
     full = make_full_pass(tasks, profile, settings, executor, listener)
     state = max(run_states(starts, full, profile, settings, on_pass), key=_rank_end)
     if state.outcome is Outcome.FAILED:

@@ -44,28 +44,23 @@ REPEATED_SHARE = 0.9
 """A tight component has collapsed if this share of its weight is on one value of a column."""
 
 
-def outlier_threshold(params: MixtureParams, profile: Profile, quantile: float) -> float:
-    """Return the quantile of the log-density over sample rows; -inf for quantile 0.
+def summarise_log_densities(
+    params: MixtureParams, profile: Profile, quantile: float
+) -> tuple[float, LogDensityHistogram]:
+    """Return a quantile of the log-density over sample rows (-inf for quantile 0), and its histogram.
 
-    Of a row with missing values it is the log-density of a complete row that is as unusual.
+    They are in nats in the units of the columns. Of a row with missing values it is the log-density of a complete
+    row that is as unusual.
     """
+    sample, density = profile.sample, compile_density(params)
+    log_density = score_transformed(density, sample.rows, profile.columns, profile.transforms).comparable
+    histogram = LogDensityHistogram.of(np.maximum(log_density, -LARGEST), sample.weights)
     if quantile <= 0.0:
-        return float("-inf")
-    sample, log_density = profile.sample, _score_sample(params, profile)
+        return -np.inf, histogram
     if not len(sample.weights):
-        return float(np.quantile(log_density, quantile))
-    return float(np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf"))
-
-
-def summarise_log_densities(params: MixtureParams, profile: Profile) -> LogDensityHistogram:
-    """Return the histogram of the log-density over sample rows."""
-    return LogDensityHistogram.of(np.maximum(_score_sample(params, profile), -LARGEST), profile.sample.weights)
-
-
-def _score_sample(params: MixtureParams, profile: Profile) -> Array:
-    """Return the log-density of the sample's rows ``(n,)``, nats in the units of the columns."""
-    density = compile_density(params)
-    return score_transformed(density, profile.sample.rows, profile.columns, profile.transforms).comparable
+        return float(np.quantile(log_density, quantile)), histogram
+    weighted = np.quantile(log_density, quantile, weights=sample.weights, method="inverted_cdf")
+    return float(weighted), histogram
 
 
 def explain_collapse(state: EMState, profile: Profile, settings: Settings) -> EMState:
@@ -136,6 +131,7 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
     warnings = list(profile.warnings)
     atoms = describe_atoms(state.params, profile, settings)
     warnings += [atoms] if atoms else []
+    threshold, training = summarise_log_densities(state.params, profile, settings.outlier_quantile)
     choice = choose_kernel(state.params, compile_density(state.params), profile.scaling, settings.preference)
     if state.outcome not in (Outcome.CONVERGED, Outcome.PRUNED):
         warnings.append(f"{state.params.family.name}-{state.params.n_components}: {state.outcome.value}.")
@@ -152,9 +148,9 @@ def make_result(state: EMState, profile: Profile, settings: Settings, provenance
         columns=profile.columns,
         constants=profile.constants,
         reason=state.reason,
-        threshold=outlier_threshold(state.params, profile, settings.outlier_quantile),
+        threshold=threshold,
         outlier_quantile=settings.outlier_quantile,
-        training=summarise_log_densities(state.params, profile),
+        training=training,
         warnings=tuple(warnings),
         events=state.events,
         transforms=profile.transforms,

@@ -11,7 +11,8 @@ import numpy as np
 
 from stream_gmm.core.fit.em import FIT_ERRORS
 from stream_gmm.core.model.covariance import family_named
-from stream_gmm.core.search.sample_search import SampleFit, SampleSearch, Seed
+from stream_gmm.core.search.sample_fit import SampleFit
+from stream_gmm.core.search.sample_search import SampleSearch, Seed
 from stream_gmm.errors import explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
@@ -21,8 +22,9 @@ from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 
-WHOLE_SAMPLE_GAIN = 1e-5
-"""A fit on a sample that holds every row stops when so many nats are left to gain: no choice depends on them."""
+WHOLE_SAMPLE_GAIN, WHOLE_SAMPLE_TOL = 1e-2, 1e-6
+"""A fit on a sample that holds every row stops when so many nats are left to gain, in all or per row, whichever is
+less: no choice depends on them."""
 OVERTAKEN_ROUNDS = 5
 """At most so often fits are started again from a neighbour that has overtaken them."""
 Key = TypeVar("Key", int, CandidateSpec)
@@ -214,7 +216,7 @@ def make_sample_search(profile: Profile, settings: Settings) -> SampleSearch:
     """Return what fits candidates on the sample of a profile."""
     # If the sample holds every row, going all the way there saves passes and costs none.
     is_whole = profile.sample_is_whole and settings.tol is None
-    tol = WHOLE_SAMPLE_GAIN / profile.moments.rows if is_whole else settings.tol
+    tol = min(WHOLE_SAMPLE_GAIN / profile.moments.rows, WHOLE_SAMPLE_TOL) if is_whole else settings.tol
     steps = algorithm_named(settings.algorithm).sample_steps
     sample = profile.sample
     noise = profile.bounding_box if settings.noise else None

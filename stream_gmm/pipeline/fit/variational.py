@@ -19,7 +19,7 @@ from stream_gmm.core.variational import (
 )
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
-from stream_gmm.pipeline.fit.results import describe_provenance, outlier_threshold, summarise_log_densities
+from stream_gmm.pipeline.fit.results import describe_provenance, summarise_log_densities
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.fit.steps import make_full_pass, make_profile, open_tasks
 
@@ -91,11 +91,12 @@ def fit_variational(
     best = max(states, key=lambda state: state.bound)
     params, log_scale = make_tilted_mixture(best.posterior, prior, family)
     (stats,) = full([params])
+    threshold, training = summarise_log_densities(params, profile, settings.outlier_quantile)
     result = FitResult(
         params, Outcome.CONVERGED if best.converged else Outcome.MAX_PASSES,
         Criteria.from_stats(stats, params.n_parameters), best.bounds, len(best.bounds), full.passes,
-        columns=profile.columns, threshold=outlier_threshold(params, profile, settings.outlier_quantile),
-        outlier_quantile=settings.outlier_quantile, training=summarise_log_densities(params, profile),
+        columns=profile.columns, threshold=threshold,
+        outlier_quantile=settings.outlier_quantile, training=training,
         warnings=profile.warnings,
         provenance=describe_provenance(source, profile, settings),
     )  # fmt: skip

@@ -28,7 +28,7 @@ from stream_gmm.core.rows.constants import Constant
 from stream_gmm.core.rows.oddities import RowOrder
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.rows.transforms import ColumnTransform
-from stream_gmm.core.search.sample_search import SampleFit
+from stream_gmm.core.search.sample_fit import SampleFit
 from stream_gmm.core.search.transform_gain import TransformGain
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ModelFileError, explain

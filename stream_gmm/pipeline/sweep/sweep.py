@@ -114,7 +114,7 @@ class SweepJob:
         for spec in self.grid:
             e = entries.outcomes[spec]
             if spec not in states and e.fit.params is not None and not e.pruned_reason:
-                states[spec] = EMState(e.fit.params, events=e.fit.events)
+                states[spec] = e.fit.make_start(profile.sample_is_whole)
         if not any(s.live for s in states.values()):
             return replace(entries, states=entries.states | states, done=True)
         specs, reads = list(states), entries.reads

@@ -17,7 +17,8 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.sample_search import SampleFit, SampleSearch
+from stream_gmm.core.search.sample_fit import SampleFit
+from stream_gmm.core.search.sample_search import SampleSearch
 from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.decode import MARGINALISE

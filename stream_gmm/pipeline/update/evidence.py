@@ -13,7 +13,7 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.core.search.evidence import PairedDifference, compare_paired
-from stream_gmm.core.search.sample_search import SampleFit
+from stream_gmm.core.search.sample_fit import SampleFit
 from stream_gmm.pipeline.fit.sample import make_sample_search
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile

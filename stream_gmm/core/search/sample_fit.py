@@ -1,0 +1,68 @@
+"""What a search on a sample returns: a candidate fitted there, and how it compares with other fits of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_gmm.core.fit.em import EMState
+from stream_gmm.core.fit.few_rows import PlainSteps
+from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.errors import SingularCovarianceError
+
+RACE_TOL = 1e-5
+"""Predicted gain, nats per row, at which a restart in a race stops."""
+SAME_WEIGHT = 1e-3
+"""Restarts whose log-likelihoods differ by less than ``RACE_TOL``, and their weights by less than this, are one."""
+Rank = tuple[bool, bool, float]
+
+
+@dataclass(frozen=True)
+class SampleFit:
+    """A candidate fitted on the sample: where its full passes start."""
+
+    params: MixtureParams | None
+    history: tuple[float, ...] = ()
+    reason: str = ""
+    events: tuple[str, ...] = ()
+    """What was done to components that were empty or duplicates."""
+    rank: Rank = (False, False, -np.inf)
+    """How it compares with other fits of the same candidate."""
+    origin: str = ""
+    """The start it came from."""
+    finalists: tuple[tuple[str, MixtureParams], ...] = ()
+    """After the race: the starts that are to be run to convergence."""
+    left: float = np.inf
+    """What is left to gain on the sample, nats per row; inf if that is not known."""
+
+    def make_start(self, sample_is_whole: bool, params: MixtureParams | None = None) -> EMState:
+        """Return the state in which full passes begin, at ``params`` in place of its own if they are given."""
+        at = params or self.params
+        assert at is not None
+        return EMState(at, events=self.events, left=self.left if sample_is_whole else np.inf)
+
+    @property
+    def is_sound(self) -> bool:
+        """False if a component has collapsed, although there are rows enough."""
+        return self.rank[1]
+
+
+Start = tuple[str, MixtureParams]
+"""The name of a start, and its parameters."""
+
+
+def are_same(one: PlainSteps, other: PlainSteps) -> bool:
+    """Return True if two restarts have come to the same point for a race."""
+    if one is other or not abs(one.loglik - other.loglik) <= RACE_TOL:
+        return one is other
+    return bool(np.abs(np.sort(one.params.weights) - np.sort(other.params.weights)).max() <= SAME_WEIGHT)
+
+
+def is_regular(params: MixtureParams) -> bool:
+    """Return True if all covariances are positive definite."""
+    try:
+        _ = params.precisions_cholesky
+    except SingularCovarianceError:
+        return False
+    return True

@@ -9,6 +9,7 @@ import numpy as np
 from stream_gmm.core.fit.em import EMState
 from stream_gmm.core.fit.few_rows import PlainSteps
 from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
 
 RACE_TOL = 1e-5
@@ -57,6 +58,12 @@ def are_same(one: PlainSteps, other: PlainSteps) -> bool:
     if one is other or not abs(one.loglik - other.loglik) <= RACE_TOL:
         return one is other
     return bool(np.abs(np.sort(one.params.weights) - np.sort(other.params.weights)).max() <= SAME_WEIGHT)
+
+
+def is_same_seed(one: SuffStats, other: SuffStats) -> bool:
+    """Return True if two seedings have found the same clusters, in whatever order."""
+    by_weight = [(s.weight[order], s.mean[order, 0]) for s in (one, other) for order in [np.argsort(s.weight)]]
+    return all(len(a) == len(b) and np.allclose(a, b, rtol=1e-12) for a, b in zip(*by_weight, strict=True))
 
 
 def is_regular(params: MixtureParams) -> bool:

@@ -28,7 +28,7 @@ from stream_gmm.core.mstep.penalty import Penalty, PseudoRows
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.incomplete import take_whole_rows
-from stream_gmm.core.search.sample_fit import RACE_TOL, Rank, SampleFit, Start, are_same, is_regular
+from stream_gmm.core.search.sample_fit import RACE_TOL, Rank, SampleFit, Start, are_same, is_regular, is_same_seed
 from stream_gmm.core.search.seeding import (
     DENSITY_ROWS,
     NEIGHBOURS,
@@ -106,7 +106,7 @@ class SampleSearch:
         return self.fit_finalists(self.race_restarts(family, self.draw_seeds(n_components, n_init, seed)))
 
     def draw_seeds(self, n_components: int, n_init: int = 1, seed: Sequence[int] = (0,)) -> tuple[Seed, ...]:
-        """Seed ``n_init`` restarts with every kind of seeding that succeeds, for all structures.
+        """Seed ``n_init`` restarts, for all structures, by every kind of seeding that finds clusters of its own.
 
         Raises
         ------
@@ -124,7 +124,8 @@ class SampleSearch:
                 with contextlib.suppress(*FIT_ERRORS):
                     whole = take_whole_rows(self.rows, self.weights, n_components, self.moments, rng)
                     stats = collect_seed_stats(whole[0], n_components, self.scaling, rng, SEEDINGS[name], whole[1])
-                    out.append((f"restart {i + 1}, {name}", stats))
+                    if not any(is_same_seed(stats, other) for _, other in out):
+                        out.append((f"restart {i + 1}, {name}", stats))
         return tuple(out)
 
     def race_restarts(self, family: CovarianceFamily, seeds: Sequence[Seed]) -> SampleFit:

@@ -62,11 +62,10 @@ def fit(
         given = [p if p.noise is not None else p.with_noise(profile.bounding_box, NOISE_START) for p in given]
     starts = [EMState(params) for params in given]
     if not starts:
-        too_few = explain_too_few_rows(spec, profile, settings)
-        if too_few:
-            raise InputDataError(too_few)
         (outcome,) = fit_on_sample([spec], profile, settings, executor, listener)
         if outcome.fit.params is None:
+            if too_few := explain_too_few_rows(spec, profile, settings):
+                raise InputDataError(too_few)
             raise SingularCovarianceError(outcome.fit.reason)
         starts = [outcome.fit.make_start(profile.sample_is_whole, outcome.fit.params.sort_by_weight())]
     full = make_full_pass(tasks, profile, settings, executor, listener)

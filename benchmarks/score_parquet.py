@@ -1,11 +1,12 @@
-"""Scoring Parquet to Parquet, beside a bare pyarrow job and beside a loop of scikit-learn, in one run.
+"""Scoring Parquet to Parquet, beside bare pyarrow jobs and beside a loop of scikit-learn, in one run.
 
 ``python -m benchmarks.score_parquet [--rows N] [--threads T]``: rows x 8 columns, K = 8, full covariances. The bare
-job reads the same columns in batches of the same size and writes a table of the same schema, with the same
-compression and as many files at once; its values are copies of columns. The loop reads with ``iter_batches``, calls
-``predict_proba``, ``score_samples`` and ``predict`` of a scikit-learn mixture with the same parameters, and writes
-their results to Parquet (for an eighth of the files, with as many threads as BLAS likes). Seconds of all cores are
-given beside those of the clock: on a busy machine only they can be compared.
+jobs read the same columns in batches of the same size and write a table of the same schema, as many files at once.
+The first one writes copies of columns, with zstd at Arrow's level; the second one scores that are at hand, with the
+options of the writer of ``score``: it does all that ``score`` does but to compute, to hash and to flush. The loop
+reads with ``iter_batches``, calls ``predict_proba``, ``score_samples`` and ``predict`` of a scikit-learn mixture with
+the same parameters, and writes their results to Parquet (for an eighth of the files, with as many threads as BLAS
+likes). Seconds of all cores are given beside those of the clock: on a busy machine only they can be compared.
 """
 
 from __future__ import annotations
@@ -29,36 +30,45 @@ from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.io.sink.columns import choose_encoding
 
 COLUMNS, COMPONENTS = 8, 8
 NAMES = [f"x{j}" for j in range(COLUMNS)]
 
 
-def copy_file(source: Path, target: Path, schema: pa.Schema) -> None:
-    """Read the columns of a file and write a file with the columns and types of a scored one."""
-    plain = [f.name for f in schema if not pa.types.is_floating(f.type)]
-    with (
-        pq.ParquetFile(source, pre_buffer=False) as file,
-        pq.ParquetWriter(
-            target, schema, compression="zstd", use_dictionary=plain, write_page_checksum=True
-        ) as writer,
-    ):
-        for batch in file.iter_batches(CHUNK_ROWS, use_threads=False):
-            doubles = [batch.column(c) for c in NAMES]
-            number, arrays = 0, []
-            for field in schema:
-                if field.name in batch.schema.names:
-                    arrays.append(batch.column(field.name))
-                elif pa.types.is_floating(field.type):
-                    arrays.append(doubles[number % COLUMNS])
-                    number += 1
-                elif pa.types.is_integer(field.type):
-                    arrays.append(pa.array(np.arange(batch.num_rows) % COMPONENTS, field.type))
-                elif pa.types.is_boolean(field.type):
-                    arrays.append(pa.array(np.arange(batch.num_rows) % 100 == 0))
-                else:
-                    arrays.append(pa.nulls(batch.num_rows, field.type))
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+def copy_file(source: Path, target: Path, schema: pa.Schema, scores: pa.Table | None = None) -> None:
+    """Read the columns of a file and write a file with the columns and types of a scored one.
+
+    Its scores are copies of columns, or ``scores`` of at least as many rows, with the options of the writer for them.
+    """
+    with contextlib.ExitStack() as stack:
+        file, writer, row = stack.enter_context(pq.ParquetFile(source, pre_buffer=False)), None, 0
+        kept = [name for name in schema.names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(CHUNK_ROWS, columns=kept, use_threads=False):
+            arrays = [batch.column(name) for name in kept]
+            if scores is None:
+                arrays += [make_values(field.type, i, batch) for i, field in enumerate(list(schema)[len(kept) :])]
+            else:
+                arrays += scores.slice(row, batch.num_rows).select(schema.names[len(kept) :]).columns
+            table = pa.Table.from_arrays(arrays, schema=schema)
+            if writer is None:
+                plain = [f.name for f in schema if not pa.types.is_floating(f.type)]
+                own = {"compression": "zstd", "use_dictionary": plain, "write_page_checksum": True}
+                options = own if scores is None else choose_encoding(table, "zstd")
+                writer = stack.enter_context(pq.ParquetWriter(target, schema, **options))
+            writer.write_table(table)
+            row += batch.num_rows
+
+
+def make_values(kind: pa.DataType, number: int, batch: pa.RecordBatch) -> pa.Array:
+    """Return values of a type: copies of a column of the batch for floats, and few different ones for others."""
+    if pa.types.is_floating(kind):
+        return batch.column(NAMES[number % COLUMNS])
+    if pa.types.is_integer(kind):
+        return pa.array(np.arange(batch.num_rows) % COMPONENTS, kind)
+    if pa.types.is_boolean(kind):
+        return pa.array(np.arange(batch.num_rows) % 100 == 0)
+    return pa.nulls(batch.num_rows, kind)
 
 
 def main() -> None:
@@ -80,11 +90,11 @@ def main() -> None:
         shutil.rmtree(scored, ignore_errors=True)
         sg.score(model, data, scored, client=ThreadsExecutor(given.threads))
 
-    def copy() -> None:
+    def copy(scores: pa.Table | None = None) -> None:
         shutil.rmtree(copied, ignore_errors=True)
         copied.mkdir()
         with ThreadPoolExecutor(given.threads) as pool:
-            list(pool.map(lambda path: copy_file(path, copied / path.name, schema), files))
+            list(pool.map(lambda path: copy_file(path, copied / path.name, schema, scores), files))
 
     def loop() -> None:
         for path in part_files:
@@ -105,11 +115,13 @@ def main() -> None:
 
     part_files = files[: max(len(files) // 8, 1)]
     score()
-    schema = pq.read_schema(next(iter(scored.glob("*.parquet"))))
+    largest = max(scored.glob("*.parquet"), key=lambda path: pq.read_metadata(path).num_rows)
+    schema, at_hand = pq.read_schema(largest), pq.read_table(largest)
     part = sum(pq.read_metadata(p).num_rows for p in part_files)
     jobs = {
         "stream-gmm score": (score, given.rows),
-        "bare pyarrow job": (copy, given.rows),
+        "bare pyarrow job, copies of columns": (copy, given.rows),
+        "bare pyarrow job, the same values and options": (lambda: copy(at_hand), given.rows),
         "scikit-learn over iter_batches": (loop, part),
     }
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}

@@ -283,8 +283,7 @@ def collect_scored_stats(rows: Array, weights: Array, scores: Scores) -> SuffSta
         centred = rows - mean[i]
         product = (shares[:, i, None] * centred).T @ centred
         scatter[i] = 0.5 * (product + product.T)
-    every = scores.shares
-    entropy = -float(weights @ np.sum(every * np.log(np.maximum(every, 1e-300)), axis=1))
+    entropy = float(weights @ scores.entropy)
     log_max = float(weights @ np.log(scores.max_proba))
     loglik = float(weights @ scores.log_density)
     return SuffStats(float(weights.sum()), loglik, entropy, log_max, weight, mean, scatter, FULL)

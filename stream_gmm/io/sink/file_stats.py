@@ -148,4 +148,5 @@ def _select(scores: Scores, which: NDArray[np.bool_]) -> Scores:
     return Scores(
         scores.component[which], scores.proba[which], scores.log_density[which], scores.mahalanobis_sq[which],
         scores.noise[which] if len(scores.noise) else scores.noise,
+        known_entropy=scores.entropy[which], known_max=scores.max_proba[which],
     )  # fmt: skip

@@ -168,31 +168,3 @@ def faulty_s3() -> Iterator[FaultyS3]:
     finally:
         server.shutdown()
         thread.join()
-
-
-@contextmanager
-def s3_process() -> Iterator[str]:
-    """Start an S3 server in a process of its own: some libraries keep Python's lock while they wait for an answer."""
-    port = free_port()
-    code = (
-        "import sys, threading\n"
-        "from moto.server import ThreadedMotoServer\n"
-        "ThreadedMotoServer(ip_address='127.0.0.1', port=int(sys.argv[1]), verbose=False).start()\n"
-        "threading.Event().wait()"
-    )
-    with open(os.devnull, "wb") as nothing:
-        process = subprocess.Popen([sys.executable, "-c", code, str(port)], stdout=nothing, stderr=nothing)
-    try:
-        wait_for(lambda: _listens(port), 60.0, "no S3 server")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=2).close()
-    except OSError:
-        return False
-    return True

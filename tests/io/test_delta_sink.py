@@ -5,22 +5,24 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
 import stream_gmm as sg
 from stream_gmm.errors import ConfigError, StorageError
 from stream_gmm.execute.serial import SerialExecutor
+from stream_gmm.io.sink import places
 from stream_gmm.io.sink.delta import log
 from stream_gmm.io.source.files import _open_filesystem
+from stream_gmm.io.store import lease as leases
 from tests.cli.test_commands import run
-from tests.servers import s3_process
+from tests.servers import faulty_s3
 
 deltalake = pytest.importorskip("deltalake")
 
@@ -299,25 +301,106 @@ sg.score(model, data, {str(tmp_path / "t")!r}, client=SerialExecutor(), sink="de
     print(f"killed at {len(seen)} of {stop} steps: {seen.count(False)} times the old version, else the new one")
 
 
-@pytest.mark.slow
-def test_a_table_in_an_object_store(days, models, s3, monkeypatch):
-    with s3_process() as url:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+@pytest.fixture
+def store(s3, monkeypatch):
+    with faulty_s3() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setattr(places, "FIRST_PAUSE_SECONDS", 0.0)
         _open_filesystem.cache_clear()  # it knows the other address
-        bucket = pafs.FileSystem.from_uri("s3://deltasink/?allow_bucket_creation=true")[0]
-        bucket.create_dir("deltasink")
-        _check_table_in_store(days, models, "s3://deltasink/t")
+        s3.create_dir("deltasink")
+        yield server
+        s3.delete_dir_contents("deltasink")
     _open_filesystem.cache_clear()
 
 
-def _check_table_in_store(days, models, uri):
+def _count_rows(uri):
+    state = log.read_state(uri)
+    assert state is not None
+    return state.version, state.table.to_pyarrow_table().num_rows
+
+
+@pytest.mark.slow
+def test_a_table_in_an_object_store(days, models, store):
+    uri = "s3://deltasink/t"
     _score(models[0], days, uri)
     assert _score(models[0], days, uri).already_published
     _score(models[1], days, uri)
-    state = log.read_state(uri)
-    assert state is not None
-    assert state.version == 1
-    assert state.table.to_pyarrow_table().num_rows == 120
+    assert _count_rows(uri) == (1, 120)
     assert sg.open_dataset(uri, ["x"]).num_rows == 120
     assert sg.open_scored(uri).rows == 120
     assert not sg.verify(uri).problems
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["500", "503", "lost"])
+def test_requests_that_fail_now_and_then_do_not_show(fault, days, models, store):
+    uri = "s3://deltasink/t"
+    store.faults = lambda number, *_: fault if number % 5 == 4 else ""
+    _score(models[0], days, uri)
+    _score(models[1], days, uri)
+    store.faults = lambda *_: ""
+    assert _count_rows(uri) == (1, 120)
+    assert sg.open_scored(uri).manifest["model_digest"] == models[1].digest
+    assert not sg.verify(uri).problems
+
+
+@pytest.mark.slow
+def test_an_answer_to_the_commit_that_was_lost_is_looked_up(days, models, store):
+    uri = "s3://deltasink/t"
+    _score(models[0], days, uri)
+    lost: list[str] = []
+
+    def lose(_, method, path):
+        if method == "PUT" and "_delta_log" in path and not lost:
+            lost.append(path)
+            return "lost"
+        return ""
+
+    store.faults = lose
+    assert not _score(models[1], days, uri).already_published
+    assert lost
+    store.faults = lambda *_: ""
+    assert _count_rows(uri) == (1, 120)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", ["dead", "last"])
+def test_killed_between_any_two_requests_the_old_version_is_current_or_the_new(first, days, models, store):
+    digests, seen, ended = {m.digest for m in models}, [], False
+    for stop in range(0, 400, int(os.environ.get("STREAM_GMM_KILL_STEP", "17"))):
+        uri = f"s3://deltasink/t{stop}"
+        _score(models[0], days, uri)
+        start = len(store.requests)
+
+        def choose(number, *_, start=start, stop=stop):
+            return "" if number - start < stop else (first if number - start == stop else "dead")
+
+        store.faults = choose
+        gone = leases.make_owner("killed")
+        with (
+            mock.patch.object(leases, "make_owner", return_value=replace(gone, started="0")),
+            mock.patch.object(log, "find_writer_options", _without_retries),
+        ):
+            try:
+                _score(models[1], days, uri)
+                ended = True
+            except StorageError:
+                ended = False
+            finally:
+                store.faults = lambda *_: ""
+        assert _count_rows(uri)[1] == 120
+        digest = sg.open_scored(uri).manifest["model_digest"]
+        assert digest in digests
+        assert not sg.verify(uri).problems
+        seen.append(digest == models[1].digest)
+        _score(models[1], days, uri)
+        assert sg.open_scored(uri).manifest["model_digest"] == models[1].digest
+        if ended:
+            break
+    assert ended
+    assert seen[0] is False
+    print(f"killed at {len(seen)} of {stop} requests: {seen.count(False)} times the old version, else the new one")
+
+
+def _without_retries(table, make=log.find_writer_options):
+    return {**make(table), "max_retries": "0", "timeout": "5s"}

@@ -15,7 +15,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from stream_gmm.errors import StorageError, explain
 from stream_gmm.extras import import_extra
-from stream_gmm.io.sink.places import Place
+from stream_gmm.io.sink.places import Place, open_place
 from stream_gmm.io.source.files import is_uri, redact
 from stream_gmm.io.source.tables.delta import find_store_options, make_plain_address
 from stream_gmm.io.store.container import seal, unseal
@@ -32,6 +32,7 @@ from stream_gmm.io.store.container import seal, unseal
 MANIFESTS = "_stream_gmm"
 RUN_FOLDER = re.compile(r"run-([0-9a-f]{16})-v(\d+)")
 _TOKEN, _RUN, _APP = "stream_gmm.token", "stream_gmm.run", "stream-gmm/"
+_COMMITS_BACK = 20
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -142,6 +143,7 @@ def commit(
     from deltalake import CommitProperties, Schema, Transaction
     from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+    place = open_place(table)
     token, now = uuid.uuid4().hex, int(time.time() * 1000)
     properties = CommitProperties(
         custom_metadata={_TOKEN: token, _RUN: folder},
@@ -171,7 +173,7 @@ def commit(
             )
     except Exception as error:  # deltalake raises what it likes; also after a commit whose answer was lost
         seen = read_state(table)
-        if seen is None or not any(entry.get(_TOKEN) == token for entry in seen.table.history(20)):
+        if seen is None or not any(e.get(_TOKEN) == token for e in _read_commits(place, seen.version)):
             raise StorageError(
                 explain(
                     f"cannot commit to the Delta table {redact(table)}",
@@ -187,11 +189,24 @@ def commit(
     return seen.version
 
 
-def list_run_folders(state: TableState) -> set[str]:
+def list_run_folders(place: Place, state: TableState) -> set[str]:
     """Return the folders of the jobs whose files hold rows, and of the last job, which may only have removed some."""
-    last = [entry[_RUN] for entry in state.table.history(20) if _RUN in entry][:1]
+    last = next((entry[_RUN] for entry in _read_commits(place, state.version) if _RUN in entry), "")
     found = {path.partition("/")[0] for path in state.files}
-    return {folder for folder in (*found, *last) if RUN_FOLDER.fullmatch(folder)}
+    return {folder for folder in (*found, last) if RUN_FOLDER.fullmatch(folder)}
+
+
+def _read_commits(place: Place, version: int) -> Iterator[dict[str, Any]]:
+    """Yield what was noted with the last versions, the newest first, as far back as the log goes.
+
+    The package would keep Python's lock while it waits for a store.
+    """
+    for number in range(version, max(-1, version - _COMMITS_BACK), -1):
+        try:
+            lines = place.read(f"_delta_log/{number:020d}.json").splitlines()
+        except FileNotFoundError:  # an old one, in a checkpoint by now
+            return
+        yield from (a["commitInfo"] for a in map(json.loads, lines) if "commitInfo" in a)
 
 
 def was_applied(state: TableState | None, job: str) -> bool:

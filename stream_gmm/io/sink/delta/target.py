@@ -29,7 +29,7 @@ from stream_gmm.io.sink.delta.log import (
 )
 from stream_gmm.io.sink.delta.types import conform_columns, find_delta_type
 from stream_gmm.io.sink.objects.lease import CLAIMS, PROBE, hold_prefix
-from stream_gmm.io.sink.places import LocalPlace, ObjectPlace, Place
+from stream_gmm.io.sink.places import ObjectPlace, Place, open_place
 from stream_gmm.io.sink.publish import lease_path
 from stream_gmm.io.sink.reports import REPORTS, PartReport
 from stream_gmm.io.source.dataset import Dataset
@@ -56,7 +56,7 @@ class DeltaTarget:
 
     @property
     def _place(self) -> Place:
-        return ObjectPlace(self.table) if is_uri(self.table) else LocalPlace(Path(self.table))
+        return open_place(self.table)
 
     def hold(self, wait: float) -> contextlib.AbstractContextManager[None]:
         if is_uri(self.table):
@@ -152,7 +152,7 @@ class DeltaTarget:
         state = read_state(self.table)
         if state is None:
             return None
-        folders = [f for f in list_run_folders(state) if f.startswith(f"run-{job[:16]}-")]
+        folders = [f for f in list_run_folders(self._place, state) if f.startswith(f"run-{job[:16]}-")]
         applied = self.write == APPEND and was_applied(state, job)
         if applied and not folders:  # the table was compacted since
             folders = self._list_manifests(job)
@@ -176,7 +176,7 @@ class DeltaTarget:
         """Return the manifest of the rows in the table: of one job, or of all whose files it has, added up."""
         if not is_delta_table(self.table) or (state := read_state(self.table)) is None:
             return None
-        manifests = read_manifests(self._place, list_run_folders(state))
+        manifests = read_manifests(self._place, list_run_folders(self._place, state))
         if not manifests:
             return None
         parts: dict[str, dict[str, Any]] = {}

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import stream_gmm as sg
-from stream_gmm.errors import ConfigError, StorageError
+from stream_gmm.errors import ConfigError, MissingPackageError, StorageError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.sink import places
 from stream_gmm.io.sink.delta import log
@@ -197,7 +197,7 @@ class TestWhatIsRefusedBeforeARowIsRead:
 
     def test_without_the_package(self, days, models, tmp_path, monkeypatch):
         monkeypatch.setitem(__import__("sys").modules, "deltalake", None)
-        with pytest.raises(ConfigError, match=r"deltalake, which is not installed.*stream-gmm\[delta\]"):
+        with pytest.raises(MissingPackageError, match=r"needs the package deltalake.*stream-gmm\[delta\]"):
             _score(models[0], days, tmp_path / "t")
 
 

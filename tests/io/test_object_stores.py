@@ -106,6 +106,22 @@ def test_requests_that_fail_now_and_then_do_not_show(model, data, s3, bucket, fa
         assert json.loads(stream.read())["number"] == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["500", "503", pytest.param("reset", marks=pytest.mark.long), "stall"])
+def test_input_from_a_store_that_fails_now_and_then_gives_the_same_bits(demo_folder, s3, bucket, faulty, fault):
+    with s3.open_output_stream(f"{bucket}/in/a.parquet") as out:
+        out.write((demo_folder / "part-000.parquet").read_bytes())
+    faulty.stall_seconds = 0.5
+    plain = sg.fit(
+        sg.open_dataset(f"s3://{bucket}/in", columns=["x0", "x1"]), 2, "diag", n_init=1, client=SerialExecutor()
+    )
+    faulty.faults = _every(3, fault)
+    again = sg.fit(
+        sg.open_dataset(f"s3://{bucket}/in", columns=["x0", "x1"]), 2, "diag", n_init=1, client=SerialExecutor()
+    )
+    assert again.digest == plain.digest
+
+
 @pytest.mark.long
 def test_closed_connections_and_late_answers_do_not_show(model, data, s3, bucket, faulty, monkeypatch):
     monkeypatch.setattr(places, "FIRST_PAUSE_SECONDS", 0.01)

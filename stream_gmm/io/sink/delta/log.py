@@ -23,7 +23,6 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from stream_gmm.errors import StorageError, explain
-from stream_gmm.extras import import_extra
 from stream_gmm.io.sink.places import Place, open_place
 from stream_gmm.io.source.files import is_uri, redact
 from stream_gmm.io.source.tables.delta import find_store_options, make_plain_address
@@ -46,17 +45,6 @@ class TableState:
     files: Mapping[str, tuple[int, Mapping[str, str | None]]]
     """Size and partition values, as texts, of each file that holds rows, by its path below the table."""
     table: Any
-
-
-def require_package(table: str) -> None:
-    """Refuse to write where the package is missing.
-
-    Raises
-    ------
-    MissingPackageError
-        If it is.
-    """
-    import_extra("deltalake", f"the Delta table {redact(table)}")
 
 
 def read_state(table: str) -> TableState | None:

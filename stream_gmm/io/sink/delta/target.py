@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from stream_gmm.errors import ConfigError, StorageError, explain
+from stream_gmm.extras import import_extra
 from stream_gmm.faults import fault_site
 from stream_gmm.io.sink.columns import Layout, ScoreColumn, make_table_schema
 from stream_gmm.io.sink.delta.log import (
@@ -23,7 +24,6 @@ from stream_gmm.io.sink.delta.log import (
     parse_partition,
     read_manifests,
     read_state,
-    require_package,
     was_applied,
     write_manifest,
 )
@@ -64,7 +64,7 @@ class DeltaTarget:
         return hold_folder(Path(self.table), wait=wait, lease=lease_path(Path(self.table)))
 
     def check(self, inputs: Sequence[str]) -> None:
-        require_package(self.table)
+        import_extra("deltalake", f"a Delta table ({self.shown})")
         place = self._place
         if isinstance(place, ObjectPlace):
             root = redact(self.table) + "/"
@@ -103,7 +103,7 @@ class DeltaTarget:
         ConfigError
             If the table has other columns or partitions than the scores.
         """
-        require_package(self.table)
+        import_extra("deltalake", f"a Delta table ({self.shown})")
         if self.write == PARTITIONS and not layout.partition_by:
             raise ConfigError(
                 explain(

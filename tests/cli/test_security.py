@@ -57,7 +57,7 @@ def test_the_audit_hook_hears_a_pickle():
     assert "json.decoder.JSONDecoder by " in _find_pickles("provoke")[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_nothing_that_a_run_leaves_is_unpickled_when_it_is_read_again(demo_folder, tmp_path):
     """Fit, go on from the ledger, score, update, compare, verify, show: everything that reads files of a run."""
     run = ["--folder", str(tmp_path / "run")]

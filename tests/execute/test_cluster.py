@@ -476,6 +476,7 @@ class TestDeadlines:
             for process in processes:
                 process.send_signal(signal.SIGCONT)
 
+    @pytest.mark.long
     def test_a_task_that_hangs_ends_the_run_and_one_that_computes_does_not(self, dask_client):
         from stream_gmm.execute.dask import DaskExecutor
         from stream_gmm.execute.dask_wait import Deadlines
@@ -511,7 +512,7 @@ def _compute(seconds, shared):
     return seconds
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_performance_report_is_written_on_request_and_loads_no_script_from_elsewhere(tmp_path):
     pytest.importorskip("bokeh")
     from stream_gmm.pipeline.job.cluster import open_executor
@@ -539,11 +540,11 @@ def _find_exposed_ports() -> list[str]:
 
 
 def test_a_performance_report_without_bokeh_is_refused_before_anything_starts(monkeypatch):
-    from stream_gmm.execute import dask_cluster
+    from stream_gmm.execute.dask_cluster import ClusterSpec, connect
 
     monkeypatch.setitem(sys.modules, "bokeh", None)
-    spec = dask_cluster.ClusterSpec(performance_report="x.html")
-    with pytest.raises(ConfigError, match=r"pip install 'stream-gmm\[dashboard\]'"), dask_cluster.connect(spec):
+    spec = ClusterSpec(performance_report="x.html")
+    with pytest.raises(ConfigError, match=r"pip install 'stream-gmm\[dashboard\]'"), connect(spec):
         pass
 
 
@@ -591,3 +592,27 @@ class TestMemory:
             pytest.raises(ClusterError, match=r"lost the work twice.*ran out of memory"),
         ):
             DaskExecutor(client).map(_fill_memory, [3.0])
+
+
+@pytest.mark.long
+def test_plan_record_and_report_name_a_cluster_that_stays(dask_cluster, demo_folder, tmp_path):
+    from stream_gmm.pipeline.job.cluster import open_executor
+    from stream_gmm.pipeline.job.stages import sweep_stage
+    from stream_gmm.report.html import write_report
+
+    content = {
+        "data": {"paths": str(demo_folder), "columns": ["x0"]},
+        "sweep": {"n_components": [1], "covariance_type": ["full"]},
+        "em": {"sample_rows": 1000},
+        "cluster": {"address": dask_cluster.scheduler_address},
+        "output": {"folder": str(tmp_path / "run")},
+    }
+    config = validate_config(content, "test")
+    plans: list = []
+    with open_executor(config.cluster) as executor:
+        sweep_stage(config, executor, on_plan=plans.append)
+    (line,) = (line for line in plans[0].describe() if line.startswith("workers: "))
+    place = f"Dask scheduler {dask_cluster.scheduler_address}"
+    assert place in line
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["workers"]["place"].startswith(place)
+    assert place in write_report(config.folder).read_text()

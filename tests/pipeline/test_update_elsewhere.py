@@ -53,7 +53,9 @@ def _scored(config, filesystem=None) -> pa.Table:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["incremental", "exact", "stepwise"])
+@pytest.mark.parametrize(
+    "mode", ["incremental", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("exact", "stepwise"))]
+)
 def test_an_update_on_a_dask_cluster_has_the_bits_of_one_in_this_process(dask_client, tmp_path, mode):
     from stream_gmm.execute.dask import DaskExecutor
 
@@ -82,7 +84,9 @@ def test_an_update_on_a_dask_cluster_has_the_bits_of_one_in_this_process(dask_cl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("remote_scores", [False, True], ids=["scores here", "scores there"])
+@pytest.mark.parametrize(
+    "remote_scores", [pytest.param(False, marks=pytest.mark.long), True], ids=["scores here", "scores there"]
+)
 def test_an_update_of_files_in_an_object_store_reads_only_new_ones(
     s3, tmp_path, remote_scores
 ):

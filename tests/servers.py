@@ -54,9 +54,9 @@ def _healthy(url: str) -> bool:
 
 
 @contextmanager
-def prefect_process(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def prefect_process(home: Path, port: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Start a Prefect server; yield its process and the URL of its API."""
-    port = free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}/api"
     environment = prefect_environment(home, url)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +25,8 @@ from stream_gmm.flows.score import gmm_score
 from stream_gmm.flows.update import gmm_update
 from stream_gmm.pipeline.job.config import RunConfig
 
+log = logging.getLogger(__name__)
+
 JOBS: Mapping[str, tuple[Any, str]] = {
     "run": (gmm_run, "Gaussian mixture sweep, scored Parquet and report"),
     "update": (gmm_update, "Read and score new files, and move the model if that pays"),
@@ -29,6 +34,8 @@ JOBS: Mapping[str, tuple[Any, str]] = {
     "monitor": (gmm_monitor, "Compare the data with the model in use; a run with drift fails"),
 }
 """The flow of each job, and what it does."""
+OUTAGE_SECONDS = 5.0
+"""Between two looks for a server that was lost."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,25 @@ class Deployment:
         Raises
         ------
         ConfigError
-            If the schedule or the time zone is malformed, the configuration holds credentials, or no API is set.
+            If the schedule or the time zone is malformed, the configuration holds credentials, no API is set, or its
+            server does not answer. One that is lost later is waited for.
         """
         flow, options = self._prepare("serve")
-        # For the processes of the runs, which inherit it; this one has read its settings. Prefect's five retries of
-        # every request keep a run that has published its results for up to five minutes when the server is gone;
-        # three ride out a restart.
-        os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "3")
-        flow.serve(limit=1, global_limit=1, **options)
+        url = str(get_current_settings().api.url)
+        _require_answer(url)
+        handler = signal.getsignal(signal.SIGTERM)
+        while True:
+            try:
+                flow.serve(limit=1, global_limit=1, **options)
+                return
+            except Exception as error:  # after some minutes without a server Prefect gives up, once its runs are done
+                if answers(url):
+                    raise
+                shown = f"the Prefect server at {redact_text(url)} does not answer ({type(error).__name__})"
+                log.warning("%s: serving goes on when it does", shown)
+            signal.signal(signal.SIGTERM, handler)  # Prefect's own would stop what has ended
+            while not answers(url):
+                time.sleep(OUTAGE_SECONDS)
 
     def deploy(self, pool: str) -> str:
         """Register the deployment for a work pool, whose workers have stream-gmm installed; return its full name.
@@ -76,17 +94,11 @@ class Deployment:
         Raises
         ------
         ConfigError
-            As :meth:`serve`; or if the server does not answer, or there is no such pool.
+            As :meth:`serve`; or if there is no such pool.
         """
         flow, options = self._prepare("deploy")
         url = str(get_current_settings().api.url)
-        if not answers(url):
-            raise ConfigError(
-                explain(
-                    f"the Prefect server at {redact_text(url)} does not answer within {ANSWER_SECONDS:g} s",
-                    remedy="start it, or set PREFECT_API_URL to its address",
-                )
-            )
+        _require_answer(url)
         with get_client(sync_client=True) as client:
             try:
                 kind = client.read_work_pool(pool).type
@@ -142,3 +154,13 @@ class Deployment:
             "tags": ["stream-gmm"],
             "description": description,
         }
+
+
+def _require_answer(url: str) -> None:
+    if not answers(url):
+        raise ConfigError(
+            explain(
+                f"the Prefect server at {redact_text(url)} does not answer within {ANSWER_SECONDS:g} s",
+                remedy="start it, or set PREFECT_API_URL to its address",
+            )
+        )

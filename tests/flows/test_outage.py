@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from stream_gmm.flows.reporting import Reporter, answers
+from tests.flows.test_flow import ask
 from tests.servers import free_port, prefect_environment, prefect_process, wait_for
 
 pytestmark = pytest.mark.prefect
@@ -74,6 +76,48 @@ def test_a_server_that_hangs_delays_nothing_for_long(demo_folder, tmp_path):
             _check_complete(process, folder, 150)
         finally:
             server.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.long
+def test_serving_outlives_an_outage_of_the_server(demo_folder, tmp_path):
+    """The server is killed until Prefect gives up, and started again: the next run is done."""
+    config, port = tmp_path / "c.yaml", free_port()
+    content = {
+        "data": {"paths": [str(demo_folder)], "columns": ["x0"]},
+        "sweep": {"n_components": [1], "covariance_type": ["full"]},
+        "em": {"sample_rows": 1000},
+        "cluster": {"executor": "threads"},
+        "output": {"folder": str(tmp_path / "run")},
+    }
+    config.write_text(json.dumps(content))
+    command = [sys.executable, "-m", "stream_gmm", "serve", str(config), "--deployment", "d"]
+    body = {"deployments": {"name": {"any_": ["d"]}}}
+    with open(tmp_path / "serve.log", "w") as log, prefect_process(tmp_path, port) as (server, url):
+        environment = prefect_environment(tmp_path, url) | {"PYTHONPATH": str(ROOT)}
+        impatient = environment | {"PREFECT_CLIENT_MAX_RETRIES": "1"}
+        process = subprocess.Popen(command, env=impatient, stdout=log, stderr=log)
+        wait_for(lambda: ask(url, "/deployments/filter", body), 120, "the deployment")
+        server.kill()
+        server.wait()
+        wait_for(lambda: "serving goes on when it does" in (tmp_path / "serve.log").read_text(), 120, "the line")
+    with prefect_process(tmp_path, port) as (_, url):
+        try:
+            (deployment,) = ask(url, "/deployments/filter", body)
+            ask(url, f"/deployments/{deployment['id']}/create_flow_run")
+            wait_for((tmp_path / "run" / "report.html").exists, 180, "the run")
+            assert process.poll() is None
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+@pytest.mark.slow
+def test_serving_without_a_server_says_so(demo_folder, tmp_path):
+    environment = prefect_environment(tmp_path, f"http://127.0.0.1:{free_port()}/api") | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stream_gmm", "serve", str(demo_folder), "--folder", str(tmp_path / "run")]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert out.returncode == 2
+    assert "does not answer within 2 s" in out.stderr
 
 
 def test_a_reporter_never_makes_its_caller_wait_and_counts_what_was_lost():

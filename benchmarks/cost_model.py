@@ -6,6 +6,7 @@ constants by least squares of the relative errors, and prints them. They are cop
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from benchmarks.harness import time_calls, write_report
 from benchmarks.pass_speed import draw_mixture
 from stream_gmm.core.estep import cost
 from stream_gmm.core.estep.accumulate import accumulate_stats
-from stream_gmm.core.estep.batch import compile_batch
+from stream_gmm.core.estep.active.screen import Screen
+from stream_gmm.core.estep.batch import FeatureGroup, compile_batch
 from stream_gmm.core.estep.kernel_choice import QUADRATIC, SPHERED, WHITENED, KernelPreference, choose_kernel
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.draw import draw_rows
@@ -24,6 +26,8 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.rows.scaling import Scaling
 
 SHAPES = ((2, 3), (4, 5), (8, 8), (8, 40), (10, 10), (16, 20), (24, 8), (30, 30), (40, 10), (60, 8), (80, 4))
+MANY = ((4, 40), (7, 50), (7, 200), (10, 20), (10, 100), (16, 50), (16, 200), (30, 60))
+DISTANCES = (0.5, 2.0, 6.0)
 ROWS = 30_000
 STRUCTURES = ("full", "diag", "spherical")
 HEADINGS = ("kernel", "type", "covariance", "D", "K", "measured, ns/row", "model, ns/row")
@@ -50,6 +54,22 @@ def measure_kernel(d: int, k: int, name: str, kernel: str, dtype: str) -> tuple[
     return terms, time_estep(params, rows, preference) / ROWS * 1e9, choice.kernel
 
 
+def measure_active(d: int, k: int, distance: float) -> tuple[tuple[float, ...], float]:
+    """Return the terms and the nanoseconds per row of the kernel that skips; the means are moved by a factor."""
+    rng = np.random.default_rng(0)
+    drawn = draw_mixture(rng, k, d, "full")
+    params = MixtureParams(drawn.weights, distance * drawn.means, drawn.covariances, drawn.family)
+    rows = np.asfortranarray(draw_rows(params, ROWS, rng)[0])
+    batch = compile_batch([params], Scaling.of_rows(rows), KernelPreference(QUADRATIC))
+    (group,) = batch.groups
+    assert isinstance(group, FeatureGroup)
+    screen = Screen.of(params.weights, compile_density(params), group.coordinates)
+    batch = replace(batch, groups=(replace(group, screen=screen),))
+    accumulate_stats(batch, rows)
+    seconds = time_calls(lambda: accumulate_stats(batch, rows), rounds=5)
+    return cost.active_terms(k, d, params.family.features.count(d), False, screen.active), seconds / ROWS * 1e9
+
+
 def fit_constants(measurements: list[tuple[tuple[float, ...], float]]) -> Any:
     """Return the non-negative constants with the least squares of relative errors, from pairs (terms, time)."""
     terms, times = np.array([m[0] for m in measurements]), np.array([m[1] for m in measurements])
@@ -70,6 +90,10 @@ def main() -> None:
             constants = fit_constants([(c[5], c[6]) for c in cells])
             print(kind, dtype, [f"{v:.3g}" for v in constants], flush=True)
             table += [(c[7], dtype, c[2], c[0], c[1], c[6], float(np.dot(constants, c[5]))) for c in cells]
+        many = [(d, k, *measure_active(d, k, distance)) for d, k in MANY for distance in DISTANCES]
+        constants = fit_constants([(c[2], c[3]) for c in many])
+        print("skipping float64", [f"{v:.3g}" for v in constants], flush=True)
+        table += [("skipping", "float64", "full", d, k, ns, float(np.dot(constants, t))) for d, k, t, ns in many]
     write_report("cost_model", HEADINGS, table)
 
 

@@ -133,7 +133,7 @@ def exp_background(background, top, total):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def sum_of_logs(values):  # type: ignore[no-untyped-def]
+def _sum_of_logs(values):  # type: ignore[no-untyped-def]
     """Return the sum of the logarithms of values in [1, 1e15], with one logarithm for the product of eight."""
     n = values.shape[0]
     eighth = n // 8
@@ -179,7 +179,7 @@ def compute_responsibilities(logp, offsets, weights, backgrounds, sums, scratch)
                 highest += weights[j] * np.float64(top[j])
                 total[j] = weights[j] / total[j]
         else:
-            log_total = sum_of_logs(total)
+            log_total = _sum_of_logs(total)
             for j in range(b):
                 highest += np.float64(top[j])
                 total[j] = 1.0 / total[j]

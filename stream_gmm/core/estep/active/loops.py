@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from stream_gmm.core.estep.active.vectors import exponentiate, find_highest, find_possible, scale_rows
-from stream_gmm.core.estep.kernels import complete_features, exp_nonpositive, sphere, standardise, sum_of_logs
+from stream_gmm.core.estep.kernels import complete_features, exp_nonpositive, sphere, standardise
 from stream_gmm.core.estep.tiles.products import (
     add_products,
     allocate,
@@ -65,6 +65,21 @@ def sort_by_label(labels, n_labels, order):  # type: ignore[no-untyped-def]
     for row in range(len(labels)):
         order[starts[labels[row]]] = row
         starts[labels[row]] += 1
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _sum_logs(values):  # type: ignore[no-untyped-def]
+    """Return the sum of the logarithms of a multiple of eight values in [1, 1e15], added in order.
+
+    One logarithm is taken for the product of eight.
+    """
+    out = 0.0
+    for j in range(0, len(values), 8):
+        product = values[j]
+        for i in range(j + 1, j + 8):
+            product *= values[i]
+        out += np.log(product)
+    return out
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
@@ -161,7 +176,7 @@ def active_pass(  # type: ignore[no-untyped-def]
                     sums[0, 0] += weight * (all_tops[j] + log_total)
                     sums[0, 1] -= weight * log_total
         else:
-            log_total = sum_of_logs(all_totals)
+            log_total = _sum_logs(all_totals)
             sums[0, 0] += all_tops.sum() + log_total
             sums[0, 1] -= log_total
         totals += part[:, :f]

@@ -22,7 +22,8 @@ _NEAREST = 1.77
 """Expected distance of the nearest of sixteen rows from their mean, in standard deviations."""
 _FEWEST = 16
 """With fewer components skipping never pays."""
-_TABLE_BYTES = 64 << 20
+_TABLE_BYTES = 32 << 20
+"""Largest tables: they are sent to every worker in every pass."""
 _WORTH = 0.85
 """Skipping must cost less than this share of the dense kernel: the estimate is rough."""
 

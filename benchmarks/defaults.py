@@ -38,7 +38,8 @@ WORDS = {
     TRACEBACK: "TRACEBACK", CRASH: "CRASH", TIMEOUT: "TIMEOUT",
 }  # fmt: skip
 BAD = (1, 8, TRACEBACK, CRASH, TIMEOUT)
-ADMISSIBLE = ("CONVERGED", "MAX_PASSES")
+NOT_ADMISSIBLE = ("DEGENERATE", "FAILED")
+"""Outcomes of candidates that cannot be chosen; a pruned one could have been, if it had been better."""
 HEADINGS = (
     "set", "outcome", "stage", "exit code", "rows", "missing", "fitted", "set aside", "constant", "candidates",
     "admissible, none", "admissible, auto", "chosen, none", "chosen, auto", "seconds", "CPU seconds", "message",
@@ -102,8 +103,7 @@ def read_table(folder: Path, resolution: str) -> dict[str, Any]:
     if (folder / "sweep.parquet").exists():
         table = pq.read_table(folder / "sweep.parquet").to_pylist()
         found["candidates"] = len(table)
-        # A pruned candidate was dropped because a better one was admissible; it is not counted.
-        found[f"admissible, {resolution}"] = sum(row["outcome"] in ADMISSIBLE for row in table)
+        found[f"admissible, {resolution}"] = sum(row["outcome"] not in NOT_ADMISSIBLE for row in table)
         found |= {f"chosen, {resolution}": row["candidate"] for row in table if row["chosen"]}
     if (folder / "run.json").exists():
         data = json.loads((folder / "run.json").read_text())["data"]

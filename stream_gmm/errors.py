@@ -140,9 +140,9 @@ class NotFittedError(StreamGMMError, AttributeError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest known word, or an empty string."""
+    """Return ``"; did you mean 'x'?"`` for the nearest known word, or a full stop."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else "."
 
 
 def refuse_unknown_keywords(given: Iterable[str], known: Iterable[str]) -> None:
@@ -201,4 +201,4 @@ def check_number(name: str, value: Any, least: float = 0.0) -> None:
 
 def explain(what: str, *, why: str = "", remedy: str = "") -> str:
     """Join the three parts of a message: what happened, why, and how to go on."""
-    return " ".join(part.rstrip(".") + "." for part in (what, why, remedy) if part)
+    return " ".join(part if part.endswith("?") else part.rstrip(".") + "." for part in (what, why, remedy) if part)

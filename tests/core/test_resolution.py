@@ -7,6 +7,8 @@ import warnings
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from scipy.special import log_ndtr
+from scipy.stats import multivariate_normal
 
 import stream_gmm as sg
 from stream_gmm.core.model.covariance import family_named
@@ -80,6 +82,51 @@ def test_a_bound_that_does_not_bind_changes_no_bit(name, rng):
 
     np.testing.assert_array_equal(covariances, base.estimate(family, stats)[0])
     assert not collapsed.any()
+
+
+def _log_mass(values, mean, deviation, step):
+    """Logarithm of what a normal distribution gives the interval of values that are recorded as this one."""
+    high, low = ((values + half - mean) / deviation for half in (0.5 * step, -0.5 * step))
+    turned = low > 0.0  # in the upper tail the difference of two ones would be left
+    high, low = np.where(turned, -low, high), np.where(turned, -high, low)
+    return log_ndtr(high) + np.log1p(-np.exp(log_ndtr(low) - log_ndtr(high)))
+
+
+@pytest.mark.parametrize(("step", "error"), [(0.25, 1e-6), (0.5, 1e-5), (1.0, 1e-4), (2.0, 5e-3)])
+def test_the_log_likelihood_of_rounded_values_is_that_of_their_intervals(step, error):
+    """Steps in standard deviations of the unrounded values; errors in nats per row. The maxima are compared, too."""
+    values = np.round(np.random.default_rng(0).normal(size=4_000) / step) * step
+    ours = sg.fit(values[:, None], 1, resolution={"x0": step}).lower_bound_ + np.log(step)
+
+    def loss(vector):
+        return -_log_mass(values, vector[0], np.exp(vector[1]), step).mean()
+
+    best = minimize(loss, [0.1, -0.2], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-12})
+    assert abs(ours + best.fun) < error
+
+
+@pytest.mark.parametrize(("step", "error"), [(0.25, 1e-5), (0.5, 1e-4), (1.0, 5e-4)])
+def test_the_log_likelihood_of_a_rounded_mixture_is_that_of_the_rectangles(step, error):
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(600, 2)) @ [[1.0, 0.6], [0.0, 0.8]], rng.normal(size=(900, 2)) * [1.5, 0.7]
+    rows = np.round(np.concatenate([one + np.array([4.0, 0.0]), other]) / step) * step
+    model = sg.fit(rows, 2, resolution={"x0": step, "x1": step})
+
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    mass = np.zeros(len(distinct))
+    for weight, mean, matrix in zip(model.weights_, model.means_, model.covariances_, strict=True):
+        unrounded = multivariate_normal(mean, matrix - step**2 / 12.0 * np.eye(2))
+        mass += weight * unrounded.cdf(distinct + 0.5 * step, lower_limit=distinct - 0.5 * step)
+    exact = counts @ np.log(mass) / len(rows)
+    assert abs(model.lower_bound_ + 2.0 * np.log(step) - exact) < error
+
+
+def test_an_atom_is_at_most_a_third_of_a_nat_above_its_interval():
+    """All values are one: the interval has mass 1, and the density at the centre is that of variance d^2 / 12."""
+    values = np.concatenate([np.zeros(500), np.random.default_rng(0).normal(20.0, 3.0, 500).round()])
+    model = sg.fit(values[:, None], 2, resolution={"x0": 1.0})
+    at_atom = model.score_samples([[0.0]])[0] - np.log(0.5)
+    assert at_atom == pytest.approx(0.5 * np.log(12.0 / (2.0 * np.pi)), abs=1e-3)
 
 
 def _counters(rng, n=1200):

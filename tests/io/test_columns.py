@@ -78,6 +78,21 @@ class TestEveryFileHasASay:
         with pytest.raises(InputDataError, match="column 'y' is null, not a number"):
             sg.open_dataset(folder, columns=["x", "y"])
 
+    @pytest.mark.parametrize("second", [pa.nulls(50), pa.nulls(50, pa.float64())], ids=["null", "double"])
+    def test_a_column_of_nulls_alone_is_set_aside(self, tmp_path, second):
+        folder = _write_pair(
+            tmp_path / "in", ORDERS[0], {"x": self.X, "y": pa.nulls(50, pa.float64())}, {"x": self.X, "y": second}
+        )
+        dataset = sg.open_dataset(folder)
+        assert dataset.columns == ("x",)
+        assert any("columns ['y'] hold no value in any file" in w for w in dataset.warnings)
+        assert sg.open_dataset(folder, ["x", "y"]).columns == ("x", "y")
+
+    def test_one_value_in_a_later_row_group_is_enough(self, tmp_path):
+        values = pa.array([None] * 90 + [1.0], pa.float64())
+        pq.write_table(pa.table({"x": np.arange(91) + 0.5, "y": values}), tmp_path / "a.parquet", row_group_size=30)
+        assert sg.open_dataset(tmp_path).columns == ("x", "y")
+
     def test_a_name_that_is_there_twice_is_refused(self, tmp_path):
         table = pa.Table.from_arrays([pa.array([1.0, 2.0])] * 3, names=["a", "b", "a"])
         pq.write_table(table, tmp_path / "a.parquet")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from stream_gmm.core.display import shorten_list
@@ -111,6 +112,11 @@ def choose_columns(
     if partitioned:
         warning = f"partition columns of the table are not fitted: {sorted(partitioned)}; name them in the columns."
         chosen = replace(chosen, warnings=(*chosen.warnings, warning))
+    empty = find_empty(footers, chosen.columns)
+    if empty and len(empty) < len(chosen.columns):
+        warning = f"columns {list(empty)} hold no value in any file and are not fitted."
+        kept_names = tuple(n for n in chosen.columns if n not in empty)
+        chosen = Features(kept_names, (*chosen.warnings, warning))
     aside = find_identifiers(footers, chosen.columns)
     if not aside or len(aside) == len(chosen.columns):
         return chosen
@@ -238,6 +244,26 @@ def find_identifiers(footers: Sequence[Footer], names: Sequence[str]) -> dict[st
         return {}
     out = {name: _describe_identifier(name, batch.column(name), footers) for name in wanted}
     return {name: why for name, why in out.items() if why}
+
+
+def find_empty(footers: Sequence[Footer], names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns that hold nothing but nulls, as the statistics in the footers say."""
+    left = list(names) if any(f.metadata.num_rows for f in footers) else []
+    for footer in footers:
+        if not left:
+            break
+        nulls = {f.name for f in footer.schema if pa.types.is_null(f.type)}
+        groups = [footer.metadata.row_group(g) for g in range(footer.metadata.num_row_groups)]
+        paths = [groups[0].column(i).path_in_schema for i in range(groups[0].num_columns)] if groups else []
+        places = {name: i for i, name in enumerate(paths)}
+        for group in groups:
+            left = [n for n in left if n in nulls or (n in places and _is_empty(group.column(places[n])))]
+    return tuple(left)
+
+
+def _is_empty(chunk: pq.ColumnChunkMetaData) -> bool:
+    known = chunk.statistics
+    return known is not None and known.has_null_count and known.null_count == chunk.num_values
 
 
 def _is_suspicious(name: str) -> bool:

@@ -124,7 +124,7 @@ def choose_features(files: Sequence[FileSchema], weight: str | None = None) -> F
     indices = {n for one in schemas for n in index_columns(one.schema)}
     names = tuple(n for n in numeric if n != weight and n not in indices)
     if not names:
-        have = ", ".join(dict.fromkeys(n for one in schemas for n in one.schema.names))
+        have = ", ".join(dict.fromkeys(n for one in schemas for n in one.schema.names)) or "no column"
         raise InputDataError(
             explain("the data set has no numeric column", why=f"it has {have}", remedy="name data.columns")
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -111,6 +112,21 @@ def test_a_shared_covariance_is_factored_once_to_the_same_sums(noisy, rng):
     np.testing.assert_allclose(mean, general[4], rtol=1e-11)
     pooled, expected = np.add.reduceat(scatter, [0, 2]), np.add.reduceat(general[5], [0, 2])
     np.testing.assert_allclose(pooled, expected, atol=1e-11 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["full", "tied"])
+def test_a_column_that_follows_from_others_to_rounding_ends_no_pass(name, rng):
+    """One order of the columns has a Cholesky factor, and another leaves a variance of 0 or less."""
+    root = rng.normal(size=(3, 2))
+    matrix = np.vstack([root, root[:1] + root[1:2]])
+    covariance = matrix @ matrix.T - 1e-15 * np.eye(4)
+    rows = rng.normal(size=(40, 2)) @ matrix.T
+    rows[::2, 0] = rows[1::3, 3] = np.nan
+    params = MixtureParams([0.5, 0.5], np.zeros((2, 4)), np.stack([np.eye(4)] * 2), family_named("full"))
+    density = compile_density(params)
+    marginal = replace(MarginalDensity.of([density], name == "tied"), covariances=np.stack([covariance] * 2))
+    _, _, gaps = SortedRows.split_off(rows, np.empty(0))
+    assert np.isfinite(marginal.sum_rows(gaps, np.array([0, 2]))[0]).all()
 
 
 def test_means_far_apart_are_whitened_one_by_one(rng):

@@ -21,6 +21,8 @@ _FAST = {"reassoc", "contract", "nsz", "arcp"}
 # cache on disk a copy that was optimised with its caller. With "reassoc" the two may add in another order.
 _EXACT = {"contract", "nsz"}
 _BLOCK = 256
+_LEAST_SHARE = 1e-16
+"""Share of its variance that columns leave another at least; where they determine it, rounding leaves anything."""
 LOG_2PI = np.log(2.0 * np.pi)
 
 
@@ -61,7 +63,7 @@ def factor_observed(covariance, there, factor):  # type: ignore[no-untyped-def]
             coefficient = above[a]
             for j in range(len(row)):
                 row[j] -= coefficient * above[j]
-        pivot = np.sqrt(row[a])
+        pivot = np.sqrt(max(row[a], _LEAST_SHARE * covariance[a, a]))
         half_log_det += np.log(pivot)
         inverse = 1.0 / pivot
         for j in range(len(row)):

@@ -118,8 +118,15 @@ class Stack:
         """Return the answer of the Prefect API; with a body, something is sent."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.api}{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            return json.load(reply)
+        for left in range(20, -1, -1):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as reply:
+                    return json.load(reply)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not left:
+                    raise
+                time.sleep(1.0)  # its database is busy
+        raise AssertionError("unreachable")
 
     def _begin(self, name: str, command: Sequence[str]) -> None:
         with open(self.folder / f"{name}.log", "wb") as log:
@@ -192,6 +199,7 @@ class Nights:
         deployment = self.stack.ask(f"/deployments/name/{flow}/events")
         body = {
             "parameters": {**deployment["parameters"], **parameters},
+            "idempotency_key": f"{flow} {night}",
             "state": {"type": "SCHEDULED", "state_details": {"scheduled_time": f"2024-12-{night:02d}T02:00:00Z"}},
         }
         run = self.stack.ask(f"/deployments/{deployment['id']}/create_flow_run", body)

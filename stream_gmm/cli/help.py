@@ -98,13 +98,20 @@ def _name_group(parameter: str) -> str:
 
 
 class ConfiguredCommand(GroupedCommand):
-    """A command with an option for every key of the configuration, which is imported when they are needed."""
+    """A command with an option for every key of the configuration, which is imported when they are needed.
+
+    With ``keys``, only for those that begin with one of them.
+    """
+
+    def __init__(self, *arguments: Any, keys: tuple[str, ...] = ("",), **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._keys = keys
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the command's own parameters, then those of the configuration."""
         from stream_gmm.cli.options import make_config_options
 
-        return [*super().get_params(ctx), *make_config_options()]
+        return [*super().get_params(ctx), *make_config_options(self._keys)]
 
 
 class GroupedCommands(click.Group):

@@ -190,20 +190,21 @@ def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     output.result(result.as_record, lambda: show_update(result, make_console()))
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=ConfiguredCommand, keys=("cluster.", "output.wait"))
 @click.argument("run", metavar="RUN")
 @output_options
 @click.pass_context
-def resume(context: click.Context, run: str, output: Output) -> None:
+def resume(context: click.Context, run: str, output: Output, **arguments: Any) -> None:
     """Go on with a job that was cut off, from its checkpoints, with its own configuration, to the same bits.
 
-    RUN is the folder of the run (output.folder), or the id that was printed when it was cut off.
+    RUN is the folder of the run (output.folder), or the id that was printed when it was cut off. Another cluster than
+    before may do the work.
     """
     from stream_gmm.io.store.models import load_model
     from stream_gmm.pipeline.job.config import load_job
     from stream_gmm.pipeline.job.run_folder import MODEL
 
-    folder, job, settings = load_job(run)
+    folder, job, settings = load_job(run, collect_overrides(arguments))
     if job.ended:
         click.echo(f"nothing to resume: the {job.command} in {folder} ended well at {job.ended}.", err=True)
         return

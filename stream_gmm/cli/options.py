@@ -25,12 +25,14 @@ _ALONE = {"output.wait": "86400"}
 
 
 @functools.cache
-def make_config_options() -> tuple[click.Option, ...]:
-    """Return an option for every key: ``--em.tol``, and ``--tol`` where that name is unique."""
+def make_config_options(beginnings: tuple[str, ...] = ("",)) -> tuple[click.Option, ...]:
+    """Return an option for every key that begins so: ``--em.tol``, and ``--tol`` where that name is unique."""
     from stream_gmm.pipeline.job.repeat import config_keys, option_names
 
     out = []
     for dotted, field in config_keys().items():
+        if not dotted.startswith(beginnings):
+            continue
         alone = _ALONE.get(dotted, "true" if field.annotation is bool else None)
         switch: dict[str, Any] = {} if alone is None else {"is_flag": False, "flag_value": alone}
         names = [*option_names(dotted), _variable_name(dotted)]

@@ -137,6 +137,16 @@ def test_a_folder_that_was_moved_goes_on_where_it_is(place, fault):
     assert _results(place / "moved") == _results(place / "whole")
 
 
+def test_another_cluster_may_go_on(place, fault):
+    """The address of a cluster may be another one by then; other keys are not options of resume."""
+    run("sweep", "data", *COMMON, *GRID, "--folder", "whole")
+    _cut(fault, "pass", "sweep", "data", *COMMON, *GRID, "--folder", "run")
+    assert "No such option" in run("resume", "run", "--tol", "1e-3", code=2)
+    run("resume", "run", "--executor", "threads", "--cluster.n-workers", "2", "--quiet")
+
+    assert _results(place / "run") == _results(place / "whole")
+
+
 def test_what_cannot_go_on_says_why(place, fault, monkeypatch):
     assert "no job has been begun in data" in run("resume", "data", code=3)
     _cut(fault, "pass", "sweep", "data", *COMMON, *GRID, "--folder", "run")

@@ -211,10 +211,11 @@ def load_run_config(folder: str | Path, overrides: Mapping[str, Any]) -> RunConf
     return validate_config(content, f"the record of {folder}")
 
 
-def load_job(run: str) -> tuple[Path, Job, RunConfig]:
+def load_job(run: str, overrides: Mapping[str, Any]) -> tuple[Path, Job, RunConfig]:
     """Return the job that was begun last in the folder ``run``, or that has this id: its folder and configuration.
 
-    Relative paths in the configuration are relative to ``job.directory``.
+    ``overrides`` are dotted keys on top, of the cluster only: they do not change the results. Relative paths in the
+    configuration are relative to ``job.directory``.
 
     Raises
     ------
@@ -243,7 +244,7 @@ def load_job(run: str) -> tuple[Path, Job, RunConfig]:
                 "environment of the process 'stream-gmm resume' is enough",
             )
         )
-    content = job.config
+    content = apply_overrides(job.config, overrides)
     named = str(content.get("output", {}).get("folder", OutputConfig().folder))
     if "://" not in named and Path(job.directory, named).resolve() != folder.resolve():  # it was moved
         content = apply_overrides(content, {"output.folder": str(folder.resolve())})

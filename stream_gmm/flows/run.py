@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from stream_gmm.errors import ClusterError, StorageError, redact_error
@@ -103,6 +103,8 @@ RETRIES: dict[str, Any] = {
 @task(name="sweep", task_run_name="sweep-{config.name}", **RETRIES)
 def sweep_task(config: RunConfig, cluster: ClusterConfig) -> str:
     """Fit every candidate on a running cluster and choose one; returns its name."""
+    if runtime.task_run.run_count > 1:  # what the first attempt has finished is kept
+        config = config.model_copy(update={"sweep": config.sweep.model_copy(update={"fresh": False})})
     with (
         hide_credentials(),
         collect_warnings(get_run_logger()) as run_log,

@@ -184,12 +184,12 @@ class Cluster:
             ).pid  # fmt: skip
 
     def kill(self, what: str, pid: int = 0) -> None:
-        """Kill one worker (``pid``, or the first), all workers, or the scheduler."""
+        """Kill one worker (``pid``, or the newest), all workers, or the scheduler."""
         if what == "scheduler":
             end([self.scheduler])
             self.scheduler = 0
             return
-        dead = [pid or self.workers[0]] if what == "worker" else list(self.workers)
+        dead = [pid or self.workers[-1]] if what == "worker" else list(self.workers)
         end(dead)
         self.workers = [p for p in self.workers if p not in dead]
 

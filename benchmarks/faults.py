@@ -422,7 +422,7 @@ def soak(bench: Bench, cluster: Cluster, minutes: float, pause: float = 20.0) ->
     ]  # fmt: skip
     cluster.size = 3
     cluster.start()
-    lasting = {"scheduler": cluster.scheduler, "worker": cluster.workers[1], "harness": os.getpid()}
+    lasting = {"scheduler": cluster.scheduler, "worker": cluster.workers[0], "harness": os.getpid()}
     counts: Counter[str] = Counter()
     minute, longest, last = 0, 0.0, time.monotonic()
     while time.monotonic() < until:

@@ -194,7 +194,7 @@ def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
 @click.argument("run", metavar="RUN")
 @output_options
 @click.pass_context
-def resume(context: click.Context, run: str, output: Output, **arguments: Any) -> None:
+def resume(context: click.Context, /, run: str, output: Output, **arguments: Any) -> None:
     """Go on with a job that was cut off, from its checkpoints, with its own configuration, to the same bits.
 
     RUN is the folder of the run (output.folder), or the id that was printed when it was cut off. Another cluster than

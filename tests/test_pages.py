@@ -72,7 +72,7 @@ def test_the_commands_for_a_cluster_run(tmp_path):
     time.sleep(2)
     started.append(start(worker, tmp_path))
     try:
-        assert "full" in run_in_shell(sweep.replace("1:4", "2"), tmp_path)
+        assert "full" in run_in_shell(sweep.replace(" 1:4 ", " 2 "), tmp_path)
     finally:
         stop(*started[::-1])
 

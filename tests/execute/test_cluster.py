@@ -145,10 +145,10 @@ def _write_certificates(folder: Path, name: str):
 def _started_cluster(folder: Path, *options: str, workers: int = 1, nanny: bool = False, **environment: str):
     """Yield the address of a scheduler in a process of its own, and the processes: scheduler, workers."""
     file = folder / "scheduler.json"
-    common = ["--scheduler-file", str(file), *options]
+    common = ["--scheduler-file", str(file), "--host", "127.0.0.1", *options]
     commands = [
-        [sys.executable, "-m", "distributed.cli.dask_scheduler", *common, "--host", "127.0.0.1", "--port", "0",
-         "--dashboard-address", "127.0.0.1:0"],
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", *common, "--port", "0", "--dashboard-address",
+         "127.0.0.1:0"],
         *[[sys.executable, "-m", "distributed.cli.dask_worker", *common, "--nthreads", "1", "--no-dashboard",
            *([] if nanny else ["--no-nanny"])]] * workers,
     ]  # fmt: skip
@@ -517,26 +517,26 @@ def test_a_performance_report_is_written_on_request_and_loads_no_script_from_els
     pytest.importorskip("bokeh")
     from stream_gmm.pipeline.job.cluster import open_executor
 
-    path = tmp_path / "new" / "performance.html"
+    path, before = tmp_path / "new" / "performance.html", _find_exposed_ports()
     with open_executor(_read_cluster(n_workers=1, performance_report=str(path))) as executor:
         assert executor.map(_add, [1, 2], shared=1) == [2, 3]
         assert "dashboard http://127.0.0.1:" in executor.place
-        ports = _find_exposed_ports()
+        ports = _find_exposed_ports() - before
     text = path.read_text()
     assert "Task Stream" in text or "task-stream" in text.lower()
     assert not re.findall(r"<script[^>]+src=", text), "scripts are in the page; only the icon is Dask's"
     assert not ports
 
 
-def _find_exposed_ports() -> list[str]:
+def _find_exposed_ports() -> set[str]:
     """Return the addresses beyond the loopback one on which this process and its children listen."""
     this = psutil.Process()
-    return [
+    return {
         f"{connection.laddr} {process.cmdline()}"
         for process in (this, *this.children(recursive=True))
         for connection in process.net_connections(kind="inet")
         if connection.status == psutil.CONN_LISTEN and connection.laddr.ip not in ("127.0.0.1", "::1")
-    ]
+    }
 
 
 def test_a_performance_report_without_bokeh_is_refused_before_anything_starts(monkeypatch):
@@ -549,10 +549,11 @@ def test_a_performance_report_without_bokeh_is_refused_before_anything_starts(mo
 
 
 def test_the_test_of_ports_sees_an_open_one():
+    before = _find_exposed_ports()
     with socket.socket() as server:
         server.bind(("0.0.0.0", 0))
         server.listen()
-        assert len(_find_exposed_ports()) == 1
+        assert len(_find_exposed_ports() - before) == 1
 
 
 _HELD: list[bytearray] = []

@@ -247,7 +247,8 @@ class SampleSearch:
             starts = [
                 (name, s.params)
                 for ((name, _), s), rank in zip(ranked[: max(FINALISTS, len(ranked) // 2)], ranks, strict=False)
-                if rank[2] + s.left >= ranks[0][2] or rank[:2] != ranks[0][:2]  # else it can hardly overtake the best
+                # The others can hardly overtake the best; where that has failed itself, nothing is known of them.
+                if not (rank[:2] == ranks[0][:2] and rank[2] + s.left < ranks[0][2])
             ]
             size = min(2 * size, len(self.rows))
         rank, history = (self._rank_state(best), best.history) if best else ((True, True, -np.inf), ())

@@ -47,7 +47,7 @@ def test_a_flows_folder_of_the_user_does_no_harm(wheel, tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
-    assert done.stdout.split() == [str(site / "stream_gmm/flows/run.py"), "stream-gmm"], done.stderr
+    assert done.stdout.split() == [str(site / "stream_gmm/flows/run.py"), "sweep-and-score"], done.stderr
 
 
 def test_the_source_distribution_holds_all_that_its_documents_and_tests_need(tmp_path):

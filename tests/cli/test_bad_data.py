@@ -334,7 +334,7 @@ COMMANDS: list[tuple[str, Make, str, int, str]] = [
         rewrite("run.json", lambda b: b[: len(b) // 2]),
         "report run",
         3,
-        "run.json: Expecting value",
+        "is not the folder of a run. run.json: ",
     ),
     (
         "a report of half a table",

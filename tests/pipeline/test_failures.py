@@ -83,7 +83,7 @@ STAGES = {
     "race": (SampleSearch, "race_restarts", lambda self, family, seeds: _Shape(family, len(seeds[0][1].weight))),
     "sample fit": (SampleSearch, "fit_finalists", lambda self, raced: raced.params),
     "M-step": (em, "mstep", lambda stats, family, *rest: _Shape(family, len(stats.weight))),
-    "result": (results, "outlier_threshold", lambda params, *rest: params),
+    "result": (results, "summarise_log_densities", lambda params, *rest: params),
     "report of a collapse": (sweep_module, "explain_collapse", lambda state, *rest: state.params),
 }
 

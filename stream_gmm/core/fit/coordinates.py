@@ -85,7 +85,9 @@ class Chart:
             parts = [delta * self._inverse_factors, np.sqrt(2.0) * np.log(spread * self._inverse_factors)]
             return np.concatenate([log_weights, (a * parts[0]).ravel(), (b * parts[1]).ravel()])
         change = self._inverse_factors @ spread
-        diagonal = np.sqrt(2.0) * np.log(np.einsum("kjj->kj", change))
+        # Not the diagonal of the product, which can round to a negative number where factors are ill-conditioned.
+        stretch = np.einsum("kjj->kj", spread) / np.einsum("kjj->kj", self._reference_factors)
+        diagonal = np.sqrt(2.0) * np.log(stretch)
         moved = np.einsum(
             "kij,kj->ki", np.broadcast_to(self._inverse_factors, (len(delta), *change.shape[1:])), delta
         )

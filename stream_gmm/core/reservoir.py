@@ -78,7 +78,10 @@ def review_model(
         starts += search.race_restarts(params.family, search.draw_seeds(k, n_init, seed)).finalists
         with contextlib.suppress(*FIT_ERRORS):
             starts.append(("merge and split", search.split_best(search.merge_best(params))))
-    best = search.fit_finalists(SampleFit(params, finalists=tuple(starts)))
+    # Each goes to its end, and a component that the pseudo-rows hold open may be what the rows want: in the
+    # search of a fit over all rows, where they hardly count, that would be a collapse.
+    ends = [search.fit_finalists(SampleFit(start, finalists=((name, start),))) for name, start in starts]
+    best = max(ends, key=lambda end: end.rank[2] if end.params is not None else -np.inf)
     if best.params is None:
         return None
     estep = InMemoryEStep(rows, scaling)

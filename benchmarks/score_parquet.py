@@ -115,8 +115,10 @@ def main() -> None:
 
     part_files = files[: max(len(files) // 8, 1)]
     score()
-    largest = max(scored.glob("*.parquet"), key=lambda path: pq.read_metadata(path).num_rows)
-    schema, at_hand = pq.read_schema(largest), pq.read_table(largest)
+    # A large file has several scored parts: as many of them as its rows need are at hand.
+    parts, most = sorted(scored.glob("*.parquet")), max(pq.read_metadata(path).num_rows for path in files)
+    enough = -(-most // min(pq.read_metadata(path).num_rows for path in parts))
+    schema, at_hand = pq.read_schema(parts[0]), pa.concat_tables(map(pq.read_table, parts[:enough]))
     part = sum(pq.read_metadata(p).num_rows for p in part_files)
     jobs = {
         "stream-gmm score": (score, given.rows),

@@ -64,13 +64,14 @@ audit: docs demo
 	cd .audit && npm install --silent --no-save playwright-core@1 axe-core@4
 	cd .audit && node ../.ci/audit.mjs ../.site report
 
-# The lowest version of every dependency, in an environment of its own; numba compiles everything once more.
+# The lowest version of every dependency, in an environment of its own; numba compiles everything once more, into a
+# cache of its own: two versions of numba that share one spoil it for each other.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
 	$(PYTHON) .ci/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt -e '.[plot,prefect]' --group dev
-	.venv-lowest/bin/python -m pytest -q -m "not slow and not long and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
+	NUMBA_CACHE_DIR=.venv-lowest/numba .venv-lowest/bin/python -m pytest -q -m "not slow and not long and not prefect" --hypothesis-profile quick $(PYTEST_ARGS)
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.pass_speed

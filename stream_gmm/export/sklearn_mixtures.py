@@ -42,9 +42,9 @@ def to_sklearn(model: FitResult) -> Any:
     else:
         covariances = np.array(params.dense_covariances)
         factors = np.array(params.family.expand(params.precisions_cholesky, k, d))
-        kind = "full" if params.family.matrices else "diag"
-        if kind == "diag":
-            covariances = np.array(np.einsum("kdd->kd", covariances))
+        kind = "full"
+        if not params.family.matrices:
+            kind, covariances = "diag", np.array(np.einsum("kdd->kd", covariances))
     out = GaussianMixture(k, covariance_type=kind)
     out.weights_, out.means_ = np.array(model.weights_), np.array(model.means_)
     out.covariances_ = np.array(covariances)

@@ -24,11 +24,11 @@ COMMON = ("--columns", "x0,x1", "--executor", "serial", "--quiet")
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A working folder with data in it, and another one beside it."""
-    (tmp_path / "work").mkdir()
+    (tmp_path / "job").mkdir()
     (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    demo.write(tmp_path / "work" / "data", rows=3_000, columns=2, files=3, components=3)
-    return tmp_path / "work"
+    monkeypatch.chdir(tmp_path / "job")
+    demo.write(tmp_path / "job" / "data", rows=3_000, columns=2, files=3, components=3)
+    return tmp_path / "job"
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_sweep_goes_on_from_another_working_folder_to_the_same_bits(place, fau
     assert re.search(r"to go on: stream-gmm resume runs/a \(run [0-9a-f]{8}\)$", said.strip())
 
     monkeypatch.chdir(place.parent / "elsewhere")
-    run("resume", "../work/runs/a", "--quiet")
+    run("resume", "../job/runs/a", "--quiet")
 
     assert _results(place / "runs" / "a") == _results(place / "whole")
     record, whole = (json.loads((place / f / "run.json").read_bytes()) for f in ("runs/a", "whole"))

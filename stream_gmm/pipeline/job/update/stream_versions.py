@@ -94,7 +94,7 @@ class StreamVersions:
         self._version, self._reference = "", _NO_MODEL
         self._summary: RowSummary | None = None
         self._sample: Sample | None = None
-        self._bad: list[Any] = []
+        self._bad: Any = 0
 
     def begin(self, saved: SavedStream) -> None:
         """Find the version that the rows of the next period are compared with.
@@ -104,7 +104,7 @@ class StreamVersions:
         ConfigError
             If it has other columns.
         """
-        self._first, self._rows, self._summary, self._sample, self._bad = saved.state.rows_seen, 0, None, None, []
+        self._first, self._rows, self._summary, self._sample, self._bad = saved.state.rows_seen, 0, None, None, 0
         self._version, self._reference = "", _NO_MODEL
         catalog = read_catalog(self._target.folder)
         if catalog.champion is None:
@@ -130,7 +130,7 @@ class StreamVersions:
         """Add a batch to the summary and the sample of the period."""
         numbers = self._first + self._rows + np.arange(len(chunk.rows))
         self._rows += len(chunk.rows)
-        self._bad = [np.sum([*self._bad, chunk.bad], axis=0)]
+        self._bad = self._bad + chunk.bad
         hashes, model = hash_rows(0, 0, numbers), self._reference
         sample = Sample.of(np.ascontiguousarray(chunk.rows), hashes, SAMPLE_ROWS)
         self._sample = sample if self._sample is None else self._sample.merge(sample)
@@ -200,7 +200,7 @@ class StreamVersions:
             "sd": np.sqrt(np.diagonal(state.moments.scatter[0]) / state.moments.rows).tolist(),
             "low": sample.rows.min(axis=0).tolist(),
             "high": sample.rows.max(axis=0).tolist(),
-            "bad": np.sum(self._bad, axis=0).tolist(),
+            "bad": self._bad.tolist(),
             "constants": {},
         }
         why = f"{kind} was given, and learnt from a stream of {state.rows_seen:,} rows, each of which was seen once."

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stream_gmm as sg
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.accelerate import METHODS, Auto, Secants
 from stream_gmm.core.fit.coordinates import Chart
@@ -19,6 +20,8 @@ from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.mstep.mstep import mstep
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
+from stream_gmm.core.mstep.prior import ConjugatePrior
+from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import SampleSearch
 from tests.strategies import families, mixtures, random_params, seeds
@@ -214,3 +217,21 @@ def test_every_structure_can_be_accelerated(rng):
             scheme = Scheme(StopRule(1e-6, 1000), PseudoRows(_spread(rows)), _method(name, rows))
             (state,) = run_to_end([EMState(start)], InMemoryEStep(rows, Scaling.of_rows(rows)), scheme)
             assert state.outcome is Outcome.CONVERGED, (family.name, name)
+
+
+def test_a_fit_beside_a_saddle_has_not_converged():
+    """From this seed the gains of the last steps shrink, and grow again: 500 plain steps then gained 7 nats."""
+    rng = np.random.default_rng(343)
+    centres = rng.normal(scale=1.5, size=(3, 2))
+    rows = centres[rng.integers(3, size=400)] + rng.normal(size=(400, 2)) * rng.uniform(0.5, 1.5, size=(400, 1))
+    model = sg.fit(
+        rows, 3, noise=True, prior="mclust", accel="lbfgs", sample_rows=200, random_state=343, max_passes=400
+    )
+    estep, penalty = InMemoryEStep(rows, Scaling.of_rows(rows)), ConjugatePrior.of(collect_moments(rows))
+    scheme, moved = Scheme(penalty=penalty), model.params
+    for _ in range(100):
+        moved = em_step(moved, estep, penalty)[0]
+
+    assert model.outcome is Outcome.CONVERGED
+    before, after = (scheme.objective(params, estep.evaluate(params)) for params in (model.params, moved))
+    assert after - before <= scheme.rule.tolerance(moved.n_parameters, len(rows))

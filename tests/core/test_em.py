@@ -15,7 +15,7 @@ from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.accelerate import METHODS
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, advance, em_step, run_to_end
 from stream_gmm.core.fit.stepwise import PowerDecay, StepwiseState, take_stepwise_step
-from stream_gmm.core.fit.stopping import aitken_gain
+from stream_gmm.core.fit.stopping import bound_remaining_gain, extrapolate_gains
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
@@ -150,12 +150,26 @@ def test_max_passes_ends_with_an_evaluated_model(rng):
     assert estep([state.params])[0].mean_loglik == state.history[-1]
 
 
-def test_aitken_predicts_a_geometric_tail():
-    history = [-1.0 - 0.5**t for t in range(6)]
+def test_a_geometric_tail_is_predicted_with_caution():
+    gains = [0.5**t for t in range(1, 6)]
 
-    assert aitken_gain(history) == pytest.approx(0.5**5, rel=1e-9)
-    assert aitken_gain(history[:2]) == np.inf
-    assert aitken_gain([-2.0, -1.0, -1.0]) == 0.0
+    assert extrapolate_gains(gains[-1], gains[-2], gains[-3]) == pytest.approx(0.5**5, rel=1e-12)
+    # At least what is left at a rate of 0.99, as slower directions may lie behind.
+    assert bound_remaining_gain([0.0, *np.cumsum(gains)]) == pytest.approx(99.0 * 0.5**5)
+    assert bound_remaining_gain([-2.0, -1.0]) == np.inf
+    assert bound_remaining_gain([-2.0, -1.0, -1.0]) == 0.0
+
+
+def test_gains_that_stop_shrinking_are_no_end():
+    # Seen beside a saddle: the next gain was larger than the last, and 200 more steps gained 50,000 times as much.
+    gains = [22.34, 14.031, 13.493, 13.341]
+
+    assert extrapolate_gains(*gains[:0:-1]) > 900.0 * gains[-1]
+    assert bound_remaining_gain([-1e4, *(-1e4 + np.cumsum(gains))]) > 900.0 * gains[-1]
+    assert extrapolate_gains(1.0, 1.0, 1.0) == extrapolate_gains(1.1, 1.0, 2.0) == np.inf
+    # A flat valley, whose gains shrink as 1 / t^2, has an end: about t gains are left.
+    valley = [1.0 / t**2 for t in (198, 199, 200)]
+    assert extrapolate_gains(*valley[::-1]) == pytest.approx(0.5 / 200, rel=0.1)
 
 
 def test_the_default_tolerance_is_a_tenth_of_the_statistical_error():

@@ -21,7 +21,7 @@ import numpy as np
 
 from stream_gmm.core.fit.coordinates import Chart
 from stream_gmm.core.fit.stopping import (
-    cautious_aitken_gain,
+    bound_remaining_gain,
     has_growing_share,
     is_fixed_point,
     predict_gain_by_lengths,
@@ -168,7 +168,7 @@ class PlainEM:
 
     def propose_after_acceptance(self, state: EMState, em: MixtureParams, scheme: Scheme) -> Proposal:
         gain = (
-            cautious_aitken_gain(state.objectives)
+            bound_remaining_gain(state.objectives)
             if scheme.penalty.has_objective
             else predict_gain_by_lengths(state.step_lengths, state.slope)
         )

@@ -16,7 +16,7 @@ from stream_gmm.core.fit.coordinates import MAX_LOG_STRETCH, SMALLEST_WEIGHT
 from stream_gmm.core.fit.em import CONFIRMING_STEPS
 from stream_gmm.core.fit.few_rows_steps import factor_covariances, run_estep, run_mstep
 from stream_gmm.core.fit.quasi_newton import CENTRED_STEPS, LEAST_CURVATURE, PAIRS, SHORTER, TRIES
-from stream_gmm.core.fit.stopping import SAFETY, SLOW_RATE, SLOWEST_RATE, STALL_STEPS
+from stream_gmm.core.fit.stopping import ROUNDING, SLOWEST_RATE, STALL_STEPS, bound_plain_gain
 from stream_gmm.core.model.decomposition import estimate_covariances
 from stream_gmm.core.model.small_matrices import trace_of_quotient
 
@@ -156,7 +156,7 @@ def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prio
     """Return the last point, whether it is an optimum, what is left to gain, its value, and the number of steps.
 
     The steps are those of :class:`.QuasiNewton`. Where it predicts at most ``tol`` nats per row, some EM steps
-    follow, and their gains must leave little more by the rule of :func:`.cautious_aitken_gain`. It ends early where
+    follow, and their gains must leave little more by the rule of :func:`.bound_plain_gain`. It ends early where
     fifty steps have gained less than ``stall``, and at the last point with a density. What is left, and the value of
     the objective, are in nats per row.
     """
@@ -169,7 +169,7 @@ def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prio
     objectives = np.full(STALL_STEPS, -np.inf)
     oldest, n_pairs, in_chart, accepted, tries, length = 0, 0, CENTRED_STEPS, 0, 1, 1.0
     is_plain, objective, centre, trial, em = True, -np.inf, point, point, point
-    confirming, last, before = 0, np.inf, np.inf
+    confirming, last, before, earlier = 0, np.inf, np.inf, np.inf
     for made in range(steps):
         loglik = run_estep(rows_t, row_weights, scale, trial, letters, factors, inverses, moments)
         value = (
@@ -186,15 +186,13 @@ def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prio
             continue
         if not np.isfinite(value):
             return point, False, np.inf, objective, made
-        last, before, point, objective = value - objective, last, trial, value
+        last, before, earlier, point, objective = value - objective, last, before, trial, value
         em = run_mstep(point, moments, total, letters, shared, prior, prior_rows, 0.0)
         if confirming:
             if confirming < CONFIRMING_STEPS:
                 confirming, trial = confirming + 1, em
                 continue
-            left = max(last, 0.0) * SLOW_RATE / (1.0 - SLOW_RATE)
-            if last > 1e-13 * abs(objective):
-                left = max(left, SAFETY * last * last / (before - last) if before > last else np.inf)
+            left = bound_plain_gain(last, before, earlier) if last > ROUNDING * abs(objective) else 0.0
             if left <= CONFIRMED * tol:
                 return point, True, left, objective, made
             confirming, in_chart = 0, CENTRED_STEPS

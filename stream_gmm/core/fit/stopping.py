@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numba.extending import register_jitable
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -13,6 +14,8 @@ SAFETY = 2.0
 """Factor on an extrapolated gain."""
 SAFETY_OF_LENGTHS = 5.0
 """Factor on an extrapolated way, with a ridge: behind the directions that show there are often slower ones."""
+ROUNDING = 1e-13
+"""Gains of no more than this part of the objective are rounding."""
 SLOW_RATE = 0.99
 """The gains of plain EM are assumed to shrink by no more than this factor in each step."""
 SLOWEST_RATE = 0.98
@@ -23,35 +26,57 @@ NO_STEP = 1e-7
 """With a ridge, an EM step of no more than this length is rounding."""
 RISING_STEPS = 10.0
 """With a ridge, a rise of the ratio of two EM steps is assumed to go on for so many more."""
+RISING_GAINS = 2.0
+"""A rise of the ratio of two gains is assumed to go on for so many more steps."""
+FLATTEST_RATE = 0.999
+"""Gains whose ratio is about to reach 1 are assumed to shrink by no more than this factor in each step."""
 STALL_STEPS = 50
 """A fit on the sample has stalled if so many steps have gained next to nothing."""
 NO_SHARE, SMALL_SHARE = 1e-12, 1e-2
 """Between these weights, a component that grows shows that a fit has not converged."""
 
 
-def aitken_gain(values: Sequence[float]) -> float:
-    """Return the gain of the objective that remains by Aitken's rule, nats per row; inf if unknown.
+@register_jitable  # type: ignore[untyped-decorator]
+def extrapolate_gains(last: float, before: float, earlier: float) -> float:
+    """Return what is left of gains whose last three these are; inf if they do not shrink.
 
-    A geometric tail with ratio a = d_t / d_{t-1} has ``d_t a / (1 - a)`` left to gain
-    (McLachlan & Krishnan 2008, section 4.9).
+    With the ratio a of the last two, a geometric tail has ``last a / (1 - a)`` left. A ratio that rises is assumed to
+    rise on: beside a saddle the gains shrink for a while before they grow. ``earlier`` is 0 if it is not known.
     """
-    if len(values) < 3:
-        return np.inf
-    last, before = values[-1] - values[-2], values[-2] - values[-3]
-    if last <= 1e-13 * abs(values[-1]):
+    if last <= 0.0:
         return 0.0
-    ratio = last / before if before > 0.0 else np.inf
-    return last * ratio / (1.0 - ratio) if ratio < 1.0 else np.inf
+    if last >= before:
+        return np.inf
+    ratio = last / before
+    if earlier > 0.0:
+        ratio = min(ratio + RISING_GAINS * max(ratio - before / earlier, 0.0), max(ratio, FLATTEST_RATE))
+    return last * ratio / (1.0 - ratio)
 
 
-def cautious_aitken_gain(values: Sequence[float]) -> float:
-    """Return twice :func:`aitken_gain`, but at least what remains at a rate of 0.99 per step.
+@register_jitable  # type: ignore[untyped-decorator]
+def bound_plain_gain(last: float, before: float, earlier: float) -> float:
+    """Return what plain EM has left to gain, with caution, after three gains of an objective; inf if unknown.
 
-    While a fast direction still dominates the gains, their ratio is too small for the slower ones behind it, and on a
-    plateau it can rise above 1 later.
+    It is twice what the ratio of the last two leaves (Aitken's rule; McLachlan & Krishnan 2008, section 4.9), at
+    least what :func:`extrapolate_gains` returns, and what remains at a rate of 0.99 per step: while a fast direction
+    still dominates the gains, their ratio is too small for the slower ones behind it.
     """
-    slow = (values[-1] - values[-2]) * SLOW_RATE / (1.0 - SLOW_RATE) if len(values) > 1 else np.inf
-    return max(SAFETY * aitken_gain(values), slow)
+    slow = max(last, 0.0) * SLOW_RATE / (1.0 - SLOW_RATE)
+    by_ratio, rising = extrapolate_gains(last, before, 0.0), extrapolate_gains(last, before, earlier)
+    return float(max(SAFETY * by_ratio, rising, slow))
+
+
+def bound_remaining_gain(objectives: Sequence[float]) -> float:
+    """Return :func:`bound_plain_gain` for the objectives of plain EM, nats per row; inf without three of them.
+
+    A last gain that is no more than rounding counts as none.
+    """
+    if len(objectives) < 3:
+        return np.inf
+    gains = np.diff(objectives[-4:])[::-1].tolist()
+    if gains[0] <= ROUNDING * abs(objectives[-1]):
+        return 0.0
+    return float(bound_plain_gain(gains[0], gains[1], gains[2] if len(gains) > 2 else 0.0))
 
 
 def predict_gain(step: Array, to_optimum: Array, slope: float = 0.0) -> float:

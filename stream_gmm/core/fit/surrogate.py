@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_gmm.core.fit.coordinates import Chart
+from stream_gmm.core.fit.stopping import ROUNDING, extrapolate_gains
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -25,8 +26,6 @@ from stream_gmm.errors import SingularCovarianceError
 
 _HARDLY = 1e-6
 """Inner steps go on to this part of the tolerance: only several of them tell how slowly the rest will come."""
-RISING_GAINS = 2.0
-"""A rise of the ratio of two gains is assumed to go on for so many more steps."""
 _SMALLEST_RATIO = 0.1
 """A corrected variance below this part of the anchor's is more likely noise than truth."""
 
@@ -189,13 +188,8 @@ def _rows_per_scatter(stats: SuffStats) -> Array:
 
 
 def _predict_total_gain(values: list[float]) -> float:
-    """Return the gain so far, and what a geometric tail of the last steps adds; a ratio that rises may rise on."""
-    so_far = values[-1] - values[0]
-    if len(values) < 3:
+    """Return the gain so far, and what is left of the last gains; inf if they do not shrink."""
+    so_far, gains = values[-1] - values[0], np.diff(values[-4:])[::-1].tolist()
+    if len(gains) < 2 or gains[0] <= ROUNDING * abs(values[-1]):
         return so_far
-    last, before = values[-1] - values[-2], values[-2] - values[-3]
-    ratio = last / before if before > 0.0 and last > 0.0 else 0.0
-    if ratio and len(values) > 3 and values[-3] > values[-4]:
-        ratio += RISING_GAINS * max(ratio - before / (values[-3] - values[-4]), 0.0)
-    ratio = min(ratio, 0.999)
-    return so_far + max(last, 0.0) * ratio / (1.0 - ratio)
+    return so_far + float(extrapolate_gains(gains[0], gains[1], gains[2] if len(gains) > 2 else 0.0))

@@ -10,6 +10,7 @@ import click
 
 from stream_gmm.cli.help import GroupedCommand
 from stream_gmm.cli.output import Output, describe_profile, output_options
+from stream_gmm.errors import ConfigError
 from stream_gmm.pipeline.limits import MOST_COMPONENTS
 
 POSITIVE = click.IntRange(min=1)
@@ -32,7 +33,11 @@ class FiniteNumber(click.FloatRange):
 @click.option("--columns", help="Columns to look at, with commas between [default: all that look like measurements]")
 @click.option("--exclude-columns", default="", help="Columns to leave out, with commas between")
 @click.option("--filter", help="Only rows for which this is true")
-@click.option("--missing", default="drop", show_default=True, type=click.Choice(["drop", "error"]), help="Bad rows")
+@click.option(
+    "--missing", default="drop", show_default=True, type=click.Choice(["drop", "error", "marginalise"]),
+    help="Rows with a null or NaN: left out, refused, or counted with the values that they have",
+)  # fmt: skip
+@click.option("--sentinel", help="Values that stand for a missing one, such as '{x: -200}'")
 @click.option("--sample-rows", default=50_000, type=POSITIVE, show_default=True, help="Rows of the uniform sample")
 @click.option("--transforms", help="What to look at instead of columns, such as auto, log1p or '{x*: log1p}'")
 @click.option("--sample", is_flag=True, help="Read leaves drawn at random only, not everything")
@@ -46,12 +51,12 @@ def profile(data: tuple[str, ...], output: Output, **given: Any) -> None:
     from stream_gmm.pipeline.fit.transforms import open_and_profile
 
     chosen: dict[str, Any] = {n: given[n].split(",") for n in ("columns", "exclude_columns") if given[n]}
-    dataset = open_dataset(list(data), missing=given["missing"], filter=given["filter"], **chosen)
-    transforms = given["transforms"]
-    if transforms and transforms.lstrip().startswith("{"):
-        import yaml
-
-        transforms = yaml.safe_load(transforms)
+    transforms, sentinel = (_read_mapping(name, given[name]) for name in ("transforms", "sentinel"))
+    if sentinel is not None and not isinstance(sentinel, dict):
+        raise ConfigError(f"--sentinel maps columns to values, such as '{{x: -200}}', and is {sentinel!r}.")
+    dataset = open_dataset(
+        list(data), missing=given["missing"], filter=given["filter"], sentinel=sentinel, **chosen
+    )  # fmt: skip
     read = "sample" if given["sample"] else "full"
     settings = Settings(
         sample_rows=given["sample_rows"], profile=read, cache="none", constants="fit", transforms=transforms
@@ -60,6 +65,16 @@ def profile(data: tuple[str, ...], output: Output, **given: Any) -> None:
     with output.progress() as listener:
         _, found, _ = open_and_profile(dataset, settings, executor, listener)
     output.result(lambda: describe_profile(found), lambda: show_profile(found, make_console()))
+
+
+def _read_mapping(name: str, text: str | None) -> Any:
+    """Return the mapping in a text such as ``{x: -200}``, or the text if it is none."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text) if text and text.lstrip().startswith("{") else text
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--{name} cannot be read: {error}") from error
 
 
 @click.command("demo-data", cls=GroupedCommand)

@@ -15,8 +15,18 @@ EXIT_CODES = (
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Fit and score": ("run", "sweep", "fit", "score", "resume", "export", "bootstrap", "report"),
     "Look": ("profile", "plan", "inspect"),
-    "Every night": ("update", "monitor", "history", "diff", "promote", "rollback", "serve", "deploy", "verify",
-                    "clean"),
+    "Every night": (
+        "update",
+        "monitor",
+        "history",
+        "diff",
+        "promote",
+        "rollback",
+        "serve",
+        "deploy",
+        "verify",
+        "clean",
+    ),
     "Set up": ("init", "doctor", "schema", "demo-data"),
 }
 """The commands by what they are for; others are listed under "Operate"."""

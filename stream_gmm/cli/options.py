@@ -36,9 +36,7 @@ def make_config_options(beginnings: tuple[str, ...] = ("",)) -> tuple[click.Opti
         alone = _ALONE.get(dotted, "true" if field.annotation is bool else None)
         switch: dict[str, Any] = {} if alone is None else {"is_flag": False, "flag_value": alone}
         names = [*option_names(dotted), _variable_name(dotted)]
-        out.append(
-            click.Option(names, multiple=_is_list(field), metavar="VALUE", **switch, help=_help_text(field))
-        )
+        out.append(click.Option(names, multiple=_is_list(field), metavar="VALUE", **switch, help=_help_text(field)))
     return tuple(out)
 
 

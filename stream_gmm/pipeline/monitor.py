@@ -86,6 +86,7 @@ def monitor(
         )
     require_complete_rows(dataset.missing, "the monitor")
     dataset = dataset.with_columns(model.columns)
+    dataset.refuse_unusable(not_yet=[t.name for t in model.transforms])
     target = None if scored is None else open_target(scored)
     manifest = _find_scores(target, model, dataset)
     items: list[Item] = [(p, None) for p in dataset.parts]

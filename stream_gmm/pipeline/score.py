@@ -112,6 +112,7 @@ def score(
         refuse_imputation(model.transforms)
     target = open_target(output, table.sink, table.write)
     dataset = with_model_columns(dataset, model)
+    dataset.refuse_unusable()
     layout = make_layout(dataset, model.n_components, model.density.noisy, table, model.columns)
     require_ranks(layout, model)
     columns = score_columns(model.n_components, layout, model.density.noisy, training=model.training)

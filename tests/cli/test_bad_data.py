@@ -52,14 +52,22 @@ def data(**more: Any) -> Make:
     return lambda: put("bad.parquet", columns(**more))
 
 
+def untold(**more: Any) -> Make:
+    """The same, with a footer that tells nothing of the values."""
+    return lambda: put("bad.parquet", columns(**more), write_statistics=False)
+
+
 def only(**table: Any) -> Make:
     return lambda: put("bad.parquet", table)
 
 
 def spoilt(name: str, value: float | None) -> Make:
     """Good columns, of which one has another value in its row 7."""
-    values = [*columns()[name][:7], value, *columns()[name][8:]]
-    return data(**{name: values})
+    return data(**{name: spoil(name, value)})
+
+
+def spoil(name: str, value: float | None) -> list[float | None]:
+    return [*columns()[name][:7], value, *columns()[name][8:]]
 
 
 def bytes_of(change: Callable[[bytes], bytes], **options: Any) -> Make:
@@ -128,20 +136,37 @@ DATA: list[tuple[str, Make, str, int, str]] = [
     ("structs", only(x=[{"a": 1.0}] * 60), BAD + "--columns x", 3, "is struct<a: double>, not a number"),
     ("words named", data(w=WORDS), BAD + "--columns x,w", 3, "column 'w' is string, not a number"),
     ("categories", data(w=pa.array(WORDS).dictionary_encode()), BAD + "--columns x,w", 3, "column 'w' is dictionary"),
-    ("nulls only", only(x=NULLS), BAD, 3, "60 null among these rows"),
-    ("nulls named", data(z=NULLS), BAD + "--columns x,z", 3, "column 'z': 60 null among these rows"),
+    ("nulls only", only(x=NULLS), BAD, 3, "column 'x': 60 of 60 values"),
+    ("nulls named", data(z=NULLS), BAD + "--columns x,z", 3, "column 'z': 60 of 60 values"),
     ("the type null", data(z=pa.nulls(60)), BAD + "--columns x,z", 3, "column 'z' is null, not a number"),
     (
         "nulls dropped",
         data(z=NULLS),
         BAD + "--columns x,z --missing drop",
         3,
+        "columns ['z'] have no value in any row, by the footers of the files",
+    ),
+    ("untold nulls", untold(z=NULLS), BAD + "--columns x,z", 3, "column 'z': 60 null among these rows"),
+    (
+        "untold nulls dropped",
+        untold(z=NULLS),
+        BAD + "--columns x,z --missing drop",
+        3,
         "60 rows were read, and all were dropped",
     ),
-    ("a null", spoilt("x", None), BAD, 3, "1 null among these rows, the first at row 7"),
+    ("a null", spoilt("x", None), BAD, 3, "or other columns: in y nothing is null"),
+    ("an untold null", untold(x=spoil("x", None)), BAD, 3, "1 null among these rows, the first at row 7"),
     ("a NaN", spoilt("y", np.nan), BAD, 3, "column 'y': 1 nan among these rows, the first at row 7"),
-    ("an infinity", spoilt("x", np.inf), BAD, 3, "1 infinite among these rows"),
-    ("a value too large", spoilt("x", 1e200), BAD, 3, "1 oversized among these rows, the first at row 7"),
+    ("an infinity", spoilt("x", np.inf), BAD, 3, "infinite or beyond 1e150: column 'x': inf"),
+    ("an untold infinity", untold(x=spoil("x", np.inf)), BAD, 3, "1 infinite among these rows"),
+    ("a value too large", spoilt("x", 1e200), BAD, 3, "infinite or beyond 1e150: column 'x': 1e+200"),
+    (
+        "an untold value too large",
+        untold(x=spoil("x", 1e200)),
+        BAD,
+        3,
+        "1 oversized among these rows, the first at row 7",
+    ),
     ("a constant alone", only(x=np.ones(60)), BAD, 8, "none of the 2 candidates is admissible"),
     ("constants only", only(x=np.ones(60), y=np.zeros(60)), BAD, 8, "their rows have no spread"),
     ("one row", only(x=[1.0], y=[2.0]), BAD, 8, "2 components need at least as many rows, and there are 1"),
@@ -171,18 +196,25 @@ DATA: list[tuple[str, Make, str, int, str]] = [
     ),
     ("ORC", lambda: pa.orc.write_table(pa.table(columns()), "a.orc"), "--paths a.orc", 3, "format='orc'"),
     ("a folder of CSV", folder_of_csv, FOLDER, 3, "only Parquet is read"),
-    ("weights below zero", data(w=np.linspace(-1, 1, 60)), BAD + "--weight w", 3, "the weight of row 0 is negative"),
+    (
+        "weights below zero",
+        data(w=np.linspace(-1, 1, 60)),
+        BAD + "--weight w",
+        3,
+        "the weight of a row is negative, by the footers",
+    ),
+    ("untold weights below zero", untold(w=np.linspace(-1, 1, 60)), BAD + "--weight w", 3, "of row 0 is negative"),
     ("weights of zero", data(w=np.zeros(60)), BAD + "--weight w", 3, "all were dropped"),
     ("a weight of NaN", data(w=[np.nan] * 60), BAD + "--weight w", 3, "column 'w': 60 nan"),
-    ("an infinite weight", data(w=[np.inf] * 60), BAD + "--weight w", 3, "column 'w': 60 infinite"),
+    ("an infinite weight", data(w=[np.inf] * 60), BAD + "--weight w", 3, "column 'w': inf"),
     ("weights in words", data(w=WORDS), BAD + "--weight w", 3, "column 'w' is string, not a number"),
-    ("no such weight", data(), BAD + "--weight w", 3, "there is no column 'w'. It has: x, y"),
+    ("no such weight", data(), BAD + "--weight w", 3, "weight: there is no column 'w'. There are: x, y"),
     ("a filter of no row", data(), BAD + "--filter 'x > 1000'", 3, "no row matches the filter"),
     ("half a filter", data(), BAD + "--filter 'x >'", 2, "the filter 'x >' cannot be read"),
     ("a filter of an unknown column", data(), BAD + "--filter 'q > 1'", 3, "the filter needs one column 'q'. It has"),
     ("a filter that calls", data(), BAD + "--filter '__import__(\"os\").abort()'", 3, "the filter"),
     ("a filter of words", data(), BAD + "--filter 'x > \"a\"'", 2, "cannot be used"),
-    ("a pattern of nothing", data(), BAD + "--columns 'z*'", 3, "no numeric column matches 'z*'"),
+    ("a pattern of nothing", data(), BAD + "--columns 'z*'", 3, "columns: no column matches 'z*'"),
     ("an unknown type", data(), BAD + "--columns dtype:complex", 2, "unknown type 'dtype:complex'. Known: float"),
     ("all excluded", data(), BAD + "--exclude-columns '*'", 3, "no numeric column"),
     ("an excluded unknown", data(), BAD + "--exclude-columns q", 3, "exclude_columns: there is no column 'q'"),
@@ -199,11 +231,17 @@ DATA: list[tuple[str, Make, str, int, str]] = [
         data(),
         BAD + "--resolution '{q: 1}'",
         2,
-        "resolution names 'q'. There is no such column",
+        "em.resolution: there is no column 'q'. There are: x, y",
     ),
     ("a step below zero", data(), BAD + "--resolution '{x: -1}'", 2, "must not be negative"),
     ("an unknown transform", data(), BAD + "--transforms sqrt", 2, "unknown transform of * 'sqrt'"),
-    ("a transform of an unknown", data(), BAD + "--transforms '{q: log}'", 2, "transforms names 'q'"),
+    (
+        "a transform of an unknown",
+        data(),
+        BAD + "--transforms '{q: log}'",
+        2,
+        "em.transforms: there is no column 'q'",
+    ),
     ("a logarithm of minus one", data(), BAD + "--transforms log", 3, "log is defined above 0"),
 ]
 
@@ -288,14 +326,14 @@ COMMANDS: list[tuple[str, Make, str, int, str]] = [
         model_of(table={"p": columns()["x"], "q": columns()["y"]}),
         SCORE,
         3,
-        "there is no column 'p'. It has: x, y",
+        "columns: there is no column 'p'.",
     ),
     (
         "a model of more columns",
         model_of(table=columns(z=columns()["x"] ** 2)),
         SCORE,
         3,
-        "there is no column 'z'. It has: x, y",
+        "columns: there is no column 'z'. There are: x, y",
     ),
     (
         "outliers of two kinds",

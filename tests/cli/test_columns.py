@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -78,7 +79,7 @@ def test_without_a_filter_all_rows_are_scored(folder, tmp_path):
         (["--columns", "x", "--filter", "x >"], 2, "the filter 'x >' cannot be read"),
         (["--columns", "x", "--filter", "z > 1"], 3, "the filter needs one column 'z'"),
         (["--columns", "dtype:flaot"], 2, "unknown type 'dtype:flaot'; did you mean 'float'"),
-        (["--columns", "q*"], 3, "no numeric column matches 'q"),
+        (["--columns", "q*"], 3, "columns: no column matches 'q"),
         (["--columns", "x", "--exclude-columns", "xx"], 3, "there is no column 'xx'; did you mean 'x'"),
     ],
 )
@@ -87,3 +88,14 @@ def test_a_mistake_is_one_message_with_its_exit_code(folder, tmp_path, options, 
 
     assert message in out
     assert "Traceback" not in out
+
+
+def test_profile_counts_missing_values_and_sentinels_by_every_policy(tmp_path, rng):
+    x, y = rng.normal(size=(2, 50))
+    x[:5], y[3:9] = np.nan, -200.0
+    pq.write_table(pa.table({"x": pa.array(x, from_pandas=True), "y": y}), tmp_path / "a.parquet")
+    for policy, mean in (("marginalise", np.nanmean(x)), ("drop", x[9:].mean())):
+        out = run("profile", tmp_path, "--missing", policy, "--sentinel", "{y: -200}", "--json", "--quiet")
+        found = json.loads(out[out.index("{") : out.rindex("}") + 1])["columns"]
+        assert (found["x"]["null"], found["y"]["null"]) == (5, 6)
+        assert np.isclose(found["x"]["mean"], mean, atol=0.1 if policy == "marginalise" else 1e-9)

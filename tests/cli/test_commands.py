@@ -148,7 +148,7 @@ class TestExitCodes:
     def test_3_input_data(self, tmp_path):
         null = ("sweep", "--paths", _null_file(tmp_path / "in"), *THREADS, "--folder", tmp_path / "r")
         output = run_process(*null, code=3)
-        assert "row group 0, column 'x': 1 null" in output
+        assert "column 'x': 1 of " in output
         assert "missing: drop" in output
         assert "Traceback" not in output
         assert "there is no file or folder" in run("sweep", "--paths", tmp_path / "no", *THREADS, code=3)

@@ -157,7 +157,7 @@ class TestRowCounts:
             for chunk in real(*args):
                 yield type(chunk)(chunk.rows[:500], 500, 0, 0, None, chunk.bad)
 
-        monkeypatch.setattr("stream_gmm.io.source.dataset.parquet_chunks", shortened)
+        monkeypatch.setattr("stream_gmm.io.source.leaf.parquet_chunks", shortened)
         with pytest.raises(InputDataError, match="500 rows were read where .* promise 524"):
             sg.fit(data, 1, cache=cache)
 
@@ -167,7 +167,12 @@ class TestOversizedValues:
     def test_a_sentinel_is_named_with_its_place(self, tmp_path, rng, value):
         x, y = rng.normal(size=(2, 300))
         y[170] = value
-        pq.write_table(pa.table({"x": x, "y": y}), tmp_path / "a.parquet", row_group_size=100)
+        table = pa.table({"x": x, "y": y})
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=100)
+        place = f"infinite or beyond 1e150: column 'y': .*{tmp_path / 'a.parquet'}, row group 1"
+        with pytest.raises(InputDataError, match=place):
+            sg.fit(tmp_path, 1)
+        pq.write_table(table, tmp_path / "a.parquet", row_group_size=100, write_statistics=False)
         place = f"{tmp_path / 'a.parquet'}, row group 1, column 'y': 1 oversized .* row 170 "
         with pytest.raises(InputDataError, match=place) as error:
             sg.fit(tmp_path, 1)

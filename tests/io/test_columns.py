@@ -68,7 +68,9 @@ class TestEveryFileHasASay:
 
         assert dropped.columns == ("x", "y")
         assert sg.fit(dropped, 1).criteria.n_rows == 50
-        with pytest.raises(InputDataError, match=f"{folder / names[0]}, row group 0, column 'y': 50 null"):
+        with pytest.raises(
+            InputDataError, match=f"column 'y': 50 of 100 values .{folder / names[0]}, row group 0: 50"
+        ):
             sg.fit(folder, 1)
 
     def test_a_column_without_values_in_any_file_is_named(self, tmp_path):
@@ -293,7 +295,7 @@ class TestSelectors:
     @pytest.mark.parametrize(
         ("columns", "exclude", "message"),
         [
-            (["z*"], [], "no numeric column matches 'z.'"),
+            (["z*"], [], "columns: no column matches 'z.'"),
             (["xs*"], [], "no numeric column matches 'xs.'"),
             (["dtype:flaot"], [], "unknown type 'dtype:flaot'; did you mean 'float'"),
             (["y", "y"], [], "named twice"),

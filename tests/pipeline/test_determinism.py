@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("bits")
     demo.write(out, rows=120_000, columns=4, files=3, components=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stream_gmm.io.source.dataset.LEAF_BYTES", (1 << 20, 64 << 20))
+        patch.setattr("stream_gmm.io.source.leaf.LEAF_BYTES", (1 << 20, 64 << 20))
         yield out
 
 

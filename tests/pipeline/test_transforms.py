@@ -235,7 +235,13 @@ class TestOutsideTheDomain:
     def path(self, write_parquet, rng):
         values = rng.lognormal(size=400)
         values[310] = -2.0
-        return write_parquet("odd.parquet", {"x": values, "y": rng.normal(size=400)}, row_group_size=100)
+        table = {"x": values, "y": rng.normal(size=400)}
+        return write_parquet("odd.parquet", table, row_group_size=100, write_statistics=False)
+
+    def test_the_footer_is_enough(self, write_parquet):
+        path = write_parquet("told.parquet", {"x": np.arange(-2.0, 398.0)}, row_group_size=100)
+        with pytest.raises(InputDataError, match=r"no log1p\(x\), by the footers.*-2.0 .*told.parquet, row group 0"):
+            sg.fit(path, 1, client=SerialExecutor(), transforms={"x": "log1p"})
 
     def test_the_error_names_file_row_group_column_and_value(self, path):
         with pytest.raises(InputDataError, match=r"odd.parquet, row group 3, column 'x'.*log1p\(x\).*row 310.*-2\)"):
@@ -286,7 +292,7 @@ def test_auto_adopts_what_clearly_gains_and_shows_it(rng, write_parquet):
 
 def test_resolution_and_transforms_of_one_column_exclude_each_other(rng):
     x = np.round(rng.lognormal(2.0, 1.0, (300, 2)))
-    with pytest.raises(ConfigError, match="resolution gives a step for 'x0', which is transformed"):
+    with pytest.raises(ConfigError, match="resolution gives steps for columns that are transformed: x0"):
         sg.fit(x, 1, transforms={"x0": "log1p"}, resolution={"x0": 1.0})
     assert sg.fit(x, 1, transforms={"x0": "log1p"}, resolution="auto").converged_
 

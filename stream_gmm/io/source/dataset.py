@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from stream_gmm.core.display import make_html_table, shorten_list
 from stream_gmm.core.rows.frames import column_names
 from stream_gmm.core.rows.transforms import Transforms
 from stream_gmm.errors import ConfigError, InputDataError, InputTypeError, did_you_mean, explain, one_of
-from stream_gmm.io.source.chunks import Chunk, parquet_chunks, read_ahead
-from stream_gmm.io.source.columns import NAMED_COLUMNS, check_features, choose_columns
+from stream_gmm.io.source.columns.choice import check_features, choose_columns
+from stream_gmm.io.source.columns.names import NAMED_COLUMNS, refuse_unknown
+from stream_gmm.io.source.columns.statistics import NO_FACTS, FooterFacts, collect_facts
 from stream_gmm.io.source.decode import MARGINALISE, Sentinels, expand_sentinel
-from stream_gmm.io.source.files import SourceFile, is_uri, redact
+from stream_gmm.io.source.files import SourceFile
 from stream_gmm.io.source.filters import check_filter, find_row_groups
+from stream_gmm.io.source.leaf import ParquetLeaf, rows_per_leaf
 from stream_gmm.io.source.listing import find_files
 from stream_gmm.io.source.parts import Part, cut_parts, join_neighbours, read_footers
 from stream_gmm.io.source.schema import (
@@ -32,56 +33,7 @@ from stream_gmm.io.source.schema import (
 from stream_gmm.io.source.tables.lazy import FilesOfFrame, resolve_lazy
 from stream_gmm.io.source.tables.versions import TableVersion
 
-# Bytes of float64 in one task of a pass. They depend on the data alone: were they to depend on the workers, so would
-# the bits of the result.
-LEAF_BYTES = (4 << 20, 64 << 20)
-LEAVES = 64
 MISSING = ("error", "drop", MARGINALISE)
-
-
-@dataclass(frozen=True)
-class ParquetLeaf:
-    """Row groups of one file, or of several small ones."""
-
-    parts: tuple[Part, ...]
-    columns: tuple[str, ...]
-    missing: str
-    weight: str | None = None
-    row_filter: str | None = None
-    transforms: Transforms = ()
-    sentinels: Sentinels = ()
-
-    @property
-    def rows(self) -> int:
-        """Number of rows, before the filter leaves some out."""
-        return sum(p.rows for p in self.parts)
-
-    def chunks(self) -> Iterator[Chunk]:
-        """Read, one bounded chunk at a time."""
-        for part in self.parts:
-            read = self._weighted_chunks(part) if self.weight else self._read(part, self.columns)
-            # The network makes a reader wait, the disk hardly: there the next chunk comes while this one is used.
-            yield from read_ahead(read) if is_uri(part.path) else read
-
-    def _read(self, part: Part, columns: Sequence[str]) -> Iterator[Chunk]:
-        return parquet_chunks(part, columns, self.missing, (), self.row_filter, self.transforms, self.sentinels)
-
-    def _weighted_chunks(self, part: Part) -> Iterator[Chunk]:
-        assert self.weight is not None
-        for chunk in self._read(part, (*self.columns, self.weight)):
-            if not np.all(chunk.rows[:, -1] >= 0.0):
-                row = int(np.argmin(chunk.rows[:, -1] >= 0.0))
-                what = "negative" if chunk.rows[row, -1] < 0.0 else "missing"
-                where = f"{redact(part.path)}, column '{self.weight}': the weight of row {chunk.row_numbers[row]}"
-                raise InputDataError(f"{where} is {what}.")
-            yield replace(chunk, weighted=True, bad=chunk.bad[:-1])
-
-
-def rows_per_leaf(n_rows: int, n_columns: int) -> int:
-    """Return the rows of one task of a pass; a function of the data alone."""
-    row_bytes = 8 * n_columns
-    low, high = LEAF_BYTES
-    return max(1, int(np.clip(n_rows * row_bytes // LEAVES, low, high)) // row_bytes)
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,6 +59,8 @@ class Dataset:
     tables: tuple[TableVersion, ...] = ()
     """Tables that are read through their log, each with its version."""
     sentinels: Sentinels = ()
+    facts: FooterFacts = NO_FACTS
+    """What the footers tell about the values; with a filter nothing."""
 
     resident: ClassVar[bool] = False
 
@@ -184,8 +138,51 @@ class Dataset:
             if name in clashes:
                 raise InputDataError(clashes[name])
 
+    def refuse_unusable(self, not_yet: Collection[str] = ()) -> None:
+        """Refuse values that no pass can use, as far as the footers tell of them; reads nothing.
+
+        Parameters
+        ----------
+        not_yet
+            Columns that will be transformed, and are not yet.
+
+        Raises
+        ------
+        InputDataError
+            Names files, row groups, columns and counts, of all that are of one kind.
+        """
+        marked = {name for name, _ in self.sentinels}
+        ranges = tuple(r for r in self.facts.ranges if r.column not in not_yet and r.column not in marked)
+        facts = replace(self.facts, ranges=ranges)
+        facts.refuse_unusable(self.columns, self.missing, self.weight, self.transforms)
+
+    def refuse_empty(self) -> None:
+        """Refuse columns to fit that hold no value in any row, as far as the footers tell; reads nothing.
+
+        Raises
+        ------
+        InputDataError
+            Names them.
+        """
+        empty = [n.column for n in self.facts.nulls if n.nulls == n.rows and n.column in self.columns]
+        if empty:
+            raise InputDataError(
+                explain(
+                    f"columns {empty} have no value in any row, by the footers of the files",
+                    why="all of them are missing",
+                    remedy="leave the columns out (data.exclude_columns)",
+                )
+            )
+
     def leaves(self) -> list[ParquetLeaf]:
-        """Return the tasks of a pass: row groups, collected in order up to a size in bytes."""
+        """Return the tasks of a pass: row groups, collected in order up to a size in bytes.
+
+        Raises
+        ------
+        InputDataError
+            As :meth:`refuse_unusable`.
+        """
+        self.refuse_unusable()
         target = rows_per_leaf(self.num_rows, len(self.columns))
         runs: list[list[Part]] = [[]]
         rows = 0
@@ -198,7 +195,8 @@ class Dataset:
         return [self._make_leaf(join_neighbours(r)) for r in runs]
 
     def small_leaves(self) -> list[ParquetLeaf]:
-        """Return one leaf for each row group."""
+        """Return one leaf for each row group; raises as :meth:`leaves`."""
+        self.refuse_unusable()
         return [self._make_leaf((g,)) for p in self.parts for g in p.groups()]
 
     def _make_leaf(self, parts: tuple[Part, ...]) -> ParquetLeaf:
@@ -268,6 +266,8 @@ def open_dataset(
     listing = find_files(_list_paths(paths), exclude, table_version)
     footers = read_footers(listing.files)
     schemas = [FileSchema(f.schema, f.file, f.metadata.num_rows) for f in footers]
+    known = list(dict.fromkeys(n for one in distinct_schemas(schemas) for n in one.schema.names))
+    refuse_unknown(known, columns, exclude_columns, weight, filter, sentinel or {})
     features = choose_columns(footers, columns, exclude_columns, weight)
     names = features.columns
     check_features(schemas, names if weight is None else (*names, weight))
@@ -284,9 +284,11 @@ def open_dataset(
             explain(f"no row matches the filter {filter!r}", why="the ranges in the footers exclude it")
         )
     warnings = (*listing.warnings, *features.warnings, *common.warnings)
+    wanted = names if weight is None else (*names, weight)
+    facts = NO_FACTS if filter is not None else collect_facts(footers, wanted)
     return Dataset(
         files, parts, names, missing, common.schema, weight, warnings, tuple(common.clashes.items()), filter,
-        tables=listing.tables, sentinels=expand_sentinel(sentinel or {}, names),
+        tables=listing.tables, sentinels=expand_sentinel(sentinel or {}, names), facts=facts,
     )  # fmt: skip
 
 

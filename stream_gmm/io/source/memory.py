@@ -16,8 +16,9 @@ from stream_gmm.core.rows.frames import as_rows, column_names
 from stream_gmm.core.rows.transforms import Transforms, label_columns, refuse_untransformed, transform_rows
 from stream_gmm.errors import ConfigError, InputDataError, explain
 from stream_gmm.io.source.chunks import Chunk, array_chunks
-from stream_gmm.io.source.dataset import Dataset, open_dataset, rows_per_leaf
+from stream_gmm.io.source.dataset import Dataset, open_dataset
 from stream_gmm.io.source.decode import MARGINALISE
+from stream_gmm.io.source.leaf import rows_per_leaf
 from stream_gmm.io.source.parts import Part
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.io.source.tables.lazy import FilesOfFrame, resolve_lazy

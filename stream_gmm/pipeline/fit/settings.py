@@ -6,6 +6,7 @@ functions; :func:`document_options` puts their explanations into the docstrings 
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
 import textwrap
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
+from stream_gmm.core.display import shorten_list
 from stream_gmm.core.estep.kernel_choice import KernelPreference
 from stream_gmm.core.fit.accelerate import METHODS
 from stream_gmm.core.fit.em import StopRule
@@ -21,7 +23,8 @@ from stream_gmm.core.model.moments import Array
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.mstep.prior import STRUCTURES, ConjugatePrior
 from stream_gmm.core.rows.sampling import Sample
-from stream_gmm.core.rows.transform_requests import parse_transforms
+from stream_gmm.core.rows.transform_requests import AUTO as TRANSFORM_AUTO
+from stream_gmm.core.rows.transform_requests import TransformRequest, assign_transforms, parse_transforms
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, did_you_mean, one_of, refuse_unknown_keywords
 from stream_gmm.io.source.cache import NONE
@@ -33,6 +36,7 @@ CONSTANTS = (ASIDE, FIT)
 RESOLUTIONS = (AUTO, NONE)
 DEFAULT_ACCEL: dict[str, str | None] = {AUTO: AUTO, "em": "none", "minibatch": None}
 """The algorithms, and the acceleration that each stands for; None: it has no full passes to accelerate."""
+NAMED_COLUMNS = 100
 ACCELERATIONS = (AUTO, *METHODS)
 PRIORS: dict[str, Callable[[SuffStats], Penalty]] = {"mclust": ConjugatePrior.of}
 
@@ -251,19 +255,40 @@ class Settings:
         Raises
         ------
         ConfigError
-            If a step is given for another column, or a transformed one.
+            If a step is given for a transformed column.
         """
         if isinstance(self.resolution, str):
             plain = np.array([c not in transformed for c in columns])
             return sample.steps * plain if self.resolution == AUTO else np.zeros(len(columns))
         for name in self.resolution:
-            if name not in columns:
-                raise ConfigError(f"resolution names '{name}'{did_you_mean(name, columns)} There is no such column.")
             if name in transformed:
                 raise ConfigError(
                     f"resolution gives a step for '{name}', which is transformed: leave one of them out."
                 )
         return np.array([self.resolution.get(name, 0.0) for name in columns])
+
+    def check_columns(self, columns: Sequence[str]) -> dict[str, TransformRequest]:
+        """Refuse options for columns that are not among those to fit; return what is asked for each that is.
+
+        Raises
+        ------
+        ConfigError
+            Names all of them, each with the nearest column.
+        """
+        steps = () if isinstance(self.resolution, str) else tuple(self.resolution)
+        requests = parse_transforms(self.transforms)
+        wrong = [f"resolution names '{n}'{did_you_mean(n, columns)}" for n in steps if n not in columns]
+        wrong += [
+            f"transforms names '{n}'{did_you_mean(n, columns)}" for n in requests if not fnmatch.filter(columns, n)
+            and n not in columns
+        ]  # fmt: skip
+        if wrong:
+            raise ConfigError(f"{' '.join(wrong)} The columns to fit are {shorten_list(columns, NAMED_COLUMNS)}.")
+        found = assign_transforms(requests, columns)
+        both = [n for n in steps if n in found and found[n].kind != TRANSFORM_AUTO]
+        if both:
+            raise ConfigError(f"resolution gives steps for columns that are transformed: {', '.join(both)}.")
+        return found
 
     def check_structures(self, names: Sequence[str]) -> None:
         """Refuse structures for which the prior or the resolution is not defined.

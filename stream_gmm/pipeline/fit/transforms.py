@@ -16,8 +16,6 @@ import numpy as np
 from stream_gmm.core.rows.transform_requests import (
     AUTO,
     TransformRequest,
-    assign_transforms,
-    parse_transforms,
 )
 from stream_gmm.core.rows.transforms import ColumnFacts, Transforms, label_columns, sum_log_jacobians
 from stream_gmm.core.search.transform_gain import ColumnTrial, TransformGain, propose_transform
@@ -48,7 +46,7 @@ def open_and_profile(
     InputDataError
         If the data cannot be used; or a value has no transform, and the policy for missing values is ``"error"``.
     """
-    requests = assign_transforms(parse_transforms(settings.transforms), source.columns)
+    requests = settings.check_columns(source.columns)
     if not requests:
         tasks = open_tasks(source, settings, executor)
         return tasks, make_profile(source, tasks, settings, executor, listener), 1

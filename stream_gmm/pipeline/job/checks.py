@@ -15,12 +15,14 @@ from stream_gmm.extras import import_extra
 from stream_gmm.io.sink.columns import score_columns
 from stream_gmm.io.sink.objects.run_folders import open_run_prefix
 from stream_gmm.io.sink.targets import open_target
+from stream_gmm.io.source.columns.names import Request, UnknownColumnError, describe_unknown, find_unknown
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri, redact
 from stream_gmm.io.store.models import load_model
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.run_folder import PREVIOUS
+from stream_gmm.pipeline.score import with_model_columns
 from stream_gmm.pipeline.table_layout import make_layout
 from stream_gmm.pipeline.update.rule import EVIDENCE
 
@@ -59,12 +61,34 @@ def check_job(config: RunConfig, *, scoring: bool) -> Dataset:
                 remedy="set em.holdout, such as 0.1; 'stream-gmm update' sets rows of new files apart by itself",
             )
         )
-    dataset = config.open()
+    dataset = _open_and_check_names(config)
+    requests = settings.check_columns(dataset.columns)
+    dataset.refuse_unusable(not_yet=requests)
+    dataset.refuse_empty()
     for key, path in (("output.truth", config.output.truth), ("sweep.match_to", config.sweep.match_to)):
         if path and not (key == "sweep.match_to" and path == PREVIOUS):
             _check_columns_of(load_model(path), dataset, f"{key} {path}")
     if scoring:
         check_scoring(config, dataset, max(k for k, _ in grid), settings.noise)
+    return dataset
+
+
+def _open_and_check_names(config: RunConfig) -> Dataset:
+    """Open the data; settings that name columns which there are not are refused all at once."""
+    em, score = config.em, config.score
+    requests: list[Request] = [
+        ("em.transforms", em.transforms if isinstance(em.transforms, dict) else ()),
+        ("em.resolution", em.resolution if isinstance(em.resolution, dict) else ()),
+        ("score.passthrough", score.passthrough if isinstance(score.passthrough, list) else ()),
+        ("score.partition_by", score.partition_by),
+    ]
+    try:
+        dataset = config.open()
+    except UnknownColumnError as error:
+        raise UnknownColumnError([*error.problems, *find_unknown(requests, error.names)], error.names) from error
+    problems = find_unknown(requests, dataset.schema.names)
+    if problems:
+        raise ConfigError(describe_unknown(problems, dataset.schema.names))
     return dataset
 
 
@@ -79,8 +103,12 @@ def check_scoring(
         If a pass-through column does not exist, or has the name of a score column.
     StorageError
         If the folder holds something else.
+    InputDataError
+        If the data lack columns of the model, or the footers tell of values that cannot be scored.
     """
     options = config.score.options()
+    if model is not None:
+        with_model_columns(dataset, model).refuse_unusable()
     layout = make_layout(dataset, n_components, noise, options, dataset.columns)
     target = open_target(config.scored, options.sink, options.write)
     target.check([f.path for f in dataset.files])

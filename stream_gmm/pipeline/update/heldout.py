@@ -11,7 +11,8 @@ from stream_gmm.core.file_stats import FileId
 from stream_gmm.core.rows.sampling import Holdout, Sample, hash_rows
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.chunks import split_holdout
-from stream_gmm.io.source.dataset import Dataset, ParquetLeaf
+from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.leaf import ParquetLeaf
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 from stream_gmm.pipeline.update.evidence import MOST_ROWS
 from stream_gmm.pipeline.update.statistics import identify_files

@@ -105,6 +105,7 @@ class UpdateJob:
             If the files cannot be read, or have no usable row.
         """
         require_complete_rows(self.dataset.missing, "an update")
+        self.dataset.refuse_unusable(not_yet=[t.name for t in self.champion.transforms])
         changes, obstacle = self.find_changes(), self._obstacle
         reusable = None if obstacle or self.kept is None else self.kept
         stepwise = self.rule.mode == STEPWISE

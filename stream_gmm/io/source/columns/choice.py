@@ -9,20 +9,16 @@ from __future__ import annotations
 import fnmatch
 import functools
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from stream_gmm.core.display import shorten_list
-from stream_gmm.core.estep.accumulate import CHUNK_ROWS
 from stream_gmm.errors import ConfigError, InputDataError, did_you_mean, explain
-from stream_gmm.io.source.files import name_some, open_unchanged
+from stream_gmm.io.source.columns.identifiers import find_empty, find_identifiers
+from stream_gmm.io.source.columns.names import MAGIC, NAMED_COLUMNS, TYPE
+from stream_gmm.io.source.files import name_some
 from stream_gmm.io.source.parts import Footer
 from stream_gmm.io.source.schema import (
     Features,
@@ -35,8 +31,6 @@ from stream_gmm.io.source.schema import (
 
 log = logging.getLogger(__name__)
 
-_MAGIC = re.compile(r"[*?\[]")
-_TYPE = "dtype:"
 _TYPES: dict[str, Callable[[pa.DataType], bool]] = {
     "float": pa.types.is_floating,
     "int": pa.types.is_integer,
@@ -52,27 +46,8 @@ _TYPES: dict[str, Callable[[pa.DataType], bool]] = {
 }  # fmt: skip
 """What may stand behind ``dtype:``: a type of pyarrow, or the kind of several."""
 
-NAMED_COLUMNS, NAMED_PROBLEMS = 100, 5
-"""So many columns, and so many problems with columns, are listed in a message."""
-MIN_ROWS = 20
-"""Fewer first rows tell nothing of a column of integers."""
-_IDENTIFIER = re.compile(r"(?i:id|uid|pk|rowid|.*_id)|.*[a-z]I[dD]")
-_ROW_NUMBER = re.compile(
-    r"(?i)index|idx|unnamed: ?0|seq|sequence|(row|line|record|rec|obs|serial|seq)([_ ]?(no|nr|num|number|index|idx))?"
-)
-_PARTS_OF_DATE: dict[str, tuple[tuple[int, int], ...]] = {
-    **dict.fromkeys(("year", "yr"), ((0, 99), (1000, 3000))),
-    **dict.fromkeys(("quarter",), ((1, 4),)),
-    **dict.fromkeys(("month", "mnth", "mon"), ((1, 12),)),
-    **dict.fromkeys(("week", "weekofyear", "week_of_year"), ((0, 53),)),
-    **dict.fromkeys(("day", "dayofmonth", "day_of_month", "mday"), ((1, 31),)),
-    **dict.fromkeys(("dayofyear", "day_of_year", "doy", "yday"), ((1, 366),)),
-    **dict.fromkeys(("weekday", "dayofweek", "day_of_week", "dow", "wday"), ((0, 7),)),
-    **dict.fromkeys(("hour", "hr", "hourofday", "hour_of_day"), ((0, 24),)),
-    **dict.fromkeys(("minute",), ((0, 59),)),
-    **dict.fromkeys(("second",), ((0, 60),)),
-}
-"""Names in lower case, and the ranges that their values have."""
+NAMED_PROBLEMS = 5
+"""So many problems with columns are listed in a message."""
 
 
 def choose_columns(
@@ -198,12 +173,12 @@ def _expand_selector(text: str, schemas: Sequence[FileSchema], key: str, *, nume
     names = tuple(dict.fromkeys(n for one in schemas for n in one.schema.names))
     if text in names:
         return (text,)
-    if text.startswith(_TYPE):
-        kind = text.removeprefix(_TYPE)
+    if text.startswith(TYPE):
+        kind = text.removeprefix(TYPE)
         if kind not in _TYPES:
             raise ConfigError(f"{key}: unknown type '{text}'{did_you_mean(kind, _TYPES)} Known: {', '.join(_TYPES)}.")
         found = [n for n in names if _has_type(schemas, n, _TYPES[kind])]
-    elif _MAGIC.search(text):
+    elif MAGIC.search(text):
         matching = [n for n in names if fnmatch.fnmatchcase(n, text)]
         found = [n for n in matching if _has_type(schemas, n, is_numeric)] if numeric else matching
     elif numeric:
@@ -221,107 +196,3 @@ def _has_type(schemas: Sequence[FileSchema], name: str, test: Callable[[pa.DataT
     kinds = [one.types[name] for one in schemas if name in one.counts]
     kinds = [k.value_type if pa.types.is_dictionary(k) else k for k in kinds if not pa.types.is_null(k)]
     return bool(kinds) and all(test(k) for k in kinds)
-
-
-def find_identifiers(footers: Sequence[Footer], names: Sequence[str]) -> dict[str, str]:
-    """Return the columns that look like identifiers, row numbers or parts of a date, each with the reason."""
-    place = next(((f, g) for f in footers for g in range(f.metadata.num_row_groups)
-                  if f.metadata.row_group(g).num_rows), None)  # fmt: skip
-    if place is None:
-        return {}
-    first, group = place
-    types = FileSchema(first.schema).types
-    wanted = [n for n in names if n in types and (pa.types.is_integer(types[n]) or _is_suspicious(n))]
-    if not wanted:
-        return {}
-    try:
-        with open_unchanged(first.file) as parquet:
-            batches = parquet.iter_batches(CHUNK_ROWS, row_groups=[group], columns=wanted, use_threads=False)
-            batch = next(iter(batches), None)
-    except (OSError, pa.ArrowException):
-        return {}  # the first pass explains what is wrong
-    if batch is None:
-        return {}
-    out = {name: _describe_identifier(name, batch.column(name), footers) for name in wanted}
-    return {name: why for name, why in out.items() if why}
-
-
-def find_empty(footers: Sequence[Footer], names: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns that hold nothing but nulls, as the statistics in the footers say."""
-    left = list(names) if any(f.metadata.num_rows for f in footers) else []
-    for footer in footers:
-        if not left:
-            break
-        nulls = {f.name for f in footer.schema if pa.types.is_null(f.type)}
-        groups = [footer.metadata.row_group(g) for g in range(footer.metadata.num_row_groups)]
-        paths = [groups[0].column(i).path_in_schema for i in range(groups[0].num_columns)] if groups else []
-        places = {name: i for i, name in enumerate(paths)}
-        for group in groups:
-            left = [n for n in left if n in nulls or (n in places and _is_empty(group.column(places[n])))]
-    return tuple(left)
-
-
-def _is_empty(chunk: pq.ColumnChunkMetaData) -> bool:
-    known = chunk.statistics
-    return known is not None and known.has_null_count and known.null_count == chunk.num_values
-
-
-def _is_suspicious(name: str) -> bool:
-    return bool(_IDENTIFIER.fullmatch(name) or _ROW_NUMBER.fullmatch(name) or name.lower() in _PARTS_OF_DATE)
-
-
-def _describe_identifier(name: str, column: pa.Array, footers: Sequence[Footer]) -> str:
-    """Return why a column with these first values is no measurement, or nothing."""
-    values = _to_integers(column)
-    if values is None or not len(values):
-        return ""
-    ranges = _PARTS_OF_DATE.get(name.lower(), ())
-    for low, high in ranges:
-        if low <= values.min() and values.max() <= high and _stays_within(name, footers, low, high):
-            return f"whole numbers from {low} to {high}"
-    if _IDENTIFIER.fullmatch(name):
-        return "whole numbers, by its name an identifier"
-    distinct = len(values) == len(column) and len(np.unique(values)) == len(values)
-    if not distinct or len(values) < MIN_ROWS:
-        return ""
-    if _ROW_NUMBER.fullmatch(name):
-        return "distinct whole numbers, by its name a row number"
-    steps, sorted_steps = np.diff(values), np.diff(np.sort(values))
-    if not all(pa.types.is_integer(f.type) for footer in footers for f in footer.schema if f.name == name):
-        return ""
-    if np.all(steps > 0) or np.all(steps < 0):
-        return "distinct integers that rise from row to row" if steps[0] > 0 else "distinct integers that fall"
-    return "distinct integers with equal steps" if np.all(sorted_steps == sorted_steps[0]) else ""
-
-
-def _to_integers(column: pa.Array) -> NDArray[np.int64] | None:
-    """Return the values that are there as integers, or None if one is not whole."""
-    values: NDArray[Any] = column.drop_null().to_numpy(zero_copy_only=False)
-    if values.dtype.kind == "u":
-        return values.astype(np.int64) if not len(values) or values.max() < 1 << 63 else None
-    if values.dtype.kind == "i":
-        return values.astype(np.int64)
-    if values.dtype.kind != "f":
-        return None
-    values = values[~np.isnan(values)]
-    whole = bool(np.all((values == np.floor(values)) & (np.abs(values) < 1 << 53)))
-    return values.astype(np.int64) if whole else None
-
-
-def _stays_within(name: str, footers: Sequence[Footer], low: int, high: int) -> bool:
-    """Return False if a row group holds a value out of a range, by the statistics in its footer."""
-    for footer in footers:
-        if footer.metadata.num_row_groups == 0:
-            continue
-        paths = [footer.metadata.row_group(0).column(i).path_in_schema for i in range(footer.metadata.num_columns)]
-        if name not in paths:
-            continue
-        for group in range(footer.metadata.num_row_groups):
-            statistics = footer.metadata.row_group(group).column(paths.index(name)).statistics
-            if (
-                statistics is not None
-                and statistics.has_min_max
-                and not (low <= statistics.min and statistics.max <= high)
-            ):
-                return False
-    return True

@@ -30,7 +30,7 @@ from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.accumulate import CHUNK_ROWS
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.execute.threads import ThreadsExecutor
-from stream_gmm.io.sink.columns import choose_encoding
+from stream_gmm.io.sink.parquet.encodings import AUTO, choose_encoding
 
 COLUMNS, COMPONENTS = 8, 8
 NAMES = [f"x{j}" for j in range(COLUMNS)]
@@ -54,7 +54,7 @@ def copy_file(source: Path, target: Path, schema: pa.Schema, scores: pa.Table | 
             if writer is None:
                 plain = [f.name for f in schema if not pa.types.is_floating(f.type)]
                 own = {"compression": "zstd", "use_dictionary": plain, "write_page_checksum": True}
-                options = own if scores is None else choose_encoding(table, "zstd")
+                options = own if scores is None else choose_encoding(table, AUTO)
                 writer = stack.enter_context(pq.ParquetWriter(target, schema, **options))
             writer.write_table(table)
             row += batch.num_rows

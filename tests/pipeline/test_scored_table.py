@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.io.sink.parquet.encodings import choose_encoding
 
 COLUMNS = ["x0", "x1"]
 
@@ -262,7 +264,7 @@ def test_an_empty_part_has_a_file_also_with_folders(model, folder, tmp_path):
         ({"top_components": 0}, "at least 1"),
         ({"top_components": 2, "proba": "none"}, "needs score.proba"),
         ({"rows_per_file": 2.5}, "whole number"),
-        ({"compression": "zip"}, "Known: zstd"),
+        ({"compression": "zip"}, "Known: auto, zstd"),
         ({"partition_by": "x1"}, "take a column of text"),
         ({"partition_by": "nothing"}, "not passed through"),
         ({"partition_by": "day", "passthrough": ["id"]}, "not passed through"),
@@ -278,13 +280,63 @@ def test_bad_options_are_refused_before_anything_is_written(model, data, tmp_pat
 
 
 def test_columns_are_encoded_as_their_values_want_it(model, data, tmp_path):
-    """A dictionary for values that come again; none for row numbers and full-precision floats."""
-    sg.score(model, data, tmp_path / "s", client=SerialExecutor())
-    group = pq.read_metadata(next((tmp_path / "s").glob("*.parquet"))).row_group(0)
-    coded = {group.column(i).path_in_schema for i in range(group.num_columns) if group.column(i).has_dictionary_page}
+    """A dictionary for values that come again; differences for row numbers; no codec where it saves little."""
+    columns = {}
+    for compression in ("auto", "zstd"):
+        sg.score(model, data, tmp_path / compression, client=SerialExecutor(), compression=compression)
+        group = pq.read_metadata(next((tmp_path / compression).glob("*.parquet"))).row_group(0)
+        columns[compression] = {c.path_in_schema: c for c in map(group.column, range(group.num_columns))}
+    auto, zstd = columns["auto"], columns["zstd"]
+    coded = {name for name, column in auto.items() if column.has_dictionary_page}
 
     assert coded == {"country", "day", "component"} | ({"not_scored_reason"} & coded)
-    assert group.column(0).compression == "ZSTD"
+    assert "DELTA_BINARY_PACKED" in auto["id"].encodings
+    assert {name for name, column in auto.items() if column.compression == "UNCOMPRESSED"} >= {"x0", "log_density"}
+    assert {auto[name].compression for name in ("id", "country", "component")} == {"ZSTD"}
+    assert {column.compression for column in zstd.values()} == {"ZSTD"}
+
+
+def test_encodings_keep_every_value_and_are_read_by_others(tmp_path):
+    """Numbers of all widths with and without nulls, texts, times, categories and nested columns; also by DuckDB."""
+    n, rng = 3000, np.random.default_rng(3)
+    rising, null = np.arange(n) * 3 + rng.integers(0, 2, n), rng.random(n) < 0.2
+    columns = {
+        "row": pa.array(rising),
+        "row32": pa.array(rising.astype(np.int32), mask=null),
+        "unsigned": pa.array(rising.astype(np.uint64) + np.uint64(2**63)),
+        "jumps": pa.array(rng.integers(-(2**62), 2**62, n)),
+        "wraps": pa.array(np.where(rising % 2, 2**63 - 1, -(2**63))),
+        "time": pa.array(rising * 1_000_000, pa.timestamp("us")),
+        "date": pa.array(rising.astype(np.int32), pa.date32()),
+        "clock": pa.array(rising, pa.time64("us")),
+        "x": pa.array(rng.normal(size=n), mask=null),
+        "x32": pa.array(rng.normal(size=n).astype(np.float32)),
+        "mostly": pa.array(np.where(null, rng.random(n), 1.0)),
+        "price": pa.array([Decimal(int(v)) / 100 for v in rng.integers(0, 10**9, n)], pa.decimal128(18, 2)),
+        "word": pa.array([f"a{v % 7}" for v in rising]),
+        "kind": pa.array(["a", "b", "c"] * 1000).dictionary_encode(),
+        "truth": pa.array(null),
+        "nothing": pa.nulls(n),
+        "empty": pa.nulls(n, pa.float64()),
+        "list": pa.array([[float(v), 0.5] for v in rng.random(n)]),
+        "words": pa.array([["a", None]] * n),
+        "struct": pa.array([{"a": int(v), "b": [1.5]} for v in rising]),
+        "key": pa.array([b"%08d" % v for v in rising], pa.binary(8)),
+    }
+    table = pa.table(columns)
+    for first in (table, table.slice(0, 1), table.slice(0, 0)):
+        for compression in ("auto", "zstd", "snappy", "none"):
+            path = tmp_path / f"{compression}.parquet"
+            with pq.ParquetWriter(path, table.schema, **choose_encoding(first, compression)) as writer:
+                writer.write_table(table)
+            assert pq.read_table(path).equals(table), compression
+    assert pq.read_table(path).schema.equals(table.schema)
+    duckdb = pytest.importorskip("duckdb")
+    with pq.ParquetWriter(path, table.schema, **choose_encoding(table, "auto")) as writer:
+        writer.write_table(table)
+    plain = ["row", "row32", "jumps", "wraps", "x", "x32", "mostly", "word", "truth"]
+    found = duckdb.sql(f"SELECT {', '.join(plain)} FROM '{path}'").fetchall()
+    assert found == list(zip(*(table.column(c).to_pylist() for c in plain), strict=True))
 
 
 def test_too_many_folders_are_refused(model, data, tmp_path):

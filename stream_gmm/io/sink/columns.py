@@ -16,6 +16,7 @@ from stream_gmm.core.outliers import LOG_DENSITY, OutlierTest
 from stream_gmm.core.rows.histogram import LogDensityHistogram
 from stream_gmm.errors import ConfigError, explain
 from stream_gmm.io.sink.incomplete import explain_unscored
+from stream_gmm.io.sink.parquet.encodings import AUTO
 from stream_gmm.io.source.chunks import NONE_UNLIKE, Chunk
 from stream_gmm.io.source.dataset import Dataset
 
@@ -45,7 +46,7 @@ class Layout:
     outlier: tuple[str, float] | None = None
     partition_by: tuple[str, ...] = ()
     rows_per_file: int | None = None
-    compression: str = "zstd"
+    compression: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -201,29 +202,6 @@ def make_table_schema(dataset: Dataset, layout: Layout, columns: Sequence[ScoreC
     if columns:
         fields += [*(c.make_field() for c in columns), make_reason_field(layout)]
     return pa.schema([pa.field(f.name, f.type) for f in fields])
-
-
-_ZSTD_LEVEL = -1
-"""The default level of Arrow, 1, makes files of scores 3 % smaller and takes a third more time to write them."""
-_LOOKED_AT = 1024
-
-
-def choose_encoding(first: pa.Table, compression: str) -> dict[str, Any]:
-    """Return the keywords of a Parquet writer for a table, of which ``first`` has the first rows.
-
-    A dictionary is for columns of which values come again: one of full-precision floats, or of row numbers, makes
-    files larger and slower to write and to read.
-    """
-    coded = []
-    for field in first.schema:
-        kind, values = field.type, first.column(field.name).slice(0, _LOOKED_AT)
-        whole = pa.types.is_integer(kind) or pa.types.is_temporal(kind) or pa.types.is_decimal(kind)
-        if pa.types.is_floating(kind) or pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-            continue
-        if not whole or pc.count_distinct(values).as_py() <= len(values) // 2 + 1:
-            coded.append(field.name)
-    level = {"compression_level": _ZSTD_LEVEL} if compression == "zstd" else {}
-    return {"compression": compression, "use_dictionary": coded, "write_page_checksum": True, **level}
 
 
 def choose_passthrough(passthrough: str | Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

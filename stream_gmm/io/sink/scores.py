@@ -27,12 +27,12 @@ from stream_gmm.io.sink.columns import (
     OUTLIER,
     Layout,
     ScoreColumn,
-    choose_encoding,
     make_reason_field,
     make_scored_table,
     score_columns,
 )
 from stream_gmm.io.sink.file_stats import StatsRule, summarise_chunk
+from stream_gmm.io.sink.parquet.encodings import choose_encoding
 from stream_gmm.io.sink.places import Place, compute_sha256, open_place
 from stream_gmm.io.sink.reports import PartReport, find_finished_part, write_note
 from stream_gmm.io.source.chunks import Chunk, parquet_chunks, set_unlike_aside

@@ -90,7 +90,7 @@ class ScoreConfig(Section):
     impute: bool = Field(False, description=describe("impute"))
     partition_by: list[Text] = Field([], description=describe("partition_by"))
     rows_per_file: Whole | None = Field(None, ge=1, description=describe("rows_per_file"))
-    compression: str = Field("zstd", description=describe("compression"))
+    compression: str = Field("auto", description=describe("compression"))
     sink: Literal["parquet", "delta"] = Field("parquet", description=describe("sink"))
     write: Literal["replace", "partitions", "append"] = Field("replace", description=describe("write"))
 

@@ -121,7 +121,7 @@ def test_a_worker_killed_with_signal_9_during_a_pass_changes_no_bit(data, expect
 
 def test_another_chunking_gives_the_same_numbers(data, expected, monkeypatch):
     first = sg.fit(data, 3, "full", max_passes=5, sample_rows=5000)
-    monkeypatch.setattr("stream_gmm.io.source.chunks.CHUNK_ROWS", 10_007)
+    monkeypatch.setattr("stream_gmm.core.estep.accumulate.CHUNK_ROWS", 10_007)
     second = sg.fit(data, 3, "full", max_passes=5, sample_rows=5000)
 
     assert second.lower_bound_ == pytest.approx(first.lower_bound_, rel=1e-9)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import re
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 import stream_gmm as sg
+from stream_gmm.cli.commands import cli
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.errors import ConfigError
@@ -17,6 +22,7 @@ from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.size import estimate_worker_bytes
 from stream_gmm.pipeline.job.cluster import planned_workers
 from stream_gmm.pipeline.job.config import ClusterConfig
 from stream_gmm.pipeline.job.plan import Workers, make_plan
@@ -139,3 +145,81 @@ def test_what_the_listing_leaves_out_is_said_by_the_plan_and_by_the_scores(rng, 
     planned = make_plan(data, parse_grid([1], "full"), Settings(), Workers(1))
     assert f"warning: {warning}" in planned.describe()
     assert sg.score(sg.fit(data), data, tmp_path / "out").manifest["warnings"] == [warning]
+
+
+class _Unread:
+    """A source whose rows nobody may read."""
+
+    num_rows, missing, weight, resident, warnings, parts = 20_000, "error", None, False, (), ()
+
+    def __init__(self, n_columns):
+        self.columns = tuple(f"x{j}" for j in range(n_columns))
+
+    def __getattr__(self, name):
+        raise AssertionError(f"{name} was used before the size was checked")
+
+
+@pytest.mark.parametrize("act", [sg.fit, sg.sweep])
+def test_columns_that_cannot_fit_are_refused_before_the_first_read(act, monkeypatch):
+    """Full covariances of 10,000 columns: 800 MB a matrix. The numbers and what would fit are in the message."""
+    monkeypatch.setattr("stream_gmm.execute.serial.SerialExecutor.memory_bytes", 16 << 30, raising=False)
+    monkeypatch.setattr("stream_gmm.api.as_source", lambda source, *args, **options: source)
+    message = r"full with 3 components and 10,000 columns would need about \d+.*16.0 GiB"
+    with pytest.raises(ConfigError, match=message) as found:
+        act(_Unread(10_000), 3, "full", client=SerialExecutor())
+    text = str(found.value)
+    assert "one matrix of these columns takes 762.9 MiB" in text
+    assert "sample_rows" in text
+    (found_most,) = re.findall(r"up to ([\d,]+) fit with this grid", text)
+    most = int(found_most.replace(",", ""))
+    grid = parse_grid(3, "full")
+    assert estimate_worker_bytes(grid, most, 20_000, Settings()) <= 16 << 30
+    assert estimate_worker_bytes(grid, most + 1, 20_000, Settings()) > 16 << 30
+    with pytest.raises(AssertionError, match="before the size was checked"):  # what fits is not refused
+        act(_Unread(most), 3, "full", client=SerialExecutor())
+
+
+def test_columns_that_take_hours_are_said_to(caplog, monkeypatch):
+    monkeypatch.setattr("stream_gmm.api.as_source", lambda source, *args, **options: source)
+    monkeypatch.setattr("stream_gmm.execute.serial.SerialExecutor.memory_bytes", 1 << 40, raising=False)
+    with pytest.raises(AssertionError):
+        sg.fit(_Unread(10_000), 3, "full", client=SerialExecutor())
+    assert "10,000 columns: the fits on the sample alone will take about" in caplog.text
+    caplog.clear()
+    with pytest.raises(AssertionError):
+        sg.fit(_Unread(50), 3, "full", client=SerialExecutor())
+    assert not caplog.text
+
+
+def test_many_columns_are_refused_by_the_command_line_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("stream_gmm.execute.local.machine_memory", lambda: 1 << 30)
+    monkeypatch.setattr("stream_gmm.pipeline.job.stages.machine_memory", lambda: 1 << 30)
+    pq.write_table(pa.table({f"x{j}": np.arange(20.0) for j in range(2_000)}), tmp_path / "wide.parquet")
+    for command in ("plan", "fit", "sweep"):
+        found = CliRunner().invoke(
+            cli, [command, str(tmp_path / "wide.parquet"), "--n-components", "3", "--covariance-type", "full",
+                  "--executor", "serial", "--folder", str(tmp_path / "out")],
+        )  # fmt: skip
+        assert isinstance(found.exception, ConfigError), (command, found.output)
+        assert "full with 3 components and 2,000 columns would need about" in str(found.exception), command
+    assert not list((tmp_path / "out").glob("[!.]*"))
+
+
+def test_chunks_of_wide_rows_have_fewer_rows_and_the_same_scores(tmp_path, monkeypatch):
+    """Also where only the columns that are passed through are wide."""
+    n, rng = 3_000, np.random.default_rng(0)
+    table = pa.table({f"x{j}": rng.normal(size=n) for j in range(2)} | {"text": ["a" * 1000] * n})
+    pq.write_table(table, tmp_path / "a.parquet", use_dictionary=False)
+    data = sg.open_dataset(tmp_path / "a.parquet", columns=["x0", "x1"])
+    model = sg.fit(data, 2, "diag", client=SerialExecutor())
+    sizes = []
+    for limit in (64 << 20, 1 << 20):
+        monkeypatch.setattr("stream_gmm.core.estep.accumulate.CHUNK_BYTES", limit)
+        sg.score(model, data, tmp_path / f"s{limit}", client=SerialExecutor())
+        file = pq.ParquetFile(tmp_path / f"s{limit}" / "a.parquet")
+        sizes.append([file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)])
+    assert sizes[0] == [n]
+    assert sum(sizes[1]) == n
+    assert 900 < max(sizes[1]) < 1_050
+    first, second = (pq.read_table(tmp_path / f"s{limit}" / "a.parquet") for limit in (64 << 20, 1 << 20))
+    assert first.equals(second)

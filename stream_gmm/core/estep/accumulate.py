@@ -21,8 +21,16 @@ from stream_gmm.core.stats import SuffStats
 
 CHUNK_ROWS = 65_536
 """Largest number of rows that are handed to the kernels at once."""
+CHUNK_BYTES = 128 << 20
+"""Largest size of a chunk; it has fewer rows if they are wider than 2 KiB (256 columns of float64)."""
+LEAST_CHUNK_ROWS = 256
 
 Statistics = TypeVar("Statistics", StackedStats, SuffStats)
+
+
+def count_chunk_rows(row_bytes: float) -> int:
+    """Return how many rows of so many bytes make a chunk."""
+    return int(min(max(CHUNK_BYTES // max(row_bytes, 1.0), LEAST_CHUNK_ROWS), CHUNK_ROWS))
 
 
 def accumulate_stats(batch: Batch, rows: Array, weights: Array = UNWEIGHTED) -> tuple[StackedStats, ...]:

@@ -85,7 +85,8 @@ def score_chunks(
     Also which of these have scores ``(n,)``, and which of all rows differ from a constant ``(N,)`` (empty: none).
     """
     chosen = (job.row_filter, job.transforms, job.sentinels)
-    for chunk in parquet_chunks(part, job.columns, job.missing, extra, *chosen):
+    added = 8 * len(job.score_columns)
+    for chunk in parquet_chunks(part, job.columns, job.missing, extra, *chosen, added_bytes=added):
         chunk, unlike = set_unlike_aside(chunk, job.constants)
         impute = bool(job.layout.impute)
         scores = score_transformed(job.density, chunk.rows, job.columns, job.transforms, impute)

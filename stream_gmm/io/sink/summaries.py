@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from stream_gmm.core.drift import RowSummary, merge_summaries, summarise_rows
-from stream_gmm.core.estep.accumulate import CHUNK_ROWS
+from stream_gmm.core.estep.accumulate import count_chunk_rows
 from stream_gmm.core.estep.scores import NO_NOISE, Scores, score_rows, score_transformed
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import Array
@@ -113,7 +113,8 @@ def _read_scores(part: Part, report: PartReport, job: SummaryJob) -> Iterator[_S
     wanted = [*job.columns, *(job.prefix + n for n in ("log_density", *names, *extra))]
     try:
         with open_parquet(path) as parquet:
-            for batch in parquet.iter_batches(CHUNK_ROWS, columns=wanted, use_threads=False):
+            rows = count_chunk_rows(8 * len(wanted))
+            for batch in parquet.iter_batches(rows, columns=wanted, use_threads=False):
                 yield _decode_scores(batch, job, [job.prefix + n for n in names], first)
                 first += batch.num_rows
     except (OSError, pa.ArrowException, KeyError, InputDataError) as error:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.accumulate import CHUNK_ROWS
+from stream_gmm.core.estep.accumulate import CHUNK_ROWS, count_chunk_rows
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.rows.constants import Constant, find_unlike
 from stream_gmm.core.rows.moments import UNWEIGHTED
@@ -149,7 +149,7 @@ def array_chunks(
 
     With ``views_of`` the chunks have so many rows, which are not copied to be column-major.
     """
-    step = views_of or CHUNK_ROWS
+    step = views_of or count_chunk_rows(8 * values.shape[1])
     for lo in range(0, len(values), step):
         rows = values[lo : lo + step] if views_of else np.asfortranarray(values[lo : lo + step])
         bad = np.zeros((rows.shape[1] - weighted, len(KINDS)), np.int64)
@@ -168,12 +168,14 @@ def parquet_chunks(
     row_filter: str | None = None,
     transforms: Transforms = (),
     sentinels: Sentinels = (),
+    added_bytes: int = 0,
 ) -> Iterator[Chunk]:
-    """Read the row groups of a part in chunks of at most 65,536 rows; small row groups share a chunk.
+    """Read the row groups of a part in chunks of at most 65,536 rows or 128 MiB; small row groups share a chunk.
 
     Rows that do not match ``row_filter`` are left out before anything else. The columns in ``rows`` are transformed
     by ``transforms``.
 
+    ``added_bytes`` are what the caller adds to each row, so that with it chunks are no larger.
     ``extra`` columns come along undecoded in ``chunk.batch``, and ``chunk.reasons`` then says why a
     row cannot be used; of those that the file lacks every value is null.
 
@@ -194,7 +196,9 @@ def parquet_chunks(
             expression = parsed.bind(pa.schema([schema.field(c) for c in parsed.columns]))
         own = set(parquet.schema_arrow.names)
         there = [c for c in names if c in own]
-        for batch in _read_batches(parquet, part, there):
+        first_group = parquet.metadata.row_group(part.row_groups[0])
+        row_bytes = 8 * len(columns) + added_bytes + _count_row_bytes(first_group, set(extra))
+        for batch in _read_batches(parquet, part, there, count_chunk_rows(row_bytes)):
             batch, matching = extend_batch(batch, part.file, names), None
             if row_filter is not None:
                 matching = find_matching(batch.select(parsed.columns), expression)
@@ -239,12 +243,22 @@ def _locate_row(part: Part, row: int) -> str:
     return f"{redact(part.path)}, row group {group}"
 
 
-def _read_batches(parquet: pq.ParquetFile, part: Part, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _count_row_bytes(group: pq.RowGroupMetaData, names: set[str]) -> float:
+    """Return the bytes of a row in some columns, as the footer says."""
+    if not names or not group.num_rows:
+        return 0.0
+    columns = (group.column(i) for i in range(group.num_columns))
+    return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in names) / group.num_rows
+
+
+def _read_batches(
+    parquet: pq.ParquetFile, part: Part, columns: list[str], chunk_rows: int
+) -> Iterator[pa.RecordBatch]:
     groups = list(part.row_groups)
     try:
-        for run in _group_small_row_groups(part):
+        for run in _group_small_row_groups(part, chunk_rows):
             read = 0
-            for batch in parquet.iter_batches(CHUNK_ROWS, row_groups=run, columns=columns, use_threads=False):
+            for batch in parquet.iter_batches(chunk_rows, row_groups=run, columns=columns, use_threads=False):
                 read += batch.num_rows
                 yield batch
             _check_row_count(part, run, read)
@@ -277,11 +291,11 @@ def _check_row_count(part: Part, groups: Sequence[int], read: int) -> None:
         )
 
 
-def _group_small_row_groups(part: Part) -> Iterator[list[int]]:
+def _group_small_row_groups(part: Part, chunk_rows: int) -> Iterator[list[int]]:
     """Return row groups to be read together: as many small ones as make a chunk; memory grows with a run."""
     run, rows = [part.row_groups[0]], part.group_rows[0]
     for group, size in zip(part.row_groups[1:], part.group_rows[1:], strict=True):
-        if rows + size > CHUNK_ROWS:
+        if rows + size > chunk_rows:
             yield run
             run, rows = [], 0
         run, rows = [*run, group], rows + size

@@ -18,6 +18,7 @@ from stream_gmm.pipeline.fit.grid import CandidateSpec, parse_grid
 from stream_gmm.pipeline.fit.results import describe_provenance, explain_collapse, make_result
 from stream_gmm.pipeline.fit.sample import explain_too_few_rows, fit_on_sample
 from stream_gmm.pipeline.fit.settings import FIT, Settings
+from stream_gmm.pipeline.fit.size import check_size
 from stream_gmm.pipeline.fit.steps import make_full_pass, run_states
 from stream_gmm.pipeline.fit.transforms import open_and_profile
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
@@ -42,7 +43,7 @@ def fit(
     Raises
     ------
     ConfigError
-        If ``init`` contradicts the other arguments.
+        If ``init`` contradicts the other arguments; or a worker has not the memory that is needed.
     InputDataError
         If there are fewer distinct rows than components, or fewer values than parameters.
     SingularCovarianceError
@@ -55,6 +56,8 @@ def fit(
         _check_start(params, spec, len(source.columns), exact=settings.constants == FIT)
     if any(params.n_features == len(source.columns) for params in given):
         settings = replace(settings, constants=FIT)
+    if not given:
+        check_size(source, [spec], settings, executor)
     tasks, profile, _ = open_and_profile(source, settings, executor, listener)
     for params in given:
         _check_start(params, spec, len(profile.columns))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_gmm.core.estep.accumulate import CHUNK_ROWS, accumulate_stats
+from stream_gmm.core.estep.accumulate import accumulate_stats, count_chunk_rows
 from stream_gmm.core.estep.batch import compile_batch
 from stream_gmm.core.estep.marginal.patterns import find_complete
 from stream_gmm.core.model.covariance import family_named
@@ -27,26 +27,28 @@ from stream_gmm.core.rows.transform_requests import assign_transforms, parse_tra
 from stream_gmm.core.search.incomplete import take_whole_rows
 from stream_gmm.core.search.seeding import SEEDINGS
 from stream_gmm.errors import ConfigError, explain
-from stream_gmm.execute.protocol import Executor, machine_memory
+from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline.fit.algorithms import algorithm_named
 from stream_gmm.pipeline.fit.grid import CandidateSpec
 from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.size import (
+    CHUNKS_HELD,
+    SAMPLE_STEPS,
+    STATISTICS_HELD,
+    estimate_row_ns,
+    estimate_worker_bytes,
+    format_bytes,
+)
 from stream_gmm.pipeline.fit.transforms import count_profile_reads
 from stream_gmm.pipeline.passes.full_pass import STATISTICS_BYTES, count_statistics_bytes, pack_candidates
 
-BASE_BYTES = 400 << 20
-"""A worker with the libraries loaded, before it has read a row."""
-CHUNKS_HELD = 5
-"""Chunks in memory at a time: as Arrow, as float64, by columns, weighed, and the next one."""
-STATISTICS_HELD = 4
-"""Copies of the statistics of a task: totals, weights of the features, what is merged, and the sum."""
-TRIAL_ROWS = 8_192
+TRIAL_ROWS, TRIAL_NS = 8_192, 1e9
+"""Most rows and nanoseconds of a trial."""
 PASSES = {"auto": (2, 4, 10), "em": (5, 14, 60), "minibatch": (3, 6, 20)}
 """Full passes of the slowest candidate of a sweep, after the profile: few, usual, many."""
 SURVIVORS = 0.2
 """Share of the work of a pass over all candidates that usually remains after the sample."""
-SAMPLE_STEPS = 60
 RACE_ROW_STEPS = 15 * 4_000
 PARALLEL = 0.85
 
@@ -144,11 +146,11 @@ class Plan:
         if memory is not None and self.worker_bytes > memory:
             raise ConfigError(
                 explain(
-                    f"a worker would need about {_format_bytes(self.worker_bytes)} and has {_format_bytes(memory)}",
+                    f"a worker would need about {format_bytes(self.worker_bytes)} and has {format_bytes(memory)}",
                     why=f"statistics of {self.candidates} candidates with {self.columns} columns take "
-                    f"{_format_bytes(min(self.statistics_bytes, STATISTICS_BYTES * STATISTICS_HELD))} in every task, "
+                    f"{format_bytes(min(self.statistics_bytes, STATISTICS_BYTES * STATISTICS_HELD))} in every task, "
                     "chunks "
-                    f"of rows {_format_bytes(CHUNKS_HELD * 8 * CHUNK_ROWS * self.columns)}",
+                    f"of rows {format_bytes(CHUNKS_HELD * 8 * count_chunk_rows(8 * self.columns) * self.columns)}",
                     remedy="use fewer workers with more memory each (cluster.memory_limit), fewer columns or "
                     "components, or structures without matrices (diag)",
                 )
@@ -157,14 +159,14 @@ class Plan:
     def describe(self) -> tuple[str, ...]:
         """Return the plan in words."""
         low, usual, high = self.passes
-        memory = f" of {_format_bytes(self.workers.memory)}" if self.workers.memory else ""
+        memory = f" of {format_bytes(self.workers.memory)}" if self.workers.memory else ""
         packs = f", in {self.packs} packs, each with reads of its own" if self.packs > 1 else ""
         return (
-            f"data: {self.rows:,} rows x {self.columns} columns, {_format_bytes(self.data_bytes)} decoded",
+            f"data: {self.rows:,} rows x {self.columns} columns, {format_bytes(self.data_bytes)} decoded",
             f"candidates: {self.candidates} with {self.components} components together; statistics "
-            f"{_format_bytes(self.statistics_bytes)} a task{packs}",
+            f"{format_bytes(self.statistics_bytes)} a task{packs}",
             f"reads: {usual} expected ({low} to {high}), profile and scoring included; {self.tasks} tasks each",
-            f"workers: {self.workers.count}; about {_format_bytes(self.worker_bytes)}{memory} of memory each"
+            f"workers: {self.workers.count}; about {format_bytes(self.worker_bytes)}{memory} of memory each"
             + (f"; {self.workers.place}" if self.workers.place else ""),
             f"measured here: {self.decode_ns:,.0f} ns a row to decode, {self.estep_ns:,.0f} for all candidates",
             f"time: {_format_seconds(self.seconds)} in all, {_format_seconds(self.explore_seconds)} of it on the "
@@ -174,38 +176,10 @@ class Plan:
         )
 
 
-def _format_bytes(size: float) -> str:
-    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size:.0f} bytes"
-
-
 def _format_seconds(seconds: float) -> str:
     if seconds < 90.0:
         return f"{max(seconds, 1.0):.0f} s"
     return f"{seconds / 60.0:.0f} min" if seconds < 5400.0 else f"{seconds / 3600.0:.1f} h"
-
-
-def refuse_large_candidates(grid: Sequence[CandidateSpec], n_columns: int, workers: Workers) -> None:
-    """Refuse a grid with a candidate that is too large for a worker, before anything of its size is made.
-
-    Raises
-    ------
-    ConfigError
-        With the number and the remedy.
-    """
-    memory = workers.memory or machine_memory()
-    sizes = {(k, name): count_statistics_bytes(k, n_columns, family_named(name)) for k, name in grid}
-    (k, name), size = max(sizes.items(), key=lambda item: item[1])
-    if STATISTICS_HELD * size > memory:
-        raise ConfigError(
-            explain(
-                f"{name} with {k:,} components and {n_columns} columns would need about "
-                f"{_format_bytes(STATISTICS_HELD * size)} and a worker has {_format_bytes(memory)}",
-                remedy="use fewer components or columns, or structures without matrices (diag)",
-            )
-        )
 
 
 def make_plan(
@@ -239,7 +213,7 @@ def make_plan(
         rows, d, 8 * rows * d, len(grid), sum(k for k, _ in grid), size, packs,
         len(algorithm_named(settings.algorithm).leaves(source)),
         (packs * passes[0] + more, packs * passes[1] + more, packs * min(passes[2], settings.max_passes + 1) + more),
-        workers, _estimate_worker_bytes(candidates, d, settings, rows), decode_ns, estep_ns, fit_on_sample, one_pass,
+        workers, estimate_worker_bytes(grid, d, rows, settings), decode_ns, estep_ns, fit_on_sample, one_pass,
         first + fit_on_sample + passes[1] * packs * later + scoring, source.warnings,
         tuple(f"{name}: {request}" for name, request in asked.items()),
     )  # fmt: skip
@@ -278,13 +252,14 @@ def _make_mixtures(rows: Array, grid: Sequence[CandidateSpec]) -> list[MixturePa
 
 def _measure_costs(rows: Array, candidates: Sequence[MixtureParams]) -> dict[int, float]:
     """Return nanoseconds a row of the E-step of every candidate, by position; like shapes are measured once."""
-    trial = np.asfortranarray(rows[:TRIAL_ROWS])
     scaling = Scaling.of_rows(take_whole_rows(rows, UNWEIGHTED, 1, None, np.random.default_rng(0))[0])
     measured: dict[Any, float] = {}
     out = {}
     for i, params in enumerate(candidates):
         kind = (params.features, params.family.shared, _size_class(params.n_components))
         if kind not in measured:
+            row_ns = estimate_row_ns(params.n_components, params.n_features, params.family.name)
+            trial = np.asfortranarray(rows[: int(min(TRIAL_ROWS, max(TRIAL_NS / row_ns, 16)))])
             measured[kind] = _time_estep(params, trial, scaling) / params.n_components
         out[i] = measured[kind] * params.n_components
     return out
@@ -309,18 +284,3 @@ def _estimate_sample_seconds(costs: dict[int, float], settings: Settings, sample
     steps = min(SAMPLE_STEPS, algorithm_named(settings.algorithm).sample_steps)
     row_steps = race + 3.0 * steps * sample_rows
     return float(sum(costs.values()) * row_steps * 1e-9)
-
-
-def _estimate_worker_bytes(candidates: Sequence[MixtureParams], d: int, settings: Settings, rows: int) -> int:
-    """Return what the largest task needs: of a pass, or on the sample."""
-    sizes = [
-        sum(count_statistics_bytes(p.n_components, d, p.family) for p in pack) for pack in pack_candidates(candidates)
-    ]
-    a_pass = CHUNKS_HELD * 8 * CHUNK_ROWS * d + STATISTICS_HELD * max(sizes, default=0)
-    sample = min(rows, settings.sample_rows)
-    largest = max((p.n_components for p in candidates), default=1)
-    starts = len(SEEDINGS) * settings.n_init
-    on_sample = 8 * sample * (3 * d + 4 * largest) + STATISTICS_HELD * starts * max(
-        (count_statistics_bytes(p.n_components, d, p.family) for p in candidates), default=0
-    )
-    return BASE_BYTES + max(a_pass, on_sample)

@@ -15,7 +15,7 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.sampling import Holdout
 from stream_gmm.core.rows.transform_requests import describe_transforms
 from stream_gmm.core.rows.transforms import restore_rows
-from stream_gmm.execute.protocol import Executor
+from stream_gmm.execute.protocol import Executor, machine_memory
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.decode import MARGINALISE
@@ -26,10 +26,11 @@ from stream_gmm.io.store.tables import write_rows, write_table
 from stream_gmm.io.store.versions import CHALLENGER
 from stream_gmm.pipeline.fit.algorithms import OnPass
 from stream_gmm.pipeline.fit.grid import parse_grid
+from stream_gmm.pipeline.fit.size import refuse_oversize
 from stream_gmm.pipeline.job.checks import check_job, check_output_folder, check_scoring
 from stream_gmm.pipeline.job.config import RunConfig, apply_overrides, hold_output
 from stream_gmm.pipeline.job.monitor_stage import refuse_drifted_rows
-from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan, refuse_large_candidates
+from stream_gmm.pipeline.job.plan import Plan, Workers, make_plan
 from stream_gmm.pipeline.job.run_folder import (
     CANDIDATES,
     LEDGER,
@@ -71,8 +72,9 @@ def plan_stage(config: RunConfig, workers: Workers) -> Plan:
     grid = parse_grid(config.sweep.n_components, config.sweep.covariance_type)
     if config.cluster.local:
         workers = replace(workers, cores=available_cores())
-    refuse_large_candidates(grid, len(source.columns), workers)
-    plan = make_plan(source, grid, config.settings(), workers, config.sweep.prune)
+    settings, memory = config.settings(), workers.memory or machine_memory()
+    refuse_oversize(grid, len(source.columns), source.num_rows, settings, memory)
+    plan = make_plan(source, grid, settings, workers, config.sweep.prune)
     plan.refuse_if_too_large()
     return plan
 

@@ -29,6 +29,7 @@ from stream_gmm.pipeline.fit.results import (
 )
 from stream_gmm.pipeline.fit.sample import SampleOutcome, fit_on_sample
 from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.fit.size import check_size
 from stream_gmm.pipeline.fit.steps import make_full_pass, open_tasks, run_states
 from stream_gmm.pipeline.fit.transforms import open_and_profile
 from stream_gmm.pipeline.passes.profile import Profile
@@ -222,7 +223,8 @@ def sweep(
     Raises
     ------
     ConfigError
-        If the grid or the criterion is malformed, or ``match_to`` has other columns.
+        If the grid or the criterion is malformed, ``match_to`` has other columns, or a worker has not the memory that
+        is needed.
     InputDataError
         If the data cannot be used.
     NoAdmissibleModelError
@@ -235,4 +237,5 @@ def sweep(
         raise ConfigError("elbow must not be negative.")
     grid = parse_grid(n_components, covariance_type)
     settings.check_structures([name for _, name in grid])
+    check_size(source, grid, settings, executor)
     return SweepJob(source, grid, settings, executor, choice, prune, ledger, match_to, listener, on_pass).run()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from stream_gmm.core.estep.accumulate import CHUNK_ROWS
+from stream_gmm.core.estep.accumulate import count_chunk_rows
 from stream_gmm.io.source.columns.statistics import locate_columns
 from stream_gmm.io.source.files import open_unchanged
 from stream_gmm.io.source.parts import Footer
@@ -51,7 +51,8 @@ def find_identifiers(footers: Sequence[Footer], names: Sequence[str]) -> dict[st
         return {}
     try:
         with open_unchanged(first.file) as parquet:
-            batches = parquet.iter_batches(CHUNK_ROWS, row_groups=[group], columns=wanted, use_threads=False)
+            rows = count_chunk_rows(8 * len(wanted))
+            batches = parquet.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
             batch = next(iter(batches), None)
     except (OSError, pa.ArrowException):
         return {}  # the first pass explains what is wrong

@@ -41,14 +41,10 @@ def estimate_worker_bytes(grid: Sequence[CandidateSpec], d: int, rows: int, sett
     a_pass = chunks + STATISTICS_HELD * min(sum(sizes.values()), max(largest, STATISTICS_BYTES))
     sample = min(rows, settings.sample_rows)
     on_sample = [
-        8 * sample * (3 * d + 4 * k) + STATISTICS_HELD * _count_starts(k, d, sample, settings) * size
+        8 * sample * (3 * d + 4 * k) + STATISTICS_HELD * len(list_seedings(sample, k, d)) * settings.n_init * size
         for (k, _), size in sizes.items()
     ]
     return BASE_BYTES + max(a_pass, chunks + MOMENTS_HELD * 8 * d * d, *on_sample)
-
-
-def _count_starts(k: int, d: int, rows: int, settings: Settings) -> int:
-    return len(list_seedings(rows, k, d)) * settings.n_init
 
 
 def refuse_oversize(grid: Sequence[CandidateSpec], d: int, rows: int, settings: Settings, memory: int) -> None:

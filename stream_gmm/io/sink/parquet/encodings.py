@@ -82,7 +82,9 @@ def _repeats(values: pa.ChunkedArray) -> bool:
     """Return True if a dictionary pays: for texts always, for whole numbers if most values come again."""
     if pa.types.is_floating(values.type):
         return False
-    return not _is_whole(values.type) or pc.count_distinct(values).as_py() <= len(values) // 2 + 1
+    if not _is_whole(values.type):
+        return True
+    return bool(pc.count_distinct(values).as_py() <= len(values) // 2 + 1)
 
 
 def _rises_evenly(values: pa.ChunkedArray) -> bool:

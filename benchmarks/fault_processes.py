@@ -221,8 +221,11 @@ def _wait_for_workers(port: int, number: int) -> None:
 def _run_scheduler(port: int) -> None:
     from distributed import Scheduler
 
+    from stream_gmm.execute import scheduler_upkeep
+
     async def run() -> None:
         async with Scheduler(host="127.0.0.1", port=port, dashboard=False) as scheduler:
+            scheduler_upkeep.dask_setup(scheduler)
             await scheduler.finished()
 
     asyncio.run(run())

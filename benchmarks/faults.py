@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from benchmarks.fault_processes import (  # isort: skip - sets the environment t
     Cluster,
     Launch,
     end,
+    find_port,
     fork,
     list_session,
     poll,
@@ -51,15 +53,19 @@ from stream_gmm import demo
 DEADLINE_SECONDS = 150.0
 """For one command: twice the patience of a cluster, and what a loaded machine needs."""
 STOPPED_SECONDS = 3.0
+SERVER_SECONDS = 40.0
+"""A Prefect server that is stopped goes on after so long."""
 TIMEOUT = ("--timeout-seconds", "4")
 SERIAL, THREADS, CLUSTER = ("--executor", "serial"), ("--executor", "threads", "--n-workers", "2"), ("cluster",)
 KILL, TERM, INT, TWICE, STOP, FULL = "kill -9", "SIGTERM", "SIGINT", "SIGINT twice", "SIGSTOP", "disk full"
 WORKER, WORKERS, SCHEDULER = "kill -9 worker", "kill -9 all workers", "kill -9 scheduler"
-STOP_WORKER, STOP_SCHEDULER, CUT, SERVER = "SIGSTOP worker", "SIGSTOP scheduler", "connection lost", "kill -9 server"
+STOP_WORKER, STOP_SCHEDULER, CUT = "SIGSTOP worker", "SIGSTOP scheduler", "connection lost"
+STOP_WORKERS = "SIGSTOP all workers"
+SERVER, STOP_SERVER, NO_SERVER = "kill -9 Prefect server", "SIGSTOP Prefect server", "no Prefect server"
 CODES: dict[str, tuple[int, ...]] = {
     KILL: (-9,), TERM: (143,), INT: (130,), TWICE: (130, -2), STOP: (0,), FULL: (6,),
-    WORKER: (0,), WORKERS: (0, 7), SCHEDULER: (0, 7), CUT: (0, 7), STOP_WORKER: (0,), STOP_SCHEDULER: (0,),
-    SERVER: (0,),
+    WORKER: (0,), WORKERS: (0, 7), SCHEDULER: (0, 7), CUT: (0, 7), STOP_WORKER: (0,),
+    STOP_WORKERS: (0, 7), STOP_SCHEDULER: (0, 7), SERVER: (0,), STOP_SERVER: (0,), NO_SERVER: (0,),
 }  # fmt: skip
 """Exit codes that each fault may end with; -2 is 130, too, if the second signal comes as the interpreter ends."""
 _ACTIONS = {KILL: "kill", TERM: "term", INT: "int", FULL: "enospc"}
@@ -125,20 +131,23 @@ def list_cells() -> Iterator[Cell]:
         yield Cell(RESWEEP, site, 1, fault)
     for visit, fault in itertools.product((1, 2, 3, 4), driver):
         yield Cell(UPDATE, "task", visit, fault)
-    outside = (WORKER, WORKERS, SCHEDULER, STOP_WORKER, STOP_SCHEDULER, CUT)
+    outside = (WORKER, WORKERS, SCHEDULER, STOP_WORKER, STOP_WORKERS, STOP_SCHEDULER, CUT)
     for site, visit in (("profile", 1), ("race", 1), ("sample", 1), ("pass", 1), ("pass", 3), ("choice", 1),
                         ("score", 1), ("task", 1), ("task", 3), ("task", 5)):  # fmt: skip
         for fault in outside:
             yield Cell(SWEEP, site, visit, fault, CLUSTER)
     for (site, visit), fault in itertools.product((("task", 1), ("update", 1), ("score", 1)), outside):
         yield Cell(UPDATE, site, visit, fault, CLUSTER)
-    for site, fault in itertools.product(("profile", "pass", "choice", "score"), (KILL, TERM, INT)):
+    for site, fault in itertools.product(("profile", "pass", "choice", "score"), (KILL, TERM, INT, STOP)):
         yield Cell(SWEEP, site, 1, fault, CLUSTER)
     for workers, per_worker, visit in itertools.product((1, 2, 3), (1, 2, 3), (1, 2, 4)):
         options = ("--executor", "dask", "--n-workers", str(workers), "--threads-per-worker", str(per_worker))
         yield Cell(SWEEP, "task", visit, WORKER, options)
     for site in ("profile", "race", "pass", "choice", "results", "score", "swap"):
         yield Cell(RUN, site, 1, SERVER)
+    for site in ("profile", "pass", "score"):
+        yield Cell(RUN, site, 1, STOP_SERVER)
+    yield Cell(RUN, "profile", 1, NO_SERVER)
 
 
 class Bench:
@@ -249,6 +258,7 @@ class Verdict:
     same: bool
     seconds: float
     said: str = ""
+    command_seconds: float = 0.0
 
     @property
     def is_right(self) -> bool:
@@ -258,6 +268,9 @@ class Verdict:
 
 class Trial:
     """One cell, run once."""
+
+    stopped_seconds = STOPPED_SECONDS
+    deadline_seconds = DEADLINE_SECONDS
 
     def __init__(self, bench: Bench, cell: Cell, cluster: Cluster | None = None, server: int = 0) -> None:
         self.bench, self.cell, self.cluster, self.server = bench, cell, cluster, server
@@ -278,14 +291,16 @@ class Trial:
             self.cluster.start(self._plan() if in_worker else None)
             executor = ("--executor", "dask", "--address", self.cluster.address, *TIMEOUT)
         code: int | None = 0
-        alone = True
+        alone, took = True, 0.0
         for command in bench.list_commands(cell.job, self.folder, executor):
             pid = bench.launch(command, self.log, {} if in_worker else self._plan())
+            begun = time.monotonic()
             code = self._watch(pid, self.cluster.workers if self.cluster and in_worker else ())
+            took = max(took, round(time.monotonic() - begun, 1))
             alone = alone and not list_session(pid, 20.0)
             if code != 0:
                 break
-        struck, said = self.mark.exists(), self.log.read_text()
+        struck, said = self.mark.exists() or cell.fault == NO_SERVER, self.log.read_text()
         allowed = {bench.before if cell.job in UPDATES else ("", ""), bench.expected[cell.job]}
         seen = read_digests(self.folder)
         whole = all(digest in {pair[i] for pair in allowed} for i, digest in enumerate(seen))
@@ -295,7 +310,7 @@ class Trial:
         same = self._go_on(code, executor) and read_digests(self.folder) == bench.expected[cell.job]
         if same:
             shutil.rmtree(self.folder, ignore_errors=True)
-        return Verdict(code, struck, documented, whole, alone, same, time.monotonic() - started, said[-2000:])
+        return Verdict(code, struck, documented, whole, alone, same, time.monotonic() - started, said[-2000:], took)
 
     def _plan(self) -> dict[str, str]:
         """Return the environment of the process that fails: a signal, or a stop at which others are made to fail."""
@@ -308,7 +323,7 @@ class Trial:
 
     def _watch(self, pid: int, workers: Sequence[int]) -> int | None:
         """Wait for a command, and strike when it, or a worker, has stopped at the site."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = time.monotonic() + self.deadline_seconds
         while time.monotonic() < deadline:
             state = poll(pid)
             if isinstance(state, int):
@@ -326,7 +341,7 @@ class Trial:
 
     def _strike(self, driver: int, stopped: int) -> None:
         fault, cluster = self.cell.fault, self.cluster
-        until = time.monotonic() + STOPPED_SECONDS
+        until = time.monotonic() + self.stopped_seconds
         if fault == TWICE:
             send(driver, signal.SIGINT)
             send(driver, signal.SIGCONT)
@@ -338,6 +353,9 @@ class Trial:
             return
         if fault == SERVER:
             send(self.server, signal.SIGKILL)
+        if fault == STOP_SERVER:
+            send(self.server, signal.SIGSTOP)
+            self._thawed.append((time.monotonic() + SERVER_SECONDS, self.server))
         if cluster is not None:
             match fault:
                 case "kill -9 worker":
@@ -351,6 +369,12 @@ class Trial:
                     send(worker, signal.SIGSTOP)
                     self._thawed.append((until, worker))
                     if worker == stopped:
+                        return
+                case "SIGSTOP all workers":
+                    for worker in cluster.workers:
+                        send(worker, signal.SIGSTOP)
+                        self._thawed.append((until, worker))
+                    if stopped in cluster.workers:
                         return
                 case "SIGSTOP scheduler":
                     send(cluster.scheduler, signal.SIGSTOP)
@@ -394,14 +418,23 @@ def run_cell(bench: Bench, cell: Cell, cluster: Cluster | None = None) -> Verdic
         return Trial(bench, cell, cluster if cell.executor == CLUSTER else None).run()
     from tests.servers import prefect_process
 
+    if cell.fault == NO_SERVER:
+        with served_by(f"http://127.0.0.1:{find_port()}/api"):
+            return Trial(replace_launch(bench), cell).run()
     home = bench.folder / f"prefect{time.monotonic_ns()}"
     home.mkdir()
-    with prefect_process(home) as (process, url):
-        os.environ["PREFECT_API_URL"] = url
-        try:
-            return Trial(replace_launch(bench), cell, server=process.pid).run()
-        finally:
-            del os.environ["PREFECT_API_URL"]
+    with prefect_process(home) as (process, url), served_by(url):
+        return Trial(replace_launch(bench), cell, server=process.pid).run()
+
+
+@contextmanager
+def served_by(url: str) -> Iterator[None]:
+    """Let commands that are started inside the block report to a Prefect API."""
+    os.environ["PREFECT_API_URL"] = url
+    try:
+        yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
 
 
 def replace_launch(bench: Bench) -> Bench:
@@ -474,13 +507,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, help="so many cells, drawn evenly from all")
     parser.add_argument("--minutes", type=float, help="a soak of so long, instead")
+    parser.add_argument("--stopped", type=float, default=STOPPED_SECONDS, help="seconds that SIGSTOP lasts")
     parser.add_argument("--groups", default="driver,update,cluster,embedded,server")
-    parser.add_argument("--only", default="", help="cells whose description holds this")
+    parser.add_argument("--only", default="", help="cells whose description this pattern is in")
     given = parser.parse_args()
-    cells = [c for c in list_cells() if c.group in given.groups.split(",") and given.only in c.describe()]
+    cells = [c for c in list_cells() if c.group in given.groups.split(",") and re.search(given.only, c.describe())]
     if given.cells:
         cells = [cells[i] for i in np.linspace(0, len(cells) - 1, min(given.cells, len(cells))).astype(int)]
     verdicts: list[tuple[Cell, Verdict]] = []
+    Trial.stopped_seconds, Trial.deadline_seconds = given.stopped, DEADLINE_SECONDS + given.stopped
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         bench = Bench(Path(temporary))
         cluster = Cluster(Path(temporary) / "cluster")
@@ -499,10 +534,10 @@ def main() -> None:
         finally:
             cluster.stop()
     names = ("job", "fault", "moment", "site", "executor", "exit code", "struck", "code as documented", "whole",
-             "no process left", "same after resume", "s")  # fmt: skip
+             "no process left", "same after resume", "s", "s of the command")  # fmt: skip
     rows_out = [
         (c.job, c.fault, c.moment, f"{c.site}:{c.visit}", " ".join(c.executor[1::2]) or "cluster", v.code, v.struck,
-         v.documented, v.whole, v.alone, v.same, round(v.seconds, 1)) for c, v in verdicts
+         v.documented, v.whole, v.alone, v.same, round(v.seconds, 1), v.command_seconds) for c, v in verdicts
     ]  # fmt: skip
     write_report("faults", names, rows_out)
     print(tabulate(verdicts))

@@ -300,7 +300,7 @@ def _deployment_options(function: F) -> F:
 
 
 def _open_deployment(command: str, settings: RunConfig, options: dict[str, Any]) -> Deployment:
-    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED"):
+    for name in ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED", "PREFECT_API_REQUEST_TIMEOUT"):
         os.environ.setdefault(name, _PREFECT_DEFAULTS[name])
     import_extra("prefect", f"stream-gmm {command}")
     from stream_gmm.flows.deploy import Deployment

@@ -1,20 +1,21 @@
-"""How a command ends: one message without credentials, the documented exit code, and the command that goes on."""
+"""How a command ends: one message without credentials, the documented exit code, and the command that goes on.
+
+Signals end it in time and in one line, whatever it is doing when they come, its first imports included: what this
+module imports is light.
+"""
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import shlex
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-
-import click
+from typing import Any
 
 from stream_gmm.errors import ClusterError, StorageError, StreamGMMError, redact_error, redact_text
 
@@ -22,36 +23,58 @@ RESUMED = {"resume", "run", "sweep", "fit", "score", "bootstrap", "monitor", "up
 """Commands that, started again, go on where they were."""
 PATIENCE_SECONDS = 15.0
 """After a signal a command has so long to close its cluster."""
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def end_on_errors(arguments: Sequence[str]) -> Iterator[None]:
     """Turn whatever ends a command inside the block into one message and the documented exit code."""
-    received = _raise_on_signals()
+    interruption = Interruption(arguments)
+    interruption.install()
     if jobs := sys.modules.get("stream_gmm.io.store.jobs"):
         jobs.forget_open_jobs()
+    code = 0
     try:
         yield
-    except click.ClickException as error:
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        code = _end(error, interruption, arguments)
+        sys.exit(code)
+    finally:
+        interruption.finish(code)
+
+
+def _end(error: BaseException, interruption: Interruption, arguments: Sequence[str]) -> int:
+    """Return the exit code of what ended a command, whose message is printed, or will be."""
+    import click
+
+    if interruption.number:  # whatever it has become on its way, this is the end that the signal asked for
+        return 128 + interruption.number
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, click.Abort) or not isinstance(error, Exception):  # of a signal to another handler
+        interruption.stop(int(getattr(error, "signal", signal.SIGINT)))
+        return 128 + interruption.number
+    if isinstance(error, click.ClickException):
+        import io
+
         shown = io.StringIO()
         error.show(file=shown)
         click.echo(redact_text(shown.getvalue()), err=True, nl=False)
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        number = received[0] if received else signal.SIGINT
-        click.echo(f"stopped by {signal.Signals(number).name}.{describe_resumption(arguments)}", err=True)
-        sys.exit(128 + number)
-    except StreamGMMError as error:
+        return error.exit_code
+    if isinstance(error, StreamGMMError):
         hint = describe_resumption(arguments) if isinstance(error, ClusterError | StorageError) else ""
         click.echo(f"error: {error}{hint}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
+        return error.exit_code
+    if isinstance(error, OSError):
         click.echo(f"error: {redact_text(str(error))}{describe_resumption(arguments)}", err=True)
-        sys.exit(StorageError.exit_code)
-    except Exception as error:
-        redact_error(error)
-        click.echo(redact_text("".join(traceback.format_exception(error))), err=True)
-        sys.exit(1)
+        return StorageError.exit_code
+    import traceback
+
+    redact_error(error)
+    click.echo(redact_text("".join(traceback.format_exception(error))), err=True)
+    return 1
 
 
 def describe_resumption(arguments: Sequence[str]) -> str:
@@ -59,7 +82,8 @@ def describe_resumption(arguments: Sequence[str]) -> str:
     if not arguments or arguments[0] not in RESUMED:
         return ""
     jobs = sys.modules.get("stream_gmm.io.store.jobs")  # imported by whatever begins a job, and by nothing earlier
-    if arguments[0] != "resume" and jobs and (unfinished := jobs.open_job()):
+    find = getattr(jobs, "open_job", None)  # None while it is being imported
+    if arguments[0] != "resume" and find and (unfinished := find()):
         folder, job = unfinished
         if job.is_complete:
             shown = os.path.relpath(folder) if folder.is_relative_to(os.getcwd()) else str(folder)
@@ -72,28 +96,101 @@ def describe_resumption(arguments: Sequence[str]) -> str:
     return f" What was finished is kept; to go on: {redact_text(shlex.join(['stream-gmm', *given]))}"
 
 
-def _raise_on_signals() -> list[int]:
-    """Make SIGINT and SIGTERM raise KeyboardInterrupt; return the list that will hold the number of the signal.
+class Stopped(KeyboardInterrupt):
+    """A signal came. One that is no plain KeyboardInterrupt: after that Python may end by SIGINT, whatever came."""
 
-    A second signal, or a cluster that does not close in time, ends the process at once; Dask's workers notice.
+
+class Interruption:
+    """What signals do to a command: the first raises KeyboardInterrupt, and nothing but one line is printed.
+
+    A second one, or a shutdown that takes too long, ends the process at once; Dask's workers notice. When the command
+    is over, and only the interpreter has to end, the first one no longer raises.
+
+    Parameters
+    ----------
+    arguments
+        The command line.
     """
-    received: list[int] = []
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-        timer = threading.Timer(PATIENCE_SECONDS, os._exit, [128 + number])
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
+        self._told = False
+        self._code: int | None = None
+        self.number = 0
+        """Of the first signal; 0: there was none."""
+
+    def install(self) -> None:
+        """Receive the signals from now on; those that are ignored, as by nohup, stay so."""
+        if threading.current_thread() is threading.main_thread():
+            for number in NUMBERS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    signal.signal(number, self._receive)
+
+    def stop(self, number: int) -> None:
+        """Make the process end in time, and be silent."""
+        self.number = number
+        timer = threading.Timer(PATIENCE_SECONDS, self._end_now, [number])
         timer.daemon = True
         timer.start()
-        raise KeyboardInterrupt
+        silence()
 
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as of a job in the background of a shell
-                signal.signal(number, stop)
-    return received
+    def finish(self, code: int) -> None:
+        """Take down that the command is over, and its exit code; one that a signal has stopped says so."""
+        self._code = code
+        if self.number and code:
+            self._tell(direct=False)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.number:
+            self._end_now(number)
+        is_over = self._code is not None
+        if is_over:
+            self._told = True
+        self.stop(number)
+        if not is_over:
+            raise Stopped
+
+    def _end_now(self, number: int) -> None:
+        self._tell(direct=True)
+        os._exit(128 + number if self._code is None else self._code)
+
+    def _tell(self, direct: bool) -> None:
+        """Print the line, once; directly where another line may be half printed."""
+        if self._told:
+            return
+        self._told = True
+        line = f"stopped by {signal.Signals(self.number).name}.{describe_resumption(self._arguments)}\n"
+        try:
+            if direct:
+                os.write(2, line.encode())
+            else:
+                sys.stderr.write(line)
+                sys.stderr.flush()
+        except OSError:  # after SIGHUP the terminal is gone, and what is left to print would be an error
+            with suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, 1)
+                os.dup2(null, 2)
+
+
+def ignore_signals() -> None:
+    """Receive no signal any more."""
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def silence() -> None:
+    """Let no library describe what it makes of an interruption: in logs, and in errors that nothing catches."""
+    import warnings
+
+    def ignore(*_: Any) -> None:
+        return None
+
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    threading.excepthook = ignore
+    sys.unraisablehook = ignore
 
 
 class RedactingFormatter(logging.Formatter):

@@ -10,7 +10,7 @@ import click
 EXIT_CODES = (
     "Exit codes: 0 done, 1 unexpected error, 2 configuration, 3 input data, 4 damaged or foreign file, "
     "5 folder in use by another run, 6 storage, 7 cluster, 8 no admissible model, 11 drift over the threshold, "
-    "130 and 143 stopped by a signal."
+    "129, 130 and 143 stopped by a signal."
 )
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Fit and score": ("run", "sweep", "fit", "score", "resume", "export", "bootstrap", "report"),

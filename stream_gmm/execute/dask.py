@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # read when distributed is imported
 
+import dask
 from distributed import Client, Future, get_worker
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
@@ -32,6 +34,8 @@ _LOST = (KilledWorker, FutureCancelledError, FuturesCancelledError)
 _ATTEMPTS = 2
 # The scheduler needs 2 to 3 ms for a task: no more of them than keep all workers evenly busy.
 TASKS_PER_SLOT = 16
+SPAN = "stream-gmm"
+"""Dask's name for all that is submitted here; see :func:`name_span`."""
 
 
 def _run_checked(check: WorkerCheck | None, fn: Callable[[I, Any], R], item: I, shared: Any) -> R:
@@ -55,6 +59,17 @@ def _fold_subtree(fn: Callable[[I, Any], S], merge: Callable[[S, S], S], bunch: 
     for index, item in enumerate(bunch):
         folder.put(index, fn(item, shared))
     return folder.result()
+
+
+def name_span() -> AbstractContextManager[None]:
+    """Return a block whose tasks belong to one span of Dask's metrics, unless the caller has given them one.
+
+    Without it every pass would be a span of its own, which scheduler and workers keep for ever: 12 kB a pass.
+    """
+    if "span" in dask.get_annotations():
+        return nullcontext()
+    named: AbstractContextManager[None] = dask.annotate(span={"name": (SPAN,), "ids": (SPAN,)})
+    return named
 
 
 def _report_each(groups: Sequence[range], on_done: OnDone | None) -> OnDone | None:
@@ -168,13 +183,15 @@ class DaskExecutor:
     def _submit(self, fn: Callable[[I, Any], R], items: Sequence[I], shared: Any, label: str) -> list[Future]:
         """Submit one task for each item, in one message; futures among the items stand for their values."""
         self._recompute_lost(items)
-        n, shared_future = len(items), self.client.submit(_keep_on_worker, shared, pure=False)
-        prefix = f"{label}-{shared_future.key.rsplit('-', 1)[-1]}"
-        # Positional, each: a keyword argument beyond 100 kB would become a task under its bare name.
-        keys = [(prefix, i) for i in range(n)]
-        out: list[Future] = self.client.map(
-            _run_checked, [self.check] * n, [fn] * n, list(items), [shared_future] * n, key=keys
-        )
+        n = len(items)
+        with name_span():
+            shared_future = self.client.submit(_keep_on_worker, shared, pure=False)
+            prefix = f"{label}-{shared_future.key.rsplit('-', 1)[-1]}"
+            # Positional, each: a keyword argument beyond 100 kB would become a task under its bare name.
+            keys = [(prefix, i) for i in range(n)]
+            out: list[Future] = self.client.map(
+                _run_checked, [self.check] * n, [fn] * n, list(items), [shared_future] * n, key=keys
+            )
         return out
 
     def _groups(self, items: Sequence[Any]) -> list[range]:
@@ -195,7 +212,8 @@ class DaskExecutor:
         for depth, groups in enumerate(levels(len(futures))):
             together = [[futures[i] for i in group] for group in groups]
             keys = [(prefix, depth, i) for i in range(len(groups))]
-            futures = self.client.map(_merge_group, [merge] * len(groups), together, key=keys)
+            with name_span():
+                futures = self.client.map(_merge_group, [merge] * len(groups), together, key=keys)
         return futures[0]
 
 

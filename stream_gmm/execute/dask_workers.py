@@ -28,6 +28,8 @@ SAME = ("python", "stream-gmm")
 """What must be the same on every worker; other differences are told, and the known answer shows if they matter."""
 FORWARDED = ("stream_gmm", "distributed.worker.memory")
 """Loggers whose warnings on workers reach the caller's log: of the package, and of memory that runs out."""
+WARNINGS = "stream-gmm-warnings-"
+"""Names of the topics and plugins that bring them: this, and the identity of the client."""
 
 _lock = threading.Lock()
 _passed: set[WorkerCheck] = set()
@@ -141,7 +143,8 @@ def examine_workers(client: Client, check: WorkerCheck, deadlines: Deadlines) ->
 @contextmanager
 def forward_warnings(client: Client) -> Iterator[None]:
     """Inside the block, warnings that the package logs on any worker reach the loggers of the same name here."""
-    topic, name = f"stream-gmm-warnings-{client.id}", f"stream-gmm-warnings-{client.id}-{{}}"
+    topic = WARNINGS + client.id
+    name = f"{topic}-{{}}"
     client.subscribe_topic(topic, _hand_to_logger)
     for logger in FORWARDED:
         client.register_plugin(ForwardLoggingPlugin(logger, "WARNING", topic), name.format(logger))

@@ -5,6 +5,8 @@ Not in the modules of the flows: a served run pickles those by value, and a cont
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +25,15 @@ class Outcome:
 
     result: dict[str, Any] | None = None
     error: BaseException | None = None
+    on_sigterm: Any = None
+
+    def keep_signals(self) -> None:
+        """Let SIGTERM do what it did before Prefect began the flow, whose own way of ending has no deadline.
+
+        A served run, which nobody watches, is stopped by Prefect, and keeps Prefect's.
+        """
+        if self.on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.on_sigterm)
 
 
 _OUTCOME: ContextVar[Outcome | None] = ContextVar("outcome", default=None)
@@ -44,7 +55,7 @@ def forward_progress(listener: Listener, on_plan: OnPlan = lambda _: None) -> It
 @contextmanager
 def watch_outcome() -> Iterator[Outcome]:
     """Yield what becomes of the flow that runs inside the block."""
-    outcome = Outcome()
+    outcome = Outcome(on_sigterm=signal.getsignal(signal.SIGTERM))
     token = _OUTCOME.set(outcome)
     try:
         yield outcome

@@ -1,21 +1,18 @@
 """The monitor as a Prefect flow: a run with drift fails, so that whoever watches failed runs is told."""
 
 # No "from __future__ import annotations" here, as in .run.
-import logging
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 
 from stream_gmm.flows.artifacts import publish_drift
 from stream_gmm.flows.names import name_current_run
-from stream_gmm.flows.reporting import REPORTER, collect_warnings
+from stream_gmm.flows.reporting import collect_warnings, end_in_time
 from stream_gmm.flows.run import RETRIES, hide_credentials, report_progress, sweep_task
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
 from stream_gmm.pipeline.job.monitor_stage import MonitorReport, monitor_stage
 from stream_gmm.pipeline.job.run_folder import read_run
-
-log = logging.getLogger(__name__)
 
 
 @task(name="monitor", task_run_name="monitor-{config.name}", **RETRIES)
@@ -41,16 +38,13 @@ def gmm_monitor(config: RunConfig, period: str | None = None) -> dict[str, Any]:
     period
         Name of the period that the data are of; by default today's date in UTC.
     """
-    REPORTER.start()
-    with hide_credentials():
+    with end_in_time(), hide_credentials():
         read_run(config.folder)  # before a cluster starts
         with running_cluster(config.cluster) as cluster:
             report: MonitorReport = monitor_task(config, cluster, period)
             refit = report.result.drifted and config.monitor.policy == "refit"
             if refit:
                 sweep_task(config, cluster)
-    if not REPORTER.flush():
-        log.warning("%d reports did not reach the Prefect server; the results are complete", REPORTER.lost)
     if not refit:
         report.raise_if_drifted(config.monitor.max_gain, "a refit describes them better than the model in use does")
     return report.alert(config.name) | {"fitted_again": refit}

@@ -23,6 +23,8 @@ PAUSE_SECONDS = 20.0
 FLUSH_SECONDS = 10.0
 """At the end of a run, reports that are still waiting have so long."""
 ANSWER_SECONDS = 2.0
+LAST_RETRIES = 2
+"""When the results are complete, Prefect's own reports are tried again so often, after 2 and 4 s."""
 
 
 class Reporter:
@@ -127,6 +129,32 @@ def answers(url: str, seconds: float = ANSWER_SECONDS) -> bool:
         return True
     except (OSError, ValueError):
         return False
+
+
+@contextmanager
+def end_in_time() -> Iterator[None]:
+    """Around the body of a flow: what it reports is waited for at the end, but not for long.
+
+    Prefect's own last reports, which follow, are tried less often where the process is the run's own: a job that is
+    done should not wait minutes for a server that is gone.
+    """
+    REPORTER.start()
+    try:
+        yield
+    finally:
+        _shorten_retries()
+    if not REPORTER.flush():
+        log.warning("%d reports did not reach the Prefect server; the results are complete", REPORTER.lost)
+
+
+def _shorten_retries() -> None:
+    from prefect.context import FlowRunContext
+    from prefect.settings import get_current_settings
+
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None:
+        client = get_current_settings().client
+        client.max_retries = min(client.max_retries, LAST_RETRIES)
 
 
 def find_reporter() -> Reporter:

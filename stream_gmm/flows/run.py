@@ -15,7 +15,7 @@ from stream_gmm.flows.artifacts import publish_choice, publish_curves, publish_s
 from stream_gmm.flows.context import current_listener, current_outcome, show_plan
 from stream_gmm.flows.names import name_current_run
 from stream_gmm.flows.progress import PrefectProgress
-from stream_gmm.flows.reporting import REPORTER, collect_warnings
+from stream_gmm.flows.reporting import collect_warnings, end_in_time
 from stream_gmm.pipeline.job.checks import check_job
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
@@ -149,9 +149,9 @@ def report_task(config: RunConfig) -> str:
 def gmm_run(config: RunConfig) -> dict[str, Any]:
     """Sweep over K and covariance structure, choose, score every row, publish and report."""
     outcome = current_outcome()
-    REPORTER.start()
+    outcome.keep_signals()
     try:
-        with hide_credentials():
+        with end_in_time(), hide_credentials():
             source = check_job(config, scoring=True)
             with config.begin("run", source):
                 # The record of the run has the cluster section as given, not the address of one that ends here.
@@ -162,6 +162,4 @@ def gmm_run(config: RunConfig) -> dict[str, Any]:
     except BaseException as error:
         outcome.error = error
         raise
-    if not REPORTER.flush():
-        log.warning("%d reports did not reach the Prefect server; the results are complete", REPORTER.lost)
     return outcome.result

@@ -45,13 +45,14 @@ def run_job(config: RunConfig, listener: Listener = ignore_progress, on_plan: On
         return _run_unrecorded(config, listener, on_plan, why if os.environ.get("PREFECT_API_URL") else "")
     from prefect.settings import get_current_settings
 
+    from stream_gmm.flows.local_server import tie_local_server
     from stream_gmm.flows.run import gmm_run, hide_error_logs
 
     url = get_current_settings().api.url
     if url and not answers(url):
         why = f"the Prefect server at {redact_text(url)} does not answer within {ANSWER_SECONDS:g} s"
         return _run_unrecorded(config, listener, on_plan, why)
-    with watch_outcome() as outcome, forward_progress(listener, on_plan), hide_error_logs():
+    with watch_outcome() as outcome, forward_progress(listener, on_plan), hide_error_logs(), tie_local_server():
         try:
             return JobReport(gmm_run(config))
         except Exception as error:

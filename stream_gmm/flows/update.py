@@ -1,22 +1,19 @@
 """The update of a run folder as a Prefect flow: what a deployment calls every night."""
 
 # No "from __future__ import annotations" here, as in .run.
-import logging
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 
 from stream_gmm.flows.artifacts import publish_update
 from stream_gmm.flows.names import name_current_run
-from stream_gmm.flows.reporting import REPORTER, collect_warnings
+from stream_gmm.flows.reporting import collect_warnings, end_in_time
 from stream_gmm.flows.run import RETRIES, hide_credentials, report_progress, report_task
 from stream_gmm.pipeline.job.cluster import open_executor, running_cluster
 from stream_gmm.pipeline.job.config import ClusterConfig, RunConfig
 from stream_gmm.pipeline.job.run_folder import read_run
 from stream_gmm.pipeline.job.update.stage import update_stage
 from stream_gmm.pipeline.update.result import MOVED, SWEPT
-
-log = logging.getLogger(__name__)
 
 
 @task(name="update", task_run_name="update-{config.name}", **RETRIES)
@@ -38,14 +35,11 @@ def update_task(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
 @flow(name="update", flow_run_name=name_current_run)
 def gmm_update(config: RunConfig) -> dict[str, Any]:
     """Read and score new files, and move the model if that pays; without new files nothing is done."""
-    REPORTER.start()
-    with hide_credentials():
+    with end_in_time(), hide_credentials():
         read_run(config.folder)  # before a cluster starts
         with config.begin("update"):
             with running_cluster(config.cluster) as cluster:
                 result: dict[str, Any] = update_task(config, cluster)
             if result["promoted"] and result["decision"] in (MOVED, SWEPT):
                 result["report"] = report_task(config)
-    if not REPORTER.flush():
-        log.warning("%d reports did not reach the Prefect server; the results are complete", REPORTER.lost)
     return result

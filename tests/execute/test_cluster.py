@@ -617,3 +617,47 @@ def test_plan_record_and_report_name_a_cluster_that_stays(dask_cluster, demo_fol
     assert place in line
     assert json.loads((tmp_path / "run" / "run.json").read_text())["workers"]["place"].startswith(place)
     assert place in write_report(config.folder).read_text()
+
+
+class TestLongLivedClusters:
+    """Schedulers and workers that run for months: what a pass leaves on them is forgotten."""
+
+    def test_passes_leave_nothing_on_workers_and_on_a_scheduler_with_upkeep(self):
+        from distributed import Client, LocalCluster
+
+        from stream_gmm.execute.dask import DaskExecutor
+        from stream_gmm.execute.dask_workers import forward_warnings
+        from stream_gmm.execute.scheduler_upkeep import dask_setup, forget
+
+        options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+        with LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client:
+            scheduler, (worker,) = cluster.scheduler, cluster.workers.values()
+            executor, spans = DaskExecutor(client), cluster.scheduler.extensions["spans"].spans
+
+            def sum_five_times() -> None:
+                for _ in range(5):
+                    assert executor.map_reduce(_add, lambda a, b: a + b, [1, 2, 3], shared=1) == 9
+
+            sum_five_times()
+            counts = len(spans), len(worker.digests_total)
+            sum_five_times()
+            assert (len(spans), len(worker.digests_total)) == counts
+
+            with dask.annotate(span={"name": ("mine",), "ids": ("mine",)}):
+                sum_five_times()
+            assert "mine" in spans, "a span of the caller's stays"
+
+            async def set_up() -> None:
+                dask_setup(scheduler)
+
+            with Client(cluster, set_as_default=False) as other:
+                killed = forward_warnings(other)
+                killed.__enter__()
+            assert [n for n in scheduler.worker_plugins if n.startswith("stream-gmm-warnings")]
+            with forward_warnings(client):
+                cluster.sync(set_up)
+                cluster.sync(forget, scheduler)
+                left = [n for n in scheduler.worker_plugins if n.startswith("stream-gmm-warnings")]
+                assert left
+                assert all(client.id in n for n in left), "those of the client that is gone are forgotten"
+            assert not [group for span in spans.values() for group in span.groups]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow.dataset as ds
 import pytest
 
@@ -109,6 +110,47 @@ def test_serving_outlives_an_outage_of_the_server(demo_folder, tmp_path):
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+@pytest.mark.long
+def test_a_served_run_that_is_done_does_not_wait_for_minutes_for_a_server_that_is_gone(demo_folder, tmp_path):
+    config, port = tmp_path / "c.yaml", free_port()
+    content = {
+        "data": {"paths": [str(demo_folder)], "columns": ["x0"]},
+        "sweep": {"n_components": [1], "covariance_type": ["full"]},
+        "em": {"sample_rows": 1000},
+        "cluster": {"executor": "threads"},
+        "output": {"folder": str(tmp_path / "run")},
+    }
+    config.write_text(json.dumps(content))
+    command = [sys.executable, "-m", "stream_gmm", "serve", str(config), "--deployment", "d"]
+    body = {"deployments": {"name": {"any_": ["d"]}}}
+    with open(tmp_path / "serve.log", "w") as log, prefect_process(tmp_path, port) as (server, url):
+        environment = prefect_environment(tmp_path, url) | {
+            "PYTHONPATH": str(ROOT), "STREAM_GMM_FAULT": "swap:stop:1",
+        }  # fmt: skip
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            (deployment,) = wait_for(lambda: ask(url, "/deployments/filter", body), 120, "the deployment")
+            ask(url, f"/deployments/{deployment['id']}/create_flow_run")
+            run = wait_for(lambda: _find_stopped(process.pid), 240, "the scores are published")
+            server.kill()
+            server.wait()
+            started = time.monotonic()
+            run.resume()
+            run.wait(timeout=400)
+            took = time.monotonic() - started
+        finally:
+            process.kill()
+            process.wait()
+    assert (tmp_path / "run" / "report.html").exists()
+    assert took < 75.0, f"{took:.0f} s from the scores to the end of the run"
+
+
+def _find_stopped(pid: int) -> psutil.Process | None:
+    """Return the descendant of a process that is stopped."""
+    stopped = [p for p in psutil.Process(pid).children(recursive=True) if p.status() == psutil.STATUS_STOPPED]
+    return stopped[0] if stopped else None
 
 
 @pytest.mark.slow

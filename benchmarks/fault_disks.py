@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.fault_processes import list_session
+from benchmarks.fault_processes import list_session, spawn
 from benchmarks.faults import SWEEP, THREADS, UPDATE, Bench, read_digests, wait
 from benchmarks.harness import write_report
 
@@ -58,16 +58,17 @@ def try_disk(bench: Bench, job: str, what: str, kilobytes: int) -> tuple[object,
     log = Path(f"{folder}.log")
     full = {RUN_FOLDER: folder, SCORED: folder.with_name(f"{folder.name}-scored"), TEMPORARY:
             folder.with_name(f"{folder.name}-temporary")}[what]  # fmt: skip
-    options: Sequence[str] = ["--scored", str(full)] if what == SCORED else []
+    options: Sequence[str] = ["--scored", str(full / "scored")] if what == SCORED else []
     environment = {"DASK_TEMPORARY_DIRECTORY": str(full)} if what == TEMPORARY else {}
     executor = EMBEDDED if what == TEMPORARY else THREADS
+    launch = spawn if what == TEMPORARY else bench.launch  # Dask reads its environment when it is imported
     with mounted(full, kilobytes):
         commands = [[*c, *options] for c in bench.list_commands(job, folder, executor)]
         code: int | None = 0
         alone = True
         for command in commands:
-            pid = bench.launch(command, log, environment)
-            code = wait(pid, lambda: None)
+            pid = launch(command, log, environment)
+            code = wait(pid, lambda: None, 600.0)
             alone = alone and not list_session(pid, 20.0)
             if code:
                 break
@@ -79,7 +80,7 @@ def try_disk(bench: Bench, job: str, what: str, kilobytes: int) -> tuple[object,
         make_room(full)
         begun = (folder / "ledger" / "job.json").exists()
         again = [["resume", str(folder), "--quiet"], *commands] if code and begun else commands
-        ends = [wait(bench.launch(c, log, environment), lambda: None) for c in again]
+        ends = [wait(launch(c, log, environment), lambda: None, 600.0) for c in again]
         same = not any(ends) and _read(folder, full, what) == expected
     right = code in (0, 6) and "Traceback" not in said and whole and alone and same
     row = (job, what, kilobytes, code, whole, alone, same, round(time.monotonic() - started, 1))
@@ -94,8 +95,8 @@ def _read(folder: Path, full: Path, what: str) -> tuple[str, str]:
     pointed = folder / "elsewhere"
     pointed.mkdir(exist_ok=True)
     (pointed / "scored").unlink(missing_ok=True)
-    if any(full.iterdir()):
-        (pointed / "scored").symlink_to(full)
+    if (full / "scored").exists():
+        (pointed / "scored").symlink_to(full / "scored")
     out = model, read_digests(pointed)[1]
     shutil.rmtree(pointed)
     return out
@@ -110,8 +111,9 @@ def main() -> None:
         print("kB:", whole, base, scored, flush=True)
         rows = [try_disk(bench, SWEEP, RUN_FOLDER, max(4, int(share * whole))) for share in SHARES]
         rows += [try_disk(bench, SWEEP, SCORED, max(4, int(share * scored))) for share in SHARES[::2]]
-        rows += [try_disk(bench, UPDATE, RUN_FOLDER, base + int(share * base)) for share in SHARES[::2]]
-        rows += [try_disk(bench, SWEEP, TEMPORARY, kilobytes) for kilobytes in (4, 40, 100)]
+        # On a full disk, with room for a part of what an update writes, and with room for all.
+        rows += [try_disk(bench, UPDATE, RUN_FOLDER, base + more) for more in (0, 8, 16, 24, 32, 48, 64, 96, 144)]
+        rows += [try_disk(bench, SWEEP, TEMPORARY, kilobytes) for kilobytes in (4, 100)]
     names = ("job", "disk", "kB", "exit code", "whole", "no process left", "same with room", "s", "right")
     write_report("fault_disks", names, rows)
     wrong = sum(not row[-1] for row in rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import sys
 
-from stream_gmm.cli.endings import Interruption, ignore_signals
+from stream_gmm.cli.endings import Interruption, ignore_signals, limit_shutdown
 
 
 def main() -> None:
@@ -20,7 +20,8 @@ def main() -> None:
             raise
         interruption.finish(128 + interruption.number)
         sys.exit(128 + interruption.number)
-    run()
+    with limit_shutdown():
+        run()
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def prefect_process(home: Path, port: int | None = None) -> Iterator[tuple[subpr
     log = open(home / "server.log", "wb")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        wait_for(lambda: _healthy(url), 180, "the Prefect server answers")
+        wait_for(lambda: _healthy(url), 400, "the Prefect server answers")
         yield process, url
     finally:
         process.terminate()

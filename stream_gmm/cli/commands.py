@@ -67,6 +67,7 @@ def run(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     check_job(settings, scoring=True)  # before Prefect starts, which takes seconds
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    logging.raiseExceptions = False  # Prefect's log handler prints whatever keeps it from its server
     with settings.hold(), output.progress() as listener:
         from stream_gmm.flows.start import run_job
 
@@ -82,6 +83,7 @@ _PREFECT_DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # every event that does not reach a lost server
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     # Its five retries of a request take two and a half minutes, after which the run would have failed.
     "PREFECT_CLIENT_MAX_RETRIES": "1",

@@ -174,6 +174,28 @@ class Interruption:
                 os.dup2(null, 2)
 
 
+@contextmanager
+def limit_shutdown() -> Iterator[None]:
+    """After the block, the command, let its process end in time: Prefect would wait for minutes for a lost server."""
+    code = 0
+    try:
+        yield
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+        raise
+    finally:
+        timer = threading.Timer(PATIENCE_SECONDS, _end_at_once, [code])
+        timer.daemon = True
+        timer.start()
+
+
+def _end_at_once(code: int) -> None:
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 def ignore_signals() -> None:
     """Receive no signal any more."""
     for number in NUMBERS:

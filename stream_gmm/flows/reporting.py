@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -152,9 +152,21 @@ def _shorten_retries() -> None:
     from prefect.settings import get_current_settings
 
     context = FlowRunContext.get()
-    if context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None:
-        client = get_current_settings().client
-        client.max_retries = min(client.max_retries, LAST_RETRIES)
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return
+    settings = get_current_settings()
+    settings.client.max_retries = min(settings.client.max_retries, LAST_RETRIES)
+    if settings.api.url and not answers(settings.api.url):
+        _drop_events()
+
+
+def _drop_events() -> None:
+    """Give up Prefect's events that wait for a server: each would be tried for eight seconds before the end."""
+    from prefect.events.worker import EventsWorker
+
+    with suppress(Exception):  # Prefect has no other way to them than these attributes
+        for worker in EventsWorker._instances.values():
+            worker._queue.queue.clear()
 
 
 def find_reporter() -> Reporter:

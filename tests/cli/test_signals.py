@@ -100,6 +100,21 @@ def test_a_signal_after_the_end_of_a_command_changes_nothing(code, ending):
     assert "stopped" not in out.stderr
 
 
+@pytest.mark.parametrize(("code", "ending"), [(0, "print('done')"), (6, "raise OSError('disk full')")])
+def test_a_process_whose_shutdown_takes_too_long_ends_with_the_code_of_its_command(code, ending):
+    """Prefect tries for minutes to report to a lost server, in a function that is called before the others."""
+    started = time.monotonic()
+    out = _run(f"""
+        endings.PATIENCE_SECONDS = 0.2
+        threading._register_atexit(time.sleep, 50)
+        with endings.limit_shutdown(), end_on_errors(["run", "data"]):
+            {ending}
+    """, stdout=subprocess.PIPE)
+    assert out.returncode == code
+    assert time.monotonic() - started < 30.0
+    assert out.stdout == ("done\n" if code == 0 else "")
+
+
 def test_a_signal_that_is_ignored_stays_so():
     out = _run("""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -233,6 +233,17 @@ def test_a_folder_that_is_not_an_output_is_not_replaced(model, data, demo_folder
         sg.score(model, data, "ftp://bucket/scored")
 
 
+def test_a_target_that_is_a_file_system_of_its_own_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    """It cannot be renamed: publishing would fail after hours of work, and every time."""
+    from stream_gmm.io.sink.publish import check_target
+
+    check_target(tmp_path, [])
+    monkeypatch.setattr(type(tmp_path), "is_mount", lambda _: True)
+    with pytest.raises(StorageError, match=r"file system of its own.*give a folder in it, such as .*/scored"):
+        check_target(tmp_path, [])
+    check_target(tmp_path / "scored", [])
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_write_permission_is_a_storage_error(model, data, tmp_path):
     (tmp_path / "ro").mkdir(mode=0o500)

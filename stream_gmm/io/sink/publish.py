@@ -65,7 +65,7 @@ def check_target(target: Path, inputs: list[str]) -> None:
     Raises
     ------
     StorageError
-        If it holds anything but an earlier result, or an input file.
+        If it holds anything but an earlier result, or an input file, or is a mount point.
     """
     resolved = target.resolve()
     for path in inputs:
@@ -80,6 +80,14 @@ def check_target(target: Path, inputs: list[str]) -> None:
             )
     if not target.exists():
         return
+    if target.is_mount():
+        raise StorageError(
+            explain(
+                f"the output {target} is a file system of its own",
+                why="publishing replaces the whole folder in one step, and a mount point cannot be replaced",
+                remedy=f"give a folder in it, such as {target / 'scored'}",
+            )
+        )
     manifest, foreign = _look_into(target) if target.is_dir() else (None, [target.name])
     if manifest is not None:
         listed = {part.get("path") for part in manifest.get("parts") or () if isinstance(part, dict)}

@@ -93,6 +93,8 @@ class Cell:
         """Exit codes that the command may end with."""
         if self.fault == FULL and self.site in ("task", "swap"):
             return (0,)  # a task is tried again; what is published stays
+        if self.fault == WORKER and self.group == "embedded" and self.executor[3] == "1":
+            return CODES[WORKERS]  # on a loaded machine the only worker may be back too late
         return CODES[self.fault]
 
     @property

@@ -165,7 +165,7 @@ def _drop_events() -> None:
     from prefect.events.worker import EventsWorker
 
     with suppress(Exception):  # Prefect has no other way to them than these attributes
-        for worker in EventsWorker._instances.values():
+        for worker in EventsWorker._instances.values():  # type: ignore[misc]
             worker._queue.queue.clear()
 
 

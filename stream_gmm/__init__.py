@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from stream_gmm.inference import bootstrap, likelihood_ratio_test
     from stream_gmm.io.sink.scored import ScoredTable, open_scored
     from stream_gmm.io.source.dataset import Dataset, open_dataset
-    from stream_gmm.io.store.models import load_model, save_model
+    from stream_gmm.io.store.models import save_model
     from stream_gmm.nightly import update
     from stream_gmm.online import OnlineGaussianMixture
     from stream_gmm.pipeline.job.registry import Registry, open_registry
+    from stream_gmm.pipeline.model_files import load_model
     from stream_gmm.pipeline.monitor import MonitorResult
     from stream_gmm.pipeline.score import ScoreResult
     from stream_gmm.pipeline.sweep.result import SweepResult
@@ -69,7 +70,7 @@ _WHERE = {
     "ScoredTable": "stream_gmm.io.sink.scored",
     "open_registry": "stream_gmm.pipeline.job.registry",
     "Registry": "stream_gmm.pipeline.job.registry",
-    "load_model": "stream_gmm.io.store.models",
+    "load_model": "stream_gmm.pipeline.model_files",
     "save_model": "stream_gmm.io.store.models",
     "plot": "stream_gmm.plot",
     "OnlineGaussianMixture": "stream_gmm.online",

@@ -194,7 +194,7 @@ def plan(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
 
 @cli.command(cls=ConfiguredCommand)
 @CONFIG
-@click.option("--model", type=click.Path(dir_okay=False), help="Model file [default: that of the output folder]")
+@click.option("--model", help="Model file or folder of a run, also as a URI [default: that of the output folder]")
 @output_options
 def score(given: tuple[str, ...], model: str | None, output: Output, **arguments: Any) -> None:
     """Score every row with a model and publish the scored Parquet.
@@ -202,11 +202,11 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     With - for DATA, an Arrow IPC stream on standard input is scored to standard output.
     """
     from stream_gmm.cli.display import make_console, show_model
-    from stream_gmm.io.store.models import load_model
     from stream_gmm.pipeline.job.checks import check_output_folder, check_scoring
     from stream_gmm.pipeline.job.cluster import open_executor
     from stream_gmm.pipeline.job.run_folder import MODEL
     from stream_gmm.pipeline.job.stages import score_stage
+    from stream_gmm.pipeline.model_files import load_model
 
     settings = load_settings(given, arguments)
     if settings.data.paths == ["-"]:
@@ -242,12 +242,12 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
 
 
 @cli.command()
-@click.argument("model", type=click.Path(dir_okay=False))
+@click.argument("model")
 @output_options
 def inspect(model: str, output: Output) -> None:
-    """Show the content of a model file."""
+    """Show the content of a model: a file, or the folder of a run, whose champion is meant; also as a URI."""
     from stream_gmm.cli.display import show_model_file
-    from stream_gmm.io.store.models import load_model
+    from stream_gmm.pipeline.model_files import load_model
 
     fitted = load_model(model)
     output.result(lambda: describe_model(fitted), lambda: show_model_file(fitted))

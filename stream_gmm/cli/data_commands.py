@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import click
@@ -97,20 +96,24 @@ def demo_data(folder: str, **options: Any) -> None:
 
 
 @click.command(cls=GroupedCommand)
-@click.argument("model", type=click.Path(dir_okay=False))
+@click.argument("model")
 @click.option(
     "--format", "form", default="json", show_default=True, type=click.Choice(["json", "onnx", "sklearn"]),
     help="json: the whole model; onnx: label, probabilities and log-density (needs the package onnx); sklearn: a "
     "GaussianMixture, for joblib.load",
 )  # fmt: skip
-@click.option("--output", "target", type=click.Path(dir_okay=False), help="File [default: beside MODEL]")
+@click.option("--output", "target", help="File or URI [default: beside MODEL, or here if that is a URI]")
 def export(model: str, form: str, target: str | None) -> None:
-    """Write a model for other programs: JSON, ONNX or scikit-learn."""
-    from stream_gmm.export.files import FORMATS, export_model
-    from stream_gmm.io.store.models import load_model
+    """Write a model for other programs: JSON, ONNX or scikit-learn.
 
-    path = Path(target) if target else Path(model).with_suffix(FORMATS[form][0])
-    click.echo(export_model(load_model(model), form, path))
+    MODEL is a model file, or the folder of a run, whose champion is meant; also as a URI.
+    """
+    from stream_gmm.export.files import FORMATS
+    from stream_gmm.pipeline.model_files import load_model, name_beside, write_file
+
+    ending, make_content = FORMATS[form]
+    content = make_content(load_model(model))
+    click.echo(write_file(target or name_beside(model, ending), content))
 
 
 @click.command(cls=GroupedCommand)

@@ -200,9 +200,9 @@ def resume(context: click.Context, /, run: str, output: Output, **arguments: Any
     RUN is the folder of the run (output.folder), or the id that was printed when it was cut off. Another cluster than
     before may do the work.
     """
-    from stream_gmm.io.store.models import load_model
     from stream_gmm.pipeline.job.config import load_job
     from stream_gmm.pipeline.job.run_folder import MODEL
+    from stream_gmm.pipeline.model_files import load_model
 
     folder, job, settings = load_job(run, collect_overrides(arguments))
     if job.ended:

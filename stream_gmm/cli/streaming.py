@@ -46,6 +46,9 @@ def stream_stdin(
     )
     drift = DriftRule(max_gain=given["max_gain"])
     versions = None
+    for option, path in (("--state", state), ("--model", model)):
+        if path and "://" in path:
+            raise ConfigError(f"{option} of a stream cannot lie in an object store: give a file of this machine.")
     if given["folder"] and "://" in given["folder"]:
         raise ConfigError("the run folder of a stream cannot lie in an object store: give a folder of this machine.")
     if given["folder"]:

@@ -235,3 +235,42 @@ def test_who_has_lost_the_lease_does_not_publish_over_others(data, s3, bucket, t
         prefix.push()
     with pytest.raises(ConfigError, match="there is no version"):
         sg.open_registry(uri).promote("v9")
+
+
+@pytest.mark.slow
+def test_every_command_takes_a_model_where_it_lies(s3, bucket, data, tmp_path, monkeypatch):
+    """The object of a model, a run in a bucket and files of it, a run on a disk; and an export into the bucket."""
+    uri, local = f"s3://{bucket}/runs/mine", tmp_path / "local"
+    _sweep(data, uri, 2)
+    _sweep(data, local, 2)
+    model = load_model(local / "model.gmm")
+    with s3.open_output_stream(f"{bucket}/alone.gmm") as file:
+        file.write((local / "model.gmm").read_bytes())
+    _use_machine(monkeypatch, tmp_path, "second")
+    monkeypatch.chdir(tmp_path)
+
+    below = (f"{uri}/", f"{uri}/model.gmm", f"{uri}/candidates/diag-2.gmm")
+    for where in (f"s3://{bucket}/alone.gmm", uri, *below, local):
+        assert sg.load_model(where).digest == model.digest, where
+        assert json.loads(run("inspect", where, "--json"))["digest"] == model.digest
+    assert run("export", uri, "--format", "json").strip() == "mine.json"
+    assert run("export", local, "--format", "json").strip() == str(local / "model.json")
+    assert (
+        run("export", f"s3://{bucket}/alone.gmm", "--output", f"s3://{bucket}/out/m.json").strip().endswith("m.json")
+    )
+    with s3.open_input_stream(f"{bucket}/out/m.json") as file:
+        assert file.read() == (local / "model.json").read_bytes() == (tmp_path / "mine.json").read_bytes()
+
+    chosen = (data, "--columns", "x0,x1,x2", "--executor", "serial", "--folder", tmp_path / "third")
+    run("score", *chosen, "--model", f"s3://{bucket}/alone.gmm")
+    assert sg.open_scored(tmp_path / "third" / "scored").manifest["model_digest"] == model.digest
+    _sweep(data, tmp_path / "fourth", 2, "--truth", uri, "--match-to", f"s3://{bucket}/alone.gmm")
+
+    assert "cannot read the model file" in run("inspect", f"s3://{bucket}/gone.gmm", code=4)
+    assert "neither a model file nor the folder of a run" in run("inspect", tmp_path, code=4)
+    with s3.open_output_stream(f"{bucket}/text.gmm") as file:
+        file.write(b"weights: 1")
+    assert "text.gmm: this is not a stream-gmm model" in run("export", f"s3://{bucket}/text.gmm", code=4)
+    for option in ("--state", "--model"):
+        paths = {"--state": tmp_path / "s.gmm", "--model": tmp_path / "m.gmm", option: f"{uri}/x.gmm"}
+        assert "cannot lie in an object store" in run("stream", *(x for pair in paths.items() for x in pair), code=2)

@@ -114,17 +114,7 @@ def _make_header(result: FitResult) -> dict[str, Any]:
 
 
 def load_model(path: str | os.PathLike[str]) -> FitResult:
-    """Read a model file.
-
-    Parameters
-    ----------
-    path
-        What :func:`save_model` or a run has written.
-
-    Returns
-    -------
-    FitResult
-        Equal to the one that was saved, bit by bit.
+    """Return the model of a file on this machine.
 
     Raises
     ------

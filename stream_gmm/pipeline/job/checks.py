@@ -18,10 +18,10 @@ from stream_gmm.io.sink.targets import open_target
 from stream_gmm.io.source.columns.names import Request, UnknownColumnError, describe_unknown, find_unknown
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri, redact
-from stream_gmm.io.store.models import load_model
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.run_folder import PREVIOUS
+from stream_gmm.pipeline.model_files import load_model
 from stream_gmm.pipeline.score import with_model_columns
 from stream_gmm.pipeline.table_layout import make_layout
 from stream_gmm.pipeline.update.rule import EVIDENCE

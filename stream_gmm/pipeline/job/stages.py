@@ -20,7 +20,7 @@ from stream_gmm.execute.threads import available_cores
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.decode import MARGINALISE
 from stream_gmm.io.store.generations import current_state
-from stream_gmm.io.store.models import load_model, save_model
+from stream_gmm.io.store.models import save_model
 from stream_gmm.io.store.statistics import STATISTICS, save_statistics
 from stream_gmm.io.store.tables import write_rows, write_table
 from stream_gmm.io.store.versions import CHALLENGER
@@ -47,6 +47,7 @@ from stream_gmm.pipeline.job.run_folder import (
     write_files,
     write_record,
 )
+from stream_gmm.pipeline.model_files import load_model
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.score import ScoreResult, score
 from stream_gmm.pipeline.sweep.ledger import Ledger

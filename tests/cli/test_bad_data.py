@@ -326,12 +326,6 @@ COMMANDS: list[tuple[str, Make, str, int, str]] = [
         4,
         "in is a folder, and neither a model file nor the folder of a run",
     ),
-        "a folder for a model",
-        model_of(),
-        SCORE.replace("m.gmm", "in"),
-        4,
-        "in is a folder, and neither a model file nor the folder of a run",
-    ),
     ("a stream state for a model", stream_state, SCORE, 4, "not a stream-gmm model file"),
     (
         "a model of other columns",

@@ -19,6 +19,7 @@ from stream_gmm.core.fit.stopping import bound_remaining_gain, extrapolate_gains
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
+from stream_gmm.core.mstep.mstep import COLLAPSED_STEPS
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows, Ridge
 from stream_gmm.core.mstep.prior import ConjugatePrior
 from stream_gmm.core.rows.moments import collect_moments
@@ -301,3 +302,18 @@ def test_converged_means_that_plain_em_gains_no_more_than_the_tolerance(rng, nam
         params, _, _ = em_step(params, estep, scheme.penalty)
 
     assert abs(scheme.objective(params, estep.evaluate(params)) - before) <= 1e-4
+
+
+def test_a_fit_with_a_collapsed_component_ends_soon(rng):
+    """A component on a value that repeats never comes back; the others would go on for hundreds of steps."""
+    rows = np.concatenate([np.zeros((60, 2)), rng.normal((4.0, 0.0), size=(300, 2))])
+    start = MixtureParams(
+        np.array([0.2, 0.4, 0.4]), np.array([[0.0, 0.0], [3.9, 0.1], [4.1, -0.1]]),
+        np.array([1e-3 * np.eye(2), np.eye(2), 1.1 * np.eye(2)]), family_named("full"),
+    )  # fmt: skip
+    penalty = PseudoRows.of(collect_moments(rows))
+    estep = InMemoryEStep(rows, _scaling(rows))
+    (end,) = run_to_end([EMState(start)], estep, Scheme(StopRule(0.0, 1000), penalty))
+    assert end.outcome is Outcome.DEGENERATE
+    assert "components [0] have collapsed" in end.reason
+    assert COLLAPSED_STEPS < end.passes <= COLLAPSED_STEPS + 10

@@ -27,7 +27,7 @@ from stream_gmm.core.fit.stopping import (
     predict_gain_by_lengths,
 )
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.mstep.mstep import NO_REPORT, RIDGE, MStepReport, mstep
+from stream_gmm.core.mstep.mstep import COLLAPSED_STEPS, NO_REPORT, RIDGE, MStepReport, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, SingularCovarianceError
@@ -114,6 +114,8 @@ class EMState:
     """Plain EM steps made to confirm that an accelerated fit has converged; 0 while it has not come to that."""
     slope: float = 0.0
     """With a ridge: change of the mean log-likelihood per unit of length, on the way to the accepted point."""
+    collapsed: int = 0
+    """Steps for which the same components have been collapsed."""
     left: float = np.inf
     """What a search on the same rows says is left to gain at the start, nats per row."""
 
@@ -217,10 +219,8 @@ def _accept_or_reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMSta
     if not np.isfinite(stats.loglik):
         if may_reject:
             return _reject_point(state, stats, scheme)
-        return replace(
-            state, accepted=state.params, stats=stats, history=(*state.history, stats.mean_loglik),
-            outcome=Outcome.FAILED, reason="the log-likelihood is not finite",
-        )  # fmt: skip
+        state = replace(state, accepted=state.params, stats=stats, history=(*state.history, stats.mean_loglik))
+        return replace(state, outcome=Outcome.FAILED, reason="the log-likelihood is not finite")
     objective = scheme.objective(state.params, stats)
     if may_reject and penalty.has_objective and objective < scheme.objective(*state.accepted_point):
         return _reject_point(state, stats, scheme)
@@ -241,13 +241,15 @@ def _accept_or_reject(state: EMState, stats: SuffStats, scheme: Scheme) -> EMSta
     state, proposal = _propose_next(state, em, scheme)
     if report and report != state.report:
         state = replace(state, events=(*state.events, f"pass {state.passes}: {report.describe()}"))
-    state = replace(state, report=report, predicted_gains=(*state.predicted_gains, proposal.predicted_gain))
+    collapsed = state.collapsed + 1 if report.floored and report.floored == state.report.floored else 0
+    gains = (*state.predicted_gains, proposal.predicted_gain)
+    state = replace(state, report=report, collapsed=collapsed, predicted_gains=gains)
     converged = (
         proposal.predicted_gain <= scheme.tolerance(state)
         and (not scheme.method.needs_confirmation or state.confirming > CONFIRMING_STEPS)
         and not has_growing_share(state.params, em)
     )
-    if converged or is_fixed_point(em, state.params):
+    if converged or collapsed >= COLLAPSED_STEPS or is_fixed_point(em, state.params):
         return end_state(state, Outcome.CONVERGED)
     return _continue_from(state, proposal, scheme)
 
@@ -287,10 +289,9 @@ def _continue_from(state: EMState, proposal: Proposal, scheme: Scheme) -> EMStat
 
 def end_state(state: EMState, outcome: Outcome) -> EMState:
     """Return the state at its last accepted point, ended; as DEGENERATE if a component has collapsed there."""
-    state = replace(state, params=state.accepted_point[0], memory=None)
-    if state.report:
-        return replace(state, outcome=Outcome.DEGENERATE, reason=state.report.describe())
-    return replace(state, outcome=outcome)
+    report = state.report
+    outcome, reason = (Outcome.DEGENERATE, report.describe()) if report else (outcome, state.reason)
+    return replace(state, params=state.accepted_point[0], memory=None, outcome=outcome, reason=reason)
 
 
 def _end_if_singular(state: EMState) -> EMState:

@@ -16,6 +16,8 @@ from stream_gmm.errors import SingularCovarianceError
 
 STARVING_ROWS = 1e-6
 """A component with no more expected rows than this keeps its previous mean and covariance."""
+COLLAPSED_STEPS = 50
+"""A fit in which the same components have been collapsed for so many steps ends as degenerate: none comes back."""
 MENDING_RIDGE = 1e-9
 """Ridge that mends a singular covariance, relative to the variance of each column."""
 

@@ -30,6 +30,9 @@ _LIFT = 1e-13
 """Relative variance that keeps collinear columns without a bound positive definite; they have collapsed as ever."""
 _BARRIER = 1e12
 """What a covariance below the bound costs, nats for each unit of the relative lack."""
+ATOM_ROWS = 5.0
+"""A component at the bound that has fewer rows than this is no atom. Where the step is far below the spread, single
+rows would be: each gains the logarithm of that ratio, more than the penalty of a criterion in small data."""
 AT_BOUND = 1.01
 """A variance of less than so many times the bound is at the bound."""
 
@@ -51,7 +54,10 @@ class Resolution:
         return self.base.prepare(stats)
 
     def estimate(self, family: CovarianceFamily, stats: SuffStats) -> Estimate:
-        """Return the constrained maximum. What is at the bound has not collapsed: the bound determines it."""
+        """Return the constrained maximum.
+
+        What is at the bound has not collapsed, as the bound determines it, unless it has hardly any rows.
+        """
         covariances, collapsed = self.base.estimate(family, stats)
         k, d = stats.mean.shape
         expanded = np.array(family.expand(covariances, k, d))
@@ -59,7 +65,8 @@ class Resolution:
         if not lacks.any():
             return covariances, collapsed
         _, collapsed = self.base.estimate(family, replace(stats, scatter=_scatter_of(family, stats.weight, spread)))
-        return family.estimate(stats.weight, _scatter_of(family, stats.weight, raised)), collapsed
+        alone = lacks.any(axis=1) & (stats.weight < ATOM_ROWS) & (not family.shared)
+        return family.estimate(stats.weight, _scatter_of(family, stats.weight, raised)), collapsed | alone
 
     def value(self, params: MixtureParams) -> float:
         """Return the penalty; a mixture below the bound, which an extrapolation may lead to, is far too expensive."""

@@ -247,6 +247,19 @@ def test_conditional_means_and_deviations_are_those_of_the_mixture(rng):
         np.testing.assert_allclose(deviation[i, ~there], np.sqrt(spread), rtol=1e-6)
 
 
+def test_a_row_that_is_surely_noise_is_filled_in_by_its_nearest_component():
+    means, covariance = np.array([[0.0, 0.0], [10.0, 30.0]]), np.array([[1.0, 0.5], [0.5, 2.0]])
+    box = np.array([[-100.0, -100.0], [100.0, 100.0]])
+    params = MixtureParams([0.4, 0.4], means, [covariance, covariance], family_named("full"), box)
+    row = np.array([[60.0, np.nan]])
+    scores = score_rows(compile_density(params), row)
+    assert scores.component[0] == -1
+    assert (scores.proba == 0.0).all()  # both are below 1e-100
+    mean, deviation = impute_rows(compile_density(params), row, scores)
+    np.testing.assert_allclose(mean, [[60.0, 30.0 + 0.5 * (60.0 - 10.0)]], rtol=1e-12)
+    np.testing.assert_allclose(deviation, [[0.0, np.sqrt(2.0 - 0.5**2)]], rtol=1e-12)
+
+
 @pytest.mark.parametrize("distance", [0.5, 5.0])
 def test_incomplete_rows_are_outliers_about_as_often_as_complete_ones(distance, rng):
     means = distance * rng.normal(size=(2, 3))

@@ -144,3 +144,19 @@ def test_a_component_without_rows_does_no_harm():
         weight, scatter = _scatter(0)
         weight[1], scatter[1] = 1e-6, 0.0
         assert np.isfinite(_dense(family, weight, scatter)).all(), family.name
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+@pytest.mark.parametrize("exponent", [-996, -400, 400, 970])
+def test_the_unit_of_the_rows_changes_no_bit_of_the_shape(family, exponent):
+    weight, scatter = _scatter(5, k=3, d=3)
+    expected = _dense(family, weight, scatter)
+    assert (np.ldexp(_dense(family, weight, np.ldexp(scatter, exponent)), -exponent) == expected).all()
+
+
+def test_common_shapes_in_a_tiny_unit_are_those_of_the_eigenvalues():
+    weight, scatter = _scatter(6, k=2, d=3)
+    values, axes = np.linalg.eigh(scatter)
+    common = values.sum(axis=0) / weight.sum()
+    expected = np.einsum("kij,j,klj->kil", axes, common, axes)
+    assert np.allclose(_dense(family_named("EEV"), weight, scatter * 1e-200) * 1e200, expected, rtol=1e-12)

@@ -18,6 +18,7 @@ from stream_gmm.core.estep.marginal.patterns import Patterns, find_complete
 from stream_gmm.core.estep.marginal.scores import score_marginal_rows
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import FULL, Array, divide_by_weight
+from stream_gmm.core.model.params import NO_BACKGROUND
 from stream_gmm.core.rows.transforms import Transforms, log_jacobians
 from stream_gmm.core.stats import SuffStats
 
@@ -206,7 +207,8 @@ def score_transformed(
     incomplete = scores.incomplete
     if incomplete is not None:
         some = rows[incomplete.places]
-        whole, _ = MarginalDensity.of([density]).impute(some, _share_out(scores.proba[incomplete.places]))
+        shares = _share_out(density, some, scores.proba[incomplete.places])
+        whole, _ = MarginalDensity.of([density]).impute(some, shares)
         incomplete = replace(incomplete, jacobian=log_jacobians(whole, columns, transforms))
     log_density = scores.log_density + log_jacobians(rows, columns, transforms)
     return replace(scores, log_density=log_density, incomplete=incomplete)
@@ -244,12 +246,14 @@ def impute_rows(density: Density, rows: Array, scores: Scores) -> tuple[Array, A
     rows. Values that are there have deviation 0. The noise component, which says nothing about other columns, is
     left out.
     """
-    mean, variance = MarginalDensity.of([density]).impute(rows, _share_out(scores.proba))
+    mean, variance = MarginalDensity.of([density]).impute(rows, _share_out(density, rows, scores.proba))
     return mean, np.sqrt(variance)
 
 
-def _share_out(proba: Array) -> Array:
-    """Return responsibilities ``(N, K)`` that add up to 1, without the noise."""
+def _share_out(density: Density, rows: Array, proba: Array) -> Array:
+    """Return responsibilities ``(N, K)`` that add up to 1, without the noise; ``proba (N, K)`` are those with it."""
+    if density.noisy:  # where noise is all but certain, what it leaves underflows
+        proba = score_rows(replace(density, background=NO_BACKGROUND, log_widths=None), rows).proba
     total = proba.sum(axis=1, keepdims=True)
     even = np.full_like(proba, 1.0 / proba.shape[1])
     return np.asarray(np.divide(proba, total, out=even, where=total > 0.0))

@@ -16,9 +16,11 @@ import numpy as np
 from numba import njit
 
 from stream_gmm.core.model.small_matrices import (
+    choose_unit,
     factor_matrix,
     find_axes,
     mean_log,
+    multiply_matrices,
     rebuild_matrix,
     trace_of_quotient,
 )
@@ -301,8 +303,18 @@ def _scale_matrices(volume, shape, weight, scatter, out):  # type: ignore[no-unt
 def estimate_covariances(volume, shape, orientation, weight, scatter, out):  # type: ignore[no-untyped-def]
     """Write the covariances ``(K, D, D)`` of a structure, of ``weight (K,)`` and ``scatter (K, D, D)``.
 
-    The scatter may be overwritten.
+    The scatter is overwritten.
     """
+    # Squares and determinants would over- or underflow in some units; a power of two changes no bit of the result.
+    unit = choose_unit(scatter)
+    multiply_matrices(scatter, 1.0 / unit)
+    _estimate_in_unit(volume, shape, orientation, weight, scatter, out)
+    multiply_matrices(out, unit)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _estimate_in_unit(volume, shape, orientation, weight, scatter, out):  # type: ignore[no-untyped-def]
+    """Write the covariances ``(K, D, D)``, of a scatter whose largest variance is near 1 and is overwritten."""
     k, d = scatter.shape[0], scatter.shape[1]
     needs_determinants = shape != volume if orientation == IDENTITY else shape != volume or shape != orientation
     if needs_determinants and shape != IDENTITY:

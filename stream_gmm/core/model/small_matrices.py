@@ -112,3 +112,22 @@ def rebuild_matrix(axes, values, out):  # type: ignore[no-untyped-def]
             for m in range(d):
                 s += axes[i, m] * values[m] * axes[j, m]
             out[i, j] = out[j, i] = s
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def choose_unit(matrices):  # type: ignore[no-untyped-def]
+    """Return a power of two near the largest value on the diagonals of ``matrices (K, D, D)``; 1 if all are 0."""
+    largest = 0.0
+    for c in range(matrices.shape[0]):
+        for i in range(matrices.shape[1]):
+            largest = max(largest, matrices[c, i, i])
+    return 2.0 ** np.floor(np.log2(largest)) if 0.0 < largest < np.inf else 1.0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def multiply_matrices(matrices, factor):  # type: ignore[no-untyped-def]
+    """Multiply ``matrices (K, D, D)`` by a number, in place."""
+    for c in range(matrices.shape[0]):
+        for i in range(matrices.shape[1]):
+            for j in range(matrices.shape[2]):
+                matrices[c, i, j] *= factor

@@ -88,6 +88,11 @@ class RowSummary:
         )  # fmt: skip
 
     @property
+    def effective_rows(self) -> float:
+        """Number of rows of equal weight that say as much (Kish 1965): the unit of the weights does not matter."""
+        return self.stats.rows**2 / self.weight_squares
+
+    @property
     def standard_error(self) -> float:
         """Standard error of the mean log-density, nats."""
         n = self.stats.rows
@@ -148,9 +153,10 @@ def predict_refit_gain(params: MixtureParams, summary: RowSummary, training_rows
     """Predict the gain of a refit, from rows summarised at ``params``, which were fitted to ``training_rows`` rows.
 
     Where no step can be made, because a component has no rows or a covariance would be singular, the gain is 0.
+    What chance explains is that of the effective rows; the weights of the fit are taken to vary as these do.
     """
     stats = reduce_moments(summary.stats, params)
-    n, p = stats.rows, params.n_parameters
+    n, p = summary.effective_rows, params.n_parameters
     penalty = PseudoRows.of(summarise_moments(summary.stats))
     sample = summary.sample
     estep = InMemoryEStep(sample.rows, Scaling.of_rows(sample.rows), weights=sample.weights)
@@ -164,7 +170,7 @@ def predict_refit_gain(params: MixtureParams, summary: RowSummary, training_rows
         total = max(_extrapolate(np.diff(point.values)), step, 0.0)
     except SingularCovarianceError:
         step = total = 0.0
-    spread = 1.0 + n / training_rows
+    spread = 1.0 + stats.rows / training_rows
     return RefitGain(step, total, 0.5 * p * spread / n, float(chdtrc(p, 2.0 * n * total / spread)))
 
 

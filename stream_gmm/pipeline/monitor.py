@@ -146,7 +146,7 @@ def make_monitor_row(file: str, summary: RowSummary, model: FitResult, rule: Dri
     gain = predict_refit_gain(model.params, summary, model.criteria.n_rows)
     shift = compare_components(model.params, stats)
     psi = None if training is None else training.compute_psi(summary.counts)
-    psi_excess = 0.0 if training is None or psi is None else psi - training.expected_psi(n)
+    psi_excess = 0.0 if training is None or psi is None else psi - training.expected_psi(summary.effective_rows)
     numbers = {
         "mean_log_density": stats.mean_loglik,
         "standard_error": summary.standard_error,
@@ -166,7 +166,7 @@ def make_monitor_row(file: str, summary: RowSummary, model: FitResult, rule: Dri
         "model_digest": model.digest,
         "rows": summary.rows_read,
         "rows_scored": float(n),
-        "status": rule.judge(gain, psi_excess, n / model.params.n_parameters),
+        "status": rule.judge(gain, psi_excess, summary.effective_rows / model.params.n_parameters),
         **{k: None if v is None or not math.isfinite(v) else float(v) for k, v in numbers.items()},
         "columns": list(model.columns),
         "bad_values": summary.bad.tolist(),

@@ -134,6 +134,20 @@ def test_the_surrogate_of_all_rows_is_em_itself(seed, family):
     assert min(apart[-2:]) <= 1e-6
 
 
+def test_predicted_values_with_noise_are_the_likelihood(rng):
+    """Without a correction they differ by constants; noise is what the components leave of it, and not of 1."""
+    rows = np.concatenate([rng.normal(size=(380, 2)), rng.uniform(-9.0, 9.0, size=(20, 2))])
+    start = random_params(rng, 2, 2, family_named("full")).with_noise(np.array([rows.min(0), rows.max(0)]), 0.3)
+    estep, penalty = InMemoryEStep(rows, Scaling.of_rows(rows)), PseudoRows(_spread(rows))
+    values = run_inner_steps(start, estep.evaluate(start), estep.evaluate, penalty, 6).values
+    params, expected = start, []
+    for _ in values:
+        expected.append(estep.evaluate(params).mean_loglik)
+        params, _, _ = em_step(params, estep, penalty)
+
+    np.testing.assert_allclose(np.diff(values), np.diff(expected), rtol=1e-5, atol=1e-8)
+
+
 @given(seeds, families)
 def test_an_em_step_gains_what_is_guaranteed(seed, family):
     _, rows, start = _case(seed, family)

@@ -98,6 +98,26 @@ def test_the_predicted_gain_of_a_refit_is_the_gain_of_one():
     assert np.median(np.abs(np.array(ratios) - 1.0)) < 0.2
 
 
+def test_with_noise_the_predicted_gain_is_that_of_a_refit_and_the_same_rows_have_not_drifted():
+    rng = np.random.default_rng(5)
+    old, new = (np.where(rng.random((n, 1)) < 0.05, rng.uniform(-8, 8, (n, 2)), draw(rng, n)) for n in (4_000, 3_000))
+    model = sg.fit(old, 3, noise=True)
+    refit = sg.fit(new, 3, init=model.params, noise=True, tol=1e-8)
+    gain = predict(model, new)
+
+    assert gain.p_value > 0.001
+    assert gain.total == pytest.approx(refit.score(new) - model.score(new), rel=0.05)
+
+
+def test_the_unit_of_the_weights_decides_nothing(model):
+    summary = summarise(model, draw(np.random.default_rng(6), 3_000))
+    heavy = replace(summary, stats=summary.stats.scale(100.0), weight_squares=summary.weight_squares * 1e4)
+    one, other = (predict_refit_gain(model.params, s, f * 20_000.0) for s, f in ((summary, 1.0), (heavy, 100.0)))
+
+    assert other.p_value == pytest.approx(one.p_value, rel=1e-6)
+    assert other.noise == pytest.approx(one.noise, rel=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capacity", [1_000, 20_000])
 def test_the_prediction_stays_sound_where_components_overlap_and_the_sample_is_small(capacity):

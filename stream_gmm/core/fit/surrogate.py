@@ -38,6 +38,8 @@ class MomentsAbout:
     weight: Array
     first: Array
     second: Array
+    total: float = 1.0
+    """Weight of all rows, those of noise included: 1, or 0 for a difference."""
 
     @classmethod
     def of(cls, stats: SuffStats, origins: Array) -> MomentsAbout:
@@ -50,7 +52,7 @@ class MomentsAbout:
         """Return the sum with (or the difference to) statistics about the same origins."""
         return MomentsAbout(
             self.origins, self.weight + sign * other.weight,
-            self.first + sign * other.first, self.second + sign * other.second,
+            self.first + sign * other.first, self.second + sign * other.second, self.total + sign * other.total,
         )  # fmt: skip
 
     def stats(self, like: SuffStats) -> SuffStats | None:
@@ -72,8 +74,8 @@ class MomentsAbout:
         precision = compute_precisions(density.whitener)
         if len(second) < len(precision):
             precision = precision[:1]
-        # Per row: what the components leave of it is noise.
-        of_noise = (1.0 - self.weight.sum()) * density.background if density.noisy else 0.0
+        # What the components leave is noise.
+        of_noise = (self.total - self.weight.sum()) * density.background if density.noisy else 0.0
         return float(self.weight @ density.log_norm - 0.5 * np.sum(precision * second) + of_noise)
 
 

@@ -112,7 +112,7 @@ def read_table(folder: Path, resolution: str) -> dict[str, Any]:
 
 
 def count_set_aside(path: str) -> int:
-    """Return how many numeric columns are not fitted because they look like identifiers, row numbers or dates."""
+    """Return how many numeric columns look like identifiers, row numbers, dates or labels."""
     import stream_gmm as sg
     from stream_gmm.errors import StreamGMMError
 

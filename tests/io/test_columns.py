@@ -330,3 +330,44 @@ class TestDamagedNames:
         with pytest.raises(InputDataError, match="a.parquet: there are 2 columns 's'.*rename"):
             sg.score(model, data, tmp_path / "out")
         assert sg.score(model, data, tmp_path / "out", passthrough=["b"]).rows == 50
+
+
+class TestLabels:
+    """A label is the answer that a clustering should find: by its name and its values it is set aside."""
+
+    ROWS = 90
+    MEASURED = np.random.default_rng(0).normal(size=ROWS)
+    CODES = np.arange(ROWS) % 3
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("class", CODES), ("Target", CODES.astype(float)), ("label", CODES == 1), ("true_label", CODES - 1),
+            ("cluster", np.sort(CODES)), ("species_code", CODES.astype(np.uint8)), ("is_pulsar", CODES // 2),
+            ("y", CODES), ("cultivar", pa.array(CODES).dictionary_encode()),
+        ],
+    )  # fmt: skip
+    def test_a_label_is_set_aside_with_a_line(self, tmp_path, name, values):
+        pq.write_table(pa.table({"size": self.MEASURED, name: values}), tmp_path / "a.parquet", row_group_size=30)
+        dataset = sg.open_dataset(tmp_path)
+        assert dataset.columns == ("size",)
+        assert f"{name} (" in dataset.warnings[0]
+        assert "by its name a label" in dataset.warnings[0]
+        assert sg.open_dataset(tmp_path, ["size", name]).columns == ("size", name)
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("class", MEASURED), ("class", np.random.default_rng(1).integers(0, 45, ROWS)), ("target", 1000 * CODES), ("rooms", CODES),
+            ("label", [*CODES[1:], 500]), ("is_hot", CODES), ("classic", CODES), ("target_temperature", CODES),
+            ("label_width", CODES), ("y", CODES.astype(float)),
+        ],
+    )  # fmt: skip
+    def test_what_only_resembles_a_label_is_fitted(self, tmp_path, name, values):
+        pq.write_table(pa.table({"size": self.MEASURED, name: values}), tmp_path / "a.parquet", row_group_size=30)
+        assert sg.open_dataset(tmp_path).columns == ("size", name)
+
+    def test_a_coordinate_is_no_label(self, tmp_path):
+        table = {"x": self.CODES, "y": self.CODES, "grey": self.MEASURED}
+        pq.write_table(pa.table(table), tmp_path / "a.parquet")
+        assert sg.open_dataset(tmp_path).columns == ("x", "y", "grey")

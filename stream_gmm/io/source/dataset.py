@@ -227,7 +227,7 @@ def open_dataset(
     columns
         The numeric columns to be used, in this order: names, patterns (``"x*"``) and types (``"dtype:float64"``,
         ``"dtype:float"``, ``"dtype:int"``). None: all columns that are numeric in every file, except an index of
-        pandas, identifiers, row numbers and parts of a date; ``warnings`` names what was left out.
+        pandas, identifiers, row numbers, parts of a date and labels; ``warnings`` names what was left out.
     missing
         What to do about rows with a null, NaN or infinity in ``columns``: ``"error"`` stops and names the place;
         ``"drop"`` leaves them out, and scores them as null; ``"marginalise"`` uses the values that they have (exact

@@ -69,7 +69,7 @@ class DataConfig(Section):
     columns: list[Text] | None = Field(
         None, min_length=1,
         description="Numeric columns to use, in this order: names, patterns (x*), types (dtype:float64); none: all "
-        "numeric ones but identifiers, row numbers and parts of a date",
+        "numeric ones but identifiers, row numbers, parts of a date and labels",
     )  # fmt: skip
     exclude_columns: list[Text] = Field([], description="Columns to leave out: names, patterns, types")
     filter: Text | None = Field(

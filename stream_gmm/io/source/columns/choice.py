@@ -1,7 +1,7 @@
 """Which columns are fitted: those that are named, by name, pattern or type; else all that look like measurements.
 
-Without names, identifiers, row numbers and parts of a date are set aside. That is decided by the names, by the first
-rows of the data set and by the ranges in the footers; no other row is read.
+Without names, identifiers, row numbers, parts of a date and labels are set aside. That is decided by the names, by
+the first rows of the data set and by the ranges in the footers; no other row is read.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def choose_columns(
     """Return the columns to fit.
 
     ``columns`` and ``exclude`` hold names, patterns such as ``x*``, and types such as ``dtype:float64``. Without
-    ``columns`` all numeric ones are chosen, except identifiers, row numbers and parts of a date.
+    ``columns`` all numeric ones are chosen, except identifiers, row numbers, parts of a date and labels.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def choose_columns(
     rest = tuple(n for n in chosen.columns if n not in aside)
     described = ", ".join(f"{name} ({why})" for name, why in aside.items())
     warning = (
-        f"columns that look like identifiers, row numbers or parts of a date are not fitted: {described}. "
+        f"columns that look like identifiers, row numbers, parts of a date or labels are not fitted: {described}. "
         f"To fit them, name them in the columns: {[*aside, *rest]}."
     )
     _log_once(warning)

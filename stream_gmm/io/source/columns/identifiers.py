@@ -1,4 +1,4 @@
-"""Columns of numbers that are no measurements: identifiers, row numbers, parts of a date."""
+"""Columns of numbers that are no measurements: identifiers, row numbers, parts of a date, labels."""
 
 from __future__ import annotations
 
@@ -36,17 +36,29 @@ _PARTS_OF_DATE: dict[str, tuple[tuple[int, int], ...]] = {
     **dict.fromkeys(("second",), ((0, 60),)),
 }
 """Names in lower case, and the ranges that their values have."""
+_LABEL = re.compile(
+    r"(?i)(.*[_. -])?(class|klass|labels?|cluster|category|species|cultivar)([_ ]?(no|nr|num|number|code|index))?"
+    r"|target|outcome|diagnosis|y_(true|pred|train|test)|is_.+"
+)
+_COORDINATE = "y"
+"""A label by its name if its type is not a float, unless it stands beside a column ``x``."""
+LABELS, LABEL_RANGE = 30, (-1, 99)
+"""A column of labels holds at most so many different whole numbers, in this range; one named ``is_...`` two."""
 
 
 def find_identifiers(footers: Sequence[Footer], names: Sequence[str]) -> dict[str, str]:
-    """Return the columns that look like identifiers, row numbers or parts of a date, each with the reason."""
+    """Return the columns that look like identifiers, row numbers, parts of a date or labels, each with the reason."""
     place = next(((f, g) for f in footers for g in range(f.metadata.num_row_groups)
                   if f.metadata.row_group(g).num_rows), None)  # fmt: skip
     if place is None:
         return {}
     first, group = place
     types = FileSchema(first.schema).types
-    wanted = [n for n in names if n in types and (pa.types.is_integer(types[n]) or _is_suspicious(n))]
+    labels = {n for n in names if _LABEL.fullmatch(n)}
+    if not {"x", "X"} & set(names):
+        labels |= {n for n in names if n.lower() == _COORDINATE and not pa.types.is_floating(types.get(n, pa.null()))}
+    odd = {n for n in names if n in labels or _is_suspicious(n)}
+    wanted = [n for n in names if n in types and (pa.types.is_integer(types[n]) or n in odd)]
     if not wanted:
         return {}
     try:
@@ -58,7 +70,11 @@ def find_identifiers(footers: Sequence[Footer], names: Sequence[str]) -> dict[st
         return {}  # the first pass explains what is wrong
     if batch is None:
         return {}
-    out = {name: _describe_identifier(name, batch.column(name), footers) for name in wanted}
+    out = {
+        name: _describe_identifier(name, batch.column(name), footers)
+        or (_describe_label(name, batch.column(name), footers) if name in labels else "")
+        for name in wanted
+    }
     return {name: why for name, why in out.items() if why}
 
 
@@ -109,9 +125,25 @@ def _describe_identifier(name: str, column: pa.Array, footers: Sequence[Footer])
     return "distinct integers with equal steps" if np.all(sorted_steps == sorted_steps[0]) else ""
 
 
+def _describe_label(name: str, column: pa.Array, footers: Sequence[Footer]) -> str:
+    """Return why a column with these first values, and a name of a label, holds labels; or nothing."""
+    values = _to_integers(column)
+    if values is None or len(values) < MIN_ROWS:
+        return ""
+    low, high = (0, 1) if name.lower().startswith("is_") else LABEL_RANGE
+    distinct = len(np.unique(values))
+    few = distinct <= min(LABELS, len(values) // 2) and low <= values.min() and values.max() <= high
+    if not few or not _stays_within(name, footers, low, high):
+        return ""
+    return f"{distinct} different whole numbers in the first rows, by its name a label"
+
+
 def _to_integers(column: pa.Array) -> NDArray[np.int64] | None:
     """Return the values that are there as integers, or None if one is not whole."""
+    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     values: NDArray[Any] = column.drop_null().to_numpy(zero_copy_only=False)
+    if values.dtype.kind == "b":
+        return values.astype(np.int64)
     if values.dtype.kind == "u":
         return values.astype(np.int64) if not len(values) or values.max() < 1 << 63 else None
     if values.dtype.kind == "i":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
@@ -19,7 +21,7 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.pruning import predict_final_gain
+from stream_gmm.core.search.pruning import bound_final_gain
 from stream_gmm.core.search.seeding import collect_hard_stats
 from stream_gmm.core.search.superfluous import end_stalled
 
@@ -144,11 +146,13 @@ def _state(objectives, predicted):
     return EMState(params, accepted=params, stats=stats, objectives=tuple(objectives), predicted_gains=(predicted,))
 
 
-def test_the_final_gain_is_bounded_by_what_the_last_point_gained():
-    assert predict_final_gain(_state([-3.0], 0.5)) == 0.5
-    assert predict_final_gain(_state([-3.0, -2.999], 0.5)) == pytest.approx(0.01)
-    assert predict_final_gain(_state([-2.999, -3.0], 0.5)) == pytest.approx(0.01)  # with a ridge
-    assert predict_final_gain(_state([-3.0, -2.0], 0.5)) == 0.5
+def test_the_final_gain_is_bounded_by_what_the_last_passes_gained():
+    assert bound_final_gain(_state([-3.0], 0.5), 10.0) == 1.5
+    assert bound_final_gain(_state([-3.0, -2.999], 0.5), 10.0) == pytest.approx(0.01)
+    assert bound_final_gain(_state([-2.999, -3.0], 0.5), 10.0) == pytest.approx(0.01)  # with a ridge
+    assert bound_final_gain(_state([-3.0, -2.0], 0.5), 10.0) == 1.5
+    rejected = replace(_state([-3.0, -2.999], 0.5), passes=6, rejected=(1, 5, 6))
+    assert bound_final_gain(rejected, 30.0) == pytest.approx(0.01)  # of three passes, two have gained nothing
 
 
 def test_a_fit_that_gains_nothing_for_long_is_ended_and_one_that_gains_goes_on():

@@ -12,9 +12,10 @@ from stream_gmm.core.fit.em import EMState, Outcome
 from stream_gmm.core.search.evidence import group_competitors
 
 GAIN_FACTOR = 3.0
-"""Multiple of its predicted gain that a candidate may make in the best case."""
-PASSES_LEFT = 10.0
-"""A candidate is predicted to gain no more than so many times what it gained with the last point accepted."""
+"""Multiple of the gain that the method predicts, which a candidate may make in the best case."""
+PASSES_LEFT, STEPS_LEFT = 10.0, 30.0
+"""A candidate gains no more than so many passes at the present rate, if a pass holds steps on the sample; or so many
+passes of a single step."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,29 @@ def _evaluate_criteria(state: EMState, gain: float = 0.0) -> Criteria:
     return replace(criteria, loglik=criteria.loglik + stats.rows * gain)
 
 
-def predict_final_gain(state: EMState) -> float:
-    """Return the gain that is left, nats per row: the method's prediction, or what the last gain lets expect if less.
+def bound_final_gain(state: EMState, passes_left: float) -> float:
+    """Return the largest gain that is left, nats per row: by the method's prediction, or by the last passes if less.
 
     The method predicts from the sample. A component with few rows there may promise far more than the full data give.
+    Points that were not accepted since the last one count as passes that gained nothing.
     """
+    predicted = GAIN_FACTOR * state.predicted_gains[-1]
     if len(state.objectives) < 2:
-        return state.predicted_gains[-1]
+        return predicted
+    in_vain = 0
+    while state.passes - in_vain in state.rejected:
+        in_vain += 1
     # With a ridge the log-likelihood can fall, and rise later.
-    realised = abs(state.objectives[-1] - state.objectives[-2])
-    return min(state.predicted_gains[-1], PASSES_LEFT * realised)
+    rate = abs(state.objectives[-1] - state.objectives[-2]) / (1.0 + in_vain)
+    return min(predicted, passes_left * rate)
 
 
-def prune_states(states: Sequence[EMState], criterion: str) -> list[EMState]:
+def prune_states(states: Sequence[EMState], criterion: str, passes_left: float = STEPS_LEFT) -> list[EMState]:
     """Return the states, with the outcome PRUNED for those that cannot win even in the best case.
 
     The penalised log-likelihood of a candidate never falls, so the best candidate keeps what it has now. The best
-    case of another one is ``GAIN_FACTOR`` times its :func:`predict_final_gain` plus the statistical error ``p / 2N``
-    (p free parameters, N rows). For a criterion without a bound the states are returned as they are.
+    case of another one is :func:`bound_final_gain` plus the statistical error ``p / 2N`` (p free parameters, N rows).
+    For a criterion without a bound the states are returned as they are.
     """
     pruned, bound = list(states), BOUNDS.get(criterion)
     if bound is None:
@@ -85,7 +91,7 @@ def prune_states(states: Sequence[EMState], criterion: str) -> list[EMState]:
             if not state.live or state.accepted is None:
                 continue
             params, stats = state.accepted_point
-            gain = GAIN_FACTOR * predict_final_gain(state) + params.n_parameters / (2.0 * stats.rows)
+            gain = bound_final_gain(state, passes_left) + params.n_parameters / (2.0 * stats.rows)
             behind = bound.least(_evaluate_criteria(state, gain)) - value(_evaluate_criteria(best))
             if np.isfinite(behind) and behind > 0.0:
                 name = f"{best.params.family.name}-{best.params.n_components}"

@@ -25,7 +25,7 @@ from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import one_of
 from stream_gmm.io.source.protocols import Leaf, Source
 from stream_gmm.pipeline.fit.penalty import make_penalty
-from stream_gmm.pipeline.fit.settings import DEFAULT_ACCEL, Settings
+from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.full_pass import FullPass
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.tasks import AUTO
@@ -149,7 +149,7 @@ def algorithm_named(name: str) -> Algorithm:
 
 def make_scheme(settings: Settings, profile: Profile) -> Scheme:
     """Return the stop rule, the penalty and the acceleration for passes over the full data."""
-    name = settings.accel or DEFAULT_ACCEL[settings.algorithm]
+    name = settings.acceleration
     method = (
         Auto(InMemoryEStep(profile.sample.rows, profile.scaling, weights=profile.sample.weights))
         if name == AUTO

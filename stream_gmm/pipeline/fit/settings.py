@@ -232,6 +232,11 @@ class Settings:
         return StopRule(self.tol, self.max_passes)
 
     @property
+    def acceleration(self) -> str | None:
+        """The acceleration of exact EM in force, by name; None if there are no such passes."""
+        return self.accel or DEFAULT_ACCEL[self.algorithm]
+
+    @property
     def preference(self) -> KernelPreference:
         """Which kernels may be used."""
         return KernelPreference(self.kernel, self.dtype)

@@ -211,7 +211,7 @@ def _describe_runner_up(result: SweepResult) -> str:
         return f"By {display_name(base_criterion(result.criterion))}, the best of the others is {name}, {size}{plus}."
     text = f"{name} comes next, {size}{plus}"
     if _was_pruned(result.candidates[index]):
-        return f"{text} when it was pruned: even three times its predicted gain would not have been enough."
+        return f"{text} when it was pruned: the largest gain still to be expected would not have been enough."
     near = [result.candidates[i].name for i in result.near_ties()]
     if near:
         best = result.candidates[result.chosen].name

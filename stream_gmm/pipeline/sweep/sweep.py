@@ -12,7 +12,7 @@ from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Review
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.search.pruning import prune_states
+from stream_gmm.core.search.pruning import PASSES_LEFT, STEPS_LEFT, prune_states
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConfigError, one_of
 from stream_gmm.execute.protocol import Executor
@@ -34,7 +34,7 @@ from stream_gmm.pipeline.fit.steps import make_full_pass, open_tasks, run_states
 from stream_gmm.pipeline.fit.transforms import open_and_profile
 from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
-from stream_gmm.pipeline.passes.tasks import PassTasks
+from stream_gmm.pipeline.passes.tasks import AUTO, PassTasks
 from stream_gmm.pipeline.sweep.choice import LOWEST_BIC, SelectionRule, choose
 from stream_gmm.pipeline.sweep.ledger import NO_LEDGER, Entries, Ledger
 from stream_gmm.pipeline.sweep.result import Candidate, SweepResult
@@ -133,7 +133,9 @@ class SweepJob:
             self.on_pass(now)
 
         full = make_full_pass(tasks, profile, self.settings, self.executor, self.listener)
-        review: Review = partial(prune_states, criterion=self.choice.criterion) if self.prune else list
+        passes_left = PASSES_LEFT if self.settings.acceleration == AUTO else STEPS_LEFT
+        pruning = partial(prune_states, criterion=self.choice.criterion, passes_left=passes_left)
+        review: Review = pruning if self.prune else list
         ended = run_states([states[c] for c in specs], full, profile, self.settings, on_pass, review)
         return save_states(ended, full.passes, done=True)
 

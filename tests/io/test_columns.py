@@ -358,7 +358,8 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("name", "values"),
         [
-            ("class", MEASURED), ("class", np.random.default_rng(1).integers(0, 45, ROWS)), ("target", 1000 * CODES), ("rooms", CODES),
+            ("class", MEASURED), ("class", np.random.default_rng(1).integers(0, 45, ROWS)), ("target", 1000 * CODES),
+            ("rooms", CODES),
             ("label", [*CODES[1:], 500]), ("is_hot", CODES), ("classic", CODES), ("target_temperature", CODES),
             ("label_width", CODES), ("y", CODES.astype(float)),
         ],

@@ -86,12 +86,12 @@ def list_points(trace: str, pid: int, folder: Path) -> list[Point]:
 class Trials:
     """Jobs on prepared folders, each as it was before the job."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, jobs: Sequence[str] = JOBS) -> None:
         self.folder = folder
         self.bench = Bench(folder / "bench")
         self.states = folder / "states"
         self._prepare()
-        self.expected = {job: self._run_whole(job) for job in JOBS}
+        self.expected = {job: self._run_whole(job) for job in jobs}
 
     def _prepare(self) -> None:
         """Make the folder of each job: with a model; with older scores; with a ledger alone; with a version."""
@@ -186,7 +186,10 @@ class Trials:
             return f"exit code {code}: {said[-1500:]}"
         before, after = self.expected[job]
         seen = read_digests(folder)
-        if any(digest not in {before[i], after[i]} for i, digest in enumerate(seen)):
+        # An update keeps files of scores by links. Where a call for one fails, it scores the file anew, with the new
+        # model: other bits than without a fault, which ``verify`` compares with their manifest all the same.
+        compared = 1 if job == UPDATE and -9 not in codes else 2
+        if any(digest not in {before[i], after[i]} for i, digest in enumerate(seen[:compared])):
             return f"a part is visible: {seen}, before {before}, after {after}"
         if any(seen):
             found = wait(self.bench.launch(["verify", str(folder)], self.log, {}), lambda: None)
@@ -196,7 +199,7 @@ class Trials:
             again = wait(self.bench.launch(command, self.log, {}), lambda: None)
             if again != 0:
                 return f"started again, it ends with {again}: {self.log.read_text()[-1500:]}"
-        if read_digests(folder) != after:
+        if read_digests(folder)[:compared] != after[:compared]:
             return "other bits after it was started again"
         left = [p.name for p in folder.glob("._scored.*") if p.suffix in (".staging", ".previous")]
         return f"left behind: {left}" if left else ""
@@ -255,7 +258,7 @@ def main() -> None:
     rows: list[tuple[object, ...]] = []
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as name:
-        trials = Trials(Path(name).resolve())
+        trials = Trials(Path(name).resolve(), given.jobs.split(","))
         for job in given.jobs.split(","):
             points = trials.trace(job)
             print(job, len(points), Counter(p.call for p in points), flush=True)

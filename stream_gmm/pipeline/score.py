@@ -23,7 +23,7 @@ from stream_gmm.io.sink.columns import Layout, make_table_schema, score_columns
 from stream_gmm.io.sink.file_stats import StatsRule
 from stream_gmm.io.sink.places import open_place
 from stream_gmm.io.sink.reports import PartReport, is_part_intact, report_from_json
-from stream_gmm.io.sink.scores import ScoreJob, count_log_densities, output_names, score_part
+from stream_gmm.io.sink.scores import ScoreJob, count_log_densities, group_small_parts, output_names, score_parts
 from stream_gmm.io.sink.targets import Target, open_target
 from stream_gmm.io.source.dataset import Dataset, open_dataset
 from stream_gmm.io.source.decode import MARGINALISE
@@ -142,8 +142,9 @@ def score(
             job = replace(job, test=_choose_test(job, dataset, executor, listener))
             done = {r.index: r for r in reused} if kept else {}
             items = [(p, n) for p, n in zip(dataset.parts, names, strict=True) if p.index not in done]
-            meter = Meter(listener, "score", [p.rows for p, _ in items])
-            scored = executor.map(score_part, items, shared=job, label="score", on_done=meter) if items else []
+            groups = group_small_parts(items)
+            meter = Meter(listener, "score", [sum(p.rows for p, _ in group) for group in groups])
+            scored = executor.map(score_parts, groups, shared=job, label="score", on_done=meter) if items else []
             reports = sorted([*done.values(), *(r for files in scored for r in files)], key=lambda r: r.index)
             statistics = tuple(from_text(r.statistics) for r in reports if r.statistics)
             reports = [replace(r, statistics="") for r in reports]

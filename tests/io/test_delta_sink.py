@@ -148,7 +148,7 @@ class TestWhatIsRefusedBeforeARowIsRead:
 
     @pytest.fixture(autouse=True)
     def _no_reads(self, there, monkeypatch):
-        monkeypatch.setattr("stream_gmm.pipeline.score.score_part", None)
+        monkeypatch.setattr("stream_gmm.pipeline.score.score_parts", None)
 
     @pytest.mark.parametrize(
         ("options", "message"),

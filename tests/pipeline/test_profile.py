@@ -9,6 +9,7 @@ from click.testing import CliRunner
 import stream_gmm as sg
 from stream_gmm.cli.commands import cli
 from stream_gmm.core.rows.oddities import find_atoms, find_collinear
+from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
@@ -100,3 +101,27 @@ def test_a_sampled_profile_has_the_same_bits_on_any_executor(tmp_path, rng):
     )
     np.testing.assert_array_equal(one.sample.rows, other.sample.rows)
     np.testing.assert_array_equal(one.moments.scatter, other.moments.scatter)
+
+
+def test_many_small_files_are_gathered_before_they_are_merged_with_a_large_sample(tmp_path, monkeypatch):
+    """The sample is copied by a merge: with one merge for each file, time grows with the square of their number."""
+    rng, sizes = np.random.default_rng(0), []
+    rows = rng.normal(size=(3_000, 2)) + 100.0
+    for i in range(100):
+        part = rows[30 * i : 30 * (i + 1)]
+        pq.write_table(pa.table({"x0": part[:, 0], "x1": part[:, 1]}), tmp_path / f"{i:03d}.parquet")
+    whole = Sample.merge
+
+    def merge(self, other):
+        sizes.append(len(self.hashes) + len(other.hashes))
+        return whole(self, other)
+
+    monkeypatch.setattr(Sample, "merge", merge)
+    monkeypatch.setattr("stream_gmm.pipeline.passes.profile_pass.GATHERED_ROWS", 300)
+    found = profile_source(sg.open_dataset(tmp_path), Settings(), SerialExecutor())
+
+    assert sum(size > 330 for size in sizes) <= 3_000 / 300
+    np.testing.assert_allclose(found.moments.mean[0], rows.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(found.moments.scatter[0] / 3_000, np.cov(rows.T, bias=True), rtol=1e-9)
+    drawn = np.vstack([found.sample.rows, found.validation.rows])
+    assert sorted(drawn[:, 0]) == sorted(rows[:, 0])

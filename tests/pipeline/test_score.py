@@ -15,6 +15,7 @@ import pytest
 import stream_gmm as sg
 from stream_gmm.errors import ConfigError, InputDataError, StorageError
 from stream_gmm.io.sink import publish as publishing
+from stream_gmm.io.sink.scores import group_small_parts
 from tests.oracles import DATA
 
 
@@ -283,3 +284,21 @@ def test_empty_files_are_scored_to_empty_files(model, demo_folder, tmp_path):
 def test_rows_in_memory_are_refused_with_a_hint(model):
     with pytest.raises(InputDataError, match="predict_proba"):
         sg.score(model, np.zeros((2, 3)), "nowhere")  # type: ignore[arg-type]
+
+
+def test_neighbouring_small_files_are_scored_by_one_task(tmp_path):
+    """A task for each of 100,000 files would cost more than their rows; files and reports stay one for each."""
+    rng = np.random.default_rng(0)
+    sizes = [10] * 150 + [70_000, 10, 10]
+    (tmp_path / "data").mkdir()
+    for i, n in enumerate(sizes):
+        pq.write_table(pa.table({"x": rng.normal(size=n)}), tmp_path / "data" / f"{i:03d}.parquet")
+    data = sg.open_dataset(tmp_path / "data")
+    groups = group_small_parts([(part, part.file.relative) for part in data.parts])
+
+    assert [len(group) for group in groups] == [64, 64, 22, 1, 2]
+    assert [item for group in groups for item in group] == [(part, part.file.relative) for part in data.parts]
+    model = sg.fit(data, 1, "full")
+    found = sg.score(model, data, tmp_path / "scored")
+    assert [part["rows_out"] for part in found.manifest["parts"]] == sizes
+    assert ds.dataset(tmp_path / "scored").count_rows() == sum(sizes)

@@ -44,6 +44,8 @@ from stream_gmm.io.store.statistics import to_text
 
 MOST_FOLDERS = 1_000
 """Most combinations of values to partition by in one part."""
+MOST_PARTS = 64
+"""Most parts in one task."""
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -140,6 +142,24 @@ def score_part(item: tuple[Part, str], job: ScoreJob) -> tuple[PartReport, ...]:
             ) from error
         raise
     return reports
+
+
+def score_parts(items: Sequence[tuple[Part, str]], job: ScoreJob) -> tuple[PartReport, ...]:
+    """Score several parts, one after the other; as :func:`score_part`."""
+    return tuple(report for item in items for report in score_part(item, job))
+
+
+def group_small_parts(items: Sequence[tuple[Part, str]]) -> list[list[tuple[Part, str]]]:
+    """Return parts in their order, neighbours of few rows together: a task costs more than a file of a few rows."""
+    out: list[list[tuple[Part, str]]] = []
+    rows = 0
+    for part, name in items:
+        if not out or rows + part.rows > CHUNK_ROWS or len(out[-1]) == MOST_PARTS:
+            out.append([])
+            rows = 0
+        out[-1].append((part, name))
+        rows += part.rows
+    return out
 
 
 def _write_scores(files: _PartFiles, part: Part, job: ScoreJob) -> tuple[PartReport, ...]:

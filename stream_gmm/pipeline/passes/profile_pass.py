@@ -24,6 +24,9 @@ from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, Meter, ignore_progress
 from stream_gmm.pipeline.passes.tasks import PassTasks
 
+GATHERED_ROWS = 4_096
+"""Chunks of fewer rows are merged with their neighbours before they are merged with the profile of a task."""
+
 
 @dataclass(frozen=True)
 class _ProfileTask:
@@ -99,9 +102,13 @@ def _profile_leaf(leaf: Leaf, task: _ProfileTask) -> Profile:
     d = len(task.columns)
     no_rows = np.empty((0, d + task.weighted))
     no_chunk = Chunk(no_rows, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=task.weighted)
-    out = _profile_chunk(no_chunk, task)
+    out = nothing = few = _profile_chunk(no_chunk, task)
     for chunk in read_completely(leaf):
-        out = out.merge(_profile_chunk(chunk, task))
+        # A merge copies the sample: rows of many small files are gathered first.
+        few = _profile_chunk(chunk, task) if few is nothing else few.merge(_profile_chunk(chunk, task))
+        if few.rows >= GATHERED_ROWS:
+            out, few = out.merge(few), nothing
+    out = out if few is nothing else out.merge(few)
     cached_rows = out.rows if cache_mode_of(leaf) != NONE else 0
     return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=task.total_rows)
 

@@ -44,8 +44,8 @@ from stream_gmm.io.store.statistics import to_text
 
 MOST_FOLDERS = 1_000
 """Most combinations of values to partition by in one part."""
-MOST_PARTS = 64
-"""Most parts in one task."""
+MOST_PARTS, SMALL_ROWS = 64, 4_096
+"""Most parts, and rows, of a task of several parts."""
 _NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -154,7 +154,7 @@ def group_small_parts(items: Sequence[tuple[Part, str]]) -> list[list[tuple[Part
     out: list[list[tuple[Part, str]]] = []
     rows = 0
     for part, name in items:
-        if not out or rows + part.rows > CHUNK_ROWS or len(out[-1]) == MOST_PARTS:
+        if not out or rows + part.rows > SMALL_ROWS or len(out[-1]) == MOST_PARTS:
             out.append([])
             rows = 0
         out[-1].append((part, name))

@@ -1,13 +1,15 @@
 """Disks that are really full: of the run folder, of the scored table, of Dask's temporary files. Needs root.
 
-``python -m benchmarks.fault_disks``: each disk is a file system in memory of so many kB, from less than the first
-checkpoint to nearly all that the job writes. A cell is right if the command ends with exit code 6 (or 0: there was
-room), what is visible are the results from before or the new ones, and, with room made, ``stream-gmm resume`` (or the
-same command, if nothing was begun) ends with exit code 0 in the bits of a job on a disk with room.
+``python -m benchmarks.fault_disks [--only PATTERN]``: each disk is a file system in memory of so many kB, from less
+than the first checkpoint to nearly all that the job writes. A cell is right if the command ends with exit code 6 (or
+0: there was room), what is visible are the results from before or the new ones, and, with room made, ``stream-gmm
+resume`` (or the same command, if nothing was begun) ends with exit code 0 in the bits of a job on a disk with room.
 """
 
 from __future__ import annotations
 
+import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -104,16 +106,20 @@ def _read(folder: Path, full: Path, what: str) -> tuple[str, str]:
 
 def main() -> None:
     """Run the cells; print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="cells whose job and disk this pattern is in")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="disks-") as temporary:
         bench = Bench(Path(temporary))
         whole, base = measure(bench.folder / "whole"), measure(bench.folder / "base")
         scored = measure(bench.folder / "whole" / "scored")
         print("kB:", whole, base, scored, flush=True)
-        rows = [try_disk(bench, SWEEP, RUN_FOLDER, max(4, int(share * whole))) for share in SHARES]
-        rows += [try_disk(bench, SWEEP, SCORED, max(4, int(share * scored))) for share in SHARES[::2]]
+        cells = [(SWEEP, RUN_FOLDER, max(4, int(share * whole))) for share in SHARES]
+        cells += [(SWEEP, SCORED, max(4, int(share * scored))) for share in SHARES[::2]]
         # On a full disk, with room for a part of what an update writes, and with room for all.
-        rows += [try_disk(bench, UPDATE, RUN_FOLDER, base + more) for more in (0, 8, 16, 24, 32, 48, 64, 96, 144)]
-        rows += [try_disk(bench, SWEEP, TEMPORARY, kilobytes) for kilobytes in (4, 100)]
+        cells += [(UPDATE, RUN_FOLDER, base + more) for more in (0, 8, 16, 24, 32, 48, 64, 96, 144)]
+        cells += [(SWEEP, TEMPORARY, kilobytes) for kilobytes in (4, 100)]
+        rows = [try_disk(bench, *cell) for cell in cells if re.search(given.only, f"{cell[0]}: {cell[1]}")]
     names = ("job", "disk", "kB", "exit code", "whole", "no process left", "same with room", "s", "right")
     write_report("fault_disks", names, rows)
     wrong = sum(not row[-1] for row in rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,8 @@ def run_job(config: RunConfig, listener: Listener = ignore_progress, on_plan: On
     if url and not answers(url):
         why = f"the Prefect server at {redact_text(url)} does not answer within {ANSWER_SECONDS:g} s"
         return _run_unrecorded(config, listener, on_plan, why)
-    with watch_outcome() as outcome, forward_progress(listener, on_plan), hide_error_logs(), tie_local_server():
+    tied = nullcontext() if url else tie_local_server()
+    with watch_outcome() as outcome, forward_progress(listener, on_plan), hide_error_logs(), tied:
         try:
             return JobReport(gmm_run(config))
         except Exception as error:

@@ -131,9 +131,9 @@ def test_a_served_run_that_is_done_does_not_wait_for_minutes_for_a_server_that_i
         }  # fmt: skip
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            (deployment,) = wait_for(lambda: ask(url, "/deployments/filter", body), 120, "the deployment")
+            (deployment,) = wait_for(lambda: ask(url, "/deployments/filter", body), 400, "the deployment")
             ask(url, f"/deployments/{deployment['id']}/create_flow_run")
-            run = wait_for(lambda: _find_stopped(process.pid), 240, "the scores are published")
+            run = wait_for(lambda: _find_stopped(process.pid), 400, "the scores are published")
             server.kill()
             server.wait()
             started = time.monotonic()

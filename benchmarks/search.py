@@ -34,7 +34,7 @@ from tests.oracles import rows_of
 PAIRS = 3
 RESTARTS, EQUAL = 10, 1e-6
 """Restarts of scikit-learn, and the difference in nats per row up to which two fits are equally good."""
-SWEEPS = 20
+SWEEPS = 50
 
 
 def draw_mixture(rows: int, columns: int, components: int, seed: int) -> Array:

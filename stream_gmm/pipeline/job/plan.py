@@ -21,6 +21,7 @@ from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows
+from stream_gmm.core.mstep.prior import STRUCTURES
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.rows.transform_requests import assign_transforms, parse_transforms
@@ -50,6 +51,11 @@ PASSES = {"auto": (2, 4, 10), "em": (5, 14, 60), "minibatch": (3, 6, 20)}
 SURVIVORS = 0.2
 """Share of the work of a pass over all candidates that usually remains after the sample."""
 RACE_ROW_STEPS = 15 * 4_000
+RACED = 0.5
+"""Share of the steps of a race that is made: restarts that are equal, or far behind, are not run on."""
+CLIMBS, ITERATED_CLIMBS = 2.0, 3.0
+"""Climbs of a candidate on the whole sample, its starts from neighbours included; a structure with iterated M-steps
+takes as long as with one more, whether it is pruned or not (as measured on the sweep of benchmarks/scale.py)."""
 PARALLEL = 0.85
 
 
@@ -205,7 +211,8 @@ def make_plan(
     power = workers.power
     one_pass = rows * (decode_ns + estep_ns) * 1e-9 / power
     later = rows * (decode_ns * 0.3 + estep_ns * (SURVIVORS if prune else 0.7)) * 1e-9 / power
-    fit_on_sample = _estimate_sample_seconds(costs, settings, min(rows, settings.sample_rows)) / power
+    names, sample_rows, survivors = [n for _, n in grid], min(rows, settings.sample_rows), SURVIVORS if prune else 1.0
+    fit_on_sample = _estimate_sample_seconds(costs, names, settings, sample_rows, survivors) / power
     first = rows * decode_ns * 1e-9 / power
     best = max(costs.values(), default=0.0)
     scoring = rows * (decode_ns + 3.0 * best + 600.0) * 1e-9 / power
@@ -277,10 +284,13 @@ def _time_estep(params: MixtureParams, rows: Array, scaling: Scaling) -> float:
     return (time.perf_counter() - start) / len(rows) * 1e9
 
 
-def _estimate_sample_seconds(costs: dict[int, float], settings: Settings, sample_rows: int) -> float:
-    """Return seconds of one core for the sample: the race of the restarts, two finalists, and the climb."""
+def _estimate_sample_seconds(
+    costs: dict[int, float], names: Sequence[str], settings: Settings, sample_rows: int, survivors: float
+) -> float:
+    """Return seconds of one core for the sample: the race of the restarts, and the climbs of those that go on."""
     starts = len(SEEDINGS) * settings.n_init
     race = RACE_ROW_STEPS * starts * max(1.0, np.log2(starts / 2.0))
-    steps = min(SAMPLE_STEPS, algorithm_named(settings.algorithm).sample_steps)
-    row_steps = race + 3.0 * steps * sample_rows
-    return float(sum(costs.values()) * row_steps * 1e-9)
+    climb = min(SAMPLE_STEPS, algorithm_named(settings.algorithm).sample_steps) * sample_rows
+    simple, iterated = RACED * race + survivors * CLIMBS * climb, race + ITERATED_CLIMBS * climb
+    row_steps = (simple if name in STRUCTURES else iterated for name in names)
+    return float(sum(cost * steps * 1e-9 for cost, steps in zip(costs.values(), row_steps, strict=True)))

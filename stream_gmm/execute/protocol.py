@@ -93,16 +93,19 @@ class _OneBlasThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running = 0
-        self._controller: ThreadpoolController | None = None
-        self._limit: Any = None
+        self._libraries: list[Any] | None = None
+        self._before: list[tuple[Any, int]] = []
 
     def __enter__(self) -> None:
         with self._lock:
             self._running += 1
             if self._running == 1:
-                self._controller = self._controller or ThreadpoolController()
-                self._limit = self._controller.limit(limits=1, user_api="blas")
-                self._limit.__enter__()
+                if self._libraries is None:
+                    self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+                # threadpoolctl's own limit asks all libraries for more, which takes longer than a step on few rows.
+                self._before = [(library, n) for library in self._libraries if (n := library.get_num_threads()) != 1]
+                for library, _ in self._before:
+                    library.set_num_threads(1)
 
     def __exit__(
         self,
@@ -113,7 +116,8 @@ class _OneBlasThread:
         with self._lock:
             self._running -= 1
             if self._running == 0:
-                self._limit.__exit__(kind, error, trace)
+                for library, n in self._before:
+                    library.set_num_threads(n)
 
 
 one_blas_thread = _OneBlasThread()

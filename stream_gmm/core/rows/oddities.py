@@ -17,6 +17,8 @@ ATOM_SHARE = 0.05
 LIMIT_ROWS, LIMIT_RATIO = 10, 10.0
 """A limit of measurement holds so many rows, and so many times those of any of the next ``LIMIT_VALUES`` values."""
 LIMIT_VALUES = 20
+SCREENED_ROWS = 1_000
+"""A value of ``ATOM_SHARE`` of the rows is there twice among so many, but for a chance of 1e-20."""
 SKEWED, TAMED = 1.0, 1.0 / 3.0
 """A column is skewed from this skewness on, and a transform helps that leaves at most this part of it."""
 TRANSFORMS: Mapping[str, Callable[[Array], Array]] = {
@@ -108,13 +110,16 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
 
     These are values that many rows share, values piled up at a limit, long tails, and collinear columns.
 
-    ``sample (n, D)`` are rows of the data, ``spread (D, D)`` is the covariance (or the scatter) of all rows, and
-    ``constant`` names the columns with one value, which need no warning here.
+    ``sample (n, D)`` are rows of the data in random order, ``spread (D, D)`` is the covariance (or the scatter) of
+    all rows, and ``constant`` names the columns with one value, which need no warning here.
     """
+    sample = np.asfortranarray(sample)
     named = [
         f"{name} = {atom.value:g} ({100 * atom.share:.0f} %)"
-        for name, atom in zip(columns, find_atoms(sample), strict=True)
-        if atom.share >= ATOM_SHARE and len(sample) >= 100 and name not in constant
+        for name, column in zip(columns, sample.T, strict=True)
+        if len(column) >= 100 and name not in constant and has_repeats(column[:SCREENED_ROWS])
+        for atom in find_atoms(column[:, None])
+        if atom.share >= ATOM_SHARE
     ]
     warnings = []
     if named:
@@ -142,8 +147,15 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
     return warnings
 
 
+def has_repeats(column: Array) -> bool:
+    """Return True if a value is there more than once; NaN is none."""
+    values = np.sort(column)
+    return bool((values[1:] == values[:-1]).any())
+
+
 def _drop_missing(column: Array) -> Array:
-    return column[~np.isnan(column)]
+    missing = np.isnan(column)
+    return column[~missing] if missing.any() else column
 
 
 def find_limits(column: Array) -> list[tuple[float, int]]:
@@ -151,6 +163,9 @@ def find_limits(column: Array) -> list[tuple[float, int]]:
 
     The other values near the end of the range are the measure, so that whole numbers and rounded values do not count.
     """
+    # Where neither end has the rows, there is no need to sort.
+    if not len(column) or max((column == end).sum() for end in (column.min(), column.max())) < LIMIT_ROWS:
+        return []
     values, counts = np.unique(column, return_counts=True)
     if len(values) <= 2 * LIMIT_VALUES:
         return []

@@ -62,8 +62,10 @@ def are_same(one: PlainSteps, other: PlainSteps) -> bool:
 
 def is_same_seed(one: SuffStats, other: SuffStats) -> bool:
     """Return True if two seedings have found the same clusters, in whatever order."""
-    by_weight = [(s.weight[order], s.mean[order, 0]) for s in (one, other) for order in [np.argsort(s.weight)]]
-    return all(len(a) == len(b) and np.allclose(a, b, rtol=1e-12) for a, b in zip(*by_weight, strict=True))
+    if len(one.weight) != len(other.weight):
+        return False
+    a, b = (np.array([s.weight, s.mean[:, 0]])[:, np.argsort(s.weight)] for s in (one, other))
+    return bool(np.all(np.abs(a - b) <= 1e-8 + 1e-12 * np.abs(b)))
 
 
 def is_regular(params: MixtureParams) -> bool:

@@ -161,7 +161,7 @@ class Profile:
         half = np.where(self.low == self.high, 0.5, 0.0)
         return np.array([self.low - half, self.high + half])
 
-    @property
+    @cached_property
     def scaling(self) -> Scaling:
         """The map that centres, scales and decorrelates the columns."""
         # A variance that is nothing but rounding is that of a constant column.

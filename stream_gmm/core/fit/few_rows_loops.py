@@ -15,13 +15,17 @@ from numba import njit
 from stream_gmm.core.fit.coordinates import MAX_LOG_STRETCH, SMALLEST_WEIGHT
 from stream_gmm.core.fit.em import CONFIRMING_STEPS
 from stream_gmm.core.fit.few_rows_steps import factor_covariances, run_estep, run_mstep
-from stream_gmm.core.fit.quasi_newton import CENTRED_STEPS, LEAST_CURVATURE, PAIRS, SHORTER, TRIES
+from stream_gmm.core.fit.quasi_newton import LEAST_CURVATURE, PAIRS, SHORTER, TRIES
 from stream_gmm.core.fit.stopping import ROUNDING, SLOWEST_RATE, STALL_STEPS, bound_plain_gain
 from stream_gmm.core.model.decomposition import estimate_covariances
 from stream_gmm.core.model.small_matrices import trace_of_quotient
 
 CONFIRMED = 10.0
 """The climb goes on if these gains leave more than so many tolerances: EM's slowest direction is only bounded."""
+FIRST_RADIUS, NEARLY = 1.0, 0.8
+"""Longest first step, in the coordinates of :class:`.Chart`; the radius is doubled after a step nearly as long."""
+LEAST_SHARE, LARGEST_SHARE = 0.1, 0.5
+"""A step that is not accepted is shortened to the top of a parabola, to a part of it between these."""
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -155,20 +159,21 @@ def _find_direction(gradient, steps, changes, oldest, n_pairs, direction):  # ty
 def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prior_rows, steps, tol, stall):  # type: ignore[no-untyped-def]
     """Return the last point, whether it is an optimum, what is left to gain, its value, and the number of steps.
 
-    The steps are those of :class:`.QuasiNewton`. Where it predicts at most ``tol`` nats per row, some EM steps
-    follow, and their gains must leave little more by the rule of :func:`.bound_plain_gain`. It ends early where
-    fifty steps have gained less than ``stall``, and at the last point with a density. What is left, and the value of
-    the objective, are in nats per row.
+    The steps are those of :class:`.QuasiNewton`, with the chart centred at every point: the pairs of earlier steps
+    are kept as they are. A step is no longer than a radius that grows and shrinks with success. Where at most
+    ``tol`` nats per row are predicted, some EM steps follow, and their gains must leave little more by the rule of
+    :func:`.bound_plain_gain`. It ends early where fifty steps have gained less than ``stall``, and at the last
+    point with a density. What is left, and the value of the objective, are in nats per row.
     """
     k, d = point[1].shape
     factors, inverses, moments = np.zeros((k, d, d)), np.zeros((k, d, d)), np.zeros((k, d + 1, d + 1))
     at_centre, from_centre = np.zeros((k, d, d)), np.zeros((k, d, d))
     size = k * (1 + d + d * (d + 1) // 2)
-    here, gradient, there, direction = np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size)
+    gradient, change, way, direction = np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size)
     pair_steps, pair_changes = np.zeros((PAIRS, size)), np.zeros((PAIRS, size))
     objectives = np.full(STALL_STEPS, -np.inf)
-    oldest, n_pairs, in_chart, accepted, tries, length = 0, 0, CENTRED_STEPS, 0, 1, 1.0
-    is_plain, objective, centre, trial, em = True, -np.inf, point, point, point
+    oldest, n_pairs, accepted, tries, length, radius = 0, 0, 0, 1, 1.0, FIRST_RADIUS
+    is_plain, objective, trial, em = True, -np.inf, point, point
     confirming, last, before, earlier = 0, np.inf, np.inf, np.inf
     for made in range(steps):
         loglik = run_estep(rows_t, row_weights, scale, trial, letters, factors, inverses, moments)
@@ -178,14 +183,22 @@ def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prio
             else np.nan
         )
         if not is_plain and not value >= objective:
+            radius = SHORTER * length * np.sqrt(np.dot(direction, direction))
             if tries >= TRIES:
-                trial, is_plain, in_chart = em, True, CENTRED_STEPS
+                trial, is_plain, n_pairs = em, True, 0
             else:
-                length, tries = SHORTER * length, tries + 1
-                trial = _from_vector(here + length * direction, centre, at_centre, letters)
+                slope = length * np.dot(gradient, direction)
+                share = 0.5 * slope / (slope + objective - value) if value == value else 0.0
+                length, tries = length * min(max(share, LEAST_SHARE), LARGEST_SHARE), tries + 1
+                trial = _from_vector(length * direction, point, at_centre, letters)
             continue
         if not np.isfinite(value):
             return point, False, np.inf, objective, made
+        if not is_plain and length * np.sqrt(np.dot(direction, direction)) > NEARLY * radius:
+            radius *= 2.0
+        is_pair = accepted > 0 and confirming == 0
+        if is_pair:
+            _to_vector(trial, point, from_centre, factors, way)
         last, before, earlier, point, objective = value - objective, last, before, trial, value
         em = run_mstep(point, moments, total, letters, shared, prior, prior_rows, 0.0)
         if confirming:
@@ -195,35 +208,24 @@ def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prio
             left = bound_plain_gain(last, before, earlier) if last > ROUNDING * abs(objective) else 0.0
             if left <= CONFIRMED * tol:
                 return point, True, left, objective, made
-            confirming, in_chart = 0, CENTRED_STEPS
-        if in_chart >= CENTRED_STEPS:  # centred anew: far from its centre the EM step is a poor gradient
-            centre, in_chart, n_pairs, oldest = point, 0, 0, 0
-            at_centre[:], from_centre[:] = factors, inverses
-            here[:] = 0.0
-            if not factor_covariances(em[2], factors, inverses):
-                return point, False, np.inf, objective, made
-            _to_vector(em, centre, from_centre, factors, gradient)
-        else:
-            in_chart += 1
-            _to_vector(point, centre, from_centre, factors, there)
-            if not factor_covariances(em[2], factors, inverses):
-                return point, False, np.inf, objective, made
-            p = (oldest + n_pairs) % PAIRS
-            _to_vector(em, centre, from_centre, factors, direction)  # as scratch
-            for i in range(size):
-                new = direction[i] - there[i]
-                pair_steps[p, i], pair_changes[p, i] = there[i] - here[i], gradient[i] - new
-                here[i], gradient[i] = there[i], new
-            product = np.dot(pair_steps[p], pair_changes[p])
-            lengths = np.dot(pair_steps[p], pair_steps[p]) * np.dot(pair_changes[p], pair_changes[p])
-            if product > LEAST_CURVATURE * np.sqrt(lengths):
-                n_pairs, oldest = min(n_pairs + 1, PAIRS), (oldest + (n_pairs == PAIRS)) % PAIRS
-        squared = np.dot(gradient, gradient)
-        gain, tries, length = 0.5 * squared / (1.0 - SLOWEST_RATE), 1, 1.0
+            confirming = 0
+        at_centre[:], from_centre[:], change[:] = factors, inverses, gradient
+        if not factor_covariances(em[2], factors, inverses):
+            return point, False, np.inf, objective, made
+        _to_vector(em, point, from_centre, factors, gradient)
+        if is_pair:
+            change -= gradient
+            product = np.dot(way, change)
+            if product > LEAST_CURVATURE * np.sqrt(np.dot(way, way) * np.dot(change, change)):
+                p = (oldest + n_pairs) % PAIRS
+                pair_steps[p], pair_changes[p] = way, change
+                oldest, n_pairs = (oldest + (n_pairs == PAIRS)) % PAIRS, min(n_pairs + 1, PAIRS)
+        gain, tries, length = 0.5 * np.dot(gradient, gradient) / (1.0 - SLOWEST_RATE), 1, 1.0
         if n_pairs:
             _find_direction(gradient, pair_steps, pair_changes, oldest, n_pairs, direction)
             gain = max(gain, 0.5 * np.dot(gradient, direction))
-            trial, is_plain = _from_vector(here + direction, centre, at_centre, letters), False
+            length = min(1.0, radius / np.sqrt(np.dot(direction, direction)))
+            trial, is_plain = _from_vector(length * direction, point, at_centre, letters), False
             if gain <= tol:
                 confirming, trial, is_plain = 1, em, True
         else:

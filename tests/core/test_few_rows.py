@@ -59,7 +59,7 @@ def test_compiled_steps_are_em_steps(rng, name, ridge, weighted):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", [family.name for family in FAMILIES])
 def test_the_compiled_climb_ends_where_the_ordinary_one_does(rng, name, weighted):
-    """From two starts of overlapping clusters, up to what the tolerance leaves; and at a fixed point of EM."""
+    """From two starts of overlapping clusters, or at a better optimum; at a fixed point of EM, where it also stays."""
     rows = 0.6 * _rows(rng, 300) + np.array([1e3, 0.0, -50.0])
     weights = rng.integers(0, 4, len(rows)).astype(float) if weighted else UNWEIGHTED
     penalty = PseudoRows.of(collect_moments(rows, weights))
@@ -73,7 +73,8 @@ def test_the_compiled_climb_ends_where_the_ordinary_one_does(rng, name, weighted
     assert is_optimum
     assert left <= 1e-9
     assert value == pytest.approx(objective, abs=1e-9)
-    assert objective == pytest.approx(slow.objectives[-1], abs=1e-8)
+    assert objective >= slow.objectives[-1] - 1e-8
+    assert few.climb(slow.params, 500, 1e-10, 0.0).objective == pytest.approx(slow.objectives[-1], abs=1e-8)
     after, _, _ = em_step(end, estep, penalty)
     np.testing.assert_allclose(after.means, end.means, rtol=1e-7, atol=1e-4)
 

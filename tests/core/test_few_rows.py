@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn.datasets import make_blobs
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 import stream_gmm as sg
@@ -59,7 +60,7 @@ def test_compiled_steps_are_em_steps(rng, name, ridge, weighted):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", [family.name for family in FAMILIES])
 def test_the_compiled_climb_ends_where_the_ordinary_one_does(rng, name, weighted):
-    """From two starts of overlapping clusters, or at a better optimum; at a fixed point of EM, where it also stays."""
+    """From two starts of overlapping clusters, or at a better optimum; from where that ends it stays."""
     rows = 0.6 * _rows(rng, 300) + np.array([1e3, 0.0, -50.0])
     weights = rng.integers(0, 4, len(rows)).astype(float) if weighted else UNWEIGHTED
     penalty = PseudoRows.of(collect_moments(rows, weights))
@@ -167,3 +168,22 @@ def test_three_components_for_four_blobs_find_the_optimum_of_scikit_learn(seed):
     rows, _ = make_blobs(400, centers=4, cluster_std=0.6, random_state=0)
     theirs = GaussianMixture(3, random_state=0).fit(rows).bic(rows)
     assert sg.fit(rows, 3, random_state=seed).criteria.bic <= theirs + 0.1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_fit_of_more_rows_in_memory_than_the_sample_ends_where_em_gains_nothing(rng, weighted):
+    """Whichever rows are the sample; EM from there is scikit-learn's, and with weights that of the rows repeated."""
+    rows = 0.6 * _rows(rng, 1_200)
+    counts = rng.integers(1, 3, len(rows)) if weighted else np.ones(len(rows), int)
+    found = sg.fit(rows, 3, weight=counts.astype(float) if weighted else None, sample_rows=400)
+    repeated = np.repeat(rows, counts, axis=0)
+    theirs = GaussianMixture(
+        3, reg_covar=0.0, tol=1e-12, max_iter=20, weights_init=found.weights_, means_init=found.means_,
+        precisions_init=found.precisions_,
+    )  # fmt: skip
+    with pytest.warns(ConvergenceWarning):
+        theirs.fit(repeated)
+    ours = found.criteria.loglik / len(repeated)
+    assert found.converged_
+    assert found.passes == 1
+    assert ours == pytest.approx(theirs.score(repeated), abs=1e-5)

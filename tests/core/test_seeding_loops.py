@@ -10,7 +10,8 @@ from scipy.stats import multivariate_normal
 
 import stream_gmm as sg
 from stream_gmm.core.fit.few_rows_steps import run_estep
-from stream_gmm.core.search.seeding_loops import classify, find_neighbours, merge_clusters, run_lloyd, sum_clusters
+from stream_gmm.core.search.neighbours import find_neighbours
+from stream_gmm.core.search.seeding_loops import classify, merge_clusters, run_lloyd, sum_clusters
 
 
 def _draw_mixture(rng, k: int = 3, d: int = 3):

@@ -23,10 +23,10 @@ from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.neighbours import find_neighbours
 from stream_gmm.core.search.seeding_loops import (
     classify,
     draw_centres,
-    find_neighbours,
     grow_by_density,
     grow_by_distance,
     merge_clusters,

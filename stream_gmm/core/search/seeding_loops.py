@@ -208,27 +208,6 @@ def grow_by_distance(rows_t, draws):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def find_neighbours(rows_t, neighbours, radius):  # type: ignore[no-untyped-def]
-    """Write each row and its nearest neighbours ``(m, n + 1)``, and the distance to the last of them ``(m,)``."""
-    m = rows_t.shape[1]
-    wanted = neighbours.shape[1]
-    distance, nearest = np.empty(m), np.empty(wanted)
-    for row in range(m):
-        fill_squared_distances(rows_t, 0, rows_t[:, row], distance)
-        found = 0
-        for j in range(m):
-            if found == wanted and distance[j] >= nearest[found - 1]:
-                continue
-            place = found if found < wanted else wanted - 1
-            while place > 0 and nearest[place - 1] > distance[j]:
-                nearest[place], neighbours[row, place] = nearest[place - 1], neighbours[row, place - 1]
-                place -= 1
-            nearest[place], neighbours[row, place] = distance[j], j
-            found = min(found + 1, wanted)
-        radius[row] = np.sqrt(nearest[wanted - 1])
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
 def grow_by_density(rows_t, local, neighbours, draws, steps):  # type: ignore[no-untyped-def]
     """Return a mixture to which components were added where rows lie most densely beside it.
 

@@ -7,21 +7,31 @@ from dataclasses import replace
 from math import inf
 
 from stream_gmm.core.fit.em import EMState, Outcome
+from stream_gmm.core.fit.few_rows import FewRows
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.result import FitResult
+from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.search.sample_search import NOISE_START
+from stream_gmm.core.search.superfluous import STALL_GAIN
 from stream_gmm.errors import ConfigError, InputDataError, SingularCovarianceError
 from stream_gmm.execute.protocol import Executor
+from stream_gmm.io.source.memory import ArrayDataset
 from stream_gmm.io.source.protocols import Source
-from stream_gmm.pipeline.fit.algorithms import OnPass
+from stream_gmm.pipeline.fit.algorithms import OnPass, algorithm_named
 from stream_gmm.pipeline.fit.grid import CandidateSpec, parse_grid
+from stream_gmm.pipeline.fit.penalty import make_penalty
 from stream_gmm.pipeline.fit.results import describe_provenance, explain_collapse, make_result
-from stream_gmm.pipeline.fit.sample import explain_too_few_rows, fit_on_sample
+from stream_gmm.pipeline.fit.sample import WHOLE_SAMPLE_TOL, explain_too_few_rows, fit_on_sample
 from stream_gmm.pipeline.fit.settings import FIT, Settings
 from stream_gmm.pipeline.fit.size import check_size
 from stream_gmm.pipeline.fit.steps import make_full_pass, run_states
 from stream_gmm.pipeline.fit.transforms import open_and_profile
+from stream_gmm.pipeline.passes.profile import Profile
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
+from stream_gmm.pipeline.passes.tasks import AUTO
+
+CLIMBED_SAMPLES = 4
+"""Rows in memory of at most so many samples are climbed on themselves, in place of steps continued on the sample."""
 
 
 def fit(
@@ -70,7 +80,9 @@ def fit(
             if too_few := explain_too_few_rows(spec, profile, settings):
                 raise InputDataError(too_few)
             raise SingularCovarianceError(outcome.fit.reason)
-        starts = [outcome.fit.make_start(profile.sample_is_whole, outcome.fit.params.sort_by_weight())]
+        params, left = _climb_all_rows(outcome.fit.params, source, profile, settings)
+        start = outcome.fit.make_start(profile.sample_is_whole, params.sort_by_weight())
+        starts = [start if left is None else replace(start, left=left)]
     full = make_full_pass(tasks, profile, settings, executor, listener)
     state = max(run_states(starts, full, profile, settings, on_pass), key=_rank_end)
     if state.outcome is Outcome.FAILED:
@@ -78,6 +90,27 @@ def fit(
     return make_result(
         explain_collapse(state, profile, settings), profile, settings, describe_provenance(source, profile, settings)
     )
+
+
+def _climb_all_rows(
+    params: MixtureParams, source: Source, profile: Profile, settings: Settings
+) -> tuple[MixtureParams, float | None]:
+    """Return a fit of the sample climbed on to an optimum of all rows, and what is left to gain there, nats per row.
+
+    Only where these are in memory, more than the sample and not many more, and fitted as they are; else the fit
+    itself, and None.
+    """
+    is_default = settings.algorithm == AUTO and settings.accel is None and settings.tol is None
+    as_they_are = not (settings.transforms or settings.holdout or profile.places or profile.sample_is_whole)
+    if not (is_default and as_they_are and isinstance(source, ArrayDataset)):
+        return params, None
+    weights = UNWEIGHTED if source.weights is None else source.weights
+    few = FewRows(source.values, weights, make_penalty(profile, settings))
+    if source.num_rows > CLIMBED_SAMPLES * len(profile.sample.rows) or not few.can_climb(params):
+        return params, None
+    stall = max(STALL_GAIN / profile.moments.rows, WHOLE_SAMPLE_TOL)
+    end = few.climb(params, algorithm_named(AUTO).sample_steps, WHOLE_SAMPLE_TOL, stall)
+    return end.params, end.left
 
 
 def _check_start(init: MixtureParams, spec: CandidateSpec, n_features: int, exact: bool = True) -> None:

@@ -98,4 +98,4 @@ def test_a_fit_of_rows_that_the_sample_holds_is_one_read_after_the_profile(rng):
     model = sg.fit(rows, 2)
     assert model.converged_
     assert model.passes == 1
-    assert sg.fit(rows, 2, sample_rows=200).passes > 1
+    assert sg.fit(rows, 2, sample_rows=100).passes > 1  # more than four times the sample

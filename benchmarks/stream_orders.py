@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--rows", type=int, default=MOST_ROWS)
     parser.add_argument("--reservoir-rows", type=int)
+    parser.add_argument("--reservoir-share", type=float, help="of the rows, in place of --reservoir-rows")
     given = parser.parse_args()
     out = []
     for folder in given.folders:
@@ -53,10 +54,11 @@ def main() -> None:
             "blocked": np.argsort(labels, kind="stable"),
             "shuffled": np.random.default_rng(1).permutation(len(rows)),
         }
+        capacity = given.reservoir_rows if given.reservoir_share is None else int(given.reservoir_share * len(rows))
         line: list[object] = [Path(folder.partition(":")[0]).parent.name or folder, len(rows), rows.shape[1], best]
         for order in orders.values():
             started = time.perf_counter()
-            gm = sg.OnlineGaussianMixture(K, reservoir_rows=given.reservoir_rows)
+            gm = sg.OnlineGaussianMixture(K, reservoir_rows=capacity)
             for lo in range(0, len(rows), BATCH):
                 gm.partial_fit(rows[order[lo : lo + BATCH]])
             line += [gm.score(rows) - best, gm._seen.reviews, time.perf_counter() - started]

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+from scipy.stats import ks_2samp
 
 import stream_gmm as sg
 from stream_gmm.core.model.covariance import family_named
 from stream_gmm.core.online import OnlineState, conclude_state, feed_rows, make_online_result
 from stream_gmm.core.online_rule import OnlineRule
-from stream_gmm.core.reservoir import add_rows, empty_reservoir
+from stream_gmm.core.reservoir import Reservoir, calibrate_weights
+from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.protocol import one_blas_thread
 from stream_gmm.io.store.states import SavedStream, load_state, save_state
@@ -76,6 +78,74 @@ def test_two_clusters_one_after_the_other_keep_their_weights_with_a_reservoir_of
     assert len(gm._seen.reservoir.rows) == 2_000
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["sorted", "shuffled"])
+def test_a_few_rows_far_out_are_not_lost_from_a_reservoir_of_a_tenth_of_the_rows(order):
+    """A uniform sample holds one or two of the twenty, and a model of it finds the others all but impossible."""
+    rng = np.random.default_rng(2)
+    rows = np.vstack(
+        [rng.normal(size=(4_000, 2)), rng.normal(size=(3_980, 2)) + 5.0, 60.0 * rng.normal(size=(20, 2))]
+    )
+    rows = rows[np.argsort(rows[:, 0]) if order == "sorted" else rng.permutation(len(rows))]
+    gm = sg.OnlineGaussianMixture(3, reservoir_rows=800, n_init=1).partial_fit(rows)
+
+    assert gm.score(rows) > sg.OnlineGaussianMixture(3, warmup_rows=8_000, n_init=1).fit(rows).score(rows) - 1e-2
+    reservoir = gm._seen.reservoir
+    assert reservoir is not None
+    assert (np.abs(reservoir.rows).max(axis=1) > 12.0).sum() >= 10
+
+
+def _keep(rows, importance, capacity: int, pieces: int = 1) -> Reservoir:
+    out, first = Reservoir.empty(rows.shape[1], capacity), 0
+    for part, of_part in zip(np.array_split(rows, pieces), np.array_split(importance, pieces), strict=True):
+        out = out.add_rows(part, first, 11, of_part, np.column_stack([part[:, 0] < 0.0, part[:, 0] >= 0.0]) * 1.0)
+        first += len(part)
+    return out
+
+
+def test_important_rows_are_likelier_to_be_kept_and_count_the_less():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_t(4, size=(20_000, 1))
+    importance = 0.5 + 0.5 * np.abs(rows[:, 0]) / np.abs(rows[:, 0]).mean()
+    kept = _keep(rows, importance, 2_000)
+    cut = _keep(rows, importance, 2_000, pieces=7)
+    np.testing.assert_array_equal(cut.rows, kept.rows)
+    np.testing.assert_array_equal(cut.shares, kept.shares)
+
+    far = np.abs(rows[:, 0]) > 4.0
+    assert (np.abs(kept.rows[:, 0]) > 4.0).mean() > 2.0 * far.mean()
+    assert kept.weights.mean() == pytest.approx(1.0)
+    assert kept.weights.max() < 2.0
+    weighted = kept.weights / kept.weights.sum()
+    assert weighted @ (np.abs(kept.rows[:, 0]) > 4.0) == pytest.approx(far.mean(), rel=0.15)
+    assert weighted @ kept.rows[:, 0] ** 2 == pytest.approx((rows[:, 0] ** 2).mean(), rel=0.1)
+    uniform = kept.take_uniform_rows()
+    assert 900 < len(uniform) < 1_500
+    assert ks_2samp(uniform[:, 0], rows[:, 0]).pvalue > 0.01
+
+
+def test_calibrated_weights_give_the_statistics_of_all_rows():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(10_000, 2)) @ np.array([[1.0, 0.5], [0.0, 1.0]])
+    kept = _keep(rows, np.ones(len(rows)), 500)
+    parts = [collect_moments(rows[side]) for side in (rows[:, 0] < 0.0, rows[:, 0] >= 0.0)]
+    weight, mean, scatter = (
+        np.concatenate([getattr(p, name) for p in parts]) for name in ("weight", "mean", "scatter")
+    )
+    seen = replace(parts[0], rows=10_000.0, weight=weight, mean=mean, scatter=scatter)
+    assert kept.shares is not None
+    for weights, precision in ((kept.weights, 0.2), (calibrate_weights(kept, seen), 0.01)):
+        for k in (0, 1):
+            sample = collect_moments(kept.rows, weights * kept.shares[:, k] / 500.0)
+            errors = [
+                abs(sample.weight[0] / weight[k] * 10_000.0 - 1.0),
+                np.abs(sample.mean[0] - mean[k]).max(),
+                np.abs(sample.scatter[0] / sample.rows - scatter[k] / weight[k]).max(),
+            ]
+            assert max(errors) < precision
+    np.testing.assert_array_equal(calibrate_weights(kept, None), kept.weights)
+
+
 def test_steps_without_reviews_are_plain_sums():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(3000, 2)) + 3.0
@@ -92,13 +162,11 @@ def test_steps_without_reviews_are_plain_sums():
 
 def test_a_reservoir_is_a_uniform_sample_that_merges_and_does_not_depend_on_cuts():
     rows = np.arange(5000.0)[:, None]
-    whole = add_rows(empty_reservoir(1, 400), rows, 0, seed=7)
-    cut = empty_reservoir(1, 400)
+    whole = Reservoir.empty(1, 400).add_rows(rows, 0, seed=7)
+    cut = Reservoir.empty(1, 400)
     for lo, hi in ((0, 3), (3, 1200), (1200, 5000)):
-        cut = add_rows(cut, rows[lo:hi], lo, seed=7)
-    halves = [
-        add_rows(empty_reservoir(1, 400), rows[h], h.start, seed=7) for h in (slice(0, 2500), slice(2500, 5000))
-    ]
+        cut = cut.add_rows(rows[lo:hi], lo, seed=7)
+    halves = [Reservoir.empty(1, 400).add_rows(rows[h], h.start, seed=7) for h in (slice(0, 2500), slice(2500, 5000))]
 
     for other in (cut, halves[0].merge(halves[1]), halves[1].merge(halves[0])):
         np.testing.assert_array_equal(other.rows, whole.rows)
@@ -146,6 +214,17 @@ def test_a_state_of_the_first_format_goes_on_as_it_began():
     np.testing.assert_allclose(gm.weights_, [0.5381690951758579, 0.46183090482414213], rtol=1e-9)
     np.testing.assert_allclose(gm.means_, [[3.9413923877085724], [-0.10817931055403315]], rtol=1e-9)
     assert (gm.power, gm.reservoir_rows, gm.n_steps_) == (0.6, 0, 8)
+
+
+def test_a_state_whose_rows_were_equally_important_goes_on(tmp_path):
+    rng = np.random.default_rng(5)
+    rows = np.round(rng.normal(size=(900, 1)) + 4.0 * rng.integers(0, 2, size=(900, 1)), 3)
+    gm = sg.OnlineGaussianMixture.load(DATA / "stream_state_v2.gmm").partial_fit(rows[650:])
+
+    assert gm.rows_seen_ == 900
+    assert gm.score(rows) > sg.OnlineGaussianMixture(2, warmup_rows=900).fit(rows).score(rows) - 5e-2
+    gm.save(tmp_path / "s.gmm")
+    assert sg.OnlineGaussianMixture.load(tmp_path / "s.gmm").result_.digest == gm.result_.digest
 
 
 def test_a_stream_that_forgets_has_no_reservoir():

@@ -18,7 +18,7 @@ import numpy as np
 
 from stream_gmm.core.criteria import Criteria
 from stream_gmm.core.estep.in_memory import InMemoryEStep
-from stream_gmm.core.estep.scores import score_rows
+from stream_gmm.core.estep.scores import Scores, score_rows
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.fit.stepwise import blend_stats
 from stream_gmm.core.model.density import compile_density
@@ -27,11 +27,10 @@ from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import remove_component
 from stream_gmm.core.mstep.mstep import NO_REPORT, MStepReport, mstep
 from stream_gmm.core.online_rule import OnlineRule
-from stream_gmm.core.reservoir import add_rows, empty_reservoir, review_model
+from stream_gmm.core.reservoir import Reservoir, calibrate_weights, rate_rows, review_model
 from stream_gmm.core.result import FitResult
 from stream_gmm.core.rows.histogram import LogDensityHistogram
-from stream_gmm.core.rows.moments import collect_moments, pool_moments
-from stream_gmm.core.rows.sampling import Sample
+from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments, pool_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.sample_search import SampleSearch
 from stream_gmm.core.stats import SuffStats
@@ -80,8 +79,10 @@ class OnlineState:
     relocations: int = 0
     """Number of lost components that were replaced by a split of another."""
     report: MStepReport = NO_REPORT
-    reservoir: Sample | None = None
-    """Uniform sample of the rows of all steps; None without reviews."""
+    reservoir: Reservoir | None = None
+    """Sample of the rows of all steps; None without reviews."""
+    seen: SuffStats | None = None
+    """With a reservoir: statistics of all rows of all steps, each at the parameters of its time."""
     reviewed_rows: int = 0
     """Rows of the stream at the last review."""
     badly_fitted_rows: int = 0
@@ -125,7 +126,7 @@ def feed_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
     capacity = rule.reservoir_capacity(d)
     state = replace(state, rows_seen=state.rows_seen + len(rows))
     if capacity and state.params is None and state.reservoir is None:
-        state = replace(state, reservoir=empty_reservoir(d, capacity))
+        state = replace(state, reservoir=Reservoir.empty(d, capacity))
     while True:
         first = state.params is None
         missing = (rule.warmup(d) if first else rule.rows_of_step(state.step, d)) - state.n_pending
@@ -133,9 +134,7 @@ def feed_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
             break
         batch = _stack_rows((*state.pending, rows[start : start + missing]), d)
         state = replace(state, pending=())
-        if state.reservoir is not None:
-            state = replace(state, reservoir=add_rows(state.reservoir, batch, number, rule.random_state))
-        state = _fit_first_rows(state, batch, rule) if first else _take_step(state, batch, rule)
+        state = _fit_first_rows(state, batch, rule) if first else _take_step(state, batch, number, rule)
         start, number = start + missing, number + len(batch)
         if state.reservoir is not None and not first and _is_review_due(state, number):
             state = review_state(state, rule, number, thorough=True)
@@ -155,16 +154,21 @@ def _fit_first_rows(state: OnlineState, rows: Array, rule: OnlineRule) -> Online
     if fitted.params is None:
         raise SingularCovarianceError(fitted.reason)
     params = fitted.params.sort_by_weight()
+    scores = score_rows(compile_density(params), _thin_rows(rows, state))
     stats = InMemoryEStep(rows, scaling).evaluate(params)
     n = float(len(rows))
     return replace(
         state, params=params, stats=stats.scale(1.0 / n), moments=moments.scale(1.0 / n), step=1, effective_rows=n,
-        threshold=_find_threshold(_score_some_rows(params, rows), rule), reviewed_rows=len(rows),
+        threshold=_find_threshold(scores.log_density, rule), reviewed_rows=len(rows),
+        reservoir=_keep_rows(state, params, rows, 0, scores, rule), seen=None if state.reservoir is None else stats,
     )  # fmt: skip
 
 
-def _take_step(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState:
-    """Return the state after one step of stepwise EM, and the relocation of a lost component if one is due."""
+def _take_step(state: OnlineState, rows: Array, number: int, rule: OnlineRule) -> OnlineState:
+    """Return the state after one step of stepwise EM, and the relocation of a lost component if one is due.
+
+    ``number`` is that of the first row.
+    """
     assert state.params is not None
     assert state.stats is not None
     assert state.moments is not None
@@ -180,13 +184,16 @@ def _take_step(state: OnlineState, rows: Array, rule: OnlineRule) -> OnlineState
     # The M-step counts rows (for starving components and pseudo-rows), so scale the averages to the effective rows.
     penalty = rule.penalty(moments)
     params, report = mstep(stats.scale(effective_rows), rule.family, penalty, state.params)
-    some_scores = _score_some_rows(state.params, rows)
+    scores = score_rows(compile_density(state.params), _thin_rows(rows, state))
+    some_scores = scores.log_density[:: max(len(scores.log_density) // QUANTILE_ROWS, 1)]
     bad = n if state.reservoir is not None and _fits_badly(some_scores, n, state.stats, step_stats) else 0
     state = replace(
         state, params=params, stats=stats, moments=moments, step=state.step + 1, effective_rows=effective_rows,
         loglik=state.loglik + step_stats.loglik, scored_rows=state.scored_rows + n, report=report,
         threshold=(1.0 - eta) * state.threshold + eta * _find_threshold(some_scores, rule),
         badly_fitted_rows=state.badly_fitted_rows + bad,
+        reservoir=_keep_rows(state, state.params, rows, number, scores, rule),
+        seen=None if state.seen is None else state.seen.merge(step_stats),
     )  # fmt: skip
     has_lost_component = params.weights.min() < LOST_SHARE / rule.n_components
     if rule.half_life is None or not has_lost_component or state.step % RELOCATE_EVERY:
@@ -209,14 +216,26 @@ def _relocate_lost_component(state: OnlineState, params: MixtureParams, search: 
     )
 
 
-def _score_some_rows(params: MixtureParams, rows: Array) -> Array:
-    """Return the log-densities of about ``QUANTILE_ROWS`` of the rows, nats."""
-    thinned = rows[:: max(len(rows) // QUANTILE_ROWS, 1)]
-    return score_rows(compile_density(params), thinned).log_density
+def _thin_rows(rows: Array, state: OnlineState) -> Array:
+    """Return the rows to be scored: all of them if they may be kept, otherwise about ``QUANTILE_ROWS``."""
+    return rows if state.reservoir is not None else rows[:: max(len(rows) // QUANTILE_ROWS, 1)]
 
 
-def _find_threshold(log_density: Array, rule: OnlineRule) -> float:
-    return float(np.quantile(log_density, rule.outlier_quantile)) if rule.outlier_quantile > 0.0 else -np.inf
+def _keep_rows(
+    state: OnlineState, params: MixtureParams, rows: Array, number: int, scores: Scores, rule: OnlineRule
+) -> Reservoir | None:
+    """Return the reservoir with rows that have these scores by ``params``, the first of which has this number."""
+    if state.reservoir is None or not len(rows):
+        return state.reservoir
+    return state.reservoir.add_rows(rows, number, rule.random_state, rate_rows(params, scores), scores.proba)
+
+
+def _find_threshold(log_density: Array, rule: OnlineRule, weights: Array = UNWEIGHTED) -> float:
+    if rule.outlier_quantile <= 0.0:
+        return -np.inf
+    if not len(weights):
+        return float(np.quantile(log_density, rule.outlier_quantile))
+    return float(np.quantile(log_density, rule.outlier_quantile, weights=weights, method="inverted_cdf"))
 
 
 def _fits_badly(some_scores: Array, rows: int, before: SuffStats, step: SuffStats) -> bool:
@@ -240,16 +259,23 @@ def review_state(state: OnlineState, rule: OnlineRule, rows: int, *, thorough: b
     assert reservoir is not None
     n_init = rule.n_init if thorough else 0
     seed = (rule.random_state, 1 + state.reviews)
-    penalty = rule.penalty(collect_moments(reservoir.rows), len(reservoir.rows) / rows)
-    found = review_model(state.params, reservoir, rows, penalty, n_init, seed)
+    share = len(reservoir.rows) / rows
+    weights = calibrate_weights(reservoir, state.seen)
+    penalty = rule.penalty(collect_moments(reservoir.rows, weights), share)
+    calibrated = state.seen is not None
+    found = review_model(state.params, reservoir, weights, rows, penalty, n_init, seed, is_calibrated=calibrated)
     state = replace(state, reviewed_rows=rows, badly_fitted_rows=0, reviews=state.reviews + 1)
     if found is None:
         return state
     params, stats = found
     return replace(
         state, params=params, stats=stats, report=NO_REPORT,
-        threshold=_find_threshold(score_rows(compile_density(params), reservoir.rows).log_density, rule),
+        threshold=_find_threshold(_score_reservoir(params, reservoir), rule, weights),
     )  # fmt: skip
+
+
+def _score_reservoir(params: MixtureParams, reservoir: Reservoir) -> Array:
+    return score_rows(compile_density(params), reservoir.rows).log_density
 
 
 def conclude_state(state: OnlineState, rule: OnlineRule) -> OnlineState:
@@ -265,8 +291,13 @@ def conclude_state(state: OnlineState, rule: OnlineRule) -> OnlineState:
     if not bad and rows - state.reviewed_rows <= FEW_NEW * rows:
         return state
     pending = state.pending_rows
-    reservoir = add_rows(state.reservoir, pending, rows - len(pending), rule.random_state)
-    concluded = review_state(replace(state, reservoir=reservoir), rule, rows, thorough=bad)
+    if len(pending):
+        scores, seen = score_rows(compile_density(state.params), pending), state.seen
+        if seen is not None:
+            seen = seen.merge(InMemoryEStep(pending, Scaling.of_rows(pending)).evaluate(state.params))
+        reservoir = _keep_rows(state, state.params, pending, rows - len(pending), scores, rule)
+        state = replace(state, reservoir=reservoir, seen=seen)
+    concluded = review_state(state, rule, rows, thorough=bad)
     return replace(concluded, effective_rows=float(rows))
 
 
@@ -290,8 +321,10 @@ def make_online_result(state: OnlineState, rule: OnlineRule, columns: tuple[str,
     warnings = (f"{state.report.describe()}.",) if state.report else ()
     threshold, training = state.threshold, None
     if state.reservoir is not None:
-        log_density = score_rows(compile_density(state.params), state.reservoir.rows).log_density
-        threshold, training = _find_threshold(log_density, rule), LogDensityHistogram.of(log_density)
+        log_density = _score_reservoir(state.params, state.reservoir)
+        weights = calibrate_weights(state.reservoir, state.seen)
+        threshold = _find_threshold(log_density, rule, weights)
+        training = LogDensityHistogram.of(log_density, weights)
     return FitResult(
         state.params, Outcome.STREAMED, Criteria.from_stats(stats, state.params.n_parameters), (stats.mean_loglik,),
         state.step, columns=columns, threshold=threshold, outlier_quantile=rule.outlier_quantile,

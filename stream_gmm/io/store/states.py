@@ -15,14 +15,14 @@ from stream_gmm.core.model.moments import FULL, Moments
 from stream_gmm.core.mstep.mstep import MStepReport
 from stream_gmm.core.online import OnlineState
 from stream_gmm.core.online_rule import OnlineRule
-from stream_gmm.core.rows.sampling import Sample
+from stream_gmm.core.reservoir import Reservoir
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.io.store.container import pack, read, unpack, write_atomically
 from stream_gmm.io.store.models import params_from_arrays, params_to_arrays
 
 MAGIC = b"STREAM-GMM STATE\n"
-FORMAT = 2
-"""Format 1 had no reservoir; its streams go on without one."""
+FORMAT = 3
+"""Format 1 had no reservoir; its streams go on without one. In format 2 all rows were equally important."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def save_state(saved: SavedStream, path: str | os.PathLike[str]) -> Path:
     if state.reservoir is not None:
         header["reservoir_rows"] = state.reservoir.capacity
         arrays |= {"reservoir": state.reservoir.rows, "reservoir_hashes": state.reservoir.hashes}
+        arrays |= {"reservoir_importance": state.reservoir.importance}
+        if state.reservoir.shares is not None:
+            arrays["reservoir_shares"] = state.reservoir.shares
+    if state.seen is not None:
+        arrays |= _encode_stats("seen", state.seen)
     return write_atomically(Path(path), pack(MAGIC, FORMAT, header, arrays))
 
 
@@ -112,7 +117,12 @@ def _build_state(header: dict[str, Any], arrays: dict[str, Any]) -> SavedStream:
             "moments": _decode_stats("all", arrays, FULL),
         }
     if "reservoir" in arrays:
-        fitted["reservoir"] = Sample(arrays["reservoir"], arrays["reservoir_hashes"], header["reservoir_rows"])
+        rows, hashes = arrays["reservoir"], arrays["reservoir_hashes"]
+        importance = arrays.get("reservoir_importance", np.ones(len(rows)))
+        shares = arrays.get("reservoir_shares")
+        fitted["reservoir"] = Reservoir(rows, hashes, importance, header["reservoir_rows"], shares)
+    if "seen.weight" in arrays:
+        fitted["seen"] = _decode_stats("seen", arrays, family.moments)
     pending = arrays["pending"]
     kept = (pending,) if len(pending) else ()
     state = OnlineState(pending.shape[1], kept, **fitted, **header["counts"], **numbers, report=report)

@@ -182,11 +182,15 @@ class StreamVersions:
         return replace(model, training=training, provenance=provenance)
 
     def _write_version(self, staged: Path, model: FitResult, saved: SavedStream) -> None:
-        state, sample = saved.state, saved.state.reservoir or self._sample
-        assert sample is not None
+        state, sample = saved.state, self._sample
+        if state.reservoir is None:
+            assert sample is not None
+            kept = sample.rows
+        else:
+            kept = state.reservoir.take_uniform_rows()
         assert state.moments is not None
         config = self._make_config(saved)
-        rows = sample.rows[: config.output.report_rows]
+        rows = kept[: config.output.report_rows]
         write_rows(rows, saved.columns, staged / SAMPLE)
         write_table(make_single_table(model), staged / TABLE)
         save_model(model, staged / MODEL)
@@ -194,12 +198,12 @@ class StreamVersions:
         data = {
             "rows": state.rows_seen,
             "used": round(state.effective_rows),
-            "sample_rows": len(sample.rows),
+            "sample_rows": len(kept),
             "columns": list(saved.columns),
             "mean": state.moments.mean[0].tolist(),
             "sd": np.sqrt(np.diagonal(state.moments.scatter[0]) / state.moments.rows).tolist(),
-            "low": sample.rows.min(axis=0).tolist(),
-            "high": sample.rows.max(axis=0).tolist(),
+            "low": kept.min(axis=0).tolist(),
+            "high": kept.max(axis=0).tolist(),
             "bad": self._bad.tolist(),
             "constants": {},
         }

@@ -19,7 +19,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from stream_gmm.errors import ConfigError, explain, redact_text
 from stream_gmm.flows.monitor import gmm_monitor
-from stream_gmm.flows.reporting import ANSWER_SECONDS, answers
+from stream_gmm.flows.reporting import answers
 from stream_gmm.flows.run import gmm_run
 from stream_gmm.flows.score import gmm_score
 from stream_gmm.flows.update import gmm_update
@@ -34,6 +34,8 @@ JOBS: Mapping[str, tuple[Any, str]] = {
     "monitor": (gmm_monitor, "Compare the data with the model in use; a run with drift fails"),
 }
 """The flow of each job, and what it does."""
+PATIENCE_SECONDS = 20.0
+"""A server that is busy may take so long to answer: without one, nothing can be deployed."""
 OUTAGE_SECONDS = 5.0
 """Between two looks for a server that was lost."""
 
@@ -157,10 +159,10 @@ class Deployment:
 
 
 def _require_answer(url: str) -> None:
-    if not answers(url):
+    if not answers(url, PATIENCE_SECONDS):
         raise ConfigError(
             explain(
-                f"the Prefect server at {redact_text(url)} does not answer within {ANSWER_SECONDS:g} s",
+                f"the Prefect server at {redact_text(url)} does not answer within {PATIENCE_SECONDS:g} s",
                 remedy="start it, or set PREFECT_API_URL to its address",
             )
         )

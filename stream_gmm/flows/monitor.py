@@ -33,10 +33,10 @@ def monitor_task(config: RunConfig, cluster: ClusterConfig, period: str | None =
 def gmm_monitor(config: RunConfig, period: str | None = None) -> dict[str, Any]:
     """Compare the data with the model in use: after drift over the threshold the run fails, or sweeps (policy refit).
 
-    Parameters
-    ----------
-    period
-        Name of the period that the data are of; by default today's date in UTC.
+    Args:
+        config: The job: data, candidates, results. What is left out has its default; ``stream-gmm init`` writes
+            every option with an explanation.
+        period: Name of the period that the data are of; by default today's date in UTC.
     """
     with end_in_time(), hide_credentials():
         read_run(config.folder)  # before a cluster starts

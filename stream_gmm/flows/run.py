@@ -1,7 +1,7 @@
 """The main job as a Prefect flow: one task per stage; Dask owns the partitions."""
 
 # No "from __future__ import annotations" here: with it, served runs cannot validate a pydantic
-# parameter ("RunConfig is not fully defined").
+# parameter ("RunConfig is not fully defined"). Prefect reads descriptions of parameters in Google's style only.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from stream_gmm.errors import ClusterError, StorageError, redact_error
-from stream_gmm.flows.artifacts import publish_choice, publish_curves, publish_sweep
+from stream_gmm.flows.artifacts import publish_choice, publish_curves, publish_results, publish_sweep
 from stream_gmm.flows.context import current_listener, current_outcome, show_plan
 from stream_gmm.flows.names import name_current_run
 from stream_gmm.flows.progress import PrefectProgress
@@ -141,13 +141,19 @@ def report_task(config: RunConfig) -> str:
     with hide_credentials():
         path = str(write_report(config.folder))
         publish_curves(config.name, config.folder)
+        publish_results(config.name, config)
         log_job(config)
     return path
 
 
 @flow(name="sweep-and-score", flow_run_name=name_current_run)
 def gmm_run(config: RunConfig) -> dict[str, Any]:
-    """Sweep over K and covariance structure, choose, score every row, publish and report."""
+    """Sweep over K and covariance structure, choose, score every row, publish and report.
+
+    Args:
+        config: The job: data, candidates, results. What is left out has its default; ``stream-gmm init`` writes
+            every option with an explanation.
+    """
     outcome = current_outcome()
     outcome.keep_signals()
     try:

@@ -17,7 +17,12 @@ from stream_gmm.pipeline.job.run_folder import MODEL
 
 @flow(name="score", flow_run_name=name_current_run)
 def gmm_score(config: RunConfig) -> dict[str, Any]:
-    """Score every row with the model of the run folder, and publish; what is published is not scored again."""
+    """Score every row with the model of the run folder, and publish; what is published is not scored again.
+
+    Args:
+        config: The job: data, candidates, results. What is left out has its default; ``stream-gmm init`` writes
+            every option with an explanation.
+    """
     with end_in_time(), hide_credentials():
         model = load_model(config.folder / MODEL)
         source = config.open(model)

@@ -34,7 +34,12 @@ def update_task(config: RunConfig, cluster: ClusterConfig) -> dict[str, Any]:
 
 @flow(name="update", flow_run_name=name_current_run)
 def gmm_update(config: RunConfig) -> dict[str, Any]:
-    """Read and score new files, and move the model if that pays; without new files nothing is done."""
+    """Read and score new files, and move the model if that pays; without new files nothing is done.
+
+    Args:
+        config: The job: data, candidates, results. What is left out has its default; ``stream-gmm init`` writes
+            every option with an explanation.
+    """
     with end_in_time(), hide_credentials():
         read_run(config.folder)  # before a cluster starts
         with config.begin("update"):

@@ -75,7 +75,10 @@ def test_table_model_curve_and_progress_are_artifacts(finished, prefect_api):
     table = json.loads(artifacts["test-sweep-table"]["data"])
     assert len(table) == 8
     assert table[0]["candidate"] == "full-3"
+    assert {"log-lik / row", "BIC", "difference", "std. error"} < set(table[0])
+    assert "held-out / row" not in table[0], "no row has one"
     assert "full, K = 3" in artifacts["test-chosen-model"]["data"]
+    assert f"| report | `{finished[1] / 'report.html'}` |" in artifacts["test-results"]["data"]
     assert artifacts["test-bic-curve"]["data"].startswith("data:image/png;base64,")
     assert {"test-sweep-progress", "test-score-progress"} <= set(artifacts)
     assert artifacts["test-sweep-progress"]["data"] == 100.0
@@ -318,3 +321,19 @@ def test_the_commands_for_a_work_pool_complete_a_run(checkout, prefect_api):
         assert (checkout / "runs/pool/report.html").exists()
     finally:
         stop(process)
+
+
+@pytest.mark.parametrize("job", ["run", "update", "score", "monitor"])
+def test_the_page_of_a_deployment_describes_every_parameter_and_option(job):
+    from stream_gmm.flows.deploy import JOBS
+
+    flow, description = JOBS[job]
+    schema = flow.parameters.model_dump()
+    for name, field in schema["properties"].items():
+        assert field.get("description"), name
+    for section, content in schema["definitions"].items():
+        assert content["description"], section
+        for name, field in content["properties"].items():
+            assert field.get("description") or "$ref" in field, f"{section}.{name}"
+    assert len(description) > 30
+    assert "Args" not in description

@@ -98,7 +98,8 @@ def test_a_few_rows_far_out_are_not_lost_from_a_reservoir_of_a_tenth_of_the_rows
 def _keep(rows, importance, capacity: int, pieces: int = 1) -> Reservoir:
     out, first = Reservoir.empty(rows.shape[1], capacity), 0
     for part, of_part in zip(np.array_split(rows, pieces), np.array_split(importance, pieces), strict=True):
-        out = out.add_rows(part, first, 11, of_part, np.column_stack([part[:, 0] < 0.0, part[:, 0] >= 0.0]) * 1.0)
+        shares = np.column_stack([part[:, 0] < 0.0, part[:, 0] >= 0.0]).astype(np.float64)
+        out = out.add_rows(part, first, 11, of_part, shares)
         first += len(part)
     return out
 

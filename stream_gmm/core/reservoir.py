@@ -70,7 +70,7 @@ class Reservoir:
     @property
     def is_whole(self) -> bool:
         """True while all rows are kept."""
-        return np.isinf(self.limit)
+        return bool(np.isinf(self.limit))
 
     @cached_property
     def limit(self) -> float:
@@ -175,7 +175,7 @@ def _find_level(seen: SuffStats, most: int) -> int | None:
 def _count_controls(seen: SuffStats, level: int) -> int:
     (k, d), shape = seen.mean.shape, seen.scatter.shape
     of_scatter = {2: DIAGONAL.shape(len(seen.scatter), d), 3: shape}.get(level, (0,))
-    return k + k * d * (level > 0) + int(np.prod(of_scatter))
+    return int(k + k * d * (level > 0) + np.prod(of_scatter))
 
 
 def _list_controls(seen: SuffStats, level: int) -> Array:

@@ -145,7 +145,9 @@ def calibrate_weights(reservoir: Reservoir, seen: SuffStats | None) -> Array:
     weights, n = reservoir.weights, len(reservoir.rows)
     if seen is None or reservoir.shares is None or reservoir.is_whole:
         return weights
-    level = _find_level(seen, min(n // ROWS_PER_CONTROL, MOST_CONTROLS))
+    # As much as the rows allow: 3 second moments, 2 variances, 1 means, 0 weights.
+    most = min(n // ROWS_PER_CONTROL, MOST_CONTROLS)
+    level = next((level for level in (3, 2, 1, 0) if len(_list_controls(seen, level)) <= most), None)
     if level is None:
         return weights
     chunks = [slice(lo, lo + CONTROL_CHUNK) for lo in range(0, n, CONTROL_CHUNK)]
@@ -164,18 +166,6 @@ def calibrate_weights(reservoir: Reservoir, seen: SuffStats | None) -> Array:
         factor = 1.0 + _compute_controls(reservoir, chunk, seen, level) @ multipliers
         weights[chunk] *= np.clip(factor, 1.0 / LARGEST_FACTOR, LARGEST_FACTOR)
     return np.asarray(weights * (n / weights.sum()))
-
-
-def _find_level(seen: SuffStats, most: int) -> int | None:
-    """Return how much of the statistics is used: 3 second moments, 2 variances, 1 means, 0 weights; None: nothing."""
-    levels = (level for level in (3, 2, 1, 0) if _count_controls(seen, level) <= most)
-    return next(levels, None)
-
-
-def _count_controls(seen: SuffStats, level: int) -> int:
-    (k, d), shape = seen.mean.shape, seen.scatter.shape
-    of_scatter = {2: DIAGONAL.shape(len(seen.scatter), d), 3: shape}.get(level, (0,))
-    return int(k + k * d * (level > 0) + np.prod(of_scatter))
 
 
 def _list_controls(seen: SuffStats, level: int) -> Array:

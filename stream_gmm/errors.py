@@ -27,6 +27,16 @@ def redact_text(text: str) -> str:
     return _SECRET_OPTION.sub(rf"\1{HIDDEN}", text)
 
 
+def remove_credentials(uri: str) -> str:
+    """Return a URI as it is when the credentials are elsewhere: ``s3://key:secret@bucket`` -> ``s3://bucket``."""
+    redacted = redact_text(uri)
+    if redacted == uri:
+        return uri
+    place, _, options = redacted.replace(f"://{HIDDEN}@", "://").partition("?")
+    kept = [option for option in re.split("[&;]", options) if option and not option.endswith(f"={HIDDEN}")]
+    return f"{place}?{'&'.join(kept)}" if kept else place
+
+
 def redact_value(value: Any) -> Any:
     """Return a value of JSON or YAML without credentials: in URIs, and below keys that are named like a secret."""
     if isinstance(value, str):

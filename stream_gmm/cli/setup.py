@@ -13,7 +13,7 @@ import click
 from stream_gmm.cli.help import ConfiguredCommand, GroupedCommand
 from stream_gmm.cli.options import load_settings
 from stream_gmm.cli.output import Output, output_options
-from stream_gmm.errors import ConfigError, redact_text
+from stream_gmm.errors import ConfigError, redact_text, remove_credentials
 
 # Keys that also take a single value, or a text such as '1:8', for which the model has a list.
 _LISTS = {"data": ("paths", "columns", "exclude"), "sweep": ("n_components", "covariance_type")}
@@ -38,7 +38,14 @@ def init(data: tuple[str, ...], target: str, force: bool) -> None:
         raise ConfigError(f"{target} exists. Give another --output, or --force to replace it.")
     dataset = open_dataset(list(data), missing="drop")
     settings = Settings(profile="sample", cache="none")
-    text = write_configuration(list(data), profile_source(dataset, settings, ThreadsExecutor(), ignore_progress))
+    paths = [remove_credentials(path) for path in data]
+    text = write_configuration(paths, profile_source(dataset, settings, ThreadsExecutor(), ignore_progress))
+    if paths != list(data):
+        click.echo(
+            "The configuration is without the credentials in the paths: set them in the environment "
+            "(AWS_ACCESS_KEY_ID, ...).",
+            err=True,
+        )
     if target == "-":
         click.echo(text, nl=False)
     else:

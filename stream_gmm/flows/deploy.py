@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,8 @@ class Deployment:
         url = str(get_current_settings().api.url)
         _require_answer(url)
         handler = signal.getsignal(signal.SIGTERM)
+        # Prefect's handler of SIGTERM calls it, and ends the process before it can run.
+        warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited", RuntimeWarning)
         while True:
             try:
                 flow.serve(limit=1, global_limit=1, **options)

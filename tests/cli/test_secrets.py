@@ -11,8 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from click.testing import CliRunner
 
-from stream_gmm.errors import ConfigError, redact_error, redact_text, redact_value
+from stream_gmm.cli.commands import cli
+from stream_gmm.errors import ConfigError, redact_error, redact_text, redact_value, remove_credentials
 from stream_gmm.pipeline.job.config import validate_config
 
 CANARY = "CANARY0SECRET"
@@ -35,6 +38,35 @@ CANARY = "CANARY0SECRET"
 )
 def test_credentials_are_removed_and_nothing_else(text, expected):
     assert redact_text(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("s3://key:se/cr+et@1@bucket/x", "s3://bucket/x"),
+        ("gs://token@bucket/x?endpoint_override=a", "gs://bucket/x?endpoint_override=a"),
+        ("s3://b/x?secret_key=abc", "s3://b/x"),
+        ("https://host/x?sig=abc&region=eu;access_key=b&scheme=http", "https://host/x?region=eu&scheme=http"),
+        ("abfs://container@account.dfs.core.windows.net/x", "abfs://container@account.dfs.core.windows.net/x"),
+        ("in/part-?;a&b.parquet", "in/part-?;a&b.parquet"),
+    ],
+)
+def test_a_uri_is_written_without_credentials(uri, expected):
+    assert remove_credentials(uri) == expected
+
+
+@pytest.mark.slow
+def test_a_new_configuration_has_no_credentials(s3, s3_endpoint, demo_folder, tmp_path):
+    _upload(s3, demo_folder)
+    place = s3_endpoint.removeprefix("http://").replace(":", "%3A")
+    options = f"scheme=http&endpoint_override={place}&region=us-east-1"
+    path, target = f"s3://key:{CANARY}@canary/in?{options}", tmp_path / "a.yaml"
+    made = CliRunner().invoke(cli, ["init", path, "--output", str(target)])
+
+    assert made.exit_code == 0, made.output
+    assert "set them in the environment" in made.stderr
+    assert assert_no_canary(tmp_path) == 1
+    assert yaml.safe_load(target.read_text())["data"]["paths"] == [f"s3://canary/in?{options}"]
 
 
 def test_values_below_secret_names_are_removed():

@@ -6,6 +6,7 @@ import math
 import platform
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -37,16 +38,17 @@ class Check:
     """What the command line returns if this check is the first to fail."""
 
 
-def check_installation(config: RunConfig | None, run_folder: Path) -> list[Check]:
+def check_installation(config: RunConfig | None, run_folder: Path, compile_all: bool = False) -> list[Check]:
     """Run every check; the data and the cluster are those of a configuration, if there is one.
 
-    What a check creates is removed at its end.
+    What a check creates is removed at its end. With ``compile_all`` the code of the usual jobs is compiled, and kept.
     """
     checks = [
         Check("versions", True, f"Python {platform.python_version()}, {', '.join(map(_describe_version, PACKAGES))}"),
         Check("machine", True, f"{available_cores()} cores, {machine_memory() / 2**30:.1f} GiB of memory"),
         _run_check("storage", lambda: _check_storage(run_folder)),
         _run_check("known answer", lambda: _check_known_answer(SerialExecutor(), run_folder)),
+        _run_check("compiled code", lambda: _compile_loops() if compile_all else _find_compiled_code()),
     ]
     if config is not None:
         checks.append(_run_check("cluster", lambda: _check_cluster(config)))
@@ -117,6 +119,32 @@ def _check_known_answer(executor: Executor, folder: Path) -> str:
     return f"a fit of 200 rows has the known parameters and log-likelihood (error {error:.1g})" + (
         f", {time.perf_counter() - started:.1f} s"
     )
+
+
+def _find_compiled_code() -> str:
+    from stream_gmm.core.estep.kernels import feature_pass
+
+    folder = feature_pass.stats.cache_path
+    if folder is None:
+        return "is not kept: no folder for it can be written, so every process compiles anew; set NUMBA_CACHE_DIR"
+    return f"is kept in {folder}, and in folders beside it"
+
+
+def _compile_loops() -> str:
+    """Fit and score small data of every kind, so that what the usual jobs need is compiled and kept."""
+    from stream_gmm.api import fit
+
+    started, rng = time.perf_counter(), np.random.default_rng(0)
+    rows = np.vstack([rng.normal(size=(200, 4)), 3.0 + rng.normal(size=(200, 4))])
+    holes = np.where(rng.random(rows.shape) < 0.2, np.nan, rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for structure in ("spherical", "diag", "tied", "full", "VEV"):
+            fit(rows, 2, structure, client=SerialExecutor(), sample_rows=200).predict_proba(rows)
+        for structure in ("diag", "tied", "full"):
+            incomplete = fit(holes, 2, structure, client=SerialExecutor(), sample_rows=200, missing="marginalise")
+            incomplete.predict_proba(holes)
+    return f"of the usual jobs {_find_compiled_code()}; {time.perf_counter() - started:.0f} s"
 
 
 def _check_cluster(config: RunConfig) -> str:

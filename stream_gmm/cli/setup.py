@@ -132,8 +132,12 @@ def _comment_empty_sections(lines: list[str]) -> list[str]:
 
 @click.command(cls=ConfiguredCommand)
 @click.argument("given", nargs=-1, metavar="[CONFIG] [DATA]...")
+@click.option(
+    "--compile", "compile_all", is_flag=True,
+    help="Compile the loops of the usual jobs now, for images and clusters: a later job loads them.",
+)  # fmt: skip
 @output_options
-def doctor(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
+def doctor(given: tuple[str, ...], output: Output, compile_all: bool, **arguments: Any) -> None:
     """Check the installation: versions, storage, a fit with a known answer; with options, cluster and data.
 
     The cluster is checked if a configuration or an option of the section cluster is given.
@@ -146,7 +150,7 @@ def doctor(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
         some = given or arguments["cfg__data__paths"]
         config = load_settings(given if some else (UNKNOWN_DATA,), arguments)
     folder = config.folder if config else Path(arguments["cfg__output__folder"] or ".")
-    checks = check_installation(config, folder)
+    checks = check_installation(config, folder, compile_all)
     output.result(
         lambda: {"passed": all(c.passed for c in checks), "checks": [vars(c) for c in checks]},
         lambda: click.echo("\n".join(f"{'ok    ' if c.passed else 'FAILED'} {c.name}: {c.found}" for c in checks)),

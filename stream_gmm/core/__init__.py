@@ -2,6 +2,7 @@
 
 Rooms, in the order of their imports (each may import those before it; import-linter checks this):
 
+0. ``compiled``: how loops are compiled and kept
 1. ``model``: parameters, covariance structures, densities, features, matching, splits and merges
 2. ``stats.py``: sufficient statistics, a value with a merge
 3. ``rows`` and ``criteria.py``: what is computed from rows without a model (moments, scaling, sampling, oddities);

@@ -16,12 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import stream_gmm as sg
 from stream_gmm.cli.commands import cli
 from stream_gmm.cli.display import LogLines
 from stream_gmm.cli.help import COMMANDS, EXAMPLES
 from stream_gmm.cli.options import load_settings
 from stream_gmm.cli.setup import make_schema
+from stream_gmm.core.estep import kernels, score_kernels, whitening
+from stream_gmm.core.fit import few_rows_loops
 from stream_gmm.errors import ConfigError, ModelFileError
+from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.store.models import load_model
 from stream_gmm.pipeline.job.config import load_config
 from stream_gmm.pipeline.job.repeat import config_keys
@@ -219,7 +223,7 @@ class TestDoctor:
         checks = {c["name"]: c for c in document["checks"]}
 
         assert document["passed"]
-        assert list(checks) == ["versions", "machine", "storage", "known answer", "cluster", "data"]
+        assert list(checks) == ["versions", "machine", "storage", "known answer", "compiled code", "cluster", "data"]
         assert f"numpy {np.__version__}" in checks["versions"]["found"]
         assert "400 rows in 1 files" in checks["data"]["found"]
         assert list(tmp_path.iterdir()) == []
@@ -227,8 +231,18 @@ class TestDoctor:
     def test_without_anything_it_checks_the_installation(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         output = run("doctor")
-        assert output.count("ok ") == 4
+        assert output.count("ok ") == 5
         assert "FAILED" not in output
+
+    @pytest.mark.long
+    def test_compiling_in_advance_leaves_little_for_a_fit(self, tmp_path):
+        run("doctor", "--compile", "--executor", "serial", "--folder", tmp_path)
+        functions = kernels.feature_pass, whitening.full_pass, score_kernels.score_full, few_rows_loops.climb
+        known = [len(f.signatures) for f in functions]
+        assert min(known) >= 1
+        rows = np.random.default_rng(1).normal(size=(500, 5))
+        sg.fit(rows, 3, "full", client=SerialExecutor(), sample_rows=200).predict(rows)
+        assert [len(f.signatures) for f in functions] == known
 
     def test_a_wrong_answer_is_a_failure(self, tmp_path, monkeypatch):
         monkeypatch.setattr("stream_gmm.cli.doctor.KNOWN_LOGLIK", -2.0)

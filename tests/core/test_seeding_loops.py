@@ -9,9 +9,10 @@ from scipy.spatial.distance import cdist
 from scipy.stats import multivariate_normal
 
 import stream_gmm as sg
-from stream_gmm.core.fit.few_rows_steps import run_estep
+from stream_gmm.core.fit.few_rows_steps import describe_structure, run_estep
+from stream_gmm.core.search.merging_loops import merge_clusters
 from stream_gmm.core.search.neighbours import find_neighbours
-from stream_gmm.core.search.seeding_loops import classify, merge_clusters, run_lloyd, sum_clusters
+from stream_gmm.core.search.seeding_loops import classify, run_lloyd, sum_clusters
 
 
 def _draw_mixture(rng, k: int = 3, d: int = 3):
@@ -81,10 +82,10 @@ def test_both_e_steps_of_the_climb_give_the_same_sums(rng, orientation):
         covariances *= np.eye(3)
     point = np.log(log_weights), means, covariances
     rows_t = np.ascontiguousarray((3.0 * rng.normal(size=(700, 3))).T)
-    out = []
+    structure, out = describe_structure("VVV" if orientation == 1 else "VVI"), []
     for scale in (np.empty(0), rows_t.std(axis=1)):
         factors, inverses, moments = np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), np.zeros((3, 4, 4))
-        value = run_estep(rows_t, np.empty(0), scale, point, (1, 1, orientation), factors, inverses, moments)
+        value = run_estep(rows_t, np.empty(0), scale, point, structure, factors, inverses, moments)
         kept = moments if orientation == 1 else np.einsum("kjj->kj", moments)
         out.append((value, kept, moments[:, :3, 3]))
     for one, other in zip(*out, strict=True):

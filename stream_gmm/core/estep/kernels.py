@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.estep.tiles.products import (
     add_products,
     allocate,
@@ -115,7 +116,7 @@ def _exp32(x):  # type: ignore[no-untyped-def]
     return p if x > np.float32(-60.0) else np.float32(0.0)
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(fastmath=_EXACT)
 def exp_row(x, top, total):  # type: ignore[no-untyped-def]
     """Replace ``x (b,)`` by ``e = exp(x - top)``, for ``x <= top``, and add it to ``total (b,)``."""
     for j in range(x.shape[0]):
@@ -124,7 +125,7 @@ def exp_row(x, top, total):  # type: ignore[no-untyped-def]
         total[j] += e
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def exp_background(background, top, total):  # type: ignore[no-untyped-def]
     """Raise ``top (b,)`` to at least ``background``, and set ``total (b,)`` to ``exp(background - top)``."""
     for j in range(top.shape[0]):
@@ -132,7 +133,7 @@ def exp_background(background, top, total):  # type: ignore[no-untyped-def]
         total[j] = exp_nonpositive(background - top[j])  # type: ignore[no-untyped-call]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(internal=True, fastmath=_FAST)
 def _sum_of_logs(values):  # type: ignore[no-untyped-def]
     """Return the sum of the logarithms of values in [1, 1e15], with one logarithm for the product of eight."""
     n = values.shape[0]
@@ -148,7 +149,7 @@ def _sum_of_logs(values):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(internal=True, fastmath=_FAST)
 def compute_responsibilities(logp, offsets, weights, backgrounds, sums, scratch):  # type: ignore[no-untyped-def]
     """Replace log-densities ``logp (M, b)`` by responsibilities times row weights, candidate by candidate.
 
@@ -161,7 +162,9 @@ def compute_responsibilities(logp, offsets, weights, backgrounds, sums, scratch)
     top, total = scratch[0], scratch[1]
     for c in range(len(offsets) - 1):
         lo, hi = offsets[c], offsets[c + 1]
-        top[:] = logp[lo]
+        row = logp[lo]
+        for j in range(b):
+            top[j] = row[j]
         for k in range(lo + 1, hi):
             row = logp[k]
             for j in range(b):
@@ -191,7 +194,7 @@ def compute_responsibilities(logp, offsets, weights, backgrounds, sums, scratch)
         sums[c, 1] -= log_total
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(internal=True, fastmath=_FAST)
 def standardise(rows_t, start, shift, inverse_scale, out):  # type: ignore[no-untyped-def]
     """Fill ``out (D, b)`` with the b rows that begin at ``start``, centred and scaled."""
     d, b = out.shape
@@ -201,7 +204,7 @@ def standardise(rows_t, start, shift, inverse_scale, out):  # type: ignore[no-un
             target[j] = (source[j] - origin) * factor
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(internal=True, fastmath=_FAST)
 def sphere(z, inverse_root, out):  # type: ignore[no-untyped-def]
     """Fill ``out (D, b)`` with ``inverse_root @ z``."""
     sphered = np.dot(inverse_root, z)
@@ -211,7 +214,7 @@ def sphere(z, inverse_root, out):  # type: ignore[no-untyped-def]
             target[j] = source[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(internal=True, fastmath=_FAST)
 def sum_squares(z, norms):  # type: ignore[no-untyped-def]
     """Fill ``norms (1, b)`` with the squared norms of the columns of ``z (D, b)``."""
     target = norms[0]
@@ -222,7 +225,7 @@ def sum_squares(z, norms):  # type: ignore[no-untyped-def]
             target[j] += source[j] * source[j]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def complete_features(d, order, group):  # type: ignore[no-untyped-def]
     """Complete the features of a group, ``group (F, rows)``, which holds 1 in row 0 and z in its rows 1 to D.
 
@@ -239,14 +242,14 @@ def complete_features(d, order, group):  # type: ignore[no-untyped-def]
             first += d - i
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def block_rows(m, f, item_bytes):  # type: ignore[no-untyped-def]
     """Return how many rows make a block: whole groups, few enough for the cache, many enough for long loops."""
     group_rows = 2 * count_lanes(item_bytes)
     return max(min(_CACHED_BYTES // ((m + f) * item_bytes), _BLOCK) // group_rows, 1) * group_rows
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def feature_pass(  # type: ignore[no-untyped-def]
     rows_t, row_weights, shift, inverse_scale, inverse_root, order, weights, offsets, backgrounds, totals, sums
 ):
@@ -265,8 +268,8 @@ def feature_pass(  # type: ignore[no-untyped-def]
     everyone = np.arange(m)
     group, features = allocate(wide, group_rows, weights), allocate(step, wide, weights)
     group[0] = 1.0
-    logp, scratch = allocate(m, step, weights), allocate(2, step, weights)
-    z, norms, part = allocate(d, step, weights), allocate(1, step, weights), allocate(m, wide, weights)
+    logp, scratch = allocate(m, step, weights), allocate(np.int64(2), step, weights)
+    z, norms, part = allocate(d, step, weights), allocate(np.int64(1), step, weights), allocate(m, wide, weights)
     centred = np.empty((d, step))
     pending = 0
     for start in range(0, n, step):
@@ -276,11 +279,14 @@ def feature_pass(  # type: ignore[no-untyped-def]
             # Copies of the last row, with weight 0, fill up the last block.
             block, first, block_weights = np.empty((d, step)), 0, np.zeros(step)
             for i in range(d):
-                block[i, :b] = rows_t[i, start:]
-                block[i, b:] = rows_t[i, n - 1]
+                target, source, last = block[i], rows_t[i, start:], rows_t[i, n - 1]
+                for j in range(b):
+                    target[j] = source[j]
+                target[b:] = last
             block_weights[:b] = 1.0
             if row_weights.shape[0]:
-                block_weights[:b] = row_weights[start:]
+                for j in range(b):
+                    block_weights[j] = row_weights[start + j]
         if inverse_root.shape[0]:
             standardise(block, first, shift, inverse_scale, centred)
             sphere(centred, inverse_root, z)
@@ -300,6 +306,9 @@ def feature_pass(  # type: ignore[no-untyped-def]
         add_products(logp, everyone, m, features, used, part)
         pending += b
         if pending >= _BLOCK or start + b == n:
-            totals += part[:, :f]
+            for k in range(m):
+                total, added = totals[k], part[k]
+                for i in range(f):
+                    total[i] += added[i]
             part[:] = 0.0
             pending = 0

@@ -8,9 +8,10 @@ whatever rows stand beside it. Sizes and axis order are as in :mod:`.kernels`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.estep.kernels import bits64, exp_background, exp_nonpositive, float64
 from stream_gmm.core.estep.whitening import scale_to_log_densities, whiten_to_log_densities
 
@@ -55,7 +56,7 @@ def _log64(x):  # type: ignore[no-untyped-def]
     return out if x > 0.0 else -np.inf
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _gather_rows(rows, step, stride, start, out):  # type: ignore[no-untyped-def]
     """Fill ``out (D, b)`` with the rows from ``start`` on; ``rows`` is flat, see :func:`score_full`."""
     d, b = out.shape
@@ -76,7 +77,7 @@ def _gather_rows(rows, step, stride, start, out):  # type: ignore[no-untyped-def
                 out[i, j] = source[j * step + i]
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _exp_and_entropy(x, top, total, entropy):  # type: ignore[no-untyped-def]
     """Replace ``x (b,)`` by ``e = exp(x - top)``; add e to ``total (b,)`` and ``e (x - top)`` to ``entropy (b,)``."""
     for j in range(x.shape[0]):
@@ -88,7 +89,7 @@ def _exp_and_entropy(x, top, total, entropy):  # type: ignore[no-untyped-def]
         entropy[j] += e * t
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT, error_model="numpy")
+@compiled(internal=True, fastmath=_EXACT, error_model="numpy")
 def complete_scores(  # type: ignore[no-untyped-def]
     logp, start, log_norm, background, noisy,
     component, proba, step, stride, log_density, distance, entropy, highest, noise,
@@ -103,7 +104,8 @@ def complete_scores(  # type: ignore[no-untyped-def]
     """
     k, b = logp.shape
     top, total, best, spread, share = np.empty(b), np.zeros(b), np.zeros(b, np.int32), np.zeros(b), np.empty(b)
-    top[:] = logp[0]
+    for j in range(b):
+        top[j] = logp[0, j]
     for c in range(1, k):
         row = logp[c]
         for j in range(b):
@@ -118,11 +120,12 @@ def complete_scores(  # type: ignore[no-untyped-def]
             top[j] = background if noisy else 0.0
             component[start + j] = -1 if noisy else best[j]
             distance[start + j] = np.inf
-            logp[:, j] = -np.inf
+            for c in range(k):
+                logp[c, j] = -np.inf
     if noisy:
         exp_background(background, top, total)
-        share[:] = total
         for j in range(b):
+            share[j] = total[j]
             spread[j] = total[j] * (background - top[j])
     for c in range(k):
         _exp_and_entropy(logp[c], top, total, spread)
@@ -152,7 +155,7 @@ def complete_scores(  # type: ignore[no-untyped-def]
                 target[j * step + c] = logp[c, j] * total[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(fastmath=_EXACT)
 def score_full(  # type: ignore[no-untyped-def]
     rows, steps, n, means, lower, log_norm, background, noisy,
     component, proba, log_density, distance, entropy, highest, noise,
@@ -175,7 +178,7 @@ def score_full(  # type: ignore[no-untyped-def]
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(fastmath=_EXACT)
 def score_diagonal(  # type: ignore[no-untyped-def]
     rows, steps, n, means, whitener, log_norm, background, noisy,
     component, proba, log_density, distance, entropy, highest, noise,

@@ -7,8 +7,8 @@ whatever the conditioning; it is slower than the features of :mod:`.kernels`. Si
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.estep.kernels import compute_responsibilities
 from stream_gmm.core.model.density import Density
 from stream_gmm.core.model.moments import Array, divide_by_weight
@@ -21,7 +21,7 @@ KernelResults = tuple[Array, Array, Array, Array, Array]
 """What ``StackLayout.assemble`` takes: ``sums``, ``expected``, ``weight``, ``mean`` and ``scatter``."""
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(internal=True, fastmath=_FAST)
 def _whiten(rows_t, start, mean, lower, centred, y):  # type: ignore[no-untyped-def]
     """Fill ``y (D, b)`` with ``U' (x - mean)`` of b rows; ``lower (D, D)`` is ``U'``, ``centred (D, b)`` scratch."""
     d, b = y.shape
@@ -32,7 +32,7 @@ def _whiten(rows_t, start, mean, lower, centred, y):  # type: ignore[no-untyped-
     np.dot(lower, centred, y)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(internal=True, fastmath=_FAST)
 def _log_density(log_norm, y, out):  # type: ignore[no-untyped-def]
     """Fill ``out (b,)`` with ``log_norm - |y|^2 / 2``, in nats."""
     d, b = y.shape
@@ -45,7 +45,7 @@ def _log_density(log_norm, y, out):  # type: ignore[no-untyped-def]
         out[j] = log_norm - 0.5 * out[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def full_pass(rows_t, row_weights, means, lower, log_norm, offsets, backgrounds, moments, sums):  # type: ignore[no-untyped-def]
     """E-step by whitened rows: add the sums over rows of ``r [y, 1] [y, 1]'`` to ``moments (M, D + 1, D + 1)``.
 
@@ -75,10 +75,12 @@ def full_pass(rows_t, row_weights, means, lower, log_norm, offsets, backgrounds,
                 for j in range(b):
                     target[j] = r[j] * source[j]
             np.dot(weighted, y[k].T, part)
-            moments[k] += part
+            for i in range(d + 1):
+                for j in range(d + 1):
+                    moments[k, i, j] += part[i, j]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def diagonal_pass(rows_t, row_weights, means, whitener, log_norm, offsets, backgrounds, moments, sums):  # type: ignore[no-untyped-def]
     """E-step by whitened rows of diagonal structures, with ``whitener (M, D)``.
 
@@ -120,7 +122,7 @@ def diagonal_pass(rows_t, row_weights, means, whitener, log_norm, offsets, backg
 # them the first one, two or three (the head). Functions without branches: with them, each call takes 70 ns more.
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _centre(rows_t, mean, out):  # type: ignore[no-untyped-def]
     for i in range(out.shape[0]):
         target, source, origin = out[i], rows_t[i], mean[i]
@@ -128,7 +130,7 @@ def _centre(rows_t, mean, out):  # type: ignore[no-untyped-def]
             target[j] = source[j] - origin
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _square_one(lower, k, x, out):  # type: ignore[no-untyped-def]
     """Fill ``out (b,)`` with the square of the first whitened value of component k."""
     x0, a = x[0], lower[k, 0, 0]
@@ -137,7 +139,7 @@ def _square_one(lower, k, x, out):  # type: ignore[no-untyped-def]
         out[j] = y0 * y0
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _square_two(lower, k, x, out):  # type: ignore[no-untyped-def]
     """Fill ``out (b,)`` with the sum of the squares of the first two whitened values."""
     x0, x1, a, b0, b1 = x[0], x[1], lower[k, 0, 0], lower[k, 1, 0], lower[k, 1, 1]
@@ -146,7 +148,7 @@ def _square_two(lower, k, x, out):  # type: ignore[no-untyped-def]
         out[j] = y0 * y0 + y1 * y1
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _square_three(lower, k, x, out):  # type: ignore[no-untyped-def]
     """Fill ``out (b,)`` with the sum of the squares of the first three whitened values."""
     x0, x1, x2, a, b0, b1 = x[0], x[1], x[2], lower[k, 0, 0], lower[k, 1, 0], lower[k, 1, 1]
@@ -156,7 +158,7 @@ def _square_three(lower, k, x, out):  # type: ignore[no-untyped-def]
         out[j] = y0 * y0 + y1 * y1 + y2 * y2
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _square_four(lower, k, x, out):  # type: ignore[no-untyped-def]
     """Fill ``out (b,)`` with the sum of the squares of the first four whitened values."""
     x0, x1, x2, x3, a, b0, b1 = x[0], x[1], x[2], x[3], lower[k, 0, 0], lower[k, 1, 0], lower[k, 1, 1]
@@ -168,7 +170,7 @@ def _square_four(lower, k, x, out):  # type: ignore[no-untyped-def]
         out[j] = y0 * y0 + y1 * y1 + y2 * y2 + y3 * y3
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _add_column(lower, k, i, c, x, y):  # type: ignore[no-untyped-def]
     """Add to ``y (4, b)`` what column c adds to the whitened values i to i + 3."""
     x0, y0, y1, y2, y3 = x[c], y[0], y[1], y[2], y[3]
@@ -181,7 +183,7 @@ def _add_column(lower, k, i, c, x, y):  # type: ignore[no-untyped-def]
         y3[j] += d0 * p
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _add_tile(lower, k, i, c, x, y):  # type: ignore[no-untyped-def]
     """Add to ``y (4, b)`` what the columns c to c + 3 add to the whitened values i to i + 3."""
     x0, x1, x2, x3, y0, y1, y2, y3 = x[c], x[c + 1], x[c + 2], x[c + 3], y[0], y[1], y[2], y[3]
@@ -197,7 +199,7 @@ def _add_tile(lower, k, i, c, x, y):  # type: ignore[no-untyped-def]
         y3[j] = y3[j] + d0 * p + d1 * q + d2 * r + d3 * s
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _square_tile(lower, k, i, x, y, out):  # type: ignore[no-untyped-def]
     """Add the columns i to i + 3 to the whitened values i to i + 3 in ``y``, and their squares to ``out (b,)``."""
     x0, x1, x2, x3, y0, y1, y2, y3 = x[i], x[i + 1], x[i + 2], x[i + 3], y[0], y[1], y[2], y[3]
@@ -211,7 +213,7 @@ def _square_tile(lower, k, i, x, y, out):  # type: ignore[no-untyped-def]
         out[j] = out[j] + u0 * u0 + u1 * u1 + u2 * u2 + u3 * u3
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def whiten_to_log_densities(rows_t, means, lower, log_norm, x, y, logp):  # type: ignore[no-untyped-def]
     """Fill ``logp (K, b)`` with the weighted log-densities of ``rows_t (D, b)``, in nats.
 
@@ -232,19 +234,17 @@ def whiten_to_log_densities(rows_t, means, lower, log_norm, x, y, logp):  # type
             _square_four(lower, k, x, out)
         for i in range(head, d, 4):
             y[:] = 0.0
-            if head == 4:
-                _add_tile(lower, k, i, 0, x, y)
-            else:
-                for c in range(head):
-                    _add_column(lower, k, i, c, x, y)
-            for c in range(head, i, 4):
+            whole = head % 4
+            for c in range(whole):
+                _add_column(lower, k, i, c, x, y)
+            for c in range(whole, i, 4):
                 _add_tile(lower, k, i, c, x, y)
             _square_tile(lower, k, i, x, y, out)
         for j in range(out.shape[0]):
             out[j] = log_norm[k] - 0.5 * out[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def scale_to_log_densities(rows_t, means, whitener, log_norm, logp):  # type: ignore[no-untyped-def]
     """Fill ``logp (K, b)`` as :func:`whiten_to_log_densities`, for diagonal structures with ``whitener (K, D)``."""
     d, b = rows_t.shape[0], logp.shape[1]
@@ -269,28 +269,36 @@ def scale_to_log_densities(rows_t, means, whitener, log_norm, logp):  # type: ig
             out[j] = log_norm[k] - 0.5 * out[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(fastmath=_EXACT)
 def full_log_densities(rows_t, means, lower, log_norm, logp):  # type: ignore[no-untyped-def]
     """Fill ``logp (K, N)`` with the weighted log-densities of the components, in nats; ``lower`` are ``U'``."""
     d, n = rows_t.shape
     for start in range(0, n, _BLOCK):
         b = min(_BLOCK, n - start)
         rows, block = np.empty((d, b)), np.empty((len(log_norm), b))
-        rows[:] = rows_t[:, start : start + b]
+        for i in range(d):
+            for j in range(b):
+                rows[i, j] = rows_t[i, start + j]
         whiten_to_log_densities(rows, means, lower, log_norm, np.empty((d, b)), np.empty((4, b)), block)
-        logp[:, start : start + b] = block
+        for k in range(len(log_norm)):
+            for j in range(b):
+                logp[k, start + j] = block[k, j]
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(fastmath=_EXACT)
 def diagonal_log_densities(rows_t, means, whitener, log_norm, logp):  # type: ignore[no-untyped-def]
     """Fill ``logp (K, N)`` as :func:`full_log_densities` does, for diagonal structures with ``whitener (K, D)``."""
     d, n = rows_t.shape
     for start in range(0, n, _BLOCK):
         b = min(_BLOCK, n - start)
         rows, block = np.empty((d, b)), np.empty((len(log_norm), b))
-        rows[:] = rows_t[:, start : start + b]
+        for i in range(d):
+            for j in range(b):
+                rows[i, j] = rows_t[i, start + j]
         scale_to_log_densities(rows, means, whitener, log_norm, block)
-        logp[:, start : start + b] = block
+        for k in range(len(log_norm)):
+            for j in range(b):
+                logp[k, start + j] = block[k, j]
 
 
 def sum_full(density: Density, rows_t: Array, weights: Array, offsets: Array, backgrounds: Array) -> KernelResults:

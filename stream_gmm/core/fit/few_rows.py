@@ -15,8 +15,8 @@ import numpy as np
 
 from stream_gmm.core.estep.cost import feature_cost, whitened_cost
 from stream_gmm.core.fit.few_rows_loops import climb, run_em
+from stream_gmm.core.fit.few_rows_steps import describe_structure
 from stream_gmm.core.fit.stopping import SLOW_RATE
-from stream_gmm.core.model.decomposition import Letters
 from stream_gmm.core.model.features import DIAGONAL_FEATURES, QUADRATIC_FEATURES
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
@@ -119,7 +119,7 @@ class FewRows:
             prior, prior_rows = penalty.spread * (penalty.rows * k ** (-2.0 / d)), penalty.rows
         point = np.log(np.maximum(params.weights, 1e-300)), params.means - origin, np.array(params.dense_covariances)
         return (
-            rows_t, weights, scale, total, point, tuple(Letters.of(family.mclust)), family.shared, prior, prior_rows,
+            rows_t, weights, scale, total, point, describe_structure(family.mclust), family.shared, prior, prior_rows,
         )  # fmt: skip
 
     def _restore(self, point: Point, before: MixtureParams) -> MixtureParams:

@@ -1,23 +1,22 @@
 """The compiled loops of :mod:`.few_rows`: EM, and limited-memory BFGS with the EM step as the gradient.
 
 A point is a tuple of logarithms of the weights ``(K,)``, means ``(K, D)`` and covariance matrices ``(K, D, D)``,
-whatever the structure; ``letters`` are those of the structure, for
-:func:`~stream_gmm.core.model.decomposition.estimate_covariances`. ``prior (D, D)`` and ``prior_rows`` are added to
-the scatter and the weight of every component (to their sum, if covariances are ``shared``), ``ridge`` to the
-diagonals of every estimate.
+whatever the structure; ``structure`` is that of :func:`~.few_rows_steps.describe_structure`. ``prior (D, D)`` and
+``prior_rows`` are added to the scatter and the weight of every component (to their sum, if covariances
+are ``shared``), ``ridge`` to the diagonals of every estimate.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.fit.coordinates import MAX_LOG_STRETCH, SMALLEST_WEIGHT
 from stream_gmm.core.fit.em import CONFIRMING_STEPS
 from stream_gmm.core.fit.few_rows_steps import factor_covariances, run_estep, run_mstep
 from stream_gmm.core.fit.quasi_newton import LEAST_CURVATURE, PAIRS, SHORTER, TRIES
 from stream_gmm.core.fit.stopping import ROUNDING, SLOWEST_RATE, STALL_STEPS, bound_plain_gain
-from stream_gmm.core.model.decomposition import estimate_covariances
+from stream_gmm.core.model.estimators import call_estimator
 from stream_gmm.core.model.small_matrices import trace_of_quotient
 
 CONFIRMED = 10.0
@@ -28,8 +27,8 @@ LEAST_SHARE, LARGEST_SHARE = 0.1, 0.5
 """A step that is not accepted is shortened to the top of a parabola, to a part of it between these."""
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def run_em(rows_t, row_weights, scale, total, point, letters, shared, prior, prior_rows, ridge, steps, least_gain):  # type: ignore[no-untyped-def]
+@compiled(error_model="numpy")
+def run_em(rows_t, row_weights, scale, total, point, structure, shared, prior, prior_rows, ridge, steps, least_gain):  # type: ignore[no-untyped-def]
     """Return the point after at most ``steps`` EM steps, its log-likelihood per row, and what the last step gained.
 
     It ends at a change of ``least_gain`` nats per row.
@@ -38,16 +37,16 @@ def run_em(rows_t, row_weights, scale, total, point, letters, shared, prior, pri
     factors, inverses, moments = np.zeros((k, d, d)), np.zeros((k, d, d)), np.zeros((k, d + 1, d + 1))
     before, loglik, gain = -np.inf, np.nan, np.inf
     for made in range(steps + 1):
-        loglik = run_estep(rows_t, row_weights, scale, point, letters, factors, inverses, moments) / total
+        loglik = run_estep(rows_t, row_weights, scale, point, structure, factors, inverses, moments) / total
         gain = abs(loglik - before)  # with a ridge the log-likelihood can fall on the way
         if made == steps or gain <= least_gain or not np.isfinite(loglik):
             break
         before = loglik
-        point = run_mstep(point, moments, total, letters, shared, prior, prior_rows, ridge)
+        point = run_mstep(point, moments, total, structure, shared, prior, prior_rows, ridge)
     return point, loglik, gain
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _evaluate_penalty(factors, shared, prior, prior_rows):  # type: ignore[no-untyped-def]
     """Return the value of the pseudo-rows, nats."""
     value, inner = 0.0, np.empty(prior.shape)
@@ -58,7 +57,7 @@ def _evaluate_penalty(factors, shared, prior, prior_rows):  # type: ignore[no-un
     return value
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _to_vector(point, centre, inverses, factors, vector):  # type: ignore[no-untyped-def]
     """Write the coordinates of a point about a centre, as :class:`~.coordinates.Chart` has them.
 
@@ -85,8 +84,8 @@ def _to_vector(point, centre, inverses, factors, vector):  # type: ignore[no-unt
                 at += 1
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _from_vector(vector, centre, factors, letters):  # type: ignore[no-untyped-def]
+@compiled(internal=True, error_model="numpy")
+def _from_vector(vector, centre, factors, structure):  # type: ignore[no-untyped-def]
     """Return the point of a structure at these coordinates; ``factors`` are those of the centre."""
     k, d = centre[1].shape
     log_weights, means, scatter, out = np.empty(k), np.empty((k, d)), np.zeros((k, d, d)), np.zeros((k, d, d))
@@ -128,15 +127,16 @@ def _from_vector(vector, centre, factors, letters):  # type: ignore[no-untyped-d
         for i in range(d):
             for j in range(d):
                 scatter[c, i, j] *= counts[c]
-    estimate_covariances(letters[0], letters[1], letters[2], counts, scatter, out)
+    call_estimator(structure[3], structure[0], structure[1], structure[2], counts, scatter, out)
     return log_weights, means, out
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _find_direction(gradient, steps, changes, oldest, n_pairs, direction):  # type: ignore[no-untyped-def]
     """Write the quasi-Newton step by the two-loop recursion (Nocedal 1980); the gradient if it does not ascend."""
     weights = np.empty(PAIRS)
-    direction[:] = gradient
+    for i in range(len(direction)):
+        direction[i] = gradient[i]
     for back in range(n_pairs - 1, -1, -1):
         p = (oldest + back) % PAIRS
         weights[back] = np.dot(steps[p], direction) / np.dot(changes[p], steps[p])
@@ -152,11 +152,12 @@ def _find_direction(gradient, steps, changes, oldest, n_pairs, direction):  # ty
         for i in range(len(direction)):
             direction[i] += weight * steps[p, i]
     if not np.dot(direction, gradient) > 0.0:
-        direction[:] = gradient
+        for i in range(len(direction)):
+            direction[i] = gradient[i]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prior_rows, steps, tol, stall):  # type: ignore[no-untyped-def]
+@compiled(error_model="numpy")
+def climb(rows_t, row_weights, scale, total, point, structure, shared, prior, prior_rows, steps, tol, stall):  # type: ignore[no-untyped-def]
     """Return the last point, whether it is an optimum, what is left to gain, its value, and the number of steps.
 
     The steps are those of :class:`.QuasiNewton`, with the chart centred at every point: the pairs of earlier steps
@@ -169,14 +170,15 @@ def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prio
     factors, inverses, moments = np.zeros((k, d, d)), np.zeros((k, d, d)), np.zeros((k, d + 1, d + 1))
     at_centre, from_centre = np.zeros((k, d, d)), np.zeros((k, d, d))
     size = k * (1 + d + d * (d + 1) // 2)
-    gradient, change, way, direction = np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size)
+    gradient, change, way = np.zeros(size), np.zeros(size), np.zeros(size)
+    direction, step = np.zeros(size), np.zeros(size)
     pair_steps, pair_changes = np.zeros((PAIRS, size)), np.zeros((PAIRS, size))
     objectives = np.full(STALL_STEPS, -np.inf)
     oldest, n_pairs, accepted, tries, length, radius = 0, 0, 0, 1, 1.0, FIRST_RADIUS
     is_plain, objective, trial, em = True, -np.inf, point, point
     confirming, last, before, earlier = 0, np.inf, np.inf, np.inf
     for made in range(steps):
-        loglik = run_estep(rows_t, row_weights, scale, trial, letters, factors, inverses, moments)
+        loglik = run_estep(rows_t, row_weights, scale, trial, structure, factors, inverses, moments)
         value = (
             (loglik + _evaluate_penalty(factors, shared, prior, prior_rows)) / total
             if np.isfinite(loglik)
@@ -190,7 +192,9 @@ def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prio
                 slope = length * np.dot(gradient, direction)
                 share = 0.5 * slope / (slope + objective - value) if value == value else 0.0
                 length, tries = length * min(max(share, LEAST_SHARE), LARGEST_SHARE), tries + 1
-                trial = _from_vector(length * direction, point, at_centre, letters)
+                for i in range(size):
+                    step[i] = length * direction[i]
+                trial = _from_vector(step, point, at_centre, structure)
             continue
         if not np.isfinite(value):
             return point, False, np.inf, objective, made
@@ -200,7 +204,7 @@ def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prio
         if is_pair:
             _to_vector(trial, point, from_centre, factors, way)
         last, before, earlier, point, objective = value - objective, last, before, trial, value
-        em = run_mstep(point, moments, total, letters, shared, prior, prior_rows, 0.0)
+        em = run_mstep(point, moments, total, structure, shared, prior, prior_rows, 0.0)
         if confirming:
             if confirming < CONFIRMING_STEPS:
                 confirming, trial = confirming + 1, em
@@ -209,23 +213,32 @@ def climb(rows_t, row_weights, scale, total, point, letters, shared, prior, prio
             if left <= CONFIRMED * tol:
                 return point, True, left, objective, made
             confirming = 0
-        at_centre[:], from_centre[:], change[:] = factors, inverses, gradient
+        for c in range(k):
+            for i in range(d):
+                for j in range(i + 1):
+                    at_centre[c, i, j], from_centre[c, i, j] = factors[c, i, j], inverses[c, i, j]
+        for i in range(size):
+            change[i] = gradient[i]
         if not factor_covariances(em[2], factors, inverses):
             return point, False, np.inf, objective, made
         _to_vector(em, point, from_centre, factors, gradient)
         if is_pair:
-            change -= gradient
+            for i in range(size):
+                change[i] -= gradient[i]
             product = np.dot(way, change)
             if product > LEAST_CURVATURE * np.sqrt(np.dot(way, way) * np.dot(change, change)):
                 p = (oldest + n_pairs) % PAIRS
-                pair_steps[p], pair_changes[p] = way, change
+                for i in range(size):
+                    pair_steps[p, i], pair_changes[p, i] = way[i], change[i]
                 oldest, n_pairs = (oldest + (n_pairs == PAIRS)) % PAIRS, min(n_pairs + 1, PAIRS)
         gain, tries, length = 0.5 * np.dot(gradient, gradient) / (1.0 - SLOWEST_RATE), 1, 1.0
         if n_pairs:
             _find_direction(gradient, pair_steps, pair_changes, oldest, n_pairs, direction)
             gain = max(gain, 0.5 * np.dot(gradient, direction))
             length = min(1.0, radius / np.sqrt(np.dot(direction, direction)))
-            trial, is_plain = _from_vector(length * direction, point, at_centre, letters), False
+            for i in range(size):
+                step[i] = length * direction[i]
+            trial, is_plain = _from_vector(step, point, at_centre, structure), False
             if gain <= tol:
                 confirming, trial, is_plain = 1, em, True
         else:

@@ -1,28 +1,52 @@
 """One EM step over rows in memory, compiled: an E-step by whichever kernel is precise enough, and the M-step.
 
-A point, and ``letters``, ``prior``, ``prior_rows`` and ``ridge``, are as in :mod:`.few_rows_loops`. ``rows_t (D, N)``
-are the rows less their mean, ``scale (D,)`` their standard deviations; an empty ``scale`` says that features do not
-pay.
+A point, and ``structure``, ``prior``, ``prior_rows`` and ``ridge``, are as in :mod:`.few_rows_loops`.
+``rows_t (D, N)`` are the rows less their mean, ``scale (D,)`` their standard deviations; an empty ``scale`` says that
+features do not pay.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import types
 
+from stream_gmm.core.compiled.calls import address_of, make_call
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.estep.kernel_choice import ALLOWED, ERROR_RATIO
 from stream_gmm.core.estep.kernels import feature_pass
 from stream_gmm.core.estep.whitening import full_pass
-from stream_gmm.core.model.decomposition import IDENTITY, estimate_covariances
+from stream_gmm.core.model.decomposition import IDENTITY, Letters
+from stream_gmm.core.model.estimators import ESTIMATION, call_estimator, find_estimator
 from stream_gmm.core.model.features import DIAGONAL_ORDER, QUADRATIC_ORDER
 from stream_gmm.core.mstep.mstep import STARVING_ROWS
+
+_VECTOR, _MATRIX, _MATRICES, _NUMBERS = (
+    types.float64[::1], types.float64[:, ::1], types.float64[:, :, ::1], types.int64[::1],
+)  # fmt: skip
+FEATURE_PASS = types.void(
+    _MATRIX, _VECTOR, _VECTOR, _VECTOR, _MATRIX, types.int64, _MATRIX, _NUMBERS, _VECTOR, _MATRIX, _MATRIX
+)
+FULL_PASS = types.void(_MATRIX, _VECTOR, _MATRIX, _MATRICES, _VECTOR, _NUMBERS, _VECTOR, _MATRICES, _MATRIX)
+call_feature_pass, call_full_pass = make_call(FEATURE_PASS), make_call(FULL_PASS)
 
 _MOST_MAGNITUDE = 0.1 * ALLOWED["float64"] / (ERROR_RATIO * float(np.finfo(np.float64).eps))
 """Above this sum of absolute terms features lose too many digits (:func:`~.kernel_choice.bound_rounding_error`); a
 climb compares values closer to each other than passes over files do."""
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+def describe_structure(code: str) -> tuple[int, ...]:
+    """Return what the loops take as ``structure``: letters, and the addresses of what is not compiled into them.
+
+    These are those of the M-step, and of the kernels by features and by whitened rows.
+    """
+    letters = Letters.of(code)
+    return (
+        *letters, address_of(find_estimator(letters), ESTIMATION),
+        address_of(feature_pass, FEATURE_PASS), address_of(full_pass, FULL_PASS),
+    )  # fmt: skip
+
+
+@compiled(error_model="numpy")
 def factor_covariances(covariances, factors, inverses):  # type: ignore[no-untyped-def]
     """Write Cholesky factors and their inverses ``(K, D, D)``; return False if a matrix has none."""
     k, d = covariances.shape[0], covariances.shape[1]
@@ -47,7 +71,7 @@ def factor_covariances(covariances, factors, inverses):  # type: ignore[no-untyp
     return True
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _pack_densities(point, log_norm, inverses, scale, diagonal, weights):  # type: ignore[no-untyped-def]
     """Write the weights ``(K, F)`` of features of scaled rows; return the largest sum of absolute terms."""
     _, means, covariances = point
@@ -85,8 +109,8 @@ def _pack_densities(point, log_norm, inverses, scale, diagonal, weights):  # typ
     return largest
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def run_estep(rows_t, row_weights, scale, point, letters, factors, inverses, moments):  # type: ignore[no-untyped-def]
+@compiled(error_model="numpy")
+def run_estep(rows_t, row_weights, scale, point, structure, factors, inverses, moments):  # type: ignore[no-untyped-def]
     """Return the log-likelihood in nats, NaN if a covariance is singular.
 
     Written are the Cholesky ``factors`` of the covariances, their ``inverses``, and ``moments (K, D + 1, D + 1)``:
@@ -101,15 +125,19 @@ def run_estep(rows_t, row_weights, scale, point, letters, factors, inverses, mom
         log_norm[c] = max(log_weights[c] - 0.5 * d * np.log(2.0 * np.pi), -1e300)
         for i in range(d):
             log_norm[c] -= np.log(factors[c, i, i])
-    offsets, backgrounds = np.array([0, k]), np.array([-1e300])
+    offsets, backgrounds = np.zeros(2, np.int64), np.full(1, -1e300)
+    offsets[1] = k
     if scale.shape[0]:
-        diagonal = letters[2] == IDENTITY
+        diagonal = structure[2] == IDENTITY
         size = 1 + 2 * d if diagonal else 1 + d + d * (d + 1) // 2
         weights, totals = np.empty((k, size)), np.zeros((k, size))
         if _pack_densities(point, log_norm, inverses, scale, diagonal, weights) <= _MOST_MAGNITUDE:
             order = DIAGONAL_ORDER if diagonal else QUADRATIC_ORDER
-            feature_pass(
-                rows_t, row_weights, np.zeros(d), 1.0 / scale, np.empty((0, 0)), order,
+            inverse_scale = np.empty(d)
+            for i in range(d):
+                inverse_scale[i] = 1.0 / scale[i]
+            call_feature_pass(
+                structure[4], rows_t, row_weights, np.zeros(d), inverse_scale, np.empty((0, 0)), order,
                 weights, offsets, backgrounds, totals, sums,
             )  # fmt: skip
             for c in range(k):
@@ -126,7 +154,7 @@ def run_estep(rows_t, row_weights, scale, point, letters, factors, inverses, mom
                         at += 1
             return sums[0, 0]
     whitened, half = np.zeros((k, d + 1, d + 1)), np.empty((d, d))
-    full_pass(rows_t, row_weights, means, inverses, log_norm, offsets, backgrounds, whitened, sums)
+    call_full_pass(structure[5], rows_t, row_weights, means, inverses, log_norm, offsets, backgrounds, whitened, sums)
     for c in range(k):
         moments[c, d, d] = whitened[c, d, d]
         for i in range(d):
@@ -147,8 +175,8 @@ def run_estep(rows_t, row_weights, scale, point, letters, factors, inverses, mom
     return sums[0, 0]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def run_mstep(point, moments, total, letters, shared, prior, prior_rows, ridge):  # type: ignore[no-untyped-def]
+@compiled(internal=True, error_model="numpy")
+def run_mstep(point, moments, total, structure, shared, prior, prior_rows, ridge):  # type: ignore[no-untyped-def]
     """Return the EM step from a point, with the moments that :func:`run_estep` has written there."""
     _, means, covariances = point
     k, d = means.shape
@@ -169,10 +197,12 @@ def run_mstep(point, moments, total, letters, shared, prior, prior_rows, ridge):
             for j in range(i + 1):
                 scatter[c, i, j] += prior[i, j] * part
                 scatter[c, j, i] = scatter[c, i, j]
-    estimate_covariances(letters[0], letters[1], letters[2], divisors, scatter, new)
+    call_estimator(structure[3], structure[0], structure[1], structure[2], divisors, scatter, new)
     for c in range(k):
         if moments[c, d, d] <= STARVING_ROWS and not shared:
-            new[c] = covariances[c]
+            for i in range(d):
+                for j in range(d):
+                    new[c, i, j] = covariances[c, i, j]
         else:
             for i in range(d):
                 new[c, i, i] += ridge

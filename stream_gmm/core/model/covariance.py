@@ -16,7 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from stream_gmm.core.model.decomposition import Letters, estimate_covariances
+from stream_gmm.core.model.decomposition import Letters
+from stream_gmm.core.model.estimators import find_estimator
 from stream_gmm.core.model.families import CovarianceFamily, MatrixFactors, VarianceFactors
 from stream_gmm.core.model.features import DIAGONAL_FEATURES, ISOTROPIC_FEATURES, LINEAR_FEATURES, QUADRATIC_FEATURES
 from stream_gmm.core.model.moments import DIAGONAL, FULL, ISOTROPIC, Array
@@ -138,7 +139,8 @@ class Decomposed:
         # A copy, since it is overwritten; and compiled code would differ for an array that is read-only.
         matrices = np.array(scatter if has_matrices else scatter[:, :, None] * np.eye(scatter.shape[1]), order="C")
         out = np.empty_like(matrices)
-        estimate_covariances(*Letters.of(self.mclust), np.array(weight), matrices, out)
+        letters = Letters.of(self.mclust)
+        find_estimator(letters)(*letters, np.array(weight), matrices, out)
         return out if has_matrices else np.einsum("kjj->kj", out).copy()
 
 

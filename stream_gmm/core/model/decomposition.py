@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.model.small_matrices import (
     choose_unit,
     factor_matrix,
@@ -51,7 +51,7 @@ class Letters(NamedTuple):
         return cls(*("EVI".index(letter) for letter in code))
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _lift_diagonals(weight, scatter):  # type: ignore[no-untyped-def]
     """Add a tiny multiple of the pooled variances to the diagonals of the scatter ``(K, D, D)``, in place."""
     k, d = scatter.shape[0], scatter.shape[1]
@@ -68,7 +68,7 @@ def _lift_diagonals(weight, scatter):  # type: ignore[no-untyped-def]
             scatter[c, i, i] += _FLOOR * weight[c] * max(variances[i], 1e-6 * largest, 1e-200 * total) / total
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _raise_to_floor(squares):  # type: ignore[no-untyped-def]
     """Raise sums of squares ``(K, D)`` to a tiny share of the largest, in place."""
     largest = 0.0
@@ -80,7 +80,7 @@ def _raise_to_floor(squares):  # type: ignore[no-untyped-def]
             squares[c, j] = max(squares[c, j], _FLOOR * largest)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _fit_volumes_and_shape(weight, squares, variances):  # type: ignore[no-untyped-def]
     """Write the variances ``lambda_k A (K, D)`` with one shape A, of sums of squares ``(K, D)``."""
     k, d = squares.shape
@@ -108,7 +108,7 @@ def _fit_volumes_and_shape(weight, squares, variances):  # type: ignore[no-untyp
             variances[c, j] = volumes[c] * shape[j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def estimate_variances(volume, shape, weight, squares, variances):  # type: ignore[no-untyped-def]
     """Write the variances ``(K, D)`` along given axes, of sums of squares ``(K, D)`` along them."""
     k, d = squares.shape
@@ -139,7 +139,7 @@ def estimate_variances(volume, shape, weight, squares, variances):  # type: igno
                 variances[c, j] = mean
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _fit_volumes(weight, scatter, out):  # type: ignore[no-untyped-def]
     """Write the matrices ``lambda_k C (K, D, D)`` with one matrix C, ``|C| = 1``."""
     k, d = scatter.shape[0], scatter.shape[1]
@@ -171,7 +171,7 @@ def _fit_volumes(weight, scatter, out):  # type: ignore[no-untyped-def]
                 out[c, i, j] = volumes[c] * common[i, j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _rotate_pairs(axes, scatter, variances):  # type: ignore[no-untyped-def]
     """Rotate each pair of the common axes to the minimum of ``sum_k tr(D' W_k D A_k^-1)``.
 
@@ -200,9 +200,9 @@ def _rotate_pairs(axes, scatter, variances):  # type: ignore[no-untyped-def]
                 axes[i, p], axes[i, q] = cosine * first + sine * second, cosine * second - sine * first
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _estimate_along(axes, volume, weight, scatter, variances):  # type: ignore[no-untyped-def]
-    """Write the variances ``(K, D)`` of varying shape along common axes ``(D, D)``."""
+@compiled(internal=True, error_model="numpy")
+def _estimate_along(axes, volume, shape, weight, scatter, variances):  # type: ignore[no-untyped-def]
+    """Write the variances ``(K, D)`` along common axes ``(D, D)``."""
     k, d = scatter.shape[0], scatter.shape[1]
     squares = np.zeros((k, d))
     for c in range(k):
@@ -213,16 +213,16 @@ def _estimate_along(axes, volume, weight, scatter, variances):  # type: ignore[n
                     s += scatter[c, i, j] * axes[j, p]
                 squares[c, p] += axes[i, p] * s
     _raise_to_floor(squares)
-    estimate_variances(volume, VARYING, weight, squares, variances)
+    estimate_variances(volume, shape, weight, squares, variances)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _rotate_axes(axes, volume, weight, scatter, sweeps, variances):  # type: ignore[no-untyped-def]
+@compiled(internal=True, error_model="numpy")
+def _rotate_axes(axes, volume, shape, weight, scatter, sweeps, variances):  # type: ignore[no-untyped-def]
     """Rotate ``axes (D, D)`` in place; return ``-2 Q`` up to a constant, Q the expected log-likelihood."""
     k, d = scatter.shape[0], scatter.shape[1]
     last = np.inf
     for _ in range(sweeps):
-        _estimate_along(axes, volume, weight, scatter, variances)
+        _estimate_along(axes, volume, shape, weight, scatter, variances)
         loss = 0.0
         for c in range(k):
             loss += weight[c] * d * mean_log(variances[c])
@@ -233,8 +233,8 @@ def _rotate_axes(axes, volume, weight, scatter, sweeps, variances):  # type: ign
     return last
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _fit_common_axes(volume, weight, scatter, out):  # type: ignore[no-untyped-def]
+@compiled(internal=True, error_model="numpy")
+def _fit_common_axes(volume, shape, weight, scatter, out):  # type: ignore[no-untyped-def]
     """Write the matrices ``(K, D, D)`` of varying shape with one orientation for all components."""
     k, d = scatter.shape[0], scatter.shape[1]
     # There are local optima, so start from the eigenvectors of the pooled matrices and of some components.
@@ -251,17 +251,17 @@ def _fit_common_axes(volume, weight, scatter, out):  # type: ignore[no-untyped-d
     best, least = 0, np.inf
     for start in range(n_starts):
         find_axes(guesses[start], axes[start])
-        loss = _rotate_axes(axes[start], volume, weight, scatter, _FIRST_SWEEPS, variances)
+        loss = _rotate_axes(axes[start], volume, shape, weight, scatter, np.int64(_FIRST_SWEEPS), variances)
         if loss < least:
             best, least = start, loss
-    _rotate_axes(axes[best], volume, weight, scatter, _MAX_SWEEPS, variances)
-    _estimate_along(axes[best], volume, weight, scatter, variances)
+    _rotate_axes(axes[best], volume, shape, weight, scatter, np.int64(_MAX_SWEEPS), variances)
+    _estimate_along(axes[best], volume, shape, weight, scatter, variances)
     for c in range(k):
         rebuild_matrix(axes[best], variances[c], out[c])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def _fit_common_shape(volume, weight, scatter, out):  # type: ignore[no-untyped-def]
+@compiled(internal=True, error_model="numpy")
+def _fit_common_shape(volume, shape, weight, scatter, out):  # type: ignore[no-untyped-def]
     """Write the matrices ``lambda_k D_k A D_k' (K, D, D)`` with one shape A."""
     k, d = scatter.shape[0], scatter.shape[1]
     squares, variances, axes = np.zeros((k, d)), np.zeros((k, d)), np.zeros((k, d, d))
@@ -270,12 +270,12 @@ def _fit_common_shape(volume, weight, scatter, out):  # type: ignore[no-untyped-
         for j in range(d):
             squares[c, j] = scatter[c, j, j]
     _raise_to_floor(squares)
-    estimate_variances(volume, EQUAL, weight, squares, variances)
+    estimate_variances(volume, shape, weight, squares, variances)
     for c in range(k):
         rebuild_matrix(axes[c], variances[c], out[c])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _scale_matrices(volume, shape, weight, scatter, out):  # type: ignore[no-untyped-def]
     """Write the matrices whose shape and orientation are both equal (EEE) or both varying (VVV, EVV)."""
     k, d = scatter.shape[0], scatter.shape[1]
@@ -299,27 +299,20 @@ def _scale_matrices(volume, shape, weight, scatter, out):  # type: ignore[no-unt
                     out[c, i, j] = pooled[i, j] / total
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def estimate_covariances(volume, shape, orientation, weight, scatter, out):  # type: ignore[no-untyped-def]
     """Write the covariances ``(K, D, D)`` of a structure, of ``weight (K,)`` and ``scatter (K, D, D)``.
 
-    The scatter is overwritten.
+    Of those structures that have no orientation or :func:`_scale_matrices`: the rest is compiled apart, in
+    :func:`estimate_oriented_covariances`, because few fits need it. The scatter is overwritten.
     """
     # Squares and determinants would over- or underflow in some units; a power of two changes no bit of the result.
     unit = choose_unit(scatter)
     multiply_matrices(scatter, 1.0 / unit)
-    _estimate_in_unit(volume, shape, orientation, weight, scatter, out)
-    multiply_matrices(out, unit)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _estimate_in_unit(volume, shape, orientation, weight, scatter, out):  # type: ignore[no-untyped-def]
-    """Write the covariances ``(K, D, D)``, of a scatter whose largest variance is near 1 and is overwritten."""
     k, d = scatter.shape[0], scatter.shape[1]
-    needs_determinants = shape != volume if orientation == IDENTITY else shape != volume or shape != orientation
-    if needs_determinants and shape != IDENTITY:
-        _lift_diagonals(weight, scatter)
     if orientation == IDENTITY:
+        if shape != volume and shape != IDENTITY:
+            _lift_diagonals(weight, scatter)
         squares, variances = np.zeros((k, d)), np.zeros((k, d))
         for c in range(k):
             for i in range(d):
@@ -329,11 +322,24 @@ def _estimate_in_unit(volume, shape, orientation, weight, scatter, out):  # type
             for i in range(d):
                 for j in range(d):
                     out[c, i, j] = variances[c, i] if i == j else 0.0
-    elif orientation == shape and (shape == VARYING or volume == EQUAL):
+    else:
+        if shape != volume:
+            _lift_diagonals(weight, scatter)
         _scale_matrices(volume, shape, weight, scatter, out)
-    elif orientation == VARYING:
-        _fit_common_shape(volume, weight, scatter, out)
+    multiply_matrices(out, unit)
+
+
+@compiled(error_model="numpy")
+def estimate_oriented_covariances(volume, shape, orientation, weight, scatter, out):  # type: ignore[no-untyped-def]
+    """Write the same of the other structures: EVE, VVE, EEV, VEV and VEE."""
+    unit = choose_unit(scatter)
+    multiply_matrices(scatter, 1.0 / unit)
+    if shape != volume or shape != orientation:
+        _lift_diagonals(weight, scatter)
+    if orientation == VARYING:
+        _fit_common_shape(volume, shape, weight, scatter, out)
     elif shape == EQUAL:
         _fit_volumes(weight, scatter, out)
     else:
-        _fit_common_axes(volume, weight, scatter, out)
+        _fit_common_axes(volume, shape, weight, scatter, out)
+    multiply_matrices(out, unit)

@@ -7,12 +7,13 @@ for small D they run faster, too.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from stream_gmm.core.compiled.decorator import compiled
 
 _JACOBI_SWEEPS = 50
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def mean_log(values):  # type: ignore[no-untyped-def]
     """Return the mean of the logarithms: ``log |A|^(1/D)`` of a diagonal A."""
     total = 0.0
@@ -21,7 +22,7 @@ def mean_log(values):  # type: ignore[no-untyped-def]
     return total / len(values)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def factor_matrix(matrix, lower):  # type: ignore[no-untyped-def]
     """Write the Cholesky factor of a matrix to ``lower (D, D)``; return ``log |C| / D``."""
     d, log_root = len(matrix), 0.0
@@ -38,7 +39,7 @@ def factor_matrix(matrix, lower):  # type: ignore[no-untyped-def]
     return 2.0 * log_root / d
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def trace_of_quotient(lower, matrix, inner):  # type: ignore[no-untyped-def]
     """Return ``tr(C^-1 W)`` of the Cholesky factor of C and a matrix W; ``inner (D, D)`` is scratch space."""
     d, trace = len(matrix), 0.0
@@ -59,7 +60,7 @@ def trace_of_quotient(lower, matrix, inner):  # type: ignore[no-untyped-def]
     return trace
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def find_axes(matrix, axes):  # type: ignore[no-untyped-def]
     """Write the eigenvectors of a symmetric matrix to the columns of ``axes (D, D)``, by Jacobi's rotations.
 
@@ -102,7 +103,7 @@ def find_axes(matrix, axes):  # type: ignore[no-untyped-def]
             axes[i, p], axes[i, best] = axes[i, best], axes[i, p]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def rebuild_matrix(axes, values, out):  # type: ignore[no-untyped-def]
     """Write ``V diag(values) V'`` of axes V ``(D, D)``."""
     d = len(values)
@@ -114,7 +115,7 @@ def rebuild_matrix(axes, values, out):  # type: ignore[no-untyped-def]
             out[i, j] = out[j, i] = s
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def choose_unit(matrices):  # type: ignore[no-untyped-def]
     """Return a power of two near the largest value on the diagonals of ``matrices (K, D, D)``; 1 if all are 0."""
     largest = 0.0
@@ -124,7 +125,7 @@ def choose_unit(matrices):  # type: ignore[no-untyped-def]
     return 2.0 ** np.floor(np.log2(largest)) if 0.0 < largest < np.inf else 1.0
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def multiply_matrices(matrices, factor):  # type: ignore[no-untyped-def]
     """Multiply ``matrices (K, D, D)`` by a number, in place."""
     for c in range(matrices.shape[0]):

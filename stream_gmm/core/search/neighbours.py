@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.search.seeding_loops import fill_squared_distances
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(internal=True, error_model="numpy")
 def _sink(values, items, size, value, item):  # type: ignore[no-untyped-def]
     """Put a value and its item in place of the largest ones, at the top of a binary heap of so many values."""
     place, child = 0, 1
@@ -22,14 +22,16 @@ def _sink(values, items, size, value, item):  # type: ignore[no-untyped-def]
     values[place], items[place] = value, item
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def find_neighbours(rows_t, neighbours, radius):  # type: ignore[no-untyped-def]
     """Write each row and its nearest neighbours ``(m, n + 1)``, and the distance to the last of them ``(m,)``."""
     m = rows_t.shape[1]
     wanted = neighbours.shape[1]
-    distance, nearest = np.empty(m), np.empty(wanted)
+    distance, nearest, centre = np.empty(m), np.empty(wanted), np.empty(len(rows_t))
     for row in range(m):
-        fill_squared_distances(rows_t, 0, rows_t[:, row], distance)
+        for i in range(len(rows_t)):
+            centre[i] = rows_t[i, row]
+        fill_squared_distances(rows_t, np.int64(0), centre, distance)
         items = neighbours[row]
         nearest[:] = np.inf
         for j in range(m):

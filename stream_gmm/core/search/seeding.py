@@ -23,13 +23,13 @@ from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.merging_loops import merge_clusters
 from stream_gmm.core.search.neighbours import find_neighbours
 from stream_gmm.core.search.seeding_loops import (
     classify,
     draw_centres,
     grow_by_density,
     grow_by_distance,
-    merge_clusters,
     run_lloyd,
     sum_clusters,
 )

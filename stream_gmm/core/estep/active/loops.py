@@ -10,8 +10,8 @@ what it is worth: any choice of them gives the same statistics to rounding.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.estep.active.vectors import exponentiate, find_highest, find_possible, scale_rows
 from stream_gmm.core.estep.kernels import complete_features, exp_nonpositive, sphere, standardise
 from stream_gmm.core.estep.tiles.products import (
@@ -36,7 +36,7 @@ GAP = 35.5
 _RELATIVE = 1e-9  # of a bound far outside of all components, where rounding errors grow with the distance
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def label_rows(z, label_weights, group, scores, labels):  # type: ignore[no-untyped-def]
     """Fill ``labels (N,)`` with the number of the highest linear score of the columns of ``z (D, N)``.
 
@@ -54,7 +54,7 @@ def label_rows(z, label_weights, group, scores, labels):  # type: ignore[no-unty
             labels[lo + j] = max(np.int64(best[j]), 0)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def sort_by_label(labels, n_labels, order):  # type: ignore[no-untyped-def]
     """Fill ``order (N,)`` with the row numbers sorted by label; rows of one label keep their order."""
     starts = np.zeros(n_labels + 1, np.int64)
@@ -67,7 +67,7 @@ def sort_by_label(labels, n_labels, order):  # type: ignore[no-untyped-def]
         starts[labels[row]] += 1
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(internal=True, fastmath=_FAST)
 def _sum_logs(values):  # type: ignore[no-untyped-def]
     """Return the sum of the logarithms of a multiple of eight values in [1, 1e15], added in order.
 
@@ -82,7 +82,7 @@ def _sum_logs(values):  # type: ignore[no-untyped-def]
     return out
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def active_pass(  # type: ignore[no-untyped-def]
     rows_t, row_weights, shift, inverse_scale, inverse_root, weights, log_norm, label_weights, directions, background,
     totals, sums,
@@ -120,8 +120,10 @@ def active_pass(  # type: ignore[no-untyped-def]
             all_tops, all_totals = np.empty(step), np.empty(step)
             block, first = np.empty((d, step)), 0
             for i in range(d):
-                block[i, :b] = rows_t[i, start:]
-                block[i, b:] = rows_t[i, n - 1]
+                target, source, last = block[i], rows_t[i, start:], rows_t[i, n - 1]
+                for j in range(b):
+                    target[j] = source[j]
+                target[b:] = last
         if inverse_root.shape[0]:
             standardise(block, first, shift, inverse_scale, centred)
             sphere(centred, inverse_root, z)
@@ -179,6 +181,9 @@ def active_pass(  # type: ignore[no-untyped-def]
             log_total = _sum_logs(all_totals)
             sums[0, 0] += all_tops.sum() + log_total
             sums[0, 1] -= log_total
-        totals += part[:, :f]
+        for c in range(k):
+            target, source = totals[c], part[c]
+            for i in range(f):
+                target[i] += source[i]
         part[:] = 0.0
     return evaluated * _ROWS, summed * _ROWS

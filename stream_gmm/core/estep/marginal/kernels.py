@@ -12,8 +12,8 @@ means in place of what is missing, and ``covariance - A' A`` is the covariance t
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.estep.kernels import compute_responsibilities
 
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
@@ -26,7 +26,7 @@ _LEAST_SHARE = 1e-16
 LOG_2PI = np.log(2.0 * np.pi)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def list_columns(observed, there, absent):  # type: ignore[no-untyped-def]
     """Fill ``there`` and ``absent`` with the observed and the missing columns; return how many there are of both."""
     o, u = 0, 0
@@ -40,7 +40,7 @@ def list_columns(observed, there, absent):  # type: ignore[no-untyped-def]
     return o, u
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def add_missing_widths(backgrounds, log_widths, absent, out):  # type: ignore[no-untyped-def]
     """Fill ``out (C,)`` with the log-densities of the noise of each candidate, without the columns ``absent``."""
     for c in range(len(out)):
@@ -50,7 +50,7 @@ def add_missing_widths(backgrounds, log_widths, absent, out):  # type: ignore[no
                 out[c] += log_widths[c, j]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def factor_observed(covariance, there, factor):  # type: ignore[no-untyped-def]
     """Fill the first rows of ``factor (D, D)``; return half the log-determinant of the columns ``there``."""
     half_log_det = 0.0
@@ -74,7 +74,7 @@ def factor_observed(covariance, there, factor):  # type: ignore[no-untyped-def]
     return half_log_det
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(fastmath=_EXACT)
 def whiten_observed(rows_t, start, mean, there, factor, log_norm, y, logp):  # type: ignore[no-untyped-def]
     """Fill ``y (o, b)`` with whitened rows, and ``logp (b,)`` with their log-densities ``log_norm - |y|^2 / 2``."""
     o, b = y.shape
@@ -96,7 +96,7 @@ def whiten_observed(rows_t, start, mean, there, factor, log_norm, y, logp):  # t
         logp[j] = log_norm - 0.5 * logp[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _scale_observed(rows_t, start, mean, there, whitener, log_norm, y, logp):  # type: ignore[no-untyped-def]
     """As :func:`whiten_observed` for a diagonal covariance, with ``whitener (D,)``."""
     o, b = y.shape
@@ -111,7 +111,7 @@ def _scale_observed(rows_t, start, mean, there, whitener, log_norm, y, logp):  #
         logp[j] = log_norm - 0.5 * logp[j]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def sum_whitened(r, y, first, second):  # type: ignore[no-untyped-def]
     """Add the sums of ``r y`` to ``first (o,)`` and of ``r y y'`` to ``second (o, o)``."""
     o, b = y.shape
@@ -126,7 +126,7 @@ def sum_whitened(r, y, first, second):  # type: ignore[no-untyped-def]
             second[i, k] += products[i, k]
 
 
-@njit(cache=True, nogil=True)
+@compiled(internal=True)
 def _add_completed_rows(r, y, factor, first, second):  # type: ignore[no-untyped-def]
     """Add the sums of ``r x`` and ``r x x'`` over rows ``x = A' y`` to ``first (D,)`` and ``second (D, D)``."""
     o, b = y.shape
@@ -145,7 +145,7 @@ def _add_completed_rows(r, y, factor, first, second):  # type: ignore[no-untyped
                 target[k] += value * x[k]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def add_completed_sums(of_y, of_yy, factor, first, second):  # type: ignore[no-untyped-def]
     """Add ``A' of_y`` to ``first (D,)`` and ``A' of_yy A`` to ``second (D, D)``; ``of_yy`` has its lower half."""
     o, d = len(of_y), len(first)
@@ -164,7 +164,7 @@ def add_completed_sums(of_y, of_yy, factor, first, second):  # type: ignore[no-u
                 target[k] += value * product[k]
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def add_conditional_covariance(weight, covariance, factor, o, absent, second):  # type: ignore[no-untyped-def]
     """Add ``weight (covariance - A' A)`` to the block of the missing columns."""
     for i in absent:
@@ -175,7 +175,7 @@ def add_conditional_covariance(weight, covariance, factor, o, absent, second):  
             second[i, j] += weight * value
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def full_marginal_pass(  # type: ignore[no-untyped-def]
     rows_t, row_weights, starts, observed, means, covariances, log_weights, offsets, backgrounds, log_widths,
     weight, first, second, expected, of_noise, sums,
@@ -244,7 +244,7 @@ def full_marginal_pass(  # type: ignore[no-untyped-def]
                 of_noise[c] += noise[c] * (rows_weight - (weight[lo:hi].sum() - before[lo:hi].sum()))
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def diagonal_marginal_pass(  # type: ignore[no-untyped-def]
     rows_t, row_weights, starts, observed, means, whitener, log_weights, offsets, backgrounds, log_widths,
     weight, first, second, expected, of_noise, sums,

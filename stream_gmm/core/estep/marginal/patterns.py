@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.model.moments import Array
 
 Mask = NDArray[np.bool_]
@@ -21,7 +21,7 @@ def find_complete(rows: Array) -> Mask | None:
     return np.asarray(~missing.any(axis=1)) if missing.any() else None
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _mark_missing(rows_t, codes):  # type: ignore[no-untyped-def]
     """Set in ``codes (N,)`` a bit for each of up to 64 columns ``rows_t (D, N)`` whose value is missing."""
     for i in range(len(rows_t)):
@@ -30,7 +30,7 @@ def _mark_missing(rows_t, codes):  # type: ignore[no-untyped-def]
             codes[j] |= bit if row[j] != row[j] else np.uint64(0)
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _sort_codes(codes):  # type: ignore[no-untyped-def]
     """Return the order ``(N,)`` in which codes ascend, where each code begins there, and the ranks ``(N,)``.
 
@@ -65,7 +65,7 @@ def _sort_codes(codes):  # type: ignore[no-untyped-def]
     return order, starts, ranks
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def _gather(rows_t, order, out):  # type: ignore[no-untyped-def]
     """Fill ``out (D, n)`` with the rows of ``rows_t (D, N)`` that ``order (n,)`` names."""
     for i in range(len(out)):

@@ -6,8 +6,8 @@ Rows come sorted by pattern, as in :mod:`.kernels`; structures with variances co
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.estep.marginal.kernels import (
     LOG_2PI,
     add_missing_widths,
@@ -21,7 +21,7 @@ _FAST = {"reassoc", "contract", "nsz", "arcp"}
 _BLOCK = 256
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def score_marginal_rows(  # type: ignore[no-untyped-def]
     rows_t, starts, observed, means, covariances, log_weights, background, log_widths, noisy,
     component, proba, log_density, distance, entropy, highest, noise, log_norms,
@@ -54,7 +54,7 @@ def score_marginal_rows(  # type: ignore[no-untyped-def]
             )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def impute_marginal_rows(rows_t, starts, observed, means, covariances, shares, mean, variance):  # type: ignore[no-untyped-def]
     """Fill ``mean (D, N)`` and ``variance (D, N)`` of the missing values of rows, given those that they have.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.estep.kernels import compute_responsibilities
 from stream_gmm.core.estep.marginal.kernels import (
     LOG_2PI,
@@ -22,7 +22,7 @@ _EXACT = {"contract", "nsz"}
 _BLOCK = 256
 
 
-@njit(cache=True, nogil=True, fastmath=_EXACT)
+@compiled(internal=True, fastmath=_EXACT)
 def _fill_log_densities(y, centre, log_norm, out):  # type: ignore[no-untyped-def]
     """Fill ``out (b,)`` with ``log_norm - |y - centre|^2 / 2`` for ``y (o, b)``."""
     out[:] = 0.0
@@ -35,7 +35,7 @@ def _fill_log_densities(y, centre, log_norm, out):  # type: ignore[no-untyped-de
         out[j] = log_norm - 0.5 * out[j]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@compiled(fastmath=_FAST)
 def shared_marginal_pass(  # type: ignore[no-untyped-def]
     rows_t, row_weights, starts, observed, means, covariances, log_weights, offsets, backgrounds, log_widths,
     weight, first, second, expected, of_noise, sums,

@@ -8,8 +8,8 @@ for log-densities, and row-major for sums. Matrices that a tile writes are as wi
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.estep.tiles.vectors import (
     TILE_ROWS,
     VECTOR_BYTES,
@@ -26,20 +26,20 @@ _tail_1, _tail_2, _tail_3, _tail_4, _tail_5, _tail_6 = (make_sum_tile(i, 1) for 
 _LINE_BYTES = 64
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def count_lanes(item_bytes):  # type: ignore[no-untyped-def]
     """Return how many numbers of this size fill a vector register; a group has twice as many rows."""
     return VECTOR_BYTES // item_bytes
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def pad_columns(n, item_bytes):  # type: ignore[no-untyped-def]
     """Return the lowest multiple of the number of lanes that is at least ``n``."""
     lanes = VECTOR_BYTES // item_bytes
     return (n + lanes - 1) // lanes * lanes
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def allocate(n, m, like):  # type: ignore[no-untyped-def]
     """Return zeros ``(n, m)`` of the type of the array ``like``, beginning at the start of a line of the cache."""
     memory = np.zeros(n * m + _LINE_BYTES // like.itemsize, like.dtype)
@@ -47,7 +47,7 @@ def allocate(n, m, like):  # type: ignore[no-untyped-def]
     return memory[offset : offset + n * m].reshape((n, m))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def multiply_group(weights, chosen, count, group, out, column):  # type: ignore[no-untyped-def]
     """Fill the rows 0 to ``count - 1`` of ``out``, from ``column`` on, with ``weights[chosen] @ group``.
 
@@ -72,7 +72,7 @@ def multiply_group(weights, chosen, count, group, out, column):  # type: ignore[
         done += size
 
 
-@njit(cache=True, nogil=True)
+@compiled()
 def add_products(shares, chosen, count, features, n_rows, totals):  # type: ignore[no-untyped-def]
     """Add ``shares[:count, :n_rows] @ features[:n_rows]`` to the rows ``chosen`` of ``totals (M, >= F)``."""
     lanes = VECTOR_BYTES // totals.itemsize
@@ -110,7 +110,7 @@ def add_products(shares, chosen, count, features, n_rows, totals):  # type: igno
             done += size
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def transpose_group(group, target, row):  # type: ignore[no-untyped-def]
     """Copy ``group (F, 2 lanes)`` to rows of ``target (N, F)`` from ``row`` on; F is a multiple of the lanes."""
     lanes = VECTOR_BYTES // target.itemsize
@@ -119,13 +119,13 @@ def transpose_group(group, target, row):  # type: ignore[no-untyped-def]
         transpose_tile(group, f, lanes, target, row + lanes, f)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def copy_group(rows, column, group, first):  # type: ignore[no-untyped-def]
     """Copy a group of the columns of ``rows (D, N)``, from ``column`` on, to ``group`` from its row ``first`` on."""
     copy_tile(rows, column, rows.shape[0], group, first)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@compiled(inline="always")
 def multiply_rows(group, factor, first, count, target):  # type: ignore[no-untyped-def]
     """Fill ``count`` rows of ``group`` from ``target`` on with its row ``factor`` times those from ``first`` on."""
     product_tile(group, factor, first, count, target)

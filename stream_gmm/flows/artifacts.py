@@ -60,7 +60,7 @@ def publish_sweep(job: str, result: SweepResult) -> None:
         create_table_artifact,
         key=make_key(job, TABLE),
         table=_tabulate(rows, _SWEEP),
-        description=f"{job}: candidates by {result.criterion}",
+        description=f"{job}: candidates by {display_name(result.criterion)}",
     )
 
 

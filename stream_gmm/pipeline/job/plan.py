@@ -171,7 +171,7 @@ class Plan:
             f"data: {self.rows:,} rows x {self.columns} columns, {format_bytes(self.data_bytes)} decoded",
             f"candidates: {self.candidates} with {self.components} components together; statistics "
             f"{format_bytes(self.statistics_bytes)} a task{packs}",
-            f"reads: {usual} expected ({low} to {high}), profile and scoring included; {self.tasks} tasks each",
+            f"reads: {usual} expected ({low} to {high}), profile and scoring included; tasks in each: {self.tasks}",
             f"workers: {self.workers.count}; about {format_bytes(self.worker_bytes)}{memory} of memory each"
             + (f"; {self.workers.place}" if self.workers.place else ""),
             f"measured here: {self.decode_ns:,.0f} ns a row to decode, {self.estep_ns:,.0f} for all candidates",

@@ -119,9 +119,13 @@ def test_a_weighted_data_set_can_be_scored(weighted_files, tmp_path):
 
 def test_weights_that_cannot_be_used_are_refused(weighted_files, tmp_path):
     folder, x, _ = weighted_files
-    pq.write_table(pa.table({"x": [1.0, 2.0], "y": [1.0, 3.0], "w": [1.0, -1.0]}), tmp_path / "bad.parquet")
-    with pytest.raises(InputDataError, match="column 'w': the weight of row 1 is negative"):
+    bad = pa.table({"x": [1.0, 2.0], "y": [1.0, 3.0], "w": [1.0, -1.0]})
+    pq.write_table(bad, tmp_path / "bad.parquet")
+    with pytest.raises(InputDataError, match="negative, by the footers of the files: column 'w': -1.0"):
         sg.fit(sg.open_dataset(tmp_path / "bad.parquet", weight="w"), 1)
+    pq.write_table(bad, tmp_path / "bare.parquet", write_statistics=False)
+    with pytest.raises(InputDataError, match="column 'w': the weight of row 1 is negative"):
+        sg.fit(sg.open_dataset(tmp_path / "bare.parquet", weight="w"), 1)
     with pytest.raises(InputDataError, match="no column 'v'"):
         sg.open_dataset(folder, weight="v")
     for wrong in (np.ones(3), -np.ones(len(x)), np.full(len(x), np.nan)):

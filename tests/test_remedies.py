@@ -178,7 +178,7 @@ class TestFiles:
     def test_an_identifier_beyond_float64_is_left_out_or_converted(self, rng, tmp_path):
         ids = 2**60 + np.arange(30) * 7
         folder = _write(tmp_path / "in", "a.parquet", key=ids, x=rng.normal(size=30))
-        with pytest.raises(InputDataError, match="leave the column out .* or convert it to double"):
+        with pytest.raises(InputDataError, match="leave these columns out .* or convert them to double"):
             sg.fit(sg.open_dataset(folder, columns=["key", "x"]))
         assert sg.fit(sg.open_dataset(folder, columns=["x"])).converged_
         converted = _write(tmp_path / "in", "a.parquet", key=ids.astype(float), x=rng.normal(size=30))

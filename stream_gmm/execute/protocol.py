@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -87,25 +88,38 @@ class Executor(Protocol):
         """Return the fold of ``fn(item, shared)`` by ``merge`` over the fixed tree."""
 
 
+def _set_threads(library: Any, n: int) -> None:
+    """Let a BLAS library use ``n`` threads, whichever thread asks.
+
+    threadpoolctl obeys only the first thread that sets OpenBLAS, while here the task that ends last may be in another.
+    """
+    release = getattr(library, "clear_controlling_thread", lambda **_: None)  # not in every release
+    release(force=True)
+    library.set_num_threads(n)
+    release(force=True)
+
+
 class _OneBlasThread:
     """Pins BLAS to one thread while any task of this process runs; re-entrant across threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running = 0
-        self._libraries: list[Any] | None = None
+        self._libraries: list[Any] = []
+        self._modules = 0
         self._before: list[tuple[Any, int]] = []
 
     def __enter__(self) -> None:
         with self._lock:
             self._running += 1
             if self._running == 1:
-                if self._libraries is None:
+                if self._modules != len(sys.modules):  # a module that came since may have brought a library
+                    self._modules = len(sys.modules)
                     self._libraries = ThreadpoolController().select(user_api="blas").lib_controllers
                 # threadpoolctl's own limit asks all libraries for more, which takes longer than a step on few rows.
                 self._before = [(library, n) for library in self._libraries if (n := library.get_num_threads()) != 1]
                 for library, _ in self._before:
-                    library.set_num_threads(1)
+                    _set_threads(library, 1)
 
     def __exit__(
         self,
@@ -117,7 +131,7 @@ class _OneBlasThread:
             self._running -= 1
             if self._running == 0:
                 for library, n in self._before:
-                    library.set_num_threads(n)
+                    _set_threads(library, n)
 
 
 one_blas_thread = _OneBlasThread()

@@ -65,7 +65,7 @@ COMMANDS = [
     ("sweep --paths nowhere --folder out", 3, "there is no file or folder"),
     ("sweep --paths empty --folder out", 3, "no Parquet file"),
     ("sweep --paths in --folder ''", 2, "output.folder"),
-    (RUN + "--passthrough z", 2, "no file has a column 'z'"),
+    (RUN + "--passthrough z", 2, "score.passthrough: there is no column 'z'"),
     (RUN + "--passthrough x,x", 2, "named twice"),
     (RUN + "--proba list2", 2, "score.proba"),
     ("run --paths clash --folder out", 2, "already has columns named ['component']"),

@@ -85,7 +85,7 @@ def test_more_columns_and_row_groups_than_fit_a_message_are_counted(tmp_path, un
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
     with pytest.raises(InputDataError, match="and 7 more row groups.*and 4 more columns") as caught:
         sg.fit(tmp_path, 1, client=SerialExecutor())
-    assert len(str(caught.value)) < 3000
+    assert len(str(caught.value).replace(str(tmp_path), "")) < 2500
 
 
 def test_a_sentinel_that_is_out_of_range_is_a_missing_value(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 import stream_gmm as sg
 import stream_gmm.io.sink.scores as scores_module
-import stream_gmm.io.source.dataset as dataset_module
+import stream_gmm.io.source.leaf as leaf_module
 from stream_gmm import demo
 from stream_gmm.core.criteria import CHOICES
 from stream_gmm.core.fit.em import Outcome
@@ -256,7 +256,7 @@ def test_the_sweep_of_the_demo_reads_the_data_a_few_times(tmp_path, monkeypatch)
             decoded += chunk.size
             yield chunk
 
-    for module in (dataset_module, scores_module):
+    for module in (leaf_module, scores_module):
         monkeypatch.setattr(module, "parquet_chunks", counting)
     data = sg.open_dataset(tmp_path / "data", columns=[f"x{j}" for j in range(6)])
     names = ["spherical", "diag", "tied", "full", "tied_diag", "tied_spherical"]

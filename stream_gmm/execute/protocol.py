@@ -91,7 +91,7 @@ class Executor(Protocol):
 def _set_threads(library: Any, n: int) -> None:
     """Let a BLAS library use ``n`` threads, whichever thread asks.
 
-    threadpoolctl obeys only the first thread that sets OpenBLAS, while here the task that ends last may be in another.
+    threadpoolctl obeys only the first thread that sets OpenBLAS; here the task that ends last may be in another.
     """
     release = getattr(library, "clear_controlling_thread", lambda **_: None)  # not in every release
     release(force=True)

@@ -20,8 +20,8 @@ ANSWER_SECONDS = 5.0
 """and has so long to answer."""
 TRANSFER_SECONDS = 300.0
 """Results that are done have so long to arrive."""
-BUSY_PERCENT = 5.0
-"""Of a core: a worker that uses less than this is waiting, not working."""
+BUSY_PERCENT = 10.0
+"""Of a core: a worker that uses less is waiting, not working. On a slow machine an idle one takes five."""
 
 
 @dataclass(frozen=True)

@@ -513,7 +513,8 @@ def main() -> None:
     parser.add_argument("--groups", default="driver,update,cluster,embedded,server")
     parser.add_argument("--only", default="", help="cells whose description this pattern is in")
     given = parser.parse_args()
-    cells = [c for c in list_cells() if c.group in given.groups.split(",") and re.search(given.only, c.describe())]
+    every = list(list_cells())
+    cells = [c for c in every if c.group in given.groups.split(",") and re.search(given.only, c.describe())]
     if given.cells:
         cells = [cells[i] for i in np.linspace(0, len(cells) - 1, min(given.cells, len(cells))).astype(int)]
     verdicts: list[tuple[Cell, Verdict]] = []
@@ -541,7 +542,7 @@ def main() -> None:
         (c.job, c.fault, c.moment, f"{c.site}:{c.visit}", " ".join(c.executor[1::2]) or "cluster", v.code, v.struck,
          v.documented, v.whole, v.alone, v.same, round(v.seconds, 1), v.command_seconds) for c, v in verdicts
     ]  # fmt: skip
-    write_report("faults", names, rows_out)
+    write_report("faults" if len(cells) == len(every) else "faults_part", names, rows_out)
     print(tabulate(verdicts))
     wrong = [v for _, v in verdicts if not v.is_right]
     print(f"{len(verdicts)} cells, {sum(v.struck for _, v in verdicts)} struck, {len(wrong)} wrong")

@@ -21,6 +21,8 @@ from tests.servers import free_port, prefect_environment, prefect_process, wait_
 
 pytestmark = pytest.mark.prefect
 ROOT = Path(__file__).parents[2]
+NAMED_D = {"deployments": {"name": {"any_": ["d"]}}}
+"""Prefect's filter for the deployment of that name."""
 
 
 def _start(demo_folder, folder: Path, home: Path, url: str) -> subprocess.Popen[str]:
@@ -81,31 +83,34 @@ def test_a_server_that_hangs_delays_nothing_for_long(demo_folder, tmp_path):
             server.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.long
-def test_serving_outlives_an_outage_of_the_server(demo_folder, tmp_path):
-    """The server is killed until Prefect gives up, and started again: the next run is done."""
-    config, port = tmp_path / "c.yaml", free_port()
+def _prepare_serving(data, folder):
+    """Return the command that serves a small job as deployment ``d``; its run folder is ``run``."""
     content = {
-        "data": {"paths": [str(demo_folder)], "columns": ["x0"]},
+        "data": {"paths": [str(data)], "columns": ["x0"]},
         "sweep": {"n_components": [1], "covariance_type": ["full"]},
         "em": {"sample_rows": 1000},
         "cluster": {"executor": "threads"},
-        "output": {"folder": str(tmp_path / "run")},
+        "output": {"folder": str(folder / "run")},
     }
-    config.write_text(json.dumps(content))
-    command = [sys.executable, "-m", "stream_gmm", "serve", str(config), "--deployment", "d"]
-    body = {"deployments": {"name": {"any_": ["d"]}}}
+    (folder / "c.yaml").write_text(json.dumps(content))
+    return [sys.executable, "-m", "stream_gmm", "serve", str(folder / "c.yaml"), "--deployment", "d"]
+
+
+@pytest.mark.long
+def test_serving_outlives_an_outage_of_the_server(demo_folder, tmp_path):
+    """The server is killed until Prefect gives up, and started again: the next run is done."""
+    command, port = _prepare_serving(demo_folder, tmp_path), free_port()
     with open(tmp_path / "serve.log", "w") as log, prefect_process(tmp_path, port) as (server, url):
         environment = prefect_environment(tmp_path, url) | {"PYTHONPATH": str(ROOT)}
         impatient = environment | {"PREFECT_CLIENT_MAX_RETRIES": "1"}
         process = subprocess.Popen(command, env=impatient, stdout=log, stderr=log)
-        wait_for(lambda: ask(url, "/deployments/filter", body), 120, "the deployment")
+        wait_for(lambda: ask(url, "/deployments/filter", NAMED_D), 120, "the deployment")
         server.kill()
         server.wait()
         wait_for(lambda: "serving goes on when it does" in (tmp_path / "serve.log").read_text(), 120, "the line")
     with prefect_process(tmp_path, port) as (_, url):
         try:
-            (deployment,) = ask(url, "/deployments/filter", body)
+            (deployment,) = ask(url, "/deployments/filter", NAMED_D)
             ask(url, f"/deployments/{deployment['id']}/create_flow_run")
             wait_for((tmp_path / "run" / "report.html").exists, 180, "the run")
             assert process.poll() is None
@@ -116,24 +121,14 @@ def test_serving_outlives_an_outage_of_the_server(demo_folder, tmp_path):
 
 @pytest.mark.long
 def test_a_served_run_that_is_done_does_not_wait_for_minutes_for_a_server_that_is_gone(demo_folder, tmp_path):
-    config, port = tmp_path / "c.yaml", free_port()
-    content = {
-        "data": {"paths": [str(demo_folder)], "columns": ["x0"]},
-        "sweep": {"n_components": [1], "covariance_type": ["full"]},
-        "em": {"sample_rows": 1000},
-        "cluster": {"executor": "threads"},
-        "output": {"folder": str(tmp_path / "run")},
-    }
-    config.write_text(json.dumps(content))
-    command = [sys.executable, "-m", "stream_gmm", "serve", str(config), "--deployment", "d"]
-    body = {"deployments": {"name": {"any_": ["d"]}}}
+    command, port = _prepare_serving(demo_folder, tmp_path), free_port()
     with open(tmp_path / "serve.log", "w") as log, prefect_process(tmp_path, port) as (server, url):
         environment = prefect_environment(tmp_path, url) | {
             "PYTHONPATH": str(ROOT), "STREAM_GMM_FAULT": "swap:stop:1",
         }  # fmt: skip
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            (deployment,) = wait_for(lambda: ask(url, "/deployments/filter", body), 400, "the deployment")
+            (deployment,) = wait_for(lambda: ask(url, "/deployments/filter", NAMED_D), 400, "the deployment")
             ask(url, f"/deployments/{deployment['id']}/create_flow_run")
             run = wait_for(lambda: _find_stopped(process.pid), 400, "the scores are published")
             server.kill()

@@ -14,7 +14,7 @@ from stream_gmm.core.display import shorten_list
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.result import FitResult
-from stream_gmm.core.rows.oddities import describe_tail, find_atoms, find_collinear, find_limits
+from stream_gmm.core.rows.oddities import describe_tail, find_atoms, find_codes, find_collinear, find_limits
 from stream_gmm.pipeline.drift_rule import DRIFTED
 from stream_gmm.pipeline.job.config import RunConfig
 from stream_gmm.pipeline.job.repeat import make_command
@@ -28,12 +28,15 @@ HEAVY_TAIL = 1.5
 MOSTLY = 0.5
 """From which share of outliers on a component is called one of outliers."""
 LEAST_ROWS_PER_PARAMETER = 5.0
+COPIED, COMMON = 0.98, 0.9
+"""Components copy a column if so many of their rows share one value, and fewer than the second share of all rows."""
 _LEAST_TAIL_ROWS = 200
 
 
 _REPEATED = {
     "the chosen number of components": "More components may be better",
     "stopped at max_passes": "The chosen model has not converged",
+    "few different whole numbers": "Components copy a column",
     "many rows share one value": "Many rows share one value",
     "has a long tail": "Heavy tails",
     "the end of its range": "Values at the end of a range",
@@ -54,8 +57,8 @@ class Advice:
 def give_advice(run: RunContents) -> list[Advice]:
     """Return what a reader of the results should do next, the most important first."""
     rules = (
-        _advise_on_drift, _advise_on_limits, _advise_on_convergence, _advise_on_largest_k, _advise_on_ties,
-        _advise_on_degenerate, _advise_on_atoms, _advise_on_outlying_components, _advise_on_tails,
+        _advise_on_drift, _advise_on_limits, _advise_on_convergence, _advise_on_copies, _advise_on_largest_k,
+        _advise_on_ties, _advise_on_degenerate, _advise_on_atoms, _advise_on_outlying_components, _advise_on_tails,
         _advise_on_small_components, _advise_on_collinear, _advise_on_scoring,
     )  # fmt: skip
     return [advice for rule in rules for advice in rule(run)]
@@ -98,6 +101,35 @@ def _advise_on_convergence(run: RunContents) -> list[Advice]:
         "be. What is finished is not fitted again.",
         _run_with(run, em__max_passes=3 * passes),
     )]  # fmt: skip
+
+
+def _advise_on_copies(run: RunContents) -> list[Advice]:
+    names, rows = tuple(run.record["data"]["columns"]), run.rows
+    codes = find_codes(names, rows)
+    component = run.model.scores(rows).component if codes else np.zeros(0)
+    copied = [name for name in codes if is_copied(component, rows[:, names.index(name)])]
+    if not copied:
+        return []
+    named = [f"{name} has {codes[name]} different whole numbers" for name in copied]
+    return [Advice(
+        "Components copy a column",
+        f"{shorten_list(named, 4)}, and nearly all rows of a component share one: the mixture finds again what is "
+        "known already. If that is a label or a code, and no measurement, fit the other columns alone, and compare "
+        "the components with it afterwards.",
+        _run_with(run, data__exclude_columns=[*run.config["data"]["exclude_columns"], *copied]),
+    )]  # fmt: skip
+
+
+def is_copied(component: Array, column: Array) -> bool:
+    """Return True if almost all rows of a component share one value of a column that varies among all rows."""
+    there = (component >= 0) & ~np.isnan(column)
+    codes, which = np.unique(column[there], return_inverse=True)
+    if not len(codes):
+        return False
+    counts = np.zeros((int(component.max()) + 1, len(codes)))
+    np.add.at(counts, (component[there], which), 1)
+    of_all, of_components = counts.sum(axis=0).max() / counts.sum(), counts.max(axis=1).sum() / counts.sum()
+    return bool(of_all < COMMON and of_components >= COPIED)
 
 
 def _advise_on_largest_k(run: RunContents) -> list[Advice]:

@@ -127,6 +127,14 @@ def test_rows_in_files_are_those_in_memory(rows, model):
     assert any("lack some of their values" in w and "have no value at all" in w for w in model.warnings)
 
 
+def test_rows_without_any_value_are_told_alone_where_no_row_lacks_some(rng):
+    rows = rng.normal(size=(200, 2))
+    rows[:2] = np.nan
+    found = sg.fit(as_source(rows, missing="marginalise"), 1, "full", client=SerialExecutor()).warnings
+    assert "2 of 200 rows have no value at all, and tell nothing." in found
+    assert not any("0 of 200" in w for w in found)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.6])
 def test_clusters_are_found_where_leaving_rows_out_has_too_few(share):
     rows = make_rows(1_500, share)

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import stream_gmm as sg
 from stream_gmm.cli.commands import cli
-from stream_gmm.core.rows.oddities import find_atoms, find_collinear
+from stream_gmm.core.rows.oddities import describe_values, find_atoms, find_codes, find_collinear
 from stream_gmm.core.rows.sampling import Sample
 from stream_gmm.errors import ConfigError
 from stream_gmm.execute.serial import SerialExecutor
@@ -41,6 +41,22 @@ def test_atoms_and_dependent_columns_are_named(tmp_path, rng):
     assert "['a', 'b', 'c'] are collinear" in text
     assert find_atoms(np.array([[1.0], [2.0], [2.0]]))[0].value == 2.0
     assert find_collinear(("x", "y"), np.eye(2)) == []
+
+
+def test_columns_that_may_be_labels_are_named_with_what_to_do(rng):
+    n = 5000
+    numbers = {
+        "x": rng.normal(size=n), "benign": rng.integers(0, 2, n), "flag": rng.random(n) < 0.5,
+        "grade": rng.integers(0, 11, n), "half": rng.integers(0, 3, n) / 2, "kind": rng.integers(3, 13, n),
+    }  # fmt: skip
+    names, rows = tuple(numbers), np.column_stack([np.asarray(v, float) for v in numbers.values()])
+    rows[rng.random(n) < 0.1, 1] = np.nan
+    assert find_codes(names, rows) == {"benign": 2, "flag": 2, "kind": 10}
+    assert find_codes(names, rows[:99]) == {}
+    text = describe_values(names, rows, np.eye(6), [])[0]
+    assert "benign (2), flag (2), kind (10)" in text
+    assert "exclude_columns: [benign, flag, kind]" in text
+    assert not any("different whole numbers" in w for w in describe_values(names[:1], rows[:, :1], np.eye(1), []))
 
 
 def test_a_sampled_profile_reads_some_row_groups_and_says_what_they_are_worth(tmp_path, rng):

@@ -12,7 +12,7 @@ from stream_gmm.cli.commands import cli
 from stream_gmm.cli.options import load_settings
 from stream_gmm.core.fit.em import Outcome
 from stream_gmm.pipeline.job.repeat import make_command
-from stream_gmm.report.advice import give_advice, list_cautions, measure_tails
+from stream_gmm.report.advice import give_advice, is_copied, list_cautions, measure_tails
 from stream_gmm.report.contents import read_contents
 
 
@@ -97,6 +97,29 @@ def test_repeated_values(run):
     advice, config = find(replace(run, rows=rows), "Many rows share one value")
     assert "width = 7 (10% of the rows)" in advice.text
     assert config["em"]["resolution"] == "auto"
+
+
+def test_components_that_copy_a_label(run):
+    label = run.model.predict(run.rows)
+    rows = run.rows.copy()
+    rows[:, 2] = np.where(label == 2, 0.0, 1.0)  # known once the component is known
+    model = replace(run.model, params=run.model.params)
+    object.__setattr__(model, "scores", lambda _: run.model.scores(run.rows))
+    copied = replace(run, rows=rows, model=model)
+    advice, config = find(copied, "Components copy a column")
+    assert "grams has 2 different whole numbers" in advice.text
+    assert config["data"]["exclude_columns"] == ["grams"]
+    warned = dict(run.record) | {"warnings": ["few different whole numbers, by column: grams (2)", "other"]}
+    assert list_cautions(replace(copied, record=warned), give_advice(copied)) == ["other"]
+
+
+def test_a_column_is_copied_only_if_components_tell_its_values_better_than_a_guess():
+    component, rng = np.repeat([0, 1, 2], 100), np.random.default_rng(0)
+    assert is_copied(component, (component == 1).astype(float))
+    assert is_copied(component, np.append(component[:-1], np.nan))
+    assert not is_copied(component, rng.integers(0, 2, 300).astype(float))
+    assert not is_copied(component, (np.arange(300) < 20).astype(float))  # nearly all rows have the same value
+    assert not is_copied(np.full(300, -1), (component == 1).astype(float))  # no row is in any component
 
 
 def test_collapsed_components(run):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stream_gmm.core.display import shorten_list
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.stats import SuffStats
 
@@ -19,6 +20,9 @@ LIMIT_ROWS, LIMIT_RATIO = 10, 10.0
 LIMIT_VALUES = 20
 SCREENED_ROWS = 1_000
 """A value of ``ATOM_SHARE`` of the rows is there twice among so many, but for a chance of 1e-20."""
+CODES, CODE_ROWS = 10, 100
+"""A column of at most so many different whole numbers, in so many rows or more, may hold labels or codes."""
+NAMED_CODES = 20
 SKEWED, TAMED = 1.0, 1.0 / 3.0
 """A column is skewed from this skewness on, and a transform helps that leaves at most this part of it."""
 TRANSFORMS: Mapping[str, Callable[[Array], Array]] = {
@@ -122,6 +126,13 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
         if atom.share >= ATOM_SHARE
     ]
     warnings = []
+    if codes := find_codes(columns, sample):
+        found = [f"{name} ({count})" for name, count in codes.items()]
+        warnings.append(
+            f"few different whole numbers, by column: {shorten_list(found, NAMED_CODES)}; a mixture puts components "
+            "on such values and so finds them again. If they are labels or codes and no measurements, leave them "
+            f"out: exclude_columns: [{shorten_list(list(codes), NAMED_CODES)}]."
+        )
     if named:
         warnings.append(
             f"many rows share one value: {', '.join(named)}; a component that collapses onto it is degenerate."
@@ -145,6 +156,21 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
     if dependent:
         warnings.append(f"columns {dependent} are collinear: one follows from the others; leave one out.")
     return warnings
+
+
+def find_codes(columns: tuple[str, ...], sample: Array) -> dict[str, int]:
+    """Return the columns that hold few different whole numbers, more than one, and how many: perhaps labels or codes.
+
+    ``sample (n, D)`` are rows in random order.
+    """
+    found = {}
+    for name, column in zip(columns, map(_drop_missing, sample.T), strict=True):
+        if len(column) < CODE_ROWS or len(np.unique(column[:CODE_ROWS])) > CODES:
+            continue
+        values = np.unique(column)
+        if 1 < len(values) <= CODES and np.array_equal(values, np.rint(values)):
+            found[name] = len(values)
+    return found
 
 
 def has_repeats(column: Array) -> bool:

@@ -194,12 +194,14 @@ class Profile:
                         "use missing: marginalise, which counts rows with the values that they have."
                     )
                 out.append(text)
-            if self.incomplete_rows or self.empty_rows:
+            if self.incomplete_rows:
                 nothing = f"; {self.empty_rows} have no value at all, and tell nothing" if self.empty_rows else ""
                 out.append(
                     f"{self.incomplete_rows} of {self.rows} rows lack some of their values, and count with those "
                     f"that they have ({by_column}){nothing}."
                 )
+            elif self.empty_rows:
+                out.append(f"{self.empty_rows} of {self.rows} rows have no value at all, and tell nothing.")
         if self.weighted:
             out.append(
                 f"rows are weighted: {self.moments.rows:,.6g} in all, worth {self.effective_rows:,.0f} rows of equal "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_gmm.core.criteria import display_name
 from stream_gmm.core.display import shorten_list
@@ -106,7 +107,9 @@ def _advise_on_convergence(run: RunContents) -> list[Advice]:
 def _advise_on_copies(run: RunContents) -> list[Advice]:
     names, rows = tuple(run.record["data"]["columns"]), run.rows
     codes = find_codes(names, rows)
-    component = run.model.scores(rows).component if codes else np.zeros(0)
+    if not codes:
+        return []
+    component = run.model.scores(rows).component
     copied = [name for name in codes if is_copied(component, rows[:, names.index(name)])]
     if not copied:
         return []
@@ -120,7 +123,7 @@ def _advise_on_copies(run: RunContents) -> list[Advice]:
     )]  # fmt: skip
 
 
-def is_copied(component: Array, column: Array) -> bool:
+def is_copied(component: NDArray[np.integer[Any]], column: Array) -> bool:
     """Return True if almost all rows of a component share one value of a column that varies among all rows."""
     there = (component >= 0) & ~np.isnan(column)
     codes, which = np.unique(column[there], return_inverse=True)

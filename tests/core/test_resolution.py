@@ -11,11 +11,16 @@ from scipy.special import log_ndtr
 from scipy.stats import multivariate_normal
 
 import stream_gmm as sg
+from stream_gmm.core.estep.in_memory import InMemoryEStep
+from stream_gmm.core.fit.accelerate import METHODS
+from stream_gmm.core.fit.em import EMState, Scheme, StopRule, run_to_end
 from stream_gmm.core.model.covariance import family_named
+from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.mstep.penalty import PseudoRows
 from stream_gmm.core.mstep.resolution import Resolution, find_lack, raise_to_bound
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.resolution import find_steps
+from stream_gmm.core.rows.scaling import Scaling
 
 
 @pytest.mark.parametrize(
@@ -147,6 +152,41 @@ def test_the_objective_never_falls_and_every_covariance_is_at_or_above_the_bound
     for matrix in model.params.dense_covariances:
         assert np.linalg.eigvalsh(matrix - np.diag(bound)).min() > -1e-9
     assert model.outcome is not sg.Outcome.DEGENERATE
+
+
+def _run_from_the_same_start(rows, method):
+    bound, spread = np.array([1.0, 1.0, 0.0]), np.cov(rows.T)
+    start = MixtureParams.from_matrices(np.full(3, 1 / 3), rows[:3], np.array([spread] * 3), family_named("full"))
+    penalty = Resolution.of(PseudoRows.of(collect_moments(rows)), bound)
+    scheme = Scheme(StopRule(1e-7, 600), penalty, METHODS[method])
+    (end,) = run_to_end([EMState(start)], InMemoryEStep(rows, Scaling.of_rows(rows)), scheme)
+    return end
+
+
+def test_an_accelerated_fit_goes_along_the_bound_and_not_against_it():
+    """Without a restriction 59 of 115 steps were refused, since they led below the bound of an atom."""
+    rows = _counters(np.random.default_rng(1))
+    plain, fast = _run_from_the_same_start(rows, "none"), _run_from_the_same_start(rows, "lbfgs")
+    assert fast.outcome is sg.Outcome.CONVERGED
+    assert fast.objectives[-1] == pytest.approx(plain.objectives[-1], abs=1e-7)
+    assert fast.passes < plain.passes
+    assert 3 * len(fast.rejected) < fast.passes
+
+
+@pytest.mark.parametrize("name", ["full", "tied", "diag", "spherical", "tied_diag", "tied_spherical"])
+def test_what_is_above_the_bound_stays_and_what_is_below_is_raised(name, rng):
+    rows = _counters(rng)
+    penalty = Resolution.of(PseudoRows.of(collect_moments(rows)), np.array([1.0, 2.0, 0.0]))
+    for factor in (1.0, 1e-4):
+        matrices = np.array([np.cov(rows.T) * factor * scale + 1e-3 * np.eye(3) for scale in (1.0, 2.0)])
+        matrices = matrices if family_named(name).matrices else np.einsum("kjj->kj", matrices)
+        given = MixtureParams.from_matrices(np.array([0.4, 0.6]), rows[:2], matrices, family_named(name))
+        found = penalty.restrict(given)
+        least = np.full(3, 4.0 / 12.0) if "spherical" in name else np.array([1.0, 4.0, 0.0]) / 12.0
+        expected = [raise_to_bound(c[None], least, np.ones(3))[0][0] for c in given.dense_covariances]
+        np.testing.assert_allclose(found.dense_covariances, expected, rtol=1e-9, atol=1e-12)
+        assert all(np.linalg.eigvalsh(c - np.diag(least)).min() > -1e-9 for c in found.dense_covariances)
+        np.testing.assert_array_equal(found.means, given.means)
 
 
 def test_a_component_on_a_repeated_value_is_an_atom_and_is_reported(rng):

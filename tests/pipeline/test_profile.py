@@ -97,6 +97,15 @@ def test_a_degenerate_fit_names_the_repeated_value(rng):
     assert any(e.startswith("pass 1: ") for e in model.events)
 
 
+def test_a_repeated_zero_is_told_as_zero(rng):
+    counts = np.where(rng.random(3000) < 0.6, 0.0, rng.gamma(2.0, size=3000))
+    rows = np.column_stack([rng.normal(size=3000) * 100.0, counts])
+    model = sg.fit(rows, 3)
+    assert model.outcome is sg.Outcome.DEGENERATE
+    assert "x1 = 0" in model.reason
+    assert "e-" not in model.reason
+
+
 def test_the_command_shows_the_profile(tmp_path, rng):
     x = rng.normal(size=3000)
     x[:7] = np.nan

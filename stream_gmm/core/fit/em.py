@@ -197,8 +197,7 @@ class Scheme:
 
     def tolerance(self, state: EMState) -> float:
         """Return the tolerance in force for a candidate."""
-        rows = state.stats.rows if state.stats else 1.0
-        return self.rule.tolerance(state.params.n_parameters, rows)
+        return self.rule.tolerance(state.params.n_parameters, state.stats.rows if state.stats else 1.0)
 
 
 def advance(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
@@ -284,7 +283,8 @@ def _reject_point(state: EMState, stats: SuffStats, scheme: Scheme) -> EMState:
 def _continue_from(state: EMState, proposal: Proposal, scheme: Scheme) -> EMState:
     if state.passes > scheme.rule.max_passes:
         return end_state(state, Outcome.MAX_PASSES)
-    return replace(state, params=proposal.params, is_plain_step=proposal.is_plain_step, memory=proposal.memory)
+    params = proposal.params if proposal.is_plain_step else scheme.penalty.restrict(proposal.params)
+    return replace(state, params=params, is_plain_step=proposal.is_plain_step, memory=proposal.memory)
 
 
 def end_state(state: EMState, outcome: Outcome) -> EMState:

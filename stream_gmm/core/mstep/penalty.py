@@ -49,6 +49,9 @@ class Penalty(Protocol):
     def value(self, params: MixtureParams) -> float:
         """Return the penalty term of the objective, in nats, for all rows together."""
 
+    def restrict(self, params: MixtureParams) -> MixtureParams:
+        """Return a mixture, that an extrapolation has led to, within the bounds of the estimates if there are any."""
+
 
 @dataclass(frozen=True)
 class Ridge:
@@ -74,6 +77,9 @@ class Ridge:
 
     def value(self, params: MixtureParams) -> float:
         return 0.0
+
+    def restrict(self, params: MixtureParams) -> MixtureParams:
+        return params
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,9 @@ class PseudoRows:
         return self.rows * float(
             np.sum(half_log_determinants(whitener)) - 0.5 * np.sum(compute_precisions(whitener) * own)
         )
+
+    def restrict(self, params: MixtureParams) -> MixtureParams:
+        return params
 
 
 def find_collapsed(family: CovarianceFamily, covariances: Array, stats: SuffStats) -> NDArray[np.bool_]:

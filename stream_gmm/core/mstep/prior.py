@@ -87,3 +87,6 @@ class ConjugatePrior:
         white = delta * whitener if whitener.ndim == 2 else np.einsum("kj,kji->ki", delta, whitener)
         of_means = half_log_determinants(whitener).sum() - 0.5 * self.shrinkage * np.sum(white**2)
         return float(of_covariances + of_means)
+
+    def restrict(self, params: MixtureParams) -> MixtureParams:
+        return params

@@ -30,6 +30,7 @@ _LIFT = 1e-13
 """Relative variance that keeps collinear columns without a bound positive definite; they have collapsed as ever."""
 _BARRIER = 1e12
 """What a covariance below the bound costs, nats for each unit of the relative lack."""
+_LEAST_SHARE = 1e-12
 ATOM_ROWS = 5.0
 """A component at the bound that has fewer rows than this is no atom. Where the step is far below the spread, single
 rows would be: each gains the logarithm of that ratio, more than the penalty of a criterion in small data."""
@@ -73,6 +74,21 @@ class Resolution:
         family, (k, d) = params.family, params.means.shape
         lack = find_lack(np.array(family.expand(params.covariances, k, d)), self._bound_of(family))
         return self.base.value(params) - _BARRIER * max(lack - _SLACK, 0.0)
+
+    def restrict(self, params: MixtureParams) -> MixtureParams:
+        """Return the mixture with covariances raised to the bound.
+
+        Most extrapolations from an atom lead below it: without this, they would all be refused, and plain EM steps
+        be left.
+        """
+        family, (k, d) = params.family, params.means.shape
+        expanded = np.array(family.expand(params.covariances, k, d))
+        raised, _, lacks = raise_to_bound(expanded, self._bound_of(family), np.diagonal(self.base.spread))
+        if not lacks.any():
+            return params
+        counts = np.maximum(params.weights, _LEAST_SHARE)
+        covariances = family.estimate(counts, _scatter_of(family, counts, raised))
+        return MixtureParams(params.weights, params.means, covariances, family, params.noise)
 
     def _bound_of(self, family: CovarianceFamily) -> Array:
         # A sphere is as wide as the widest bound in every direction.

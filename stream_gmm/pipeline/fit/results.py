@@ -38,6 +38,8 @@ from stream_gmm.pipeline.passes.profile import Profile
 _find_version = cache(version)  # which reads a file
 COLLAPSED_SHARE = 1e-3
 """A degenerate component with less than this share of a column's variance is said to have collapsed in it."""
+ROUNDED = 1e-9
+"""The mean of a collapsed component is zero if it is no more than so many standard deviations of the column."""
 TIGHT_SHARE = 1e-4
 """Below this share of a column's variance it is checked whether a component consists of one repeated value."""
 REPEATED_SHARE = 0.9
@@ -84,8 +86,9 @@ def explain_collapse(state: EMState, profile: Profile, settings: Settings) -> EM
     where: dict[str, None] = {}
     for k in state.report.floored:
         j = int(variances[k].argmin())
-        flat = variances[k, j] < COLLAPSED_SHARE
-        where[f"{profile.columns[j]} = {state.params.means[k, j]:.6g}" if flat else "a combination of columns"] = None
+        flat, value = variances[k, j] < COLLAPSED_SHARE, state.params.means[k, j]
+        value = 0.0 if value**2 <= ROUNDED**2 * profile.covariance[j, j] else value
+        where[f"{profile.columns[j]} = {value:.6g}" if flat else "a combination of columns"] = None
     return replace(state, reason=f"{state.reason}: on {shorten_list(list(where))}")
 
 

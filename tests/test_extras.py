@@ -56,7 +56,7 @@ def test_a_package_that_is_broken_says_why(monkeypatch, tmp_path):
         import_extra("onnx", "it")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_job_runs_without_any_extra(demo_folder, tmp_path):
     options = ("--columns", "x0,x1", "--n-components", "1:2", "--covariance-type", "full", "--executor", "serial")
     done = _run_without(

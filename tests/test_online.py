@@ -262,7 +262,7 @@ def _command(*arguments):
     return [sys.executable, "-m", "stream_gmm", "stream", "--columns", "a,b", "--n-components", "3", *arguments]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_stream_command_killed_and_replayed_ends_in_the_same_bits(tmp_path):
     _, rows = _rows(n=60_000)
     content = _ipc(rows, step=2000)

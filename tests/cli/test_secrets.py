@@ -134,6 +134,7 @@ def assert_no_canary(folder: Path) -> int:
 
 
 @pytest.mark.prefect
+@pytest.mark.long
 def test_a_whole_run_from_an_object_store_leaves_none(s3, s3_endpoint, prefect_api, demo_folder, tmp_path):
     """Files, output, errors, and all that the Prefect API has stored: parameters, states, logs, artifacts."""
     from tests.flows.test_flow import ask

@@ -66,7 +66,7 @@ def test_record_batches_with_bad_rows_columns_and_options(model, table):
         list(sg.score_batches(model, [np.zeros((2, 3))]))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_score_reads_and_writes_arrow_streams(model, table, scored, tmp_path):
     sg.save_model(model, tmp_path / "m.gmm")
     sink = pa.BufferOutputStream()

@@ -294,7 +294,7 @@ def test_the_command_for_a_schedule_creates_runs(checkout, prefect_api):
         stop(process)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_for_a_work_pool_complete_a_run(checkout, prefect_api):
     """Create the pool, deploy, start a worker, and see a run of the deployment succeed."""
     variables = {"PREFECT_API_URL": prefect_api, "STREAM_GMM_HOME": str(checkout)}

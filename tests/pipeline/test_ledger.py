@@ -162,7 +162,7 @@ def test_minibatch_candidates_are_reused(rows, tmp_path):
     assert _bytes(again)[0] == _bytes(first)[0]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_process_killed_by_the_system_resumes_to_the_same_bytes(tmp_path):
     """A real process, and signal 9 in the midst of its passes."""
     demo.write(tmp_path / "data", rows=150_000, columns=6, files=4, components=4)

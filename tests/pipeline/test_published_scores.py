@@ -107,7 +107,7 @@ def _start_scoring(script, model, demo_folder, target, folder):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_three_killed_nights_leave_nothing(data, demo_folder, tmp_path):
     target = tmp_path / "scored"
     for k in (1, 2, 3):

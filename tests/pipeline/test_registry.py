@@ -263,7 +263,9 @@ print(json.dumps([seen.count(False), seen.count(True)]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["publish", "rollback", *(pytest.param(s, marks=pytest.mark.long) for s in ("challenge", "promote"))])
+@pytest.mark.parametrize(
+    "step", ["publish", "rollback", *(pytest.param(s, marks=pytest.mark.long) for s in ("challenge", "promote"))]
+)
 def test_killed_at_any_point_the_old_champion_is_in_place_or_the_new_one(tmp_path, step):
     for i in range(3):
         publish(tmp_path / "start", i)

@@ -15,7 +15,7 @@ from stream_gmm.cli.data_commands import NOT_NEGATIVE, POSITIVE, FiniteNumber, d
 from stream_gmm.cli.endings import RedactingFormatter, end_on_errors
 from stream_gmm.cli.help import EXIT_CODES, ConfiguredCommand, GroupedCommands
 from stream_gmm.cli.nights import COMMANDS
-from stream_gmm.cli.options import load_settings
+from stream_gmm.cli.options import load_settings, load_settings_of_run
 from stream_gmm.cli.output import Output, describe_model, describe_plan, describe_run, output_options
 from stream_gmm.cli.setup import doctor, init, schema
 from stream_gmm.errors import ConfigError, redact_text
@@ -199,7 +199,8 @@ def plan(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
 def score(given: tuple[str, ...], model: str | None, output: Output, **arguments: Any) -> None:
     """Score every row with a model and publish the scored Parquet.
 
-    With - for DATA, an Arrow IPC stream on standard input is scored to standard output.
+    With --folder alone, the data and options of the run there are used again. With - for DATA, an Arrow IPC stream
+    on standard input is scored to standard output.
     """
     from stream_gmm.cli.display import make_console, show_model
     from stream_gmm.pipeline.job.checks import check_output_folder, check_scoring
@@ -208,7 +209,7 @@ def score(given: tuple[str, ...], model: str | None, output: Output, **arguments
     from stream_gmm.pipeline.job.stages import score_stage
     from stream_gmm.pipeline.model_files import load_model
 
-    settings = load_settings(given, arguments)
+    settings = load_settings_of_run(given, arguments)
     if settings.data.paths == ["-"]:
         from stream_gmm.cli.streaming import score_stdin
 

@@ -50,7 +50,7 @@ def _format_quantity(value: float) -> str:
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.1f} {unit}"
-    return f"{value:.0f}"
+    return f"{value:.0f}" if value >= 1.0 else f"{value:.1g}"
 
 
 def _describe_stage(p: Progress) -> str:

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from stream_gmm.io.store.versions import Version
 from stream_gmm.pipeline.job.registry import Registry, VersionDifference
-from stream_gmm.pipeline.update.result import UpdateResult
+from stream_gmm.pipeline.update.result import NOTHING, UpdateResult
 
 
 def show_history(registry: Registry, console: Console) -> None:
@@ -36,9 +36,13 @@ def show_update(result: UpdateResult, console: Console) -> None:
         f"files        {len(files.new)} new, {len(files.changed)} changed, {len(files.gone)} gone, "
         f"{len(files.unchanged)} unchanged" + (f", {len(files.outside)} outside" if files.outside else "")
     )
-    read = 100.0 * result.rows_read / max(result.rows, 1)
-    console.print(f"rows read    {result.rows_read:,} ({read:.1f} % of {result.rows:,}), {result.passes} full passes")
-    console.print(f"scored       {result.scored} files, {result.kept_scores} keep their scores")
+    if result.decision != NOTHING:
+        read = 100.0 * result.rows_read / max(result.rows, 1)
+        console.print(
+            f"rows read    {result.rows_read:,} for statistics, passes and scores: {read:.1f} % of {result.rows:,}; "
+            f"passes over all rows: {result.passes}"
+        )
+        console.print(f"scored       {result.scored} files, {result.kept_scores} keep their scores")
     role = "in use" if result.promoted else f"not in use: {result.champion} is"
     console.print(f"version      {result.version}, {role}")
     for sentence in (*result.why, *result.warnings):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stream_gmm.cli.help import ConfiguredCommand, GroupedCommand
-from stream_gmm.cli.options import RESUMED_CONFIG, collect_overrides, load_settings
+from stream_gmm.cli.options import RESUMED_CONFIG, collect_overrides, load_settings_of_run
 from stream_gmm.cli.output import Output, output_options
 from stream_gmm.errors import ConfigError, InputDataError, explain
+
+if TYPE_CHECKING:
+    from stream_gmm.pipeline.job.registry import Registry
 
 RUN = click.argument("run_folder", metavar="RUN", type=click.Path(file_okay=False))
 
@@ -56,7 +59,7 @@ def promote(run_folder: str, version: str) -> None:
 
     registry = open_registry(run_folder)
     before = registry.champion
-    _report_champion(registry.folder, registry.promote(version).name, before.name if before else "none")
+    _report_champion(registry, registry.promote(version).name, before.name if before else "none")
 
 
 @click.command(cls=GroupedCommand)
@@ -67,20 +70,21 @@ def rollback(run_folder: str) -> None:
 
     registry = open_registry(run_folder)
     before = registry.champion
-    _report_champion(registry.folder, registry.roll_back().name, before.name if before else "none")
+    _report_champion(registry, registry.roll_back().name, before.name if before else "none")
 
 
-def _report_champion(folder: Path, name: str, before: str) -> None:
+def _report_champion(registry: Registry, name: str, before: str) -> None:
     from stream_gmm.io.sink.targets import open_target
     from stream_gmm.io.store.generations import current_state
     from stream_gmm.io.store.models import load_model
     from stream_gmm.pipeline.job.run_folder import MODEL, locate_scores
 
     click.echo(f"champion: {name} (was {before})")
-    target = open_target(locate_scores(folder))
+    target = open_target(locate_scores(registry.folder))
     manifest = target.read_manifest()
-    if manifest and manifest.get("model_digest") != load_model(current_state(folder) / MODEL).digest:
-        click.echo(f"{target.shown} holds the scores of another version: 'stream-gmm score' replaces them.")
+    if manifest and manifest.get("model_digest") != load_model(current_state(registry.folder) / MODEL).digest:
+        command = shlex.join(["stream-gmm", "score", "--folder", registry.uri or str(registry.folder)])
+        click.echo(f"{target.shown} holds the scores of another version; to replace them: {command}")
 
 
 @click.command(cls=ConfiguredCommand)
@@ -89,7 +93,8 @@ def _report_champion(folder: Path, name: str, before: str) -> None:
 def monitor(given: tuple[str, ...], period: str | None, **arguments: Any) -> None:
     """Compare the data with the model in use: one JSON line on standard output, and a row a file in monitor.parquet.
 
-    The scored table is read where it was written by this model from these data, else the data, once. Drift over the
+    With --folder and without a file, the configuration of the run is used, and DATA stands for its data. The scored
+    table is read where it was written by this model from these data, else the data, once. Drift over the
     threshold (section monitor) is exit code 11; with the policy refit a sweep of these data follows instead.
     """
     from stream_gmm.cli.display import progress_display
@@ -98,7 +103,7 @@ def monitor(given: tuple[str, ...], period: str | None, **arguments: Any) -> Non
     from stream_gmm.pipeline.job.run_folder import read_run
     from stream_gmm.pipeline.job.stages import sweep_stage
 
-    settings = load_settings(given, arguments)
+    settings = load_settings_of_run(given, arguments, also_with_data=True)
     read_run(settings.folder)  # before a cluster starts
     with redirect_stdout(sys.stderr), progress_display() as listener, open_executor(settings.cluster) as executor:
         report = monitor_stage(settings, executor, listener, period)
@@ -123,9 +128,8 @@ def verify(out: str, output: Output) -> None:
     found = verify_results(out)
 
     def show() -> None:
-        click.echo(
-            f"{found.folder}: {found.versions} versions of a run, {found.files} scored files with {found.rows:,} rows"
-        )
+        scored = f"scored files: {found.files} with {found.rows:,} rows"
+        click.echo(f"{found.folder}: versions of the run: {found.versions}; {scored}")
         for note in found.notes:
             click.echo(f"note: {note}")
         for problem in found.problems:
@@ -154,7 +158,8 @@ def clean(out: str, yes: bool, wait: float, output: Output) -> None:
     def show() -> None:
         for leftover in found:
             click.echo(f"{leftover.path}  ({leftover.what}, {leftover.bytes:,} bytes)")
-        total = f"{len(found)} leftovers, {sum(x.bytes for x in found):,} bytes"
+        things = "leftover" if len(found) == 1 else "leftovers"
+        total = f"{len(found)} {things}, {sum(x.bytes for x in found):,} bytes"
         click.echo(f"removed: {total}" if yes else f"{total}; --yes removes them" if found else "nothing to remove")
 
     output.result(
@@ -175,15 +180,10 @@ def update(given: tuple[str, ...], output: Output, **arguments: Any) -> None:
     from stream_gmm.cli.display import make_console
     from stream_gmm.cli.display_versions import show_update
     from stream_gmm.pipeline.job.cluster import open_executor
-    from stream_gmm.pipeline.job.config import load_run_config
     from stream_gmm.pipeline.job.run_folder import read_run
     from stream_gmm.pipeline.job.update.stage import update_stage
 
-    overrides = collect_overrides(arguments)
-    if given or "data.paths" in overrides or "output.folder" not in overrides:
-        settings = load_settings(given, arguments)
-    else:
-        settings = load_run_config(overrides["output.folder"], overrides)
+    settings = load_settings_of_run(given, arguments)
     read_run(settings.folder)  # before a cluster starts
     with settings.begin("update"), output.progress() as listener, open_executor(settings.cluster) as executor:
         result = update_stage(settings, executor, listener)

@@ -95,6 +95,27 @@ def load_settings(given: Sequence[str], arguments: dict[str, Any]) -> RunConfig:
     return load_config(files[0] if files else None, overrides)
 
 
+def load_settings_of_run(
+    given: Sequence[str], arguments: dict[str, Any], *, also_with_data: bool = False
+) -> RunConfig:
+    """Return the configuration of a command as :func:`load_settings`; with --folder alone, that of the run there.
+
+    With ``also_with_data``, paths of data without a file replace only those of the run.
+    """
+    context = click.get_current_context(silent=True)
+    overrides = collect_overrides(arguments)
+    has_file = any(path.lower().endswith(CONFIG_ENDINGS) for path in given)
+    has_data = bool(given) or "data.paths" in overrides
+    resumed = context is not None and RESUMED_CONFIG in context.meta
+    if resumed or has_file or "output.folder" not in overrides or (has_data and not also_with_data):
+        return load_settings(given, arguments)
+    from stream_gmm.pipeline.job.config import load_run_config
+
+    if given and "data.paths" not in overrides:
+        overrides["data.paths"] = list(given)
+    return load_run_config(overrides["output.folder"], overrides)
+
+
 def collect_overrides(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the dotted keys that were given on the command line, with their values."""
     from stream_gmm.pipeline.job.repeat import config_keys

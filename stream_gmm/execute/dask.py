@@ -9,19 +9,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # read when distributed is imported
 
-import dask
 from distributed import Client, Future, get_worker
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
 from stream_gmm.errors import ClusterError, StreamGMMError, explain
-from stream_gmm.execute.dask_wait import Deadlines, ask, describe_workers, fetch_results, wait_for_tasks
+from stream_gmm.execute.dask_wait import Deadlines, ask, describe_workers, fetch_results, name_span, wait_for_tasks
 from stream_gmm.execute.dask_workers import WorkerCheck, examine_workers
 from stream_gmm.execute.protocol import I, OnDone, R, S, machine_memory, require_items, run_task
 from stream_gmm.execute.tree import Folder, fold, levels, subtrees
@@ -34,8 +32,6 @@ _LOST = (KilledWorker, FutureCancelledError, FuturesCancelledError)
 _ATTEMPTS = 2
 # The scheduler needs 2 to 3 ms for a task: no more of them than keep all workers evenly busy.
 TASKS_PER_SLOT = 16
-SPAN = "stream-gmm"
-"""Dask's name for all that is submitted here; see :func:`name_span`."""
 
 
 def _run_checked(check: WorkerCheck | None, fn: Callable[[I, Any], R], item: I, shared: Any) -> R:
@@ -59,17 +55,6 @@ def _fold_subtree(fn: Callable[[I, Any], S], merge: Callable[[S, S], S], bunch: 
     for index, item in enumerate(bunch):
         folder.put(index, fn(item, shared))
     return folder.result()
-
-
-def name_span() -> AbstractContextManager[None]:
-    """Return a block whose tasks belong to one span of Dask's metrics, unless the caller has given them one.
-
-    Without it every pass would be a span of its own, which scheduler and workers keep for ever: 12 kB a pass.
-    """
-    if "span" in dask.get_annotations():
-        return nullcontext()
-    named: AbstractContextManager[None] = dask.annotate(span={"name": (SPAN,), "ids": (SPAN,)})
-    return named
 
 
 def _report_each(groups: Sequence[range], on_done: OnDone | None) -> OnDone | None:

@@ -230,11 +230,19 @@ def _start_by_class(spec: ClusterSpec, security: Security | None) -> Any:
 
 
 def _close_cluster(cluster: Any) -> None:
-    """Close a cluster that was started here; one that does not close in time is left to the end of the process."""
+    """Close a cluster that was started here; one that does not close in time is left to the end of the process.
+
+    A worker that is slow to end is killed, which costs nothing any more and is no news for anyone.
+    """
+    nanny = logging.getLogger("distributed.nanny")
+    level = nanny.level
+    nanny.setLevel(logging.ERROR)
     try:
         cluster.close(timeout=CLOSE_SECONDS)
     except TimeoutError:
         log.warning("the Dask cluster did not close within %.0f s: it ends with this process", CLOSE_SECONDS)
+    finally:
+        nanny.setLevel(level)
 
 
 @contextmanager

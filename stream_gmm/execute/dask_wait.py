@@ -5,10 +5,12 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import dask
 from distributed import Client, Future
 
 from stream_gmm.errors import ClusterError, explain
@@ -22,6 +24,21 @@ TRANSFER_SECONDS = 300.0
 """Results that are done have so long to arrive."""
 BUSY_PERCENT = 10.0
 """Of a core: a worker that uses less is waiting, not working. On a slow machine an idle one takes five."""
+
+SPAN = "stream-gmm"
+"""Dask's name for all that is submitted; see :func:`name_span`."""
+
+
+def name_span() -> AbstractContextManager[None]:
+    """Return a block whose tasks belong to one span of Dask's metrics, unless the caller has given them one.
+
+    Without it every pass, and every question to the workers, would be a span of its own, which scheduler and workers
+    keep for ever: 12 kB each.
+    """
+    if "span" in dask.get_annotations():
+        return nullcontext()
+    named: AbstractContextManager[None] = dask.annotate(span={"name": (SPAN,), "ids": (SPAN,)})
+    return named
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from distributed import Client, Future, get_worker
 from distributed.diagnostics.plugin import ForwardLoggingPlugin
 
 from stream_gmm.errors import ClusterError, explain
-from stream_gmm.execute.dask_wait import Deadlines, ask, describe_workers, wait_for_tasks
+from stream_gmm.execute.dask_wait import Deadlines, ask, describe_workers, name_span, wait_for_tasks
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,8 @@ def examine_workers(client: Client, check: WorkerCheck, deadlines: Deadlines) ->
 
     def submit(function: Callable[..., Any], *arguments: Any) -> list[Future]:
         options = {"allow_other_workers": True, "pure": False, "priority": 100}
-        return [client.submit(function, *arguments, workers=[a], **options) for a in addresses]
+        with name_span():
+            return [client.submit(function, *arguments, workers=[a], **options) for a in addresses]
 
     # A function of another package first: a worker that cannot even load a task closes its connection.
     imports = submit(import_module, check.question.__module__)

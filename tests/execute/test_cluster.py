@@ -619,6 +619,9 @@ def test_plan_record_and_report_name_a_cluster_that_stays(dask_cluster, demo_fol
     assert place in write_report(config.folder).read_text()
 
 
+DELAY = "distributed.scheduler.events-cleanup-delay"
+
+
 class TestLongLivedClusters:
     """Schedulers and workers that run for months: what a pass leaves on them is forgotten."""
 
@@ -626,11 +629,16 @@ class TestLongLivedClusters:
         from distributed import Client, LocalCluster
 
         from stream_gmm.execute.dask import DaskExecutor
-        from stream_gmm.execute.dask_workers import forward_warnings
+        from stream_gmm.execute.dask_wait import Deadlines
+        from stream_gmm.execute.dask_workers import WorkerCheck, examine_workers, forward_warnings
         from stream_gmm.execute.scheduler_upkeep import dask_setup, forget
 
         options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
-        with LocalCluster(**options) as cluster, Client(cluster, set_as_default=False) as client:
+        with (
+            dask.config.set({"distributed.admin.low-level-log-length": 1_000, DELAY: "1h"}),
+            LocalCluster(**options) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
             scheduler, (worker,) = cluster.scheduler, cluster.workers.values()
             executor, spans = DaskExecutor(client), cluster.scheduler.extensions["spans"].spans
 
@@ -639,8 +647,10 @@ class TestLongLivedClusters:
                     assert executor.map_reduce(_add, lambda a, b: a + b, [1, 2, 3], shared=1) == 9
 
             sum_five_times()
+            examine_workers(client, WorkerCheck.of(answer_known_question), Deadlines())
             counts = len(spans), len(worker.digests_total)
             sum_five_times()
+            examine_workers(client, WorkerCheck.of(answer_known_question), Deadlines())
             assert (len(spans), len(worker.digests_total)) == counts
 
             with dask.annotate(span={"name": ("mine",), "ids": ("mine",)}):
@@ -661,3 +671,35 @@ class TestLongLivedClusters:
                 assert left
                 assert all(client.id in n for n in left), "those of the client that is gone are forgotten"
             assert not [group for span in spans.values() for group in span.groups]
+
+    def test_a_scheduler_with_upkeep_keeps_few_messages_and_no_log_of_clients_that_are_gone(self):
+        from distributed import Client, LocalCluster
+
+        from stream_gmm.execute.scheduler_upkeep import MESSAGES, dask_setup, forget
+
+        options = {"n_workers": 0, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+        with (
+            dask.config.set({"distributed.admin.low-level-log-length": 1_000, DELAY: "10 ms"}),
+            LocalCluster(**options) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            scheduler = cluster.scheduler
+
+            async def set_up() -> None:
+                dask_setup(scheduler)
+
+            cluster.sync(set_up)
+            cluster.scale(1)
+            client.wait_for_workers(1)
+            (stream,) = scheduler.stream_comms.values()
+            assert stream.recent_message_log.maxlen == MESSAGES
+            with Client(cluster, set_as_default=False) as other:
+                assert other.submit(_add, 1, 2).result() == 3
+                gone = other.id
+            assert gone in scheduler._broker._topics
+            deadline = time.monotonic() + 10.0
+            while gone in scheduler._broker._topics and time.monotonic() < deadline:
+                cluster.sync(forget, scheduler)
+                time.sleep(0.05)
+            assert gone not in scheduler._broker._topics
+            assert client.id in scheduler._broker._topics

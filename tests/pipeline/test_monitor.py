@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from scipy.stats import binom, ks_2samp
 
 import stream_gmm as sg
 from stream_gmm.core.drift import merge_summaries, predict_refit_gain, summarise_rows
+from stream_gmm.core.model.moments import DIAGONAL, FULL, ISOTROPIC
 from stream_gmm.core.rows.histogram import LogDensityHistogram, count_bins
 from stream_gmm.core.rows.sampling import hash_rows
 from stream_gmm.errors import ConfigError, DriftError, InputDataError
@@ -131,6 +134,23 @@ def test_the_prediction_stays_sound_where_components_overlap_and_the_sample_is_s
 
     assert np.median(np.abs(np.array(ratios) - 1.0)) < 0.2
     assert max(ratios) < 1.5
+
+
+@pytest.mark.parametrize("family", ["diag", "spherical", "tied_diag", "tied"])
+def test_a_summary_that_comes_from_a_worker_is_read_as_one_that_was_made_here(family):
+    rows = draw(np.random.default_rng(7), 1_000)
+    model = sg.fit(rows, 2, family)
+    summary = summarise(model, rows)
+
+    assert predict_refit_gain(model.params, pickle.loads(pickle.dumps(summary)), 1_000.0) == predict_refit_gain(
+        model.params, summary, 1_000.0
+    )
+
+
+@pytest.mark.parametrize("kind", [FULL, DIAGONAL, ISOTROPIC])
+def test_a_kind_of_moments_is_the_same_object_in_another_process(kind):
+    assert pickle.loads(pickle.dumps(kind)) is kind
+    assert copy.deepcopy(kind) is kind
 
 
 def test_summaries_of_parts_merge_to_that_of_the_whole(model):

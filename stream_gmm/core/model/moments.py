@@ -17,7 +17,10 @@ Array = NDArray[np.float64]
 
 
 class Moments(Protocol):
-    """A kind of second moment. Implementations are stateless singletons; ``S`` is the shape of one component's."""
+    """A kind of second moment. Implementations are stateless singletons; ``S`` is the shape of one component's.
+
+    They are compared by identity, so that one that comes back from another process must be the one that is here.
+    """
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Return the shape ``(K, *S)`` of the scatter of K components."""
@@ -58,6 +61,9 @@ def divide_by_weight(sums: Array, weight: Array) -> Array:
 class FullMoments:
     """Scatter ``(K, D, D)``."""
 
+    def __reduce__(self) -> str:
+        return "FULL"
+
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)
 
@@ -94,6 +100,9 @@ def _diagonals(matrices: Array) -> Array:
 class DiagonalMoments:
     """Scatter ``(K, D)``: the sums of squares of each column."""
 
+    def __reduce__(self) -> str:
+        return "DIAGONAL"
+
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)
 
@@ -125,6 +134,9 @@ class DiagonalMoments:
 
 class IsotropicMoments:
     """Scatter ``(K, 1)``: the mean of the columns' sums of squares, which is ``trace / D``."""
+
+    def __reduce__(self) -> str:
+        return "ISOTROPIC"
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, 1)

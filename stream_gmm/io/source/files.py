@@ -215,7 +215,7 @@ def _explain_unreadable(path: str) -> Iterator[None]:
             explain(
                 f"cannot open {redact(path)} as Parquet",
                 why=str(error),
-                remedy=foreign or "remove or rewrite the file, or leave it out of data.paths",
+                remedy=foreign or "write the file again, or leave it out with data.exclude (--exclude PATTERN)",
             )
         ) from error
 

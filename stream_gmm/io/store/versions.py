@@ -88,10 +88,10 @@ class Catalog:
             if version.name == wanted:
                 return version
         known = [v.name for v in self.versions]
-        missing = f"there is no {name}" if name in ALIASES else f"there is no version {name!r}"
+        missing = f"there is no version {name!r}" + did_you_mean(name, [*known, *ALIASES]).rstrip("?")
         raise ConfigError(
             explain(
-                missing + did_you_mean(name, [*known, *ALIASES]).rstrip("?"),
+                f"there is no {name}" if name in ALIASES else missing,
                 why=f"the folder has the versions {', '.join(known)}" if known else "the folder has no versions",
                 remedy="'stream-gmm history RUN' lists them",
             )
@@ -141,7 +141,8 @@ class Catalog:
         """Return the catalog with the newest versions only; champion and challenger stay in any case."""
         named = {self.champion, self.challenger}
         others = [v.name for v in self.versions if v.name not in named]
-        kept = named | set(others[len(others) - max(keep - len(named - {None}), 0) :])
+        room = max(keep - len(named - {None}), 0)
+        kept = named | set(others[max(len(others) - room, 0) :])
         return replace(
             self,
             versions=tuple(v for v in self.versions if v.name in kept),

@@ -39,11 +39,12 @@ class MonitorReport:
     def alert(self, name: str) -> dict[str, Any]:
         """Return what a system for alerts needs, as JSON values: one line for a period."""
         total: Mapping[str, Any] = self.result.total
+        column, shift = self._find_shifted_column()
         return {
             "event": "stream-gmm.monitor", "name": name, "period": self.period, "version": self.version,
             **{key: total[key] for key in _ALERTED}, "drifted": self.result.drifted,
             "drifted_files": [r["file"] for r in self.result.rows[:-1] if r["status"] == DRIFTED],
-            "table": str(self.table),
+            "most_shifted_column": column, "column_mean_shift": shift, "table": str(self.table),
         }  # fmt: skip
 
     def raise_if_drifted(self, max_gain: float, consequence: str) -> None:
@@ -58,16 +59,27 @@ class MonitorReport:
             return
         total = self.result.total
         where = [r["file"] for r in self.result.rows[:-1] if r["status"] == DRIFTED]
+        column, shift = self._find_shifted_column()
         files = f" (files over the threshold: {', '.join(where[:5])}{' ...' if len(where) > 5 else ''})"
         raise DriftError(
             explain(
                 f"the rows of {self.period} have drifted from {self.version}: a refit would gain "
                 f"{total['refit_gain']:.4g} nats per row over all files, {total['chance_gain']:.2g} of it by chance, "
                 f"and the threshold is {max_gain:g}" + (files if where else ""),
-                why=consequence,
-                remedy=f"look at {self.table}, and run 'stream-gmm sweep' for a new model",
+                why=f"the mean of column '{column}' has moved most, by {shift:+.2f} of its standard deviations; "
+                + consequence,
+                remedy=f"look at {self.table}; with 'stream-gmm update' the model follows, and 'stream-gmm sweep' "
+                "searches for a new one",
             )
         )
+
+    def _find_shifted_column(self) -> tuple[str, float]:
+        """Return the column whose mean has moved most, in the file that has drifted most or else in all rows."""
+        drifted = [r for r in self.result.rows if r["status"] == DRIFTED]
+        row = max(drifted, key=lambda r: r["refit_gain"] or 0.0) if drifted else self.result.total
+        shifts = dict(zip(row["columns"], row["column_mean_shift"], strict=True))
+        column = max(shifts, key=lambda name: abs(shifts[name]))
+        return column, shifts[column]
 
 
 def monitor_stage(

@@ -52,6 +52,11 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key():
         assert part in text
 
 
+def test_a_key_of_another_section_is_sent_there():
+    with pytest.raises(ConfigError, match=r"sweep.holdout: unknown key; it belongs to em; is 'em:' a comment\?"):
+        validate_config(MINIMAL | {"sweep": {"n_components": [2], "holdout": 0.1}}, "f.yaml")
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [(5, [5]), ("1:4", [1, 2, 3, 4]), ("1:2,8", [1, 2, 8]), ([1, "3:4"], [1, 3, 4]), (["2", 3], [2, 3])],

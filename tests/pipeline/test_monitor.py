@@ -276,9 +276,25 @@ def test_the_file_that_drifted_is_named_with_what_has_changed(job):
     shifts = np.abs(np.array(bad["mean_shift"]))
     assert np.unravel_index(shifts.argmax(), shifts.shape) == (k, 0)
     assert shifts.max() == pytest.approx(1.0, abs=0.25)
-    assert report.alert("x")["drifted_files"] == ["bad.parquet"]
-    with pytest.raises(DriftError, match=r"drifted from v1.*bad.parquet.*sweep"):
+    alert = report.alert("x")
+    assert alert["drifted_files"] == ["bad.parquet"]
+    assert alert["most_shifted_column"] == bad["columns"][0]
+    assert alert["column_mean_shift"] == bad["column_mean_shift"][0] > abs(bad["column_mean_shift"][1])
+    with pytest.raises(DriftError, match=rf"from v1.*bad.parquet.*of column '{bad['columns'][0]}' has moved.*sweep"):
         report.raise_if_drifted(0.01, "")
+
+
+def test_with_the_folder_alone_the_configuration_of_the_run_is_used(job):
+    _, _, rng, tmp_path = job
+    rows = draw(rng, 3_000)
+    rows[:30, 1] = np.nan  # the run's configuration leaves them out
+    night = write(tmp_path / "night", "y.parquet", rows)
+    assert "4,000 rows scored" in run_command("score", "--folder", tmp_path / "run")
+    printed = run_command("monitor", night, "--folder", tmp_path / "run", "--period", "n")
+
+    line = next(json.loads(text) for text in printed.splitlines() if text.startswith("{"))
+    assert (line["status"], line["rows"]) == ("same", 3_000)
+    assert "data: is required" in run_command("score", code=2)
 
 
 def test_the_policies_alert_refit_and_refuse(job):

@@ -15,6 +15,7 @@ import stream_gmm as sg
 from stream_gmm.errors import ConfigError, InputDataError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.io.store.generations import current_state
+from stream_gmm.io.store.versions import Catalog, Version
 from stream_gmm.pipeline.job.run_folder import (
     locate_version,
     publish_results,
@@ -108,6 +109,19 @@ def test_only_so_many_versions_are_kept_and_never_too_few(tmp_path):
     assert len([p for p in (tmp_path / ".results").iterdir() if p.name.isdigit()]) <= 5
     publish(tmp_path, 2, keep=1, challenger=True)
     assert read(tmp_path)[3] == "v8"
+
+
+def test_no_version_is_forgotten_before_there_are_too_many():
+    catalog = Catalog()
+    for i in range(1, 13):
+        catalog = catalog.add(Version(f"v{i}", "", "full-2", 100, "", ""), challenger=i % 2 == 0, keep=10)
+        assert [v.name for v in catalog.versions] == [f"v{j}" for j in range(max(i - 9, 1), i + 1)]
+
+
+def test_an_alias_that_nothing_has_is_not_proposed_for_itself(tmp_path):
+    publish(tmp_path, 0)
+    with pytest.raises(ConfigError, match=r"^there is no challenger\. the folder has the versions v1"):
+        sg.open_registry(tmp_path).diff("champion", "challenger")
 
 
 def test_the_same_run_again_is_the_same_version(tmp_path):

@@ -314,19 +314,15 @@ def _describe_problem(error: Any) -> str:
     location = [str(p) for p in error["loc"] if not str(p).startswith(("list[", "function"))]
     dotted = ".".join(location)
     if error["type"] == "extra_forbidden":
-        if places := _find_sections(location[-1]):
+        sections = {name: field.annotation for name, field in RunConfig.model_fields.items()}
+        places = [n for n, s in sections.items() if location[-1] in getattr(s, "model_fields", ())]
+        if places:
             return f"{dotted}: unknown key; it belongs to {' or '.join(places)}; is '{places[0]}:' a comment?"
         return f"{dotted}: unknown key{did_you_mean(location[-1], _known_keys(location[:-1]))}"
     if error["type"] == "missing":
         return f"{dotted}: is required"
     message = error["msg"].removeprefix("Value error, ")
     return f"{dotted}: {message} (found {redact_value(error['input'])!r})"
-
-
-def _find_sections(key: str) -> list[str]:
-    """Return the sections that have this key."""
-    sections = {name: field.annotation for name, field in RunConfig.model_fields.items()}
-    return [name for name, section in sections.items() if key in getattr(section, "model_fields", ())]
 
 
 def _known_keys(location: list[str]) -> list[str]:

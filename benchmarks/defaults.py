@@ -4,6 +4,7 @@
 
     python -m benchmarks.defaults FOLDER...            each folder or file is one data set
     python -m benchmarks.defaults --each FOLDER...     every Parquet file below the folders is a data set
+    python -m benchmarks.defaults --keep OUT FOLDER... keeps run folders, and what the commands print
 
 Each set is swept twice, with ``resolution: none`` (the default) and ``resolution: auto``, and then scored. If it is
 refused because values are missing, it is tried once more with ``missing: marginalise``. A line for each set says
@@ -42,7 +43,8 @@ NOT_ADMISSIBLE = ("DEGENERATE", "FAILED")
 """Outcomes of candidates that cannot be chosen; a pruned one could have been, if it had been better."""
 HEADINGS = (
     "set", "outcome", "stage", "exit code", "rows", "missing", "fitted", "set aside", "constant", "candidates",
-    "admissible, none", "admissible, auto", "chosen, none", "chosen, auto", "seconds", "CPU seconds", "message",
+    "admissible, none", "admissible, auto", "chosen, none", "chosen, auto", "seconds", "CPU seconds", "profile",
+    "sweep, none", "sweep, auto", "score, none", "score, auto", "message",
 )  # fmt: skip
 
 
@@ -71,27 +73,41 @@ def first_message(output: str) -> str:
     return (errors or lines[-1:] or [""])[0]
 
 
-def try_set(path: str, options: Sequence[str], missing: str = "") -> dict[str, Any]:
+def run_stage(found: dict[str, Any], stage: str, *arguments: str) -> tuple[int, str]:
+    """Run a command; its CPU seconds are noted under the name of the stage."""
+    found["stage"] = stage
+    before = time.process_time()
+    code, output = run_command(*arguments)
+    found[stage] = f"{time.process_time() - before:.1f}"
+    return code, output
+
+
+def try_set(path: str, options: Sequence[str], keep: Path | None = None, missing: str = "") -> dict[str, Any]:
     """Return what came of a set: how it ended, and the counts of its two sweeps."""
-    found: dict[str, Any] = {"missing": missing or "error", "stage": "profile"}
+    found: dict[str, Any] = {"missing": missing or "error"}
     policy = ["--missing", missing] if missing else []
-    with tempfile.TemporaryDirectory() as place:
-        code, output = run_command("profile", path)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = keep or Path(temporary)
+        code, output = run_stage(found, "profile", "profile", path)
+        printed = [output]
         for resolution in ("none", "auto") if not code else ():
-            folder = Path(place) / resolution
+            folder = place / resolution
             to = ["--executor", "serial", "--folder", str(folder), "--resolution", resolution, *policy, *options]
-            found["stage"] = f"sweep, {resolution}"
-            code, output = run_command("sweep", path, *to)
+            code, output = run_stage(found, f"sweep, {resolution}", "sweep", path, *to)
+            printed.append(output)
             found |= read_table(folder, resolution)
             if code not in (0, 8):
                 break
             if not code:
-                found["stage"] = f"score, {resolution}"
-                code, output = run_command("score", path, *to)
+                code, output = run_stage(found, f"score, {resolution}", "score", path, *to)
+                printed.append(output)
                 if code:
                     break
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / "printed.txt").write_text("\n".join(printed))
     if code == 3 and not missing and "missing: marginalise" in output:
-        return try_set(path, options, "marginalise")
+        return try_set(path, options, keep, "marginalise")
     return found | {"code": code, "message": first_message(output) if code else ""}
 
 
@@ -123,7 +139,7 @@ def count_set_aside(path: str) -> int:
         return 0
 
 
-def try_in_child(path: str, options: Sequence[str], seconds: float) -> dict[str, Any]:
+def try_in_child(path: str, options: Sequence[str], seconds: float, keep: Path | None = None) -> dict[str, Any]:
     """Do the same in a forked process; a crash and a time-out are outcomes, too."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -131,7 +147,7 @@ def try_in_child(path: str, options: Sequence[str], seconds: float) -> dict[str,
         os.close(reader)
         warnings.simplefilter("ignore")
         try:
-            answer = try_set(path, options) | {"set aside": count_set_aside(path)}
+            answer = try_set(path, options, keep) | {"set aside": count_set_aside(path)}
         except BaseException as error:
             answer = {"stage": "?", "code": TRACEBACK, "message": f"{type(error).__name__}: {error}"}
         os.write(writer, json.dumps(answer).encode()[:60_000])
@@ -169,6 +185,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="time for each set")
     parser.add_argument("--match", default="", help="only sets with this in their path")
     parser.add_argument("--options", default="", help="options of sweep and score, such as '--n-components 1:4'")
+    parser.add_argument("--keep", type=Path, help="folder for the runs, and for what was printed")
     given = parser.parse_args()
     import stream_gmm.pipeline.job.stages  # noqa: F401 - loaded before the forks
 
@@ -180,13 +197,14 @@ def main() -> None:
         if given.match not in str(path):
             continue
         start, before = time.monotonic(), os.times()
-        found = try_in_child(str(path), given.options.split(), given.seconds)
+        name = str(path.relative_to(root)) if path != root else "/".join(path.parts[-2:])
+        keep = given.keep / name.replace("/", "_") if given.keep else None
+        found = try_in_child(str(path), given.options.split(), given.seconds, keep)
         after = os.times()
         code = found["code"]
         word = WORDS.get(code, f"exit {code}")
         counts[word] += 1
         bad += code in BAD
-        name = str(path.relative_to(root)) if path != root else "/".join(path.parts[-2:])
         seconds = (f"{time.monotonic() - start:.1f}", f"{after[2] + after[3] - before[2] - before[3]:.1f}")
         known = {"set": name, "outcome": word, "exit code": code, "seconds": seconds[0], "CPU seconds": seconds[1]}
         row = {**found, **known, "message": found["message"].replace("|", "/")[:160]}

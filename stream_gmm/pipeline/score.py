@@ -106,7 +106,7 @@ def score(
     FolderInUseError
         If another job is writing to ``output``, and still does after ``wait`` seconds.
     StorageError
-        If ``output`` holds anything but an earlier result, or cannot be written.
+        If ``output`` holds anything but an earlier result, or cannot be written, or a file of scores cannot be kept.
     """
     if table.impute:
         refuse_imputation(model.transforms)
@@ -131,7 +131,7 @@ def score(
             target.tidy()
             return ScoreResult(target.shown, previous, already_published=True)
         with target.open_staging(job_key) as staging:
-            reused = target.reuse(intact, staging)
+            reused = target.reuse(intact, staging, required=bool(kept))
             job = ScoreJob(
                 model.density, choose_fixed_test(layout, model), dataset.columns, dataset.missing, layout, staging,
                 (("stream_gmm.model_digest", model.digest), ("stream_gmm.version", version("stream-gmm"))),

@@ -23,6 +23,7 @@ from stream_gmm.io.source.memory import as_source
 from stream_gmm.pipeline.fit.grid import parse_grid
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.fit.size import estimate_worker_bytes
+from stream_gmm.pipeline.job import plan
 from stream_gmm.pipeline.job.cluster import planned_workers
 from stream_gmm.pipeline.job.config import ClusterConfig
 from stream_gmm.pipeline.job.plan import Workers, make_plan
@@ -60,6 +61,19 @@ def test_planned_time_follows_from_measured_speeds(data, monkeypatch):
     assert one.seconds > 2.0 * two.seconds
     assert one.seconds >= one.explore_seconds
     assert Workers(4, cores=2).power == Workers(2).power < Workers(4).power
+
+
+def test_a_few_rows_are_planned_in_seconds_whatever_a_call_costs(rng, monkeypatch):
+    """82 rows of one column were said to take 13 minutes, and took one second."""
+    measured, clock = [], itertools.count()
+    monkeypatch.setattr(plan, "accumulate_stats", lambda batch, rows: measured.append(len(rows)))
+    # Every look at the clock is 10 ms after the last one.
+    monkeypatch.setattr(plan, "time", SimpleNamespace(perf_counter=lambda: 0.01 * next(clock)))
+    found = make_plan(as_source(rng.normal(size=(82, 1))), GRID, Settings(), Workers(1))
+    assert set(measured) == {plan.TRIAL_ROWS}
+    assert found.explore_seconds < 10.0
+    full = make_plan(as_source(rng.normal(size=(8200, 1))), GRID, Settings(), Workers(1))
+    assert full.explore_seconds > 5.0 * found.explore_seconds
 
 
 def test_the_reads_of_a_sweep_lie_within_those_planned(data):

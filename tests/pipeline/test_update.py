@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 import stream_gmm as sg
 from stream_gmm.core.drift import reduce_moments
 from stream_gmm.core.file_stats import StatsTotal
-from stream_gmm.errors import ConfigError, InputDataError, ModelFileError
+from stream_gmm.errors import ConfigError, InputDataError, ModelFileError, StorageError
 from stream_gmm.execute.serial import SerialExecutor
 from stream_gmm.execute.threads import ThreadsExecutor
 from stream_gmm.io.store.statistics import load_statistics, save_statistics
@@ -120,6 +123,40 @@ def count_reads(monkeypatch):
 
 def kept_stats(nights: Nights):
     return load_statistics(nights.folder / "statistics.gmm")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_scores_that_cannot_be_kept_stay_published_and_are_not_made_anew_by_another_model(nights, monkeypatch, code):
+    """Before, the file was scored again with the new model: an update without a fault would not have done that."""
+    nights.write("f10.parquet", draw(np.random.default_rng(1), 600))
+    before = {p.name: p.read_bytes() for p in (nights.folder / "scored").glob("*.parquet")}
+    link, calls = os.link, itertools.count()
+
+    def fail_once(source, target):
+        if "scored" in Path(source).parts and next(calls) == 3:
+            raise OSError(code, os.strerror(code))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", fail_once)
+    with pytest.raises(StorageError, match=r"scores of .*f03.parquet cannot be kept\. .*run again"):
+        nights.update(update={"min_gain": 0.0})
+    assert {p.name: p.read_bytes() for p in (nights.folder / "scored").glob("*.parquet")} == before
+    result = nights.update(update={"min_gain": 0.0})
+    assert (result.scored, result.kept_scores) == (1, 10)
+    assert all((nights.folder / "scored" / name).read_bytes() == content for name, content in before.items())
+
+
+def test_scores_are_kept_as_copies_where_a_file_system_has_no_links(nights, monkeypatch):
+    nights.write("f10.parquet", draw(np.random.default_rng(1), 600))
+    before = {p.name: p.read_bytes() for p in (nights.folder / "scored").glob("*.parquet")}
+
+    def refuse(source, target):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    result = nights.update()
+    assert (result.scored, result.kept_scores) == (1, 10)
+    assert all((nights.folder / "scored" / name).read_bytes() == content for name, content in before.items())
 
 
 def test_unchanged_files_are_not_read_at_all(nights, count_reads):

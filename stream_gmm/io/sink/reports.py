@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from stream_gmm.errors import StorageError
 from stream_gmm.io.sink.places import Place, is_intact, open_place
 
 REPORTS = "_reports"
+NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system answers that has no links, or no more for this file."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,33 @@ def is_part_intact(report: PartReport, folder: str) -> bool:
 
 
 def link_part(reports: Sequence[PartReport], published: Path, staging: Path) -> None:
-    """Take the files of a published part over into a staging folder; if that fails, it is simply scored again."""
-    with contextlib.suppress(OSError):
-        for report in reports:
-            target = staging / report.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
+    """Take the files of a published part over into a staging folder: by a link, or as a copy where there are none.
+
+    Raises
+    ------
+    OSError
+        If a file can be neither linked nor copied.
+    """
+    for report in reports:
+        target = staging / report.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
             os.link(published / report.path, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            copy_file(published / report.path, target)
+    with contextlib.suppress(OSError):  # the note only spares a resumed job the work
         write_note(open_place(str(staging)), reports)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, so that it stays after a power failure."""
+    with source.open("rb") as read, target.open("wb") as written:
+        shutil.copyfileobj(read, written)
+        written.flush()
+        os.fsync(written.fileno())
 
 
 def write_note(place: Place, reports: Sequence[PartReport]) -> None:

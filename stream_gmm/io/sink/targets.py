@@ -74,8 +74,15 @@ class Target(Protocol):
     def strip_folder(self, path: str) -> str:
         """Return the path of a published file without the folder of its job."""
 
-    def reuse(self, reports: Sequence[PartReport], staging: str) -> list[PartReport]:
-        """Take intact files of the published table over; return those that need not be written again."""
+    def reuse(self, reports: Sequence[PartReport], staging: str, *, required: bool = False) -> list[PartReport]:
+        """Take intact files of the published table over; return those that need not be written again.
+
+        Raises
+        ------
+        StorageError
+            If a file cannot be taken over that is ``required``: another model has made it, so that it cannot be
+            written again.
+        """
 
     def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes, schema: pa.Schema) -> None:
         """Make the staged files the published table; ``model`` is the file of the model that made it."""
@@ -108,6 +115,27 @@ def open_target(output: str | Path, sink: str | None = None, write: str = REPLAC
     if sink == DELTA or (sink is None and is_delta_table(where)):
         return DeltaTarget(where, write)
     return ObjectTarget(ObjectPlace(where)) if is_uri(where) else FolderTarget(Path(where))
+
+
+def _group_by_part(reports: Sequence[PartReport]) -> list[list[PartReport]]:
+    return [list(files) for _, files in itertools.groupby(reports, lambda report: report.index)]
+
+
+@contextlib.contextmanager
+def _take_over(part: Sequence[PartReport], required: bool) -> Iterator[None]:
+    """Let files that cannot be taken over be scored again; not those that would get other scores then."""
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        if required:
+            raise StorageError(
+                explain(
+                    f"the scores of {redact(part[0].source)} cannot be kept",
+                    why=str(error),
+                    remedy="the published scores are as they were; run again as soon as the storage answers and has "
+                    "room",
+                )
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -148,9 +176,10 @@ class FolderTarget:
             folders.remove_dead_staging(self.folder)
             yield str(staging)
 
-    def reuse(self, reports: Sequence[PartReport], staging: str) -> list[PartReport]:
-        for _, files in itertools.groupby(reports, lambda report: report.index):
-            link_part(list(files), self.folder, Path(staging))
+    def reuse(self, reports: Sequence[PartReport], staging: str, *, required: bool = False) -> list[PartReport]:
+        for part in _group_by_part(reports):
+            with _take_over(part, required):
+                link_part(part, self.folder, Path(staging))
         return [r for r in reports if LocalPlace(Path(staging)).find_size(r.path) == r.bytes]
 
     def publish(self, staging: str, manifest: Mapping[str, Any], model: bytes, schema: pa.Schema) -> None:
@@ -219,13 +248,12 @@ class ObjectTarget:
         # The name of the job: started again, it finds the files that it has finished.
         yield self.place.below(f"v-{job[:16]}").uri
 
-    def reuse(self, reports: Sequence[PartReport], staging: str) -> list[PartReport]:
+    def reuse(self, reports: Sequence[PartReport], staging: str, *, required: bool = False) -> list[PartReport]:
         where = self.locate()
         source, target = ObjectPlace(where), ObjectPlace(staging)
         # The same job writes to the same version.
-        for _, files in itertools.groupby(reports if where != staging else (), lambda report: report.index):
-            with contextlib.suppress(FileNotFoundError, StorageError):  # else the part is scored again
-                part = list(files)
+        for part in _group_by_part(reports) if where != staging else ():
+            with _take_over(part, required):
                 for report in part:
                     source.copy(report.path, target)
                 write_note(target, part)

@@ -45,12 +45,13 @@ from stream_gmm.pipeline.fit.transforms import count_profile_reads
 from stream_gmm.pipeline.passes.full_pass import STATISTICS_BYTES, count_statistics_bytes, pack_candidates
 
 TRIAL_ROWS, TRIAL_NS = 8_192, 1e9
-"""Most rows and nanoseconds of a trial."""
+"""Rows of a trial, and the nanoseconds that it may take."""
 PASSES = {"auto": (2, 4, 10), "em": (5, 14, 60), "minibatch": (3, 6, 20)}
 """Full passes of the slowest candidate of a sweep, after the profile: few, usual, many."""
 SURVIVORS = 0.2
 """Share of the work of a pass over all candidates that usually remains after the sample."""
-RACE_ROW_STEPS = 15 * 4_000
+RACE_ROW_STEPS, RACE_STEPS = 15 * 4_000, 8 * 15
+"""Rows times steps of a restart in a race, which takes more steps on a few rows: at most so many."""
 RACED = 0.5
 """Share of the steps of a race that is made: restarts that are equal, or far behind, are not run on."""
 CLIMBS, ITERATED_CLIMBS = 2.0, 3.0
@@ -266,7 +267,9 @@ def _measure_costs(rows: Array, candidates: Sequence[MixtureParams]) -> dict[int
         kind = (params.features, params.family.shared, _size_class(params.n_components))
         if kind not in measured:
             row_ns = estimate_row_ns(params.n_components, params.n_features, params.family.name)
-            trial = np.asfortranarray(rows[: int(min(TRIAL_ROWS, max(TRIAL_NS / row_ns, 16)))])
+            # A few rows are repeated: calls cost more than they do, and the fits on them are compiled as a whole.
+            size = int(min(TRIAL_ROWS, max(TRIAL_NS / row_ns, 16)))
+            trial = np.asfortranarray(np.resize(rows, (size, rows.shape[1])))
             measured[kind] = _time_estep(params, trial, scaling) / params.n_components
         out[i] = measured[kind] * params.n_components
     return out
@@ -289,7 +292,7 @@ def _estimate_sample_seconds(
 ) -> float:
     """Return seconds of one core for the sample: the race of the restarts, and the climbs of those that go on."""
     starts = len(SEEDINGS) * settings.n_init
-    race = RACE_ROW_STEPS * starts * max(1.0, np.log2(starts / 2.0))
+    race = min(RACE_ROW_STEPS, RACE_STEPS * sample_rows) * starts * max(1.0, np.log2(starts / 2.0))
     climb = min(SAMPLE_STEPS, algorithm_named(settings.algorithm).sample_steps) * sample_rows
     simple, iterated = RACED * race + survivors * CLIMBS * climb, race + ITERATED_CLIMBS * climb
     row_steps = (simple if name in STRUCTURES else iterated for name in names)

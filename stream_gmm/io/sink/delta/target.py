@@ -223,9 +223,9 @@ class DeltaTarget:
         folder, _, name = path.partition("/")
         return name if RUN_FOLDER.fullmatch(folder) else path
 
-    def reuse(self, reports: Sequence[PartReport], staging: str) -> list[PartReport]:
+    def reuse(self, reports: Sequence[PartReport], staging: str, *, required: bool = False) -> list[PartReport]:
         """Return the files that stay as they are: those that hold rows of the table now."""
-        del staging
+        del staging, required
         state = read_state(self.table)
         files = {} if state is None else state.files
         return [r for r in reports if r.path in files and files[r.path][0] == r.bytes]

@@ -8,4 +8,5 @@ May import: ``model``, ``stats``, ``rows``, ``criteria``, ``estep``, ``mstep``, 
 - ``seeding.py``, ``seeding_loops.py``, ``neighbours.py``: starting assignments (k-means++, ...), their loops
 - ``evidence.py``: paired differences on validation rows, and pruning after the fits on the sample
 - ``pruning.py``: pruning in the course of the full passes
+- ``nested.py``: splits of components that all rows have determined, to start K + 1 from
 """

@@ -63,6 +63,29 @@ def bound_final_gain(state: EMState, passes_left: float) -> float:
     return min(predicted, passes_left * rate)
 
 
+def find_leaders(states: Sequence[EMState], criterion: str) -> list[tuple[int, list[int]]]:
+    """Return the position of the best of every group that competes, and the positions of the group.
+
+    Groups without a sound fit are left out, and so are all for a criterion without a bound.
+    """
+    bound, out = BOUNDS.get(criterion), []
+    if bound is None:
+        return []
+    value = CRITERIA[base_criterion(criterion)]
+    for group in group_competitors([s.params.n_components for s in states], bound.within_k):
+        rivals = [
+            i
+            for i in group
+            if states[i].accepted is not None
+            and states[i].outcome not in (Outcome.FAILED, Outcome.PRUNED)
+            and not states[i].report
+            and not (bound.finished_only and states[i].live)
+        ]
+        if rivals:
+            out.append((min(rivals, key=lambda i: value(_evaluate_criteria(states[i]))), group))
+    return out
+
+
 def prune_states(states: Sequence[EMState], criterion: str, passes_left: float = STEPS_LEFT) -> list[EMState]:
     """Return the states, with the outcome PRUNED for those that cannot win even in the best case.
 
@@ -74,18 +97,8 @@ def prune_states(states: Sequence[EMState], criterion: str, passes_left: float =
     if bound is None:
         return pruned
     value = CRITERIA[base_criterion(criterion)]
-    for group in group_competitors([s.params.n_components for s in states], bound.within_k):
-        rivals = [
-            s
-            for s in (states[i] for i in group)
-            if s.accepted is not None
-            and s.outcome not in (Outcome.FAILED, Outcome.PRUNED)
-            and not s.report
-            and not (bound.finished_only and s.live)
-        ]
-        if not rivals:
-            continue
-        best = min(rivals, key=lambda s: value(_evaluate_criteria(s)))
+    for leader, group in find_leaders(states, criterion):
+        best = states[leader]
         for i in group:
             state = states[i]
             if not state.live or state.accepted is None:

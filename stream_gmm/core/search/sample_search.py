@@ -209,9 +209,9 @@ class SampleSearch:
         peak = density.find_peak(log_mixture + np.log(self.scaling.scale).sum())
         return None if peak is None else add_peak(params, few[peak])
 
-    def run_briefly(self, params: MixtureParams) -> EMState:
+    def run_briefly(self, params: MixtureParams, steps: int = SPLIT_STEPS) -> EMState:
         """Return a mixture after as many steps as :meth:`split_best` makes, to be compared with it."""
-        return self._run_em([params], min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)[0]
+        return self._run_em([params], min(RACE_ROWS, len(self.rows)), steps)[0]
 
     def _run_em(self, starts: Sequence[MixtureParams], size: int, steps: int) -> list[EMState]:
         estep, few = self._take_rows(size)

@@ -44,7 +44,7 @@ from stream_gmm.pipeline.passes.profile import Profile
 log = logging.getLogger(__name__)
 
 MAGIC, PROFILE_MAGIC = b"STREAM-GMM LEDGER\n", b"STREAM-GMM PROFILE\n"
-FORMAT = 4
+FORMAT = 5
 KEPT_FILES = 3
 """Ledgers of other data or settings that stay in the folder; older ones are removed."""
 _TYPES = (
@@ -76,6 +76,8 @@ class Entries:
     sample_stage, unfinished
         The last stage of the fits on the sample that is finished, if that is not the last one; and how the new
         candidates stand after it.
+    restarts, rounds
+        Fits on the full data from further starts, while a sweep is not done; and how often there were to be any.
     """
 
     profile: Profile | None = None
@@ -87,6 +89,8 @@ class Entries:
     done: bool = True
     sample_stage: str = ""
     unfinished: dict[CandidateSpec, SampleOutcome] = field(default_factory=dict)
+    restarts: dict[CandidateSpec, tuple[EMState, ...]] = field(default_factory=dict)
+    rounds: dict[CandidateSpec, int] = field(default_factory=dict)
 
     def prepare_for(self, pruning: str, grid: Sequence[CandidateSpec]) -> Entries:
         """Return the entries for a sweep over ``grid``; candidates that were pruned for other reasons start again."""
@@ -101,7 +105,11 @@ class Entries:
         reads = 0 if self.done else self.reads
         stage = self.sample_stage if pruning == self.pruning and set(self.grid) == set(grid) else ""
         unfinished = self.unfinished if stage else {}
-        return Entries(self.profile, outcomes, states, pruning, tuple(grid), reads, False, stage, unfinished)
+        restarts = self.restarts if pruning == self.pruning and set(self.grid) == set(grid) else {}
+        return Entries(
+            self.profile, outcomes, states, pruning, tuple(grid), reads, False, stage, unfinished,
+            restarts, self.rounds if same else {},
+        )  # fmt: skip
 
 
 class Ledger:
@@ -224,6 +232,8 @@ class Ledger:
             "done": entries.done,
             "sample_stage": entries.sample_stage,
             "unfinished": [[*spec, encode(e, arrays)] for spec, e in entries.unfinished.items()],
+            "restarts": [[*spec, encode(s, arrays)] for spec, s in entries.restarts.items()],
+            "rounds": [[*spec, n] for spec, n in entries.rounds.items()],
         }
         content = pack(MAGIC, FORMAT, header, arrays)
         if not self._is_damaged:
@@ -264,6 +274,8 @@ def _decode_entries(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[Ent
         done=header["done"],
         sample_stage=header["sample_stage"],
         unfinished=decode_by_spec("unfinished"),
+        restarts=decode_by_spec("restarts"),
+        rounds=decode_by_spec("rounds"),
     )
     return entries, header["profile"]
 

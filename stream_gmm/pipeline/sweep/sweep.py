@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +38,7 @@ from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
 from stream_gmm.pipeline.passes.tasks import AUTO, PassTasks
 from stream_gmm.pipeline.sweep.choice import LOWEST_BIC, SelectionRule, choose
 from stream_gmm.pipeline.sweep.ledger import NO_LEDGER, Entries, Ledger
+from stream_gmm.pipeline.sweep.nested import NestedReview, choose_start, tracks_by_spec
 from stream_gmm.pipeline.sweep.result import Candidate, SweepResult
 from stream_gmm.pipeline.sweep.sample_pruning import (
     UNFINISHED_ALLOWANCE,
@@ -116,27 +118,38 @@ class SweepJob:
             e = entries.outcomes[spec]
             if spec not in states and e.fit.params is not None and not e.pruned_reason:
                 states[spec] = e.fit.make_start(profile.sample_is_whole)
-        if not any(s.live for s in states.values()):
+        if not any(s.live for s in [*states.values(), *itertools.chain(*entries.restarts.values())]):
             return replace(entries, states=entries.states | states, done=True)
-        specs, reads = list(states), entries.reads
+        reads, rounds = entries.reads, dict(entries.rounds)
 
         def save_states(now: Sequence[EMState], made: int, done: bool = False) -> Entries:
-            both = entries.states | dict(zip(specs, now, strict=True))
-            out = replace(entries, states=both, reads=reads + made, done=done)
+            tracks = tracks_by_spec(now)
+            fitted = {c: choose_start(own) if done else own[0] for c, own in tracks.items()}
+            restarts = {} if done else {c: own[1:] for c, own in tracks.items() if own[1:]}
+            out = replace(
+                entries, states=entries.states | fitted, restarts=restarts, rounds=dict(rounds),
+                reads=reads + made, done=done,
+            )  # fmt: skip
             self.ledger.write(out)
             return out
 
         def on_pass(now: Sequence[EMState]) -> None:
-            if all(s.accepted is not None for s in now):  # mini-batches cannot resume from a state
+            if all(s.accepted is not None for s in now[: len(states)]):  # mini-batches cannot resume from a state
                 save_states(now, full.passes)
                 fault_site("pass")
             self.on_pass(now)
 
         full = make_full_pass(tasks, profile, self.settings, self.executor, self.listener)
         passes_left = PASSES_LEFT if self.settings.acceleration == AUTO else STEPS_LEFT
-        pruning = partial(prune_states, criterion=self.choice.criterion, passes_left=passes_left)
+        criterion = self.choice.criterion
+        pruning = partial(prune_states, criterion=criterion, passes_left=passes_left)
         review: Review = pruning if self.prune else list
-        ended = run_states([states[c] for c in specs], full, profile, self.settings, on_pass, review)
+        if not profile.sample_is_whole:  # else the fits on the sample have been compared with splits on all rows
+            review = NestedReview(
+                len(states), profile, self.settings, self.executor, criterion, passes_left, self.prune, rounds
+            )
+        restarts = [s for c in states for s in entries.restarts.get(c, ())]
+        ended = run_states([*states.values(), *restarts], full, profile, self.settings, on_pass, review)
         return save_states(ended, full.passes, done=True)
 
     def _choose_candidate(self, entries: Entries, profile: Profile) -> SweepResult:

@@ -12,6 +12,7 @@ from stream_gmm.execute.protocol import (
     R,
     S,
     Scratch,
+    ScratchPath,
     call_with_scratch,
     machine_memory,
     require_items,
@@ -41,11 +42,11 @@ class LocalExecutor(ABC):
         return "this process"
 
     def keep(
-        self, fn: Callable[[I, Any, str], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
+        self, fn: Callable[[I, Any, ScratchPath], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
     ) -> Sequence[Any]:
         """See :class:`~stream_gmm.execute.protocol.Executor`."""
-        scratch = self._scratch.path
-        return self.map(call_with_scratch, [(fn, item, scratch) for item in items], shared=shared, label=label)
+        calls = [(fn, item, self._scratch) for item in items]
+        return self.map(call_with_scratch, calls, shared=shared, label=label)
 
     def map(
         self,

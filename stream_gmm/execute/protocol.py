@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -25,6 +26,7 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 OnDone = Callable[[int], None]
+ScratchPath = str | os.PathLike[str]
 RETRIES = 2
 RETRY_PAUSE_SECONDS = 0.2
 
@@ -60,7 +62,7 @@ class Executor(Protocol):
         """Where the work is done, in words."""
 
     def keep(
-        self, fn: Callable[[I, Any, str], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
+        self, fn: Callable[[I, Any, ScratchPath], R], items: Sequence[I], *, shared: Any = None, label: str = "keep"
     ) -> Sequence[Any]:
         """Return handles to ``fn(item, shared, scratch)``; ``scratch`` is a folder of the worker's own."""
 
@@ -153,12 +155,13 @@ def run_task(fn: Callable[[I, Any], R], item: I, shared: Any, retries: int = RET
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-def call_with_scratch(call: tuple[Callable[[I, Any, str], R], I, str], shared: Any) -> R:
+def call_with_scratch(call: tuple[Callable[[I, Any, ScratchPath], R], I, ScratchPath], shared: Any) -> R:
     """Call ``(fn, item, scratch)``: what ``keep`` runs for each item."""
     fn, item, scratch = call
     return fn(item, shared, scratch)
 
 
+@cache
 def machine_memory() -> int:
     """Return the memory of this machine, or of the container it is, in bytes."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -168,20 +171,25 @@ def machine_memory() -> int:
     return physical
 
 
-class Scratch:
-    """A temporary folder of this process, made when first asked for and removed at the end."""
+class Scratch(os.PathLike[str]):
+    """A temporary folder of this process, made when its path is first asked for and removed at the end."""
 
     def __init__(self) -> None:
         self._folder = ""
+        self._lock = threading.Lock()
 
     @property
     def path(self) -> str:
         """Path of the folder."""
-        if not self._folder:
-            self._folder = tempfile.mkdtemp(prefix="stream-gmm-")
-            # A TemporaryDirectory would warn when it is collected.
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        return self._folder
+        with self._lock:
+            if not self._folder:
+                self._folder = tempfile.mkdtemp(prefix="stream-gmm-")
+                # A TemporaryDirectory would warn when it is collected.
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            return self._folder
+
+    def __fspath__(self) -> str:
+        return self.path
 
 
 def require_items(items: Sequence[Any]) -> None:

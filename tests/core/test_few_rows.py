@@ -22,7 +22,7 @@ from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
 from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.pruning import bound_final_gain
-from stream_gmm.core.search.seeding import collect_hard_stats
+from stream_gmm.core.search.seeding import collect_hard_stats, start_from_seed, widen_clusters
 from stream_gmm.core.search.superfluous import end_stalled
 
 
@@ -68,11 +68,12 @@ def test_the_compiled_climb_ends_where_the_ordinary_one_does(rng, name, weighted
     few = FewRows(rows, weights, penalty)
     assert few.can_climb(start)
     (slow,) = run_to_end([EMState(start)], estep, Scheme(StopRule(1e-10, 500), penalty, QUASI_NEWTON))
-    end, is_optimum, left, value = few.climb(start, 500, 1e-10, 0.0)
+    climbed = few.climb(start, 500, 1e-10, 0.0)
+    end = climbed.params
     objective = scheme.objective(end, estep.evaluate(end))
-    assert is_optimum
-    assert left <= 1e-9
-    assert value == pytest.approx(objective, abs=1e-9)
+    assert climbed.is_optimum
+    assert climbed.left <= 1e-9
+    assert climbed.objective == pytest.approx(objective, abs=1e-9)
     assert objective >= slow.objectives[-1] - 1e-8
     assert few.climb(slow.params, 500, 1e-10, 0.0).objective == pytest.approx(slow.objectives[-1], abs=1e-8)
     after, _, _ = em_step(end, estep, penalty)
@@ -89,9 +90,44 @@ def test_the_compiled_climb_stops_where_nothing_is_gained_and_never_falls(rng):
         end = FewRows(rows, UNWEIGHTED, penalty).climb(start, steps, 1e-12, 0.0).params
         reached.append(Scheme(penalty=penalty).objective(end, estep.evaluate(end)))
     assert np.all(np.diff(reached) >= -1e-12), reached
-    stalled, is_optimum, _, _ = FewRows(rows, UNWEIGHTED, penalty).climb(start, 10_000, 0.0, 1e-3)
-    assert not is_optimum
-    assert Scheme(penalty=penalty).objective(stalled, estep.evaluate(stalled)) > reached[3]
+    stalled = FewRows(rows, UNWEIGHTED, penalty).climb(start, 10_000, 0.0, 1e-3)
+    assert not stalled.is_optimum
+    assert Scheme(penalty=penalty).objective(stalled.params, estep.evaluate(stalled.params)) > reached[3]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_the_statistics_at_the_end_of_compiled_steps_are_those_of_the_ordinary_e_step(rng, name, weighted):
+    rows = _rows(rng) + np.array([1e4, 0.0, -50.0])
+    weights = rng.integers(0, 4, len(rows)).astype(float) if weighted else UNWEIGHTED
+    few = FewRows(rows, weights, PseudoRows.of(collect_moments(rows, weights), 0.5))
+    estep = InMemoryEStep(rows, Scaling.of_rows(rows), weights=weights)
+    start = _start(rows, name)
+    for end in (few.run_plain_steps(start, 3, 0.0), few.climb(start, 500, 1e-9, 0.0)):
+        known, stats = end.stats, estep.evaluate(end.params)
+        assert known is not None
+        assert known.mean_loglik == pytest.approx(stats.mean_loglik, abs=1e-10)
+        assert known.rows == stats.rows
+        np.testing.assert_allclose(known.weight, stats.weight, rtol=1e-8)
+        np.testing.assert_allclose(known.mean, stats.mean, rtol=1e-8, atol=1e-6)
+        np.testing.assert_allclose(known.scatter, stats.scatter, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [0.3, Ridge(0.01)], ids=["pseudo-rows", "ridge"])
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_steps_from_the_clusters_of_a_seeding_begin_at_their_m_step(rng, name, penalty):
+    rows = _rows(rng) + np.array([1e4, 0.0, -50.0])
+    moments, family = collect_moments(rows, UNWEIGHTED), family_named(name)
+    penalty = penalty if isinstance(penalty, Ridge) else PseudoRows.of(moments, penalty)
+    scaling = Scaling.of_rows(rows)
+    labels = np.r_[np.zeros(60), np.ones(55), np.full(5, 2)].astype(int)  # the last is widened, as one of few rows
+    seed = collect_hard_stats(rows, labels, 3)
+    expected = start_from_seed(seed, family, scaling, penalty)
+    few = FewRows(rows, UNWEIGHTED, penalty)
+    start = few.run_steps_from(widen_clusters(seed, scaling.scale**2), family, 0, 0.0).params
+    np.testing.assert_allclose(start.weights, expected.weights, rtol=1e-9)
+    np.testing.assert_allclose(start.means, expected.means, rtol=1e-9)
+    np.testing.assert_allclose(start.covariances, expected.covariances, rtol=1e-6)
 
 
 def test_a_singular_covariance_ends_the_compiled_steps_at_the_last_regular_point(rng):

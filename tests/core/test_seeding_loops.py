@@ -10,8 +10,7 @@ from scipy.stats import multivariate_normal
 
 import stream_gmm as sg
 from stream_gmm.core.fit.few_rows_steps import describe_structure, run_estep
-from stream_gmm.core.search.merging_loops import merge_clusters
-from stream_gmm.core.search.neighbours import find_neighbours
+from stream_gmm.core.search.pair_loops import find_neighbours, merge_clusters
 from stream_gmm.core.search.seeding_loops import classify, run_lloyd, sum_clusters
 
 
@@ -21,13 +20,22 @@ def _draw_mixture(rng, k: int = 3, d: int = 3):
     return weights, 2.0 * rng.normal(size=(k, d)), matrices @ np.swapaxes(matrices, 1, 2) + np.eye(d)
 
 
-def test_neighbours_are_those_of_a_tree(rng):
-    rows = rng.normal(size=(300, 4))
-    neighbours, radius = np.zeros((300, 9), np.int64), np.empty(300)
+@pytest.mark.parametrize(("m", "n", "d"), [(300, 8, 4), (33, 32, 2), (500, 32, 5), (70, 1, 1)])
+def test_neighbours_are_those_of_a_tree(rng, m, n, d):
+    rows = rng.normal(size=(m, d))
+    neighbours, radius = np.zeros((m, n + 1), np.int64), np.empty(m)
     find_neighbours(np.ascontiguousarray(rows.T), neighbours, radius)
-    distances, expected = cKDTree(rows).query(rows, 9)
-    np.testing.assert_array_equal(neighbours, expected)
+    distances, expected = cKDTree(rows).query(rows, n + 1)
+    np.testing.assert_array_equal(np.sort(neighbours), np.sort(expected))
     np.testing.assert_allclose(radius, distances[:, -1])
+
+
+def test_rows_that_are_equal_are_neighbours_too(rng):
+    rows = np.repeat(rng.normal(size=(20, 2)), 5, axis=0)
+    neighbours, radius = np.zeros((100, 7), np.int64), np.empty(100)
+    find_neighbours(np.ascontiguousarray(rows.T), neighbours, radius)
+    assert all(len(set(own)) == 7 for own in neighbours.tolist())
+    np.testing.assert_allclose(radius, cKDTree(rows).query(rows, 7)[0][:, -1])
 
 
 def test_rows_go_to_the_likeliest_component(rng):

@@ -19,6 +19,9 @@ from stream_gmm.core.fit.stopping import ROUNDING, SLOWEST_RATE, STALL_STEPS, bo
 from stream_gmm.core.model.estimators import call_estimator
 from stream_gmm.core.model.small_matrices import trace_of_quotient
 
+HARDLY = 1e-3
+"""The climb has ended where an EM step gains no more than this part of the tolerance: the rest would need more than a
+thousand such steps to matter."""
 CONFIRMED = 10.0
 """The climb goes on if these gains leave more than so many tolerances: EM's slowest direction is only bounded."""
 FIRST_RADIUS, NEARLY = 1.0, 0.8
@@ -27,15 +30,34 @@ LEAST_SHARE, LARGEST_SHARE = 0.1, 0.5
 """A step that is not accepted is shortened to the top of a parabola, to a part of it between these."""
 
 
-@compiled(error_model="numpy")
-def run_em(rows_t, row_weights, scale, total, point, structure, shared, prior, prior_rows, ridge, steps, least_gain):  # type: ignore[no-untyped-def]
-    """Return the point after at most ``steps`` EM steps, its log-likelihood per row, and what the last step gained.
-
-    It ends at a change of ``least_gain`` nats per row.
-    """
+@compiled(internal=True, error_model="numpy")
+def _copy_point(point, out):  # type: ignore[no-untyped-def]
     k, d = point[1].shape
-    factors, inverses, moments = np.zeros((k, d, d)), np.zeros((k, d, d)), np.zeros((k, d + 1, d + 1))
+    for c in range(k):
+        out[0][c] = point[0][c]
+        for i in range(d):
+            out[1][c, i] = point[1][c, i]
+            for j in range(d):
+                out[2][c, i, j] = point[2][c, i, j]
+
+
+@compiled(error_model="numpy")
+def run_em(  # type: ignore[no-untyped-def]
+    rows_t, row_weights, scale, total, start, structure, shared, prior, prior_rows, moments, ridge, steps, least_gain,
+    begin,
+):  # fmt: skip
+    """Make at most ``steps`` EM steps; return the log-likelihood per row at the end, and what the last step gained.
+
+    It ends at a change of ``least_gain`` nats per row. The end is written over the start, and its moments into
+    ``moments``; to ``begin`` with, these are those of clusters about the means of the start, which then is their
+    M-step.
+    """
+    point = start
+    k, d = point[1].shape
+    factors, inverses = np.zeros((k, d, d)), np.zeros((k, d, d))
     before, loglik, gain = -np.inf, np.nan, np.inf
+    if begin:
+        point = run_mstep(point, moments, total, structure, shared, prior, prior_rows, ridge)
     for made in range(steps + 1):
         loglik = run_estep(rows_t, row_weights, scale, point, structure, factors, inverses, moments) / total
         gain = abs(loglik - before)  # with a ridge the log-likelihood can fall on the way
@@ -43,7 +65,8 @@ def run_em(rows_t, row_weights, scale, total, point, structure, shared, prior, p
             break
         before = loglik
         point = run_mstep(point, moments, total, structure, shared, prior, prior_rows, ridge)
-    return point, loglik, gain
+    _copy_point(point, start)
+    return loglik, gain
 
 
 @compiled(internal=True, error_model="numpy")
@@ -157,27 +180,33 @@ def _find_direction(gradient, steps, changes, oldest, n_pairs, direction):  # ty
 
 
 @compiled(error_model="numpy")
-def climb(rows_t, row_weights, scale, total, point, structure, shared, prior, prior_rows, steps, tol, stall):  # type: ignore[no-untyped-def]
-    """Return the last point, whether it is an optimum, what is left to gain, its value, and the number of steps.
+def climb(  # type: ignore[no-untyped-def]
+    rows_t, row_weights, scale, total, start, structure, shared, prior, prior_rows, moments, steps, tol, stall
+):  # fmt: skip
+    """Return if it is an optimum, what is left, its value, the steps, if it has moments, and its log-likelihood.
 
-    The steps are those of :class:`.QuasiNewton`, with the chart centred at every point: the pairs of earlier steps
-    are kept as they are. A step is no longer than a radius that grows and shrinks with success. Where at most
-    ``tol`` nats per row are predicted, some EM steps follow, and their gains must leave little more by the rule of
-    :func:`.bound_plain_gain`. It ends early where fifty steps have gained less than ``stall``, and at the last
-    point with a density. What is left, and the value of the objective, are in nats per row.
+    The end is written over the start, and if it has them, its moments into ``moments``. The steps are those of
+    :class:`.QuasiNewton`, with the chart centred at every point: the pairs of earlier steps are kept as they are. A
+    step is no longer than a radius that grows and shrinks with success. Where at most ``tol`` nats per row are
+    predicted, some EM steps follow, and their gains must leave little more by the rule of :func:`.bound_plain_gain`.
+    It ends early where fifty steps have gained less than ``stall``, and at the last point with a density. What is
+    left, the value of the objective and the log-likelihood are in nats per row.
     """
+    point = start
     k, d = point[1].shape
-    factors, inverses, moments = np.zeros((k, d, d)), np.zeros((k, d, d)), np.zeros((k, d + 1, d + 1))
+    factors, inverses = np.zeros((k, d, d)), np.zeros((k, d, d))
     at_centre, from_centre = np.zeros((k, d, d)), np.zeros((k, d, d))
     size = k * (1 + d + d * (d + 1) // 2)
     gradient, change, way = np.zeros(size), np.zeros(size), np.zeros(size)
     direction, step = np.zeros(size), np.zeros(size)
     pair_steps, pair_changes = np.zeros((PAIRS, size)), np.zeros((PAIRS, size))
     objectives = np.full(STALL_STEPS, -np.inf)
-    oldest, n_pairs, accepted, tries, length, radius = 0, 0, 0, 1, 1.0, FIRST_RADIUS
-    is_plain, objective, trial, em = True, -np.inf, point, point
-    confirming, last, before, earlier = 0, np.inf, np.inf, np.inf
-    for made in range(steps):
+    accepted, tries, length, radius, made, is_optimum, is_current = 0, 1, 1.0, FIRST_RADIUS, 0, False, False
+    oldest, n_pairs = 0, 0
+    is_plain, objective, reached, trial, em = True, -np.inf, -np.inf, point, point
+    confirming, last, before, earlier, left = 0, np.inf, np.inf, np.inf, np.inf
+    for made in range(steps):  # noqa: B007
+        is_current = False
         loglik = run_estep(rows_t, row_weights, scale, trial, structure, factors, inverses, moments)
         value = (
             (loglik + _evaluate_penalty(factors, shared, prior, prior_rows)) / total
@@ -197,22 +226,28 @@ def climb(rows_t, row_weights, scale, total, point, structure, shared, prior, pr
                 trial = _from_vector(step, point, at_centre, structure)
             continue
         if not np.isfinite(value):
-            return point, False, np.inf, objective, made
+            break
         if not is_plain and length * np.sqrt(np.dot(direction, direction)) > NEARLY * radius:
             radius *= 2.0
         is_pair = accepted > 0 and confirming == 0
         if is_pair:
             _to_vector(trial, point, from_centre, factors, way)
         last, before, earlier, point, objective = value - objective, last, before, trial, value
+        is_current, reached = True, loglik / total
         em = run_mstep(point, moments, total, structure, shared, prior, prior_rows, 0.0)
         if confirming:
-            if confirming < CONFIRMING_STEPS:
+            is_rounding, hardly = last <= ROUNDING * abs(objective), last <= HARDLY * tol
+            if confirming < CONFIRMING_STEPS and not (is_rounding or hardly):
                 confirming, trial = confirming + 1, em
                 continue
-            left = bound_plain_gain(last, before, earlier) if last > ROUNDING * abs(objective) else 0.0
-            if left <= CONFIRMED * tol:
-                return point, True, left, objective, made
-            confirming = 0
+            if is_rounding:
+                left = 0.0
+            else:
+                left = last / HARDLY if hardly else bound_plain_gain(last, before, earlier)
+            is_optimum = left <= CONFIRMED * tol
+            if is_optimum:
+                break
+            confirming, left = 0, np.inf
         for c in range(k):
             for i in range(d):
                 for j in range(i + 1):
@@ -220,7 +255,7 @@ def climb(rows_t, row_weights, scale, total, point, structure, shared, prior, pr
         for i in range(size):
             change[i] = gradient[i]
         if not factor_covariances(em[2], factors, inverses):
-            return point, False, np.inf, objective, made
+            break
         _to_vector(em, point, from_centre, factors, gradient)
         if is_pair:
             for i in range(size):
@@ -244,7 +279,10 @@ def climb(rows_t, row_weights, scale, total, point, structure, shared, prior, pr
         else:
             trial, is_plain = em, True
         if objective - objectives[accepted % STALL_STEPS] < stall:
-            return point, False, np.inf, objective, made
+            break
         objectives[accepted % STALL_STEPS] = objective
         accepted += 1
-    return point, False, np.inf, objective, steps
+    else:
+        made = steps
+    _copy_point(point, start)
+    return is_optimum, left, objective, made, is_current, reached

@@ -7,6 +7,8 @@ features do not pay.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numba import types
 
@@ -34,6 +36,7 @@ _MOST_MAGNITUDE = 0.1 * ALLOWED["float64"] / (ERROR_RATIO * float(np.finfo(np.fl
 climb compares values closer to each other than passes over files do."""
 
 
+@cache
 def describe_structure(code: str) -> tuple[int, ...]:
     """Return what the loops take as ``structure``: letters, and the addresses of what is not compiled into them.
 

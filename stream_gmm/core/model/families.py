@@ -6,9 +6,11 @@ Covariances come in two shapes: that of ``covariances_`` in scikit-learn, which 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_gmm.core.model.features import Features
 from stream_gmm.core.model.moments import Array, Moments
@@ -85,6 +87,11 @@ class CovarianceFamily(Protocol):
         """
 
 
+@cache
+def _mark_upper_triangle(d: int) -> NDArray[np.bool_]:
+    return np.triu(np.ones((d, d), dtype=bool))
+
+
 class MatrixFactors:
     """Arithmetic of structures with matrices on the last two axes; one matrix for each component by default."""
 
@@ -107,7 +114,7 @@ class MatrixFactors:
                     remedy=SINGULAR_REMEDY,
                 )
             ) from error
-        return np.triu(np.swapaxes(np.linalg.inv(lower), -1, -2))
+        return np.where(_mark_upper_triangle(lower.shape[-1]), np.swapaxes(np.linalg.inv(lower), -1, -2), 0.0)
 
     def precisions(self, precisions_cholesky: Array) -> Array:
         return np.asarray(precisions_cholesky @ np.swapaxes(precisions_cholesky, -1, -2))

@@ -95,4 +95,4 @@ def mstep(
 
 
 def _list_components(mask: NDArray[np.bool_]) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.flatnonzero(mask))
+    return tuple(int(i) for i in np.flatnonzero(mask)) if mask.any() else ()

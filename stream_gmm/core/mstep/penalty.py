@@ -8,7 +8,8 @@ ridge: a tight cluster has not collapsed, however large the ridge is beside it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,33 @@ class Ridge:
         return params
 
 
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A scatter ``(1, ...)``, and the map to coordinates in which it is the identity: a scale, and a root or none."""
+
+    scatter: Array
+    scale: Array
+    inverse_root: Array | None = None
+
+    @classmethod
+    def of(cls, scatter: Array) -> Unit:
+        """Return a scatter ``(1, ...)`` as a unit; collinear columns have no root."""
+        unit = scatter[0]
+        if unit.ndim < 2:
+            return cls(scatter, np.where(unit > 0.0, unit, 1.0))
+        sd = np.sqrt(np.where(np.diagonal(unit) > 0.0, np.diagonal(unit), 1.0))
+        scale = np.outer(sd, sd)
+        try:
+            return cls(scatter, scale, np.linalg.inv(np.linalg.cholesky(unit / scale)))
+        except np.linalg.LinAlgError:
+            return cls(scatter, scale)
+
+    def express(self, scatter: Array) -> Array:
+        """Return scatter ``(K, ...)`` in these units."""
+        scaled = np.asarray(scatter / self.scale)
+        return scaled if self.inverse_root is None else self.inverse_root @ scaled @ self.inverse_root.T
+
+
 @dataclass(frozen=True)
 class PseudoRows:
     """``rows`` pseudo-rows for each component, at its mean, that vary as all the data together do.
@@ -106,11 +134,25 @@ class PseudoRows:
     def prepare(self, stats: SuffStats) -> SuffStats:
         return stats
 
+    @cached_property
+    def _units(self) -> dict[tuple[str, int], Unit]:
+        return {}
+
+    def _unit(self, family: CovarianceFamily, n_components: int) -> Unit:
+        """Return the scatter of one pseudo-row as a unit; it is wanted in every step."""
+        key = family.name, n_components
+        if key not in self._units:
+            d = len(self.spread)
+            matrices = self.spread if family.matrices else np.diag(np.diagonal(self.spread))
+            self._units[key] = Unit.of(family.moments.condense(matrices[None] * n_components ** (-2.0 / d)))
+        return self._units[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"spread": self.spread, "rows": self.rows}
+
     def _prior_scatter(self, family: CovarianceFamily, n_components: int) -> Array:
         """Return the scatter of one pseudo-row, with a leading axis of 1."""
-        d = len(self.spread)
-        matrices = self.spread if family.matrices else np.diag(np.diagonal(self.spread))
-        return family.moments.condense(matrices[None] * n_components ** (-2.0 / d))
+        return self._unit(family, n_components).scatter
 
     def estimate(self, family: CovarianceFamily, stats: SuffStats) -> Estimate:
         """Return the penalised estimate.
@@ -122,7 +164,7 @@ class PseudoRows:
         own, each = self._prior_scatter(family, k), self.rows / (k if family.shared else 1)
         covariances = family.estimate(stats.weight + each, scatter + self.rows * own)
         pooled = scatter if len(scatter) == k or family.shared else scatter.sum(axis=0, keepdims=True)
-        smallest = family.moments.smallest_variance(_express_in_units(pooled, own[0]))
+        smallest = family.moments.smallest_variance(self._unit(family, k).express(pooled))
         collapsed = np.broadcast_to(smallest < self.rows, (k,))
         if len(scatter) == k and not family.shared:
             dimension = len(self.spread) if family.matrices else 1
@@ -151,7 +193,7 @@ def find_collapsed(family: CovarianceFamily, covariances: Array, stats: SuffStat
     k, d = stats.mean.shape
     values = np.array(family.expand(covariances, k, d))
     within = stats.scatter.sum(axis=0) / stats.weight.sum()
-    smallest = family.moments.smallest_variance(_express_in_units(values, within))
+    smallest = family.moments.smallest_variance(Unit.of(within[None]).express(values))
     rounding = (_ULPS * np.finfo(np.float64).eps * np.abs(stats.mean)) ** 2
     return np.asarray((smallest <= SINGULAR) | np.any(family.moments.diagonal(values) <= rounding, axis=1))
 
@@ -163,23 +205,12 @@ def _is_coincidence(weight: Array, scatter: Array, dimension: int) -> NDArray[np
     with a probability of about r, and there are ``C(N, n)`` ways to choose n rows of N.
     """
     relative = np.sqrt(np.maximum(scatter, 1e-300) / np.maximum(weight, 1.0))
+    if not (relative < TIGHT).any():
+        return np.zeros(len(weight), dtype=bool)
     total = max(float(weight.sum()), 1.0)
     choices = gammaln(total + 1.0) - gammaln(weight + 1.0) - gammaln(np.maximum(total - weight, 0.0) + 1.0)
     expected = choices + np.maximum(weight - dimension, 0.0) * np.log(relative)
     return np.asarray((relative < TIGHT) & (expected > 0.0))
-
-
-def _express_in_units(scatter: Array, unit: Array) -> Array:
-    """Return scatter ``(K, ...)`` in units in which ``unit (...)`` is the identity."""
-    if unit.ndim == 1:
-        return np.asarray(scatter / np.where(unit > 0.0, unit, 1.0))
-    scale = np.sqrt(np.where(np.diagonal(unit) > 0.0, np.diagonal(unit), 1.0))
-    scatter, unit = scatter / np.outer(scale, scale), unit / np.outer(scale, scale)
-    try:
-        inverse = np.linalg.inv(np.linalg.cholesky(unit))
-    except np.linalg.LinAlgError:  # collinear columns
-        return np.asarray(scatter)
-    return np.asarray(inverse @ scatter @ inverse.T)
 
 
 def half_log_determinants(whitener: Array) -> Array:

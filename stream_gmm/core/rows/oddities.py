@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_gmm.core.display import shorten_list
 from stream_gmm.core.model.moments import Array
@@ -23,12 +24,17 @@ SCREENED_ROWS = 1_000
 CODES, CODE_ROWS = 10, 100
 """A column of at most so many different whole numbers, in so many rows or more, may hold labels or codes."""
 NAMED_CODES = 20
+SCREENED_VALUES = 1 << 20
+"""Values of several columns that are looked at together."""
 SKEWED, TAMED = 1.0, 1.0 / 3.0
 """A column is skewed from this skewness on, and a transform helps that leaves at most this part of it."""
 TRANSFORMS: Mapping[str, Callable[[Array], Array]] = {
     "logarithm": np.log, "cube root": np.cbrt, "square root": np.sqrt
 }  # fmt: skip
 """The transforms of Box & Cox (1964) with exponents 0, 1/3 and 1/2, for values above zero."""
+
+
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -118,10 +124,13 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
     all rows, and ``constant`` names the columns with one value, which need no warning here.
     """
     sample = np.asfortranarray(sample)
+    step = max(SCREENED_VALUES // max(len(sample), 1), 1)
+    blocks = [_screen_columns(sample[:, lo : lo + step]) for lo in range(0, sample.shape[1], step)]
+    shared, limited, tailed = (np.concatenate(flags) for flags in zip(*blocks, strict=True))
     named = [
         f"{name} = {atom.value:g} ({100 * atom.share:.0f} %)"
-        for name, column in zip(columns, sample.T, strict=True)
-        if len(column) >= 100 and name not in constant and has_repeats(column[:SCREENED_ROWS])
+        for name, column, suspect in zip(columns, sample.T, shared, strict=True)
+        if len(column) >= 100 and suspect and name not in constant
         for atom in find_atoms(column[:, None])
         if atom.share >= ATOM_SHARE
     ]
@@ -137,9 +146,10 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
         warnings.append(
             f"many rows share one value: {', '.join(named)}; a component that collapses onto it is degenerate."
         )
-    for name, column in zip(columns, map(_drop_missing, sample.T), strict=True):
-        if name in constant:
+    for j, name in enumerate(columns):
+        if name in constant or not (limited[j] or tailed[j]):
             continue
+        column = _drop_missing(sample[:, j])
         for limit, count in find_limits(column):
             warnings.append(
                 f"column {name!r}: {count} of {len(column)} sample rows are at {limit:g}, the end of its range, as "
@@ -173,10 +183,29 @@ def find_codes(columns: tuple[str, ...], sample: Array) -> dict[str, int]:
     return found
 
 
-def has_repeats(column: Array) -> bool:
-    """Return True if a value is there more than once; NaN is none."""
-    values = np.sort(column)
-    return bool((values[1:] == values[:-1]).any())
+def _screen_columns(sample: Array) -> tuple[Flags, Flags, Flags]:
+    """Return which columns ``(D,)`` may have a value that many rows share, a limit, or a long tail: few, as a rule.
+
+    All columns are looked at together, because one after the other takes longer than a fit of few rows.
+    """
+    n, d = sample.shape
+    low, high = sample.min(axis=0, initial=np.inf), sample.max(axis=0, initial=-np.inf)
+    if not n or np.isnan(low).any():
+        every = np.ones(d, dtype=bool)
+        return every, every, every
+    first = np.sort(sample[:SCREENED_ROWS], axis=0)
+    # What so many of these rows share is the same at both ends of a stretch of the sorted ones.
+    stretch = 1 if n > SCREENED_ROWS else max(int(ATOM_SHARE * n) - 1, 1)
+    shared = (first[stretch:] == first[:-stretch]).any(axis=0)
+    limited = np.maximum((sample == low).sum(axis=0), (sample == high).sum(axis=0)) >= LIMIT_ROWS
+    tailed = low > 0.0
+    if tailed.any():
+        positive = sample[:, tailed]
+        positive = positive - positive.mean(axis=0)
+        square = positive * positive
+        spread = square.mean(axis=0) ** 1.5
+        tailed[tailed] = (square * positive).mean(axis=0) >= 0.99 * SKEWED * spread
+    return shared, limited, tailed
 
 
 def _drop_missing(column: Array) -> Array:

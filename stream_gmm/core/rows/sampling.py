@@ -114,10 +114,15 @@ class Sample:
 
     def merge(self, other: Sample) -> Sample:
         """Return the sample of both sets of rows, of the larger capacity, or with fewer rows if a limit is low."""
+        capacity = max(self.capacity, other.capacity)
+        for one, empty in ((self, other), (other, self)):
+            # Nothing was left out of a sample without rows and with the largest limit: the other one is that of both.
+            if not len(empty.hashes) and empty.limit == _LARGEST_HASH and one.capacity == capacity:
+                return one
         limit = min(self.limit, other.limit)
         parts = [(s.rows[n], s.hashes[n], s.weights[n]) for s in (self, other) for n in [s._within(limit)]]
         rows, hashes, weights = map(np.concatenate, zip(*parts, strict=True))
-        merged = Sample.of(rows, hashes, max(self.capacity, other.capacity), weights)
+        merged = Sample.of(rows, hashes, capacity, weights)
         return replace(merged, limit=min(limit, merged.limit))
 
     def _within(self, limit: int) -> slice:

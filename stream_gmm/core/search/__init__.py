@@ -5,7 +5,8 @@ May import: ``model``, ``stats``, ``rows``, ``criteria``, ``estep``, ``mstep``, 
 
 - ``sample_search.py``: restarts raced on the sample, fits to convergence there, improvement from neighbouring K
 - ``sample_fit.py``: what the search returns
-- ``seeding.py``, ``seeding_loops.py``, ``neighbours.py``: starting assignments (k-means++, ...), their loops
+- ``judging.py``: how good fits on the sample are
+- ``seeding.py``, ``seeding_loops.py``, ``pair_loops.py``: starting assignments (k-means++, ...), their loops
 - ``evidence.py``: paired differences on validation rows, and pruning after the fits on the sample
 - ``pruning.py``: pruning in the course of the full passes
 - ``nested.py``: splits of components that all rows have determined, to start K + 1 from

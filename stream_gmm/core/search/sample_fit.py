@@ -7,15 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_gmm.core.fit.em import EMState
-from stream_gmm.core.fit.few_rows import PlainSteps
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import SingularCovarianceError
 
-RACE_TOL = 1e-5
-"""Predicted gain, nats per row, at which a restart in a race stops."""
-SAME_WEIGHT = 1e-3
-"""Restarts whose log-likelihoods differ by less than ``RACE_TOL``, and their weights by less than this, are one."""
 Rank = tuple[bool, bool, float]
 
 
@@ -51,13 +46,6 @@ class SampleFit:
 
 Start = tuple[str, MixtureParams]
 """The name of a start, and its parameters."""
-
-
-def are_same(one: PlainSteps, other: PlainSteps) -> bool:
-    """Return True if two restarts have come to the same point for a race."""
-    if one is other or not abs(one.loglik - other.loglik) <= RACE_TOL:
-        return one is other
-    return bool(np.abs(np.sort(one.params.weights) - np.sort(other.params.weights)).max() <= SAME_WEIGHT)
 
 
 def is_same_seed(one: SuffStats, other: SuffStats) -> bool:

@@ -12,32 +12,33 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from stream_gmm.core.criteria import estimate_optimism
 from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.estep.scores import score_rows
 from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Scheme, StopRule, run_to_end
-from stream_gmm.core.fit.few_rows import FewRows
+from stream_gmm.core.fit.few_rows import End, FewRows
 from stream_gmm.core.fit.quasi_newton import QUASI_NEWTON
 from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import bound_merge_loss, merge_components, split_component
-from stream_gmm.core.mstep.mstep import RIDGE, mstep
-from stream_gmm.core.mstep.penalty import Penalty, PseudoRows
-from stream_gmm.core.rows.moments import UNWEIGHTED, collect_moments
+from stream_gmm.core.mstep.mstep import RIDGE, STARVING_ROWS
+from stream_gmm.core.mstep.penalty import Penalty
+from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.scaling import Scaling
 from stream_gmm.core.search.incomplete import take_whole_rows
-from stream_gmm.core.search.sample_fit import RACE_TOL, Rank, SampleFit, Start, are_same, is_regular, is_same_seed
+from stream_gmm.core.search.judging import FINALISTS, RACE_TOL, Judge
+from stream_gmm.core.search.sample_fit import SampleFit, Start, is_regular, is_same_seed
 from stream_gmm.core.search.seeding import (
     DENSITY_ROWS,
     NEIGHBOURS,
     SEEDINGS,
     LocalDensity,
+    RowsToSeed,
     add_peak,
-    collect_seed_stats,
     list_seedings,
     start_from_seed,
+    widen_clusters,
 )
 from stream_gmm.core.search.superfluous import STALL_GAIN, end_stalled, reduce_superfluous
 from stream_gmm.core.stats import SuffStats
@@ -50,8 +51,6 @@ SPLIT_STEPS = 5
 """EM steps after which splits and merges are compared."""
 MERGED_PAIRS = 10
 """So many pairs of components are tried when one component less is wanted."""
-FINALISTS = 2
-"""Restarts that are run to convergence."""
 DUEL_STEPS, DUEL_ROWS = 30, 25
 """Steps after which the better finalist goes on alone, on at least so many rows for each parameter."""
 SAMPLE_PRECISION = 100.0
@@ -62,8 +61,6 @@ REPAIRS = 2
 """At most so many superfluous components are moved."""
 NOISE_START = 0.05
 """Weight of the noise at the start."""
-PLENTY = 20
-"""Rows per parameter from which on a degenerate fit is not blamed on a small sample."""
 Seed = tuple[str, SuffStats]
 """The name of a seeding, and its statistics."""
 
@@ -117,13 +114,16 @@ class SampleSearch:
             what = f"{n_components} components need at least as many rows, and there are {len(self.rows)}"
             raise InputDataError(explain(what, remedy="use fewer components or more data"))
         out: list[Seed] = []
+        complete: RowsToSeed | None = None
         for i in range(n_init if n_components > 1 else 1):
             for j, name in enumerate(list_seedings(len(self.rows), n_components, self.rows.shape[1])):
                 rng = np.random.default_rng([*seed, i, j])
                 # A seeding that these rows defeat is left out; the others go on.
                 with contextlib.suppress(*FIT_ERRORS):
                     whole = take_whole_rows(self.rows, self.weights, n_components, self.moments, rng)
-                    stats = collect_seed_stats(whole[0], n_components, self.scaling, rng, SEEDINGS[name], whole[1])
+                    rows = complete or RowsToSeed.of(whole[0], n_components, self.scaling, whole[1])
+                    complete = rows if whole[0] is self.rows else None
+                    stats = rows.collect_stats(n_components, rng, SEEDINGS[name])
                     if not any(is_same_seed(stats, other) for _, other in out):
                         out.append((f"restart {i + 1}, {name}", stats))
         return tuple(out)
@@ -134,13 +134,43 @@ class SampleSearch:
         The restarts race by successive halving: some EM steps each on a few rows, the better half goes on with
         more rows, until two are left.
         """
-        starts, reason = [], "no seeding gives a start: too many rows are equal"
+        size, n_features = min(RACE_ROWS, len(self.rows)), self.rows.shape[1]
+        estep, few = self._take_rows(size)
+        is_compiled = len(seeds) > FINALISTS and self.noise is None and few.can_step_in(n_features)
+        reason = "no seeding gives a start: too many rows are equal"
+        starts: list[Start] = []
+        ends: list[tuple[str, End]] = []
         for name, stats in seeds:
             try:
-                starts.append((name, self._make_start(stats, family)))
+                if is_compiled:
+                    ends.append((name, self._run_from_seed(stats, family, few, self._count_steps(size))))
+                else:
+                    starts.append((name, self._make_start(stats, family)))
             except FIT_ERRORS as error:
                 reason = str(error)
-        return self._race_starts(starts) if starts else SampleFit(None, reason=reason)
+        if not (starts or ends):
+            return SampleFit(None, reason=reason)
+        if starts:
+            return self._race_starts(starts, size)
+        judged = self._judge.judge_ends([end for _, end in ends], estep)
+        ahead, best = self._judge.keep_ahead([name for name, _ in ends], judged)
+        return self._race_starts(ahead, min(2 * size, len(self.rows)), best)
+
+    def _run_from_seed(self, stats: SuffStats, family: CovarianceFamily, few: FewRows, steps: int) -> End:
+        """Return where EM steps from a seeding lead, compiled; of one without a density, in the ordinary way."""
+        if stats.weight.min() > STARVING_ROWS:
+            end = few.run_steps_from(widen_clusters(stats, self._spread), family, steps, RACE_TOL)
+            if np.isfinite(end.loglik):
+                return end
+        return few.run_plain_steps(self._make_start(stats, family), steps, RACE_TOL)
+
+    @cached_property
+    def _spread(self) -> Array:
+        return np.asarray(self.scaling.scale**2)
+
+    def _count_steps(self, size: int) -> int:
+        """Return the EM steps of a rung: on all the rows until the order is nearly settled; on few it need not be."""
+        return RACE_STEPS if size < len(self.rows) else 8 * RACE_STEPS
 
     def _make_start(self, stats: SuffStats, family: CovarianceFamily) -> MixtureParams:
         params = start_from_seed(stats, family, self.scaling, self.penalty)
@@ -173,7 +203,7 @@ class SampleSearch:
         ahead = [
             (name, s.params)
             for (name, _), s in zip(rivals, raced[1:], strict=True)
-            if self._rank_state(s) > self._rank_state(raced[0])
+            if self._judge.rank(s) > self._judge.rank(raced[0])
         ]
         if not ahead:
             return own
@@ -184,7 +214,7 @@ class SampleSearch:
         """Return the mixture with one more component, split where that promises most."""
         splits = [split_component(params, k) for k in range(params.n_components)]
         tried = self._run_em(splits, min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)
-        return max(tried, key=self._rank_state).params
+        return max(tried, key=self._judge.rank).params
 
     def merge_best(self, params: MixtureParams) -> MixtureParams:
         """Return the mixture with one component less: the best of several merges after a few EM steps.
@@ -197,7 +227,7 @@ class SampleSearch:
         merged = [merge_components(params, i, j) for _, i, j in pairs[:MERGED_PAIRS]]
         merged = [params for params in merged if is_regular(params)] or merged[:1]
         tried = self._run_em(merged, min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)
-        return max(tried, key=self._rank_state).params
+        return max(tried, key=self._judge.rank).params
 
     def _add_at_density_peak(self, params: MixtureParams) -> MixtureParams | None:
         """Return the mixture with one more component where rows lie most densely beside it, or None."""
@@ -216,13 +246,7 @@ class SampleSearch:
     def _run_em(self, starts: Sequence[MixtureParams], size: int, steps: int) -> list[EMState]:
         estep, few = self._take_rows(size)
         if starts and few.can_step(starts[0]):
-            ends = [few.run_plain_steps(p, steps, RACE_TOL) for p in starts]
-            first = [next(j for j in range(i + 1) if are_same(ends[j], end)) for i, end in enumerate(ends)]
-            # What is left is the ordinary evaluation, of those that are not the same.
-            judge, distinct = Scheme(StopRule(RACE_TOL, 0), self.penalty), sorted(set(first))
-            states = [EMState(ends[i].params, left=ends[i].left) for i in distinct]
-            judged = dict(zip(distinct, run_to_end(states, estep, judge), strict=True))
-            return [judged[i] for i in first]
+            return self._judge.judge_ends([few.run_plain_steps(p, steps, RACE_TOL) for p in starts], estep)
         scheme = Scheme(StopRule(RACE_TOL, steps), self.penalty)
         return run_to_end([EMState(p) for p in starts], estep, scheme)
 
@@ -233,26 +257,14 @@ class SampleSearch:
         rows, weights = self.rows[:size], self.weights[:size]
         return InMemoryEStep(rows, self.scaling, weights=weights), FewRows(rows, weights, self.penalty)
 
-    def _race_starts(self, starts: Sequence[Start]) -> SampleFit:
-        """Race restarts, all in one batch, until at most two are left."""
-        size, starts = min(RACE_ROWS, len(self.rows)), list(starts)
-        best: EMState | None = None
+    def _race_starts(self, starts: Sequence[Start], size: int, best: SampleFit | None = None) -> SampleFit:
+        """Race restarts on so many rows and more, until at most two are left; ``best`` says how good the best is."""
         while len(starts) > FINALISTS:
-            # On all the rows a rung is run until the order is nearly settled; on a few it need not be.
-            steps = RACE_STEPS if size < len(self.rows) else 8 * RACE_STEPS
-            ended = zip(starts, self._run_em([p for _, p in starts], size, steps), strict=True)
-            distinct = list({id(state): (start, state) for start, state in reversed(list(ended))}.values())[::-1]
-            ranked = sorted(distinct, key=lambda pair: self._rank_state(pair[1]), reverse=True)
-            best, ranks = ranked[0][1], [self._rank_state(s) for _, s in ranked]
-            starts = [
-                (name, s.params)
-                for ((name, _), s), rank in zip(ranked[: max(FINALISTS, len(ranked) // 2)], ranks, strict=False)
-                # The others can hardly overtake the best; where that has failed itself, nothing is known of them.
-                if not (rank[:2] == ranks[0][:2] and rank[2] + s.left < ranks[0][2])
-            ]
+            ended = self._run_em([p for _, p in starts], size, self._count_steps(size))
+            starts, best = self._judge.keep_ahead([name for name, _ in starts], ended)
             size = min(2 * size, len(self.rows))
-        rank, history = (self._rank_state(best), best.history) if best else ((True, True, -np.inf), ())
-        return SampleFit(starts[0][1], history, rank=rank, origin=starts[0][0], finalists=tuple(starts))
+        before = best or SampleFit(None, rank=(True, True, -np.inf))
+        return replace(before, params=starts[0][1], origin=starts[0][0], finalists=tuple(starts))
 
     def _fit_to_convergence(self, starts: Sequence[Start]) -> SampleFit:
         """Run to convergence on all rows; the best is repaired if that is needed and helps."""
@@ -264,12 +276,12 @@ class SampleSearch:
                 break
             reduced, event = found
             _, repaired, of_repaired = self._run_to_best([("", self.split_best(reduced))])
-            if self._rank_state(repaired) <= self._rank_state(best):
+            if self._judge.rank(repaired) <= self._judge.rank(best):
                 break
             best, left, events = repaired, of_repaired, (*events, event)
         if best.outcome is Outcome.FAILED:
             return SampleFit(None, reason=best.reason)
-        rank = self._rank_state(best)
+        rank = self._judge.rank(best)
         return SampleFit(best.params, best.history, events=events, rank=rank, origin=origin, left=left)
 
     def _run_to_best(self, starts: Sequence[Start]) -> tuple[str, EMState, float]:
@@ -279,22 +291,22 @@ class SampleSearch:
             tol = StopRule().tolerance(starts[0][1].n_parameters, SAMPLE_PRECISION * len(self.rows))
         scheme = Scheme(StopRule(tol, self.max_steps), self.penalty, QUASI_NEWTON)
         least_gain = max(tol, STALL_GAIN / len(self.rows))
-        starts, others, left = list(starts), list(starts)[:0], np.inf
+        starts, others, left, ended = list(starts), list(starts)[:0], np.inf, []
         if self._few_rows.can_climb(starts[0][1]):
             if len(starts) > 1:
                 starts, others = self._hold_duel(starts, tol, least_gain)
             end = self._few_rows.climb(starts[0][1], self.max_steps, tol, least_gain)
             starts, left = [(starts[0][0], end.params)], end.left
-            # Ordinary steps judge the end: one is enough for an optimum.
-            judging = replace(scheme, rule=StopRule(tol, JUDGING_STEPS))
-            scheme = Scheme(StopRule(tol, 0), self.penalty) if end.is_optimum else judging
+            # Where it is no optimum, ordinary steps judge the end.
+            scheme = replace(scheme, rule=StopRule(tol, JUDGING_STEPS))
+            ended = [self._judge.judge_end(end, self._estep)] if end.is_optimum else []
         review = partial(end_stalled, least_gain=least_gain)
-        ended = run_to_end([EMState(p) for _, p in starts], self._estep, scheme, review=review)
-        ranks = [self._rank_state(state) for state in ended]
+        ended = ended or run_to_end([EMState(p) for _, p in starts], self._estep, scheme, review=review)
+        ranks = [self._judge.rank(state) for state in ended]
         best = ranks.index(max(ranks))
         if others and not ranks[best][1]:  # the duel was won by a component that has collapsed since
             other = self._run_to_best(others)
-            if self._rank_state(other[1]) > ranks[best]:
+            if self._judge.rank(other[1]) > ranks[best]:
                 return other
         return starts[best][0], ended[best], left
 
@@ -302,29 +314,11 @@ class SampleSearch:
         """Return the start that is ahead after some steps on rows enough, and the others, where they stand then."""
         size = max(2 * RACE_ROWS, DUEL_ROWS * starts[0][1].n_parameters)
         estep, few = self._take_rows(size)
-        ends = [few.climb(p, min(DUEL_STEPS, self.max_steps), tol, stall).params for _, p in starts]
-        judged = run_to_end([EMState(p) for p in ends], estep, Scheme(StopRule(tol, 0), self.penalty))
-        places = sorted(range(len(ends)), key=lambda i: self._rank_state(judged[i]), reverse=True)
-        ranked = [(starts[i][0], ends[i]) for i in places]
+        ends = [few.climb(p, min(DUEL_STEPS, self.max_steps), tol, stall) for _, p in starts]
+        ranks = [self._judge.rank(self._judge.judge_end(end, estep)) for end in ends]
+        places = sorted(range(len(ends)), key=lambda i: ranks[i], reverse=True)
+        ranked = [(starts[i][0], ends[i].params) for i in places]
         return ranked[:1], ranked[1:]
-
-    def _rank_state(self, state: EMState) -> Rank:
-        """Return how good a fit is; of two, the one with the larger value is kept.
-
-        With rows enough, a degenerate fit comes last, and the log-likelihood counts less its expected excess over
-        that of new rows: a component that owes its likelihood to a few rows that happen to lie close together does
-        not win. With few rows nearly every fit has a component on two or three of them: the likelihood of a
-        degenerate fit is then taken with a pseudo-row in every component.
-        """
-        if state.outcome is Outcome.FAILED or state.stats is None:
-            return (False, False, -np.inf)
-        is_degenerate, family = state.outcome is Outcome.DEGENERATE, state.params.family
-        if len(self.rows) >= PLENTY * state.params.n_parameters:
-            return (True, not is_degenerate, state.history[-1] - estimate_optimism(family, state.stats))
-        if not is_degenerate:
-            return (True, True, state.history[-1])
-        blurred, _ = mstep(state.stats, family, self._pseudo_row, state.params)
-        return (True, True, self._estep.evaluate(blurred).mean_loglik)
 
     @cached_property
     def _few_rows(self) -> FewRows:
@@ -335,6 +329,10 @@ class SampleSearch:
         return InMemoryEStep(self.rows, self.scaling, weights=self.weights)
 
     @cached_property
+    def _judge(self) -> Judge:
+        return Judge(self._estep, self.penalty, self.moments)
+
+    @cached_property
     def _whole_rows(self) -> Array:
         """Rows to measure local densities at."""
         return take_whole_rows(self.rows, self.weights, 1, self.moments, np.random.default_rng(0))[0]
@@ -343,7 +341,3 @@ class SampleSearch:
     def _local_density(self) -> LocalDensity | None:
         few = self.scaling.scaled.apply(self._whole_rows[:DENSITY_ROWS])
         return LocalDensity.of(few, NEIGHBOURS[1]) if len(few) > NEIGHBOURS[1] else None
-
-    @cached_property
-    def _pseudo_row(self) -> PseudoRows:
-        return PseudoRows.of(self.moments or collect_moments(self.rows, self.weights), 1.0)

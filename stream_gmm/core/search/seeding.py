@@ -23,8 +23,7 @@ from stream_gmm.core.mstep.mstep import RIDGE, mstep
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.rows.moments import UNWEIGHTED
 from stream_gmm.core.rows.scaling import Scaling
-from stream_gmm.core.search.merging_loops import merge_clusters
-from stream_gmm.core.search.neighbours import find_neighbours
+from stream_gmm.core.search.pair_loops import find_neighbours, merge_clusters
 from stream_gmm.core.search.seeding_loops import (
     classify,
     draw_centres,
@@ -45,8 +44,8 @@ ADAPTIVE_ROWS = 2_000
 DENSITY_ROWS = 4_000
 PEAK_ROWS = 1_000
 """Seeds at density peaks come from so many rows, and a twentieth of the others."""
-TREE_COLUMNS = 3
-"""Up to so many columns nearest neighbours are found by a tree, beyond by comparing all pairs of rows."""
+TREE_COLUMNS, TREE_ROWS = 3, 1_500
+"""Up to so many columns and from so many rows on a tree finds nearest neighbours, else a comparison of all pairs."""
 NEIGHBOURS = (8, 16, 32)
 """Neighbours that a local density is estimated from; a restart draws one of these numbers."""
 MERGING_RIDGE = 0.01
@@ -136,7 +135,7 @@ class LocalDensity:
         """Return the densities of at least two rows."""
         m, d = rows.shape
         n = min(n_neighbours, m - 1)
-        if d > TREE_COLUMNS:
+        if d > TREE_COLUMNS or m < TREE_ROWS:
             neighbours, radius = np.zeros((m, n + 1), np.int64), np.empty(m)
             find_neighbours(_as_columns(rows), neighbours, radius)
         else:
@@ -220,16 +219,33 @@ def collect_hard_stats(rows: Array, labels: Labels, n_components: int, weights: 
     return SuffStats(total, 0.0, 0.0, 0.0, weight, mean, scatter, FULL)
 
 
-def _fit_hard_assignment(
-    stats: SuffStats, family: CovarianceFamily, spread: Array | float = 1.0, penalty: Penalty = RIDGE
-) -> MixtureParams:
-    """Return the M-step of a hard assignment; a cluster of few rows gets a tenth of a row of variances ``spread``."""
-    d = stats.mean.shape[1]
-    extra = family.moments.from_diagonal(np.broadcast_to(np.asarray(spread, np.float64), (d,)))
-    few = np.where(stats.weight < FITTED_ROWS * (d + 1), 0.1, 1e-6)
-    own = family.moments.condense(stats.scatter)
-    added = few.reshape(-1, *[1] * (own.ndim - 1)) * extra
-    return mstep(replace(stats, scatter=own + added, moments=family.moments), family, penalty)[0]
+def widen_clusters(stats: SuffStats, spread: Array) -> SuffStats:
+    """Return the clusters of a seeding; one of few rows gets a tenth of a row of variances ``spread (D,)``."""
+    few = np.where(stats.weight < FITTED_ROWS * (len(spread) + 1), 0.1, 1e-6)
+    return replace(stats, scatter=stats.scatter + few[:, None, None] * np.diag(spread))
+
+
+@dataclass(frozen=True, eq=False)
+class RowsToSeed:
+    """Rows ``(N, D)`` as they are and standardised, column-major, with their weights: for all kinds of seeding."""
+
+    rows: Array
+    standardised: Array
+    weights: Array
+
+    @classmethod
+    def of(cls, rows: Array, n_components: int, scaling: Scaling, weights: Array = UNWEIGHTED) -> RowsToSeed:
+        """Return the first of some rows, enough to seed so many components."""
+        d = rows.shape[1]
+        size = int(np.clip(ROWS_PER_PARAMETER * n_components * (1 + d + d * (d + 1) // 2), LEAST_ROWS, SEEDING_ROWS))
+        few = np.asfortranarray(rows[:size])
+        return cls(few, np.asfortranarray(scaling.scaled.apply(few)), weights[:size])
+
+    def collect_stats(self, n_components: int, rng: np.random.Generator, seeding: Seeding) -> SuffStats:
+        """Return the statistics of a seeding, which are the same for every structure."""
+        return collect_hard_stats(
+            self.rows, seeding(self.standardised, n_components, rng), n_components, self.weights
+        )
 
 
 def collect_seed_stats(
@@ -241,10 +257,7 @@ def collect_seed_stats(
     weights: Array = UNWEIGHTED,
 ) -> SuffStats:
     """Return the statistics of a seeding on standardised rows: the same for every structure."""
-    d = rows.shape[1]
-    size = int(np.clip(ROWS_PER_PARAMETER * n_components * (1 + d + d * (d + 1) // 2), LEAST_ROWS, SEEDING_ROWS))
-    rows, weights = rows[:size], weights[:size]
-    return collect_hard_stats(rows, seeding(scaling.scaled.apply(rows), n_components, rng), n_components, weights)
+    return RowsToSeed.of(rows, n_components, scaling, weights).collect_stats(n_components, rng, seeding)
 
 
 def start_from_seed(
@@ -257,4 +270,7 @@ def start_from_seed(
     SingularCovarianceError
         If a covariance cannot be estimated.
     """
-    return _fit_hard_assignment(stats, family, scaling.scale**2, penalty)
+    widened = widen_clusters(stats, scaling.scale**2)
+    scatter = family.moments.condense(widened.scatter)
+    scatter = scatter.sum(axis=0, keepdims=True) if family.shared else scatter
+    return mstep(replace(widened, scatter=scatter, moments=family.moments), family, penalty)[0]

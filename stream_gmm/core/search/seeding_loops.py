@@ -15,12 +15,22 @@ _PEAK_SHARE = 0.1
 @compiled(error_model="numpy")
 def fill_squared_distances(rows_t, start, centre, out):  # type: ignore[no-untyped-def]
     """Fill ``out (b,)`` with the squared distances to a centre ``(D,)`` of the rows that begin at ``start``."""
-    out[:] = 0.0
-    for i in range(len(rows_t)):
-        source, origin = rows_t[i, start : start + len(out)], centre[i]
-        for j in range(len(out)):
+    n, d = len(out), len(rows_t)
+    first = d % 4
+    for j in range(n):
+        out[j] = 0.0
+    for i in range(first):
+        source, origin = rows_t[i, start : start + n], centre[i]
+        for j in range(n):
             delta = source[j] - origin
             out[j] += delta * delta
+    for i in range(first, d, 4):  # four columns at once: what has been summed is read and written less often
+        a, b = rows_t[i, start : start + n], rows_t[i + 1, start : start + n]
+        c, e = rows_t[i + 2, start : start + n], rows_t[i + 3, start : start + n]
+        of_a, of_b, of_c, of_e = centre[i], centre[i + 1], centre[i + 2], centre[i + 3]
+        for j in range(n):
+            u, v, w, x = a[j] - of_a, b[j] - of_b, c[j] - of_c, e[j] - of_e
+            out[j] = out[j] + u * u + v * v + w * w + x * x
 
 
 @compiled(error_model="numpy")

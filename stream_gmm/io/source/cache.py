@@ -94,22 +94,22 @@ def _align_size(size: int) -> int:
     return -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
-def cache_leaf(item: tuple[Leaf, str], shared: Any, scratch: str) -> Leaf:
+def cache_leaf(item: tuple[Leaf, str], shared: Any, scratch: str | os.PathLike[str]) -> Leaf:
     """Decode a leaf and keep its rows: in ``"memory"``, on ``"disk"`` (below ``scratch``), or not (``"none"``)."""
     del shared
     leaf, mode = item
     return _CACHERS[mode](leaf, scratch)
 
 
-def _cache_in_memory(leaf: Leaf, scratch: str) -> Leaf:
+def _cache_in_memory(leaf: Leaf, scratch: str | os.PathLike[str]) -> Leaf:
     del scratch
     # Undecoded columns are of no use to a pass.
     chunks = tuple(replace(c, batch=None) for c in leaf.chunks())
     return MemoryLeaf(chunks, leaf.rows)
 
 
-def _cache_on_disk(leaf: Leaf, scratch: str) -> Leaf:
-    path = ""
+def _cache_on_disk(leaf: Leaf, scratch: str | os.PathLike[str]) -> Leaf:
+    path, scratch = "", os.fspath(scratch)  # which makes the folder
     try:
         handle, path = tempfile.mkstemp(prefix="stream-gmm-", suffix=".rows", dir=scratch)
         with open(handle, "wb") as file:
@@ -151,7 +151,7 @@ def _remove_file(path: str, owner: int) -> None:
             os.unlink(path)
 
 
-def _keep_uncached(leaf: Leaf, scratch: str) -> Leaf:
+def _keep_uncached(leaf: Leaf, scratch: str | os.PathLike[str]) -> Leaf:
     del scratch
     return leaf
 

@@ -190,7 +190,8 @@ def explain_too_few_rows(spec: CandidateSpec, profile: Profile, settings: Settin
     few = rows[: 10 * n_components]
     if n_components == 1:
         return ""
-    if len(few) < n_components or len(np.unique(few, axis=0)) < n_components:
+    some_are_distinct = any(len({v for v in c.tolist() if v == v}) >= n_components for c in few.T)
+    if not some_are_distinct and (len(few) < n_components or len(np.unique(few, axis=0)) < n_components):
         distinct = len(np.unique(rows, axis=0))
         if distinct < n_components:
             count = f"only {distinct} of the {len(rows)} are distinct"

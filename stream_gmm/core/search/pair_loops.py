@@ -1,10 +1,11 @@
-"""The compiled loop that merges clusters pair by pair, for :mod:`.seeding`."""
+"""The compiled loops over pairs for :mod:`.seeding`: of rows, for their neighbours, and of clusters, to merge."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from stream_gmm.core.compiled.decorator import compiled
+from stream_gmm.core.search.seeding_loops import fill_squared_distances
 
 
 @compiled(internal=True, error_model="numpy")
@@ -74,3 +75,64 @@ def merge_clusters(weight, mean, scatter, ridge, wanted):  # type: ignore[no-unt
             ends[c] = i if ends[c] == j else ends[c]
         stale = np.full(1, i)
     return ends
+
+
+@compiled(internal=True, error_model="numpy")
+def _select_least(values, items, size, wanted):  # type: ignore[no-untyped-def]
+    """Bring the ``wanted`` least of so many values and their items to the front, the largest of them last.
+
+    By quickselect (Hoare 1961).
+    """
+    low, high, place = 0, size - 1, wanted - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                items[i], items[j] = items[j], items[i]
+                i += 1
+                j -= 1
+        if place <= j:
+            high = j
+        elif place >= i:
+            low = i
+        else:
+            break
+
+
+@compiled(error_model="numpy")
+def find_neighbours(rows_t, neighbours, radius):  # type: ignore[no-untyped-def]
+    """Write each row and its nearest neighbours ``(m, n + 1)``, and the distance to the last of them ``(m,)``.
+
+    The rows are dealt into groups, at least twice as many as neighbours are wanted. As many groups as that have a row
+    within that place among the groups' least distances; few others than the neighbours are as near.
+    """
+    d, m = rows_t.shape
+    wanted = neighbours.shape[1]
+    groups = min(2 * wanted, m)
+    distance, centre, nearest = np.empty(m), np.empty(d), np.empty(groups)
+    values, items = np.empty(m + 1), np.empty(m + 1, np.int64)
+    for row in range(m):
+        for i in range(d):
+            centre[i] = rows_t[i, row]
+        fill_squared_distances(rows_t, np.int64(0), centre, distance)
+        for g in range(groups):
+            nearest[g] = distance[g]
+        for start in range(groups, m, groups):
+            part = distance[start : min(start + groups, m)]
+            for g in range(len(part)):
+                nearest[g] = min(nearest[g], part[g])
+        _select_least(nearest, items, groups, wanted)
+        bound, size = nearest[wanted - 1], 0
+        for j in range(m):
+            values[size], items[size] = distance[j], j
+            size += 1 if distance[j] <= bound else 0
+        _select_least(values, items, size, wanted)
+        radius[row] = np.sqrt(values[wanted - 1])
+        for n in range(wanted):
+            neighbours[row, n] = items[n]

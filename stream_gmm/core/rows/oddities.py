@@ -173,8 +173,9 @@ def find_codes(columns: tuple[str, ...], sample: Array) -> dict[str, int]:
 
     ``sample (n, D)`` are rows in random order.
     """
-    found = {}
-    for name, column in zip(columns, map(_drop_missing, sample.T), strict=True):
+    found, first = {}, sample[:CODE_ROWS]
+    whole = ((np.rint(first) == first) | np.isnan(first)).all(axis=0)
+    for name, column in [(columns[j], _drop_missing(sample[:, j])) for j in np.flatnonzero(whole)]:
         if len(column) < CODE_ROWS or len(np.unique(column[:CODE_ROWS])) > CODES:
             continue
         values = np.unique(column)

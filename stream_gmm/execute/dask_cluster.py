@@ -23,7 +23,7 @@ from distributed.security import Security
 
 from stream_gmm.errors import ClusterError, ConfigError, StreamGMMError, explain
 from stream_gmm.execute.addresses import EXPOSED, is_encrypted, is_exposed
-from stream_gmm.execute.interrupts import close_quietly, delay_signals
+from stream_gmm.execute.interrupts import close_quietly, delay_signals, is_no_cancellation
 from stream_gmm.execute.protocol import machine_memory
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.extras import import_extra
@@ -95,6 +95,8 @@ def connect(spec: ClusterSpec) -> Iterator[Client]:
     ClusterError
         If it cannot be reached or started, or no worker comes up in time.
     """
+    # A client that is closed while it looks for a scheduler that it has lost.
+    logging.getLogger("distributed.client").addFilter(is_no_cancellation)
     with ExitStack() as stack:
         try:
             client = _open_client(spec, stack)

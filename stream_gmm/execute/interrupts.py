@@ -5,6 +5,7 @@ This module is also loaded by the workers of such a cluster (:func:`dask_setup`)
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -80,6 +81,14 @@ def close_quietly() -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         raise
+
+
+def is_no_cancellation(record: logging.LogRecord) -> bool:
+    """Return False for an error in a log that is the end of a task which was cancelled, and no error.
+
+    Streams of asyncio, and clients of Dask whose connection was lost, log it when their process closes them.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 def dask_setup(worker: Any) -> None:

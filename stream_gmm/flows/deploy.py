@@ -19,6 +19,7 @@ from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 
 from stream_gmm.errors import ConfigError, explain, redact_text
+from stream_gmm.execute.interrupts import is_no_cancellation
 from stream_gmm.flows.monitor import gmm_monitor
 from stream_gmm.flows.reporting import answers
 from stream_gmm.flows.run import gmm_run
@@ -78,6 +79,8 @@ class Deployment:
         handler = signal.getsignal(signal.SIGTERM)
         # Prefect's handler of SIGTERM calls it, and ends the process before it can run.
         warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited", RuntimeWarning)
+        # At the end Prefect cancels its connection to a run that is at work, or ends, too.
+        logging.getLogger("asyncio").addFilter(is_no_cancellation)
         while True:
             try:
                 flow.serve(limit=1, global_limit=1, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -617,6 +618,22 @@ def test_plan_record_and_report_name_a_cluster_that_stays(dask_cluster, demo_fol
     assert place in line
     assert json.loads((tmp_path / "run" / "run.json").read_text())["workers"]["place"].startswith(place)
     assert place in write_report(config.folder).read_text()
+
+
+def test_a_task_that_was_cancelled_is_no_error_in_the_log_of_the_client(dask_cluster, caplog):
+    """A client whose connection was lost as its job was done looks for the scheduler until it is closed."""
+    from stream_gmm.execute.dask_cluster import ClusterSpec, connect
+
+    def log_error(error: BaseException) -> None:
+        try:
+            raise error
+        except (OSError, asyncio.CancelledError):
+            logging.getLogger("distributed.client").exception("")
+
+    with connect(ClusterSpec(address=dask_cluster.scheduler_address)), caplog.at_level(logging.ERROR):
+        log_error(asyncio.CancelledError())
+        log_error(OSError("the network"))
+    assert [str(r.exc_info[1]) for r in caplog.records] == ["the network"]
 
 
 DELAY = "distributed.scheduler.events-cleanup-delay"

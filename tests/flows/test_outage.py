@@ -117,6 +117,7 @@ def test_serving_outlives_an_outage_of_the_server(demo_folder, tmp_path):
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+    assert "StreamReaderProtocol" not in (tmp_path / "serve.log").read_text(), "the run was ending at that moment"
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from stream_gmm.core.criteria import base_criterion, difference_format, display_name, value_format
 from stream_gmm.core.display import count_noun
@@ -131,7 +132,13 @@ def progress_display(console: Console | None = None) -> Iterator[Listener]:
 
 def make_console() -> Console:
     """Return the console for results; wide enough for the tables in a log."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 150, highlight=False)
+    width = None if sys.stdout.isatty() else 150
+    # Names of columns and paths may look like markup: 'exclude_columns: [skin]' would lose what is in brackets.
+    return Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+
+
+def _warn(console: Console, warning: str) -> None:
+    console.print(Text.assemble(("warning:", "yellow"), " ", warning), soft_wrap=True)
 
 
 def show_plan(plan: Plan) -> None:
@@ -154,7 +161,7 @@ def show_run(folder: Path, console: Console | None = None) -> None:
     if (state / TRUTH).exists():
         console.print(_truth_table(model, load_model(state / TRUTH)))
     for warning in dict.fromkeys(record["warnings"]):
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+        _warn(console, warning)
     _show_versions(folder, console)
     scored = open_target(locate_scores(folder, record))
     with contextlib.suppress(StorageError):  # results are shown, even if a store does not answer
@@ -221,11 +228,12 @@ def show_model(
     state = "converged" if model.converged_ else f"not converged ({model.outcome.name})"
     steps = f"{count_noun(model.n_iter_, 'step')} from the start" if model.n_iter_ else "no step from the start"
     passes = count_noun(model.passes, "pass", "passes")
-    console.print(
-        f"[bold]{model.covariance_type}, K = {model.n_components}[/]: {state}, {steps}, {passes} over the data; "
-        f"log-likelihood {model.lower_bound_:.6f} per row; outliers below log-density {model.threshold:.4f}",
-        soft_wrap=True,
+    facts = (
+        f": {state}, {steps}, {passes} over the data; log-likelihood {model.lower_bound_:.6f} per row; outliers "
+        f"below log-density {model.threshold:.4f}"
     )
+    name = f"{model.covariance_type}, K = {model.n_components}"
+    console.print(Text.assemble((name, "bold"), facts), soft_wrap=True)
     table = Table()
     for head in ("component", "weight", *(["rows"] if scored else []), *(f"mean {c}" for c in model.labels)):
         table.add_column(head, justify="right")
@@ -312,4 +320,4 @@ def show_profile(profile: Profile, console: Console) -> None:
         f"sample: {len(profile.sample.rows):,} rows, {'from random leaves' if profile.is_partial else 'uniform'}"
     )
     for warning in profile.warnings:
-        console.print(f"[yellow]warning:[/] {warning}", soft_wrap=True)
+        _warn(console, warning)

@@ -39,8 +39,8 @@ _REPEATED = {
     "stopped at max_passes": "The chosen model has not converged",
     "few different whole numbers": "Components copy a column",
     "many rows share one value": "Many rows share one value",
-    "has a long tail": "Heavy tails",
-    "the end of its range": "Values at the end of a range",
+    "long tails": "Heavy tails",
+    "at the end of a range": "Values at the end of a range",
     "are collinear": "Columns follow from others",
 }
 """Words of a warning, and the advice that says the same."""

@@ -372,3 +372,44 @@ class TestLabels:
         table = {"x": self.CODES, "y": self.CODES, "grey": self.MEASURED}
         pq.write_table(pa.table(table), tmp_path / "a.parquet")
         assert sg.open_dataset(tmp_path).columns == ("x", "y", "grey")
+
+
+class TestPanels:
+    """Measurements of units over time: `unit` and `cycle` are no measurements, whatever they are called."""
+
+    @staticmethod
+    def _write(path, rng, lengths, **changed):
+        groups = np.repeat(np.arange(len(lengths)) * 3 + 5, lengths)
+        columns = {"engine": groups, "cycle": np.concatenate([np.arange(1, n + 1) for n in lengths])}
+        columns |= {"x": rng.normal(size=len(groups)), "y": rng.integers(0, 50, len(groups))}
+        pq.write_table(pa.table(columns | changed), path)
+        return sg.open_dataset(path)
+
+    def test_what_numbers_rows_in_groups_and_the_groups_are_not_fitted(self, tmp_path, rng):
+        data = self._write(tmp_path / "a.parquet", rng, [150, 90, 200])
+        assert data.columns == ("x", "y")
+        (said,) = [w for w in data.warnings if "are not fitted" in w]
+        assert "cycle (integers that number the rows of groups)" in said
+        assert "engine (an integer for each of the groups whose rows cycle numbers)" in said
+        assert "['engine', 'cycle', 'x', 'y']" in said
+        assert sg.open_dataset(tmp_path / "a.parquet", ["cycle", "x"]).columns == ("cycle", "x")
+
+    def test_what_only_resembles_them_is_fitted(self, tmp_path, rng):
+        lengths = [150, 90, 200]
+        ages = np.concatenate([np.arange(20 + i, 20 + i + n) for i, n in enumerate(lengths)])  # other first values
+        twice = np.repeat([1, 2, 1], lengths)  # a value of two groups is none of their numbers
+        data = self._write(tmp_path / "a.parquet", rng, lengths, cycle=ages, engine=twice)
+        assert data.columns == ("engine", "cycle", "x", "y")
+        assert self._write(tmp_path / "b.parquet", rng, lengths, engine=twice).columns == ("engine", "x", "y")
+        binary = np.arange(440) % 2  # rises by 1 and restarts, but in groups of two
+        assert "cycle" in self._write(tmp_path / "c.parquet", rng, lengths, cycle=binary).columns
+        floats = self._write(tmp_path / "d.parquet", rng, lengths, cycle=np.arange(440.0) % 150)
+        assert "cycle" in floats.columns
+
+    def test_later_rows_have_a_say(self, tmp_path, rng):
+        lengths = [150, 90, 200]
+        self._write(tmp_path / "1.parquet", rng, lengths)
+        self._write(tmp_path / "2.parquet", rng, [120, 310])
+        assert sg.open_dataset(tmp_path).columns == ("x", "y")
+        self._write(tmp_path / "2.parquet", rng, lengths, cycle=rng.integers(0, 90, 440))
+        assert sg.open_dataset(tmp_path).columns == ("engine", "cycle", "x", "y")

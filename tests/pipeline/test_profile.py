@@ -117,6 +117,35 @@ def test_the_command_shows_the_profile(tmp_path, rng):
     assert "['flag'] are constant" in result.output
 
 
+def test_names_that_look_like_markup_are_printed_as_they_are(tmp_path, rng):
+    n = 300
+    names = {"skin": rng.integers(0, 2, n), "[red]": np.zeros(n)}
+    folder = _write(tmp_path / "d", names | {name: rng.normal(size=n) for name in ("[/]", ":smile:")})
+    result = CliRunner().invoke(cli, ["profile", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert "exclude_columns: [skin]" in result.output
+    assert "['[red]'] are constant" in result.output
+    assert "│ [/] " in result.output
+    assert "│ :smile: " in result.output
+    fitted = CliRunner().invoke(cli, ["sweep", str(folder), "--n-components", "1", "--folder", str(tmp_path / "run")])
+    assert fitted.exit_code == 0, fitted.output
+    assert "mean [/]" in fitted.output
+
+
+def test_limits_and_long_tails_are_told_in_one_line_each(rng):
+    """Before, a line for each column: 23 of them for the 31 columns of breast_cancer."""
+    rows = np.abs(rng.normal(size=(3000, 3))) + 0.01
+    rows[:200, :2] = 0.0
+    rows = np.column_stack([rows, rng.lognormal(size=(3000, 2))])
+    warnings = describe_values(("a", "b", "c", "d", "e"), rows, np.eye(5), [])
+    (limits,) = [w for w in warnings if "end of a range" in w]
+    assert "a = 0 (200 of 3000), b = 0 (200 of 3000);" in limits
+    (tails,) = [w for w in warnings if w.startswith("long tails")]
+    assert "d (skewness " in tails
+    assert "e (skewness " in tails
+    assert tails.count("of its logarithm") == 2
+
+
 def test_a_sampled_profile_has_the_same_bits_on_any_executor(tmp_path, rng):
     folder = _write(tmp_path / "d", {"x": rng.normal(size=9000), "y": rng.normal(size=9000)})
     data = sg.open_dataset(folder)

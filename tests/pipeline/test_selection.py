@@ -100,6 +100,17 @@ def test_gains_are_differences_between_neighbouring_k(swept):
     assert table["full-3"]["gain"] > 10 * table["full-3"]["gain_se"]
 
 
+def test_a_singularity_is_no_gain(rng):
+    """Before, a reader was told that K = 3 would gain as much as the height of the singularity."""
+    rows = np.vstack([rng.normal(size=(400, 2)), np.column_stack([np.full(200, 7.0), rng.normal(size=200)])])
+    result = sg.sweep(rows, range(1, 5), "full", prune=False)
+    outcomes = {c.n_components: c.outcome for c in result.candidates}
+    assert outcomes[1] is sg.Outcome.CONVERGED
+    assert outcomes[2] is outcomes[3] is sg.Outcome.DEGENERATE
+    assert all(row["gain"] is None for row in result.table.to_pylist())
+    assert "would gain" not in " ".join(result.why)
+
+
 def test_a_gap_in_the_grid_is_no_gain_of_one_component(rng):
     rows = np.vstack([rng.normal(size=(300, 2)), 6.0 + rng.normal(size=(300, 2))])
     result = sg.sweep(rows, [3, 4], "diag", prune=False)  # with K = 1, which is always there

@@ -23,7 +23,8 @@ SCREENED_ROWS = 1_000
 """A value of ``ATOM_SHARE`` of the rows is there twice among so many, but for a chance of 1e-20."""
 CODES, CODE_ROWS = 10, 100
 """A column of at most so many different whole numbers, in so many rows or more, may hold labels or codes."""
-NAMED_CODES = 20
+NAMED = 20
+"""So many columns are named in a warning."""
 SCREENED_VALUES = 1 << 20
 """Values of several columns that are looked at together."""
 SKEWED, TAMED = 1.0, 1.0 / 3.0
@@ -138,30 +139,34 @@ def describe_values(columns: tuple[str, ...], sample: Array, spread: Array, cons
     if codes := find_codes(columns, sample):
         found = [f"{name} ({count})" for name, count in codes.items()]
         warnings.append(
-            f"few different whole numbers, by column: {shorten_list(found, NAMED_CODES)}; a mixture puts components "
+            f"few different whole numbers, by column: {shorten_list(found, NAMED)}; a mixture puts components "
             "on such values and so finds them again. If they are labels or codes and no measurements, leave them "
-            f"out: exclude_columns: [{shorten_list(list(codes), NAMED_CODES)}]."
+            f"out: exclude_columns: [{shorten_list(list(codes), NAMED)}]."
         )
     if named:
         warnings.append(
             f"many rows share one value: {', '.join(named)}; a component that collapses onto it is degenerate."
         )
+    limits, tails = [], []
     for j, name in enumerate(columns):
         if name in constant or not (limited[j] or tailed[j]):
             continue
         column = _drop_missing(sample[:, j])
-        for limit, count in find_limits(column):
-            warnings.append(
-                f"column {name!r}: {count} of {len(column)} sample rows are at {limit:g}, the end of its range, as "
-                "if a limit of measurement had cut off what lies beyond; they can make a component of their own: "
-                "leave out the rows at the limit."
-            )
+        limits += [f"{name} = {limit:g} ({count} of {len(column)})" for limit, count in find_limits(column)]
         if (tail := describe_tail(column)) is not None:
             before, transform, after = tail
-            warnings.append(
-                f"column {name!r} has a long tail (skewness {before:.1f}), which takes several components to cover: "
-                f"fit its {transform} instead (skewness {after:.1f}), or let transforms: auto choose a function."
-            )
+            tails.append(f"{name} (skewness {before:.1f}; of its {transform} {after:.1f})")
+    if limits:
+        warnings.append(
+            f"sample rows at the end of a range, as if a limit of measurement had cut off what lies beyond: "
+            f"{shorten_list(limits, NAMED)}; they can make components of their own. Leave these rows out, or say by "
+            "sentinel, with missing: marginalise, which of the numbers stand for missing values."
+        )
+    if tails:
+        warnings.append(
+            f"long tails, which take several components to cover: {shorten_list(tails, NAMED)}; fit these functions "
+            "instead, or let transforms: auto choose."
+        )
     dependent = find_collinear(columns, spread)
     if dependent:
         warnings.append(f"columns {dependent} are collinear: one follows from the others; leave one out.")

@@ -48,6 +48,11 @@ class Candidate:
         return self.result is not None and self.outcome in ADMISSIBLE
 
     @property
+    def is_sound(self) -> bool:
+        """True if no component has collapsed; of a candidate that was pruned, so far."""
+        return self.admissible or (self.outcome is Outcome.PRUNED and self.sample_outcome.fit.is_sound)
+
+    @property
     def name(self) -> str:
         """Short name, such as ``full-5``."""
         return f"{self.family.name}-{self.n_components}"
@@ -65,7 +70,8 @@ class Evidence:
     behind: PairedDifference | None = None
     """By how much the chosen candidate is ahead."""
     gain: PairedDifference | None = None
-    """What it gains over the candidate of its structure with K - 1; None if that is not in the sweep."""
+    """What it gains over the candidate of its structure with K - 1; None if that is not in the sweep, or if a
+    component of one of the two has collapsed: the likelihood of a singularity is no gain."""
     behind_classified: float = 0.0
     """As ``behind``, with the logarithm of the largest responsibility added, as ICL has it."""
 
@@ -77,14 +83,15 @@ def compare_with_chosen(
 
     ``values (2, n)`` holds log-densities and logarithms of the largest responsibility.
     """
-    places = {(c.family.name, c.n_components): i for i, c in enumerate(candidates) if values[i] is not None}
+    sound = [value is not None and c.is_sound for c, value in zip(candidates, values, strict=True)]
+    places = {(c.family.name, c.n_components): i for i, c in enumerate(candidates) if sound[i]}
     best, out = values[chosen], []
-    for c, own in zip(candidates, values, strict=True):
+    for c, own, is_sound in zip(candidates, values, sound, strict=True):
         if own is None or best is None:
             out.append(Evidence())
             continue
         place = places.get((c.family.name, c.n_components - 1))
-        below = None if place is None else values[place]
+        below = None if place is None or not is_sound else values[place]
         gain = None if below is None else compare_paired(own[0], below[0], weights)
         classified = compare_paired(best.sum(axis=0), own.sum(axis=0), weights).mean
         out.append(Evidence(compare_paired(best[0], own[0], weights), gain, classified))

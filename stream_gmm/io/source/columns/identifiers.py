@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ _LABEL = re.compile(
     r"(?i)(.*[_. -])?(class|klass|labels?|cluster|category|species|cultivar)([_ ]?(no|nr|num|number|code|index))?"
     r"|target|outcome|diagnosis|y_(true|pred|train|test)|is_.+"
 )
+RESTARTS = 0.05
+"""A column numbers rows within groups if it rises by 1 from row to row, except for so large a share of restarts."""
 _COORDINATE = "y"
 """A label by its name if its type is not a float, unless it stands beside a column ``x``."""
 LABELS, LABEL_RANGE = 30, (-1, 99)
@@ -48,8 +50,7 @@ LABELS, LABEL_RANGE = 30, (-1, 99)
 
 def find_identifiers(footers: Sequence[Footer], names: Sequence[str]) -> dict[str, str]:
     """Return the columns that look like identifiers, row numbers, parts of a date or labels, each with the reason."""
-    place = next(((f, g) for f in footers for g in range(f.metadata.num_row_groups)
-                  if f.metadata.row_group(g).num_rows), None)  # fmt: skip
+    place = next(_list_row_groups(footers), None)
     if place is None:
         return {}
     first, group = place
@@ -61,21 +62,41 @@ def find_identifiers(footers: Sequence[Footer], names: Sequence[str]) -> dict[st
     wanted = [n for n in names if n in types and (pa.types.is_integer(types[n]) or n in odd)]
     if not wanted:
         return {}
-    try:
-        with open_unchanged(first.file) as parquet:
-            rows = count_chunk_rows(8 * len(wanted))
-            batches = parquet.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
-            batch = next(iter(batches), None)
-    except (OSError, pa.ArrowException):
-        return {}  # the first pass explains what is wrong
+    batch = _read_first_rows(first, group, wanted)
     if batch is None:
         return {}
+    of_groups = _describe_groups(batch)
+    latest, its_group = next(_list_row_groups(footers, -1))
+    if of_groups and (latest is not first or its_group != group):
+        there = FileSchema(latest.schema).types
+        last = _read_first_rows(latest, its_group, [name for name in of_groups if name in there])
+        of_groups = {} if last is None else {n: w for n, w in of_groups.items() if n in _describe_groups(last, batch)}
     out = {
         name: _describe_identifier(name, batch.column(name), footers)
         or (_describe_label(name, batch.column(name), footers) if name in labels else "")
         for name in wanted
     }
+    out = {name: why or of_groups.get(name, "") for name, why in out.items()}
     return {name: why for name, why in out.items() if why}
+
+
+def _list_row_groups(footers: Sequence[Footer], step: int = 1) -> Iterator[tuple[Footer, int]]:
+    """Return the row groups that hold rows, from the first one on, or with a step of -1 from the last one."""
+    for footer in footers[::step]:
+        for group in range(footer.metadata.num_row_groups)[::step]:
+            if footer.metadata.row_group(group).num_rows:
+                yield footer, group
+
+
+def _read_first_rows(footer: Footer, group: int, names: list[str]) -> pa.RecordBatch | None:
+    """Return the first rows of a row group; None if they cannot be read, as the first pass will explain."""
+    try:
+        with open_unchanged(footer.file) as parquet:
+            rows = count_chunk_rows(8 * len(names))
+            batches = parquet.iter_batches(rows, row_groups=[group], columns=names, use_threads=False)
+            return next(iter(batches), None)
+    except (OSError, pa.ArrowException):
+        return None
 
 
 def find_empty(footers: Sequence[Footer], names: Sequence[str]) -> tuple[str, ...]:
@@ -123,6 +144,31 @@ def _describe_identifier(name: str, column: pa.Array, footers: Sequence[Footer])
     if np.all(steps > 0) or np.all(steps < 0):
         return "distinct integers that rise from row to row" if steps[0] > 0 else "distinct integers that fall"
     return "distinct integers with equal steps" if np.all(sorted_steps == sorted_steps[0]) else ""
+
+
+def _describe_groups(batch: pa.RecordBatch, first: pa.RecordBatch | None = None) -> dict[str, str]:
+    """Return the columns that number the rows within groups, and those that number the groups.
+
+    The rows of a batch begin a group; those of a later one than the ``first`` may begin within one.
+    """
+    values = {
+        name: whole for name in batch.schema.names
+        if pa.types.is_integer(batch.schema.field(name).type)
+        and (whole := _to_integers(batch.column(name))) is not None and len(whole) == len(batch)
+        and (first is not None or len(batch) >= MIN_ROWS)
+    }  # fmt: skip
+    out = {}
+    for name, counted in values.items():
+        restarts, start = np.diff(counted) != 1, (batch if first is None else first).column(name)[0].as_py()
+        if restarts.sum() > RESTARTS * len(restarts) or np.any(counted[1:][restarts] != start):
+            continue
+        if first is None and not restarts.any():  # a row number, if anything
+            continue
+        out[name] = "integers that number the rows of groups"
+        for other, group in values.items():
+            if np.array_equal(np.diff(group) != 0, restarts) and len(np.unique(group)) == restarts.sum() + 1:
+                out[other] = f"an integer for each of the groups whose rows {name} numbers"
+    return out
 
 
 def _describe_label(name: str, column: pa.Array, footers: Sequence[Footer]) -> str:

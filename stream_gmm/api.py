@@ -16,8 +16,12 @@ from stream_gmm.core.rows.transform_requests import describe_transforms
 from stream_gmm.errors import ConfigError, ConvergenceWarning, InputDataError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.execute.threads import ThreadsExecutor
+from stream_gmm.io.sink.objects.checkpoints import Checkpoints
+from stream_gmm.io.sink.objects.run_folders import open_run_prefix
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.source.files import is_uri
 from stream_gmm.io.source.memory import as_source
+from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline import monitor as _monitor
 from stream_gmm.pipeline import score as _score
 from stream_gmm.pipeline.drift_rule import DriftRule
@@ -169,8 +173,9 @@ def sweep(
         and in the full passes those that can no longer win with three times their predicted gain. They stay in the
         table with the reason. False: every candidate is fitted to the end.
     ledger
-        Folder that stores what is finished: another sweep of the same data with the same settings fits only new
-        candidates, and an interrupted one resumes from its last pass. None: nothing is stored.
+        Folder, or prefix in an object store, that stores what is finished: another sweep of the same data with the
+        same settings fits only new candidates, and an interrupted one resumes from its last pass. None: nothing is
+        stored.
     fresh
         Start over, whatever the ledger holds.
     match_to
@@ -206,11 +211,19 @@ def sweep(
     result = _sweep.sweep(
         source, n_components, covariance_type, settings, executor_for(client),
         choice=SelectionRule(criterion, elbow), prune=prune,
-        ledger=Ledger.open(Path(ledger), source, settings, fresh) if ledger else NO_LEDGER,
+        ledger=_open_ledger(ledger, source, settings, fresh) if ledger else NO_LEDGER,
         match_to=match_to, listener=progress,
     )  # fmt: skip
     warn_unless_converged(result.best)
     return result
+
+
+def _open_ledger(where: str | os.PathLike[str], source: Source, settings: Settings, fresh: bool) -> Ledger:
+    """Return the ledger in a folder; of one in an object store, with a copy in the user's cache."""
+    if not is_uri(os.fspath(where)):
+        return Ledger.open(Path(where), source, settings, fresh)
+    prefix = open_run_prefix(os.fspath(where))
+    return Ledger.open(prefix.copy, source, settings, fresh, Checkpoints(prefix.place))
 
 
 @document_fields(TableOptions)

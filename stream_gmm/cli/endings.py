@@ -87,6 +87,8 @@ def describe_resumption(arguments: Sequence[str]) -> str:
         folder, job = unfinished
         if job.is_complete:
             shown = os.path.relpath(folder) if folder.is_relative_to(os.getcwd()) else str(folder)
+            named = str(job.config.get("output", {}).get("folder", ""))
+            shown = named if "://" in named else shown
             return (
                 f" What was finished is kept; to go on: {shlex.join(['stream-gmm', 'resume', shown])} (run {job.id})"
             )

@@ -208,8 +208,10 @@ def resume(context: click.Context, /, run: str, output: Output, **arguments: Any
     if job.ended:
         click.echo(f"nothing to resume: the {job.command} in {folder} ended well at {job.ended}.", err=True)
         return
+    on_disk = [p for p in (*settings.data.paths, settings.output.folder, settings.scored) if "://" not in p]
     try:
-        os.chdir(job.directory)
+        if on_disk or os.path.isdir(job.directory):  # else another machine goes on, which need not have that folder
+            os.chdir(job.directory)
     except OSError as error:
         raise ConfigError(
             explain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 from unittest import mock
 
@@ -11,13 +12,18 @@ import pyarrow.fs as pafs
 import pytest
 
 import stream_gmm as sg
+from stream_gmm import faults
 from stream_gmm.errors import ConfigError, StorageError
 from stream_gmm.io.sink import places
 from stream_gmm.io.sink.objects import run_folders
+from stream_gmm.io.sink.objects.checkpoints import Checkpoints
 from stream_gmm.io.sink.objects.run_folders import hold_run, open_run_prefix
 from stream_gmm.io.source.files import _open_filesystem
 from stream_gmm.io.store import lease as leases
 from stream_gmm.io.store.models import load_model
+from stream_gmm.pipeline.fit.settings import Settings
+from stream_gmm.pipeline.sweep import ledger
+from stream_gmm.pipeline.sweep.ledger import Entries, Ledger
 from tests.cli.test_commands import run
 from tests.servers import faulty_s3
 
@@ -274,3 +280,121 @@ def test_every_command_takes_a_model_where_it_lies(s3, bucket, data, tmp_path, m
     for option in ("--state", "--model"):
         paths = {"--state": tmp_path / "s.gmm", "--model": tmp_path / "m.gmm", option: f"{uri}/x.gmm"}
         assert "cannot lie in an object store" in run("stream", *(x for pair in paths.items() for x in pair), code=2)
+
+
+def _cut_sweep(monkeypatch, data, uri, visit):
+    """Run a sweep that is cut off at its n-th visit of the site of a pass; return what it says."""
+    monkeypatch.setattr(faults, "_PLAN", f"pass:enospc:{visit}")
+    monkeypatch.setattr(faults, "_visits", 0)
+    said = _sweep(data, uri, "1:3", *SLOW, code=6)
+    monkeypatch.setattr(faults, "_PLAN", "")
+    return said
+
+
+SLOW = ("--sample-rows", "500", "--prune", "false", "--tol", "1e-9")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_id", [True, False], ids=["resume", "the same command"])
+def test_another_machine_goes_on_with_a_sweep_that_was_cut_off(data, s3, bucket, tmp_path, monkeypatch, by_id):
+    uri = f"s3://{bucket}/run"
+    _sweep(data, tmp_path / "whole", "1:3", *SLOW)
+    said = _cut_sweep(monkeypatch, data, uri, 3)
+    assert f"to go on: stream-gmm resume {uri} (run " in said
+    assert not open_run_prefix(uri).find_commit()
+
+    _use_machine(monkeypatch, tmp_path, "second")
+    begun: list[Entries] = []
+    monkeypatch.setattr(Ledger, "write", _watch(begun, Ledger.write))
+    if by_id:
+        run("resume", uri, "--quiet")
+    else:
+        _sweep(data, uri, "1:3", *SLOW)
+    assert begun[0].reads > 1, "it started over"
+    assert begun[0].profile is not None
+    assert _read_latest(s3, f"{bucket}/run")[1] == (tmp_path / "whole" / "model.gmm").read_bytes()
+    assert "nothing to resume" in run("resume", uri)
+    assert json.loads(run("verify", uri, "--json"))["intact"]
+
+    _use_machine(monkeypatch, tmp_path, "third")
+    assert "reads of the data for the whole sweep: 0" in _sweep(data, uri, "1:3", *SLOW)
+
+
+def _watch(seen, write):
+    def watched(self, entries):
+        seen.append(entries)
+        write(self, entries)
+
+    return watched
+
+
+@pytest.mark.slow
+def test_of_two_checkpoints_the_one_that_is_further_on_counts(data, bucket, tmp_path, monkeypatch):
+    uri = f"s3://{bucket}/run"
+    _cut_sweep(monkeypatch, data, uri, 2)
+    copies = [open_run_prefix(uri).copy]
+    _use_machine(monkeypatch, tmp_path, "second")
+    _cut_sweep(monkeypatch, data, uri, 1)  # one pass more
+    copies.append(open_run_prefix(uri).copy)
+    (first,), (second,) = (list((c / "ledger").glob("*.gmm")) for c in copies)
+    done = [Ledger(path).read().reads for path in (first, second)]
+    assert done[1] == done[0] + 1
+
+    source, settings = sg.open_dataset(data, columns=["x0", "x1", "x2"]), Settings()
+    monkeypatch.setattr(ledger, "compute_key", lambda *_: first.stem)
+    mirror = open_run_prefix(uri).open_checkpoints()
+    assert Ledger.open(first.parent, source, settings, mirror=mirror).read().reads == done[1]
+    mirror.place.write(first.name, first.with_suffix(".previous").read_bytes())  # of the first machine, and older
+    assert Ledger.open(first.parent, source, settings, mirror=mirror).read().reads == done[1]
+    mirror.place.write(first.name, b"damaged")
+    opened = Ledger.open(first.parent, source, settings, mirror=mirror)
+    assert opened.read().reads == done[1]
+    assert "the checkpoint that was sent from elsewhere is not used" in opened.notes[0]
+    assert not Ledger.open(first.parent, source, settings, fresh=True, mirror=mirror).read().states
+    assert first.name not in mirror.place.list()
+
+
+def test_checkpoints_that_cannot_be_sent_are_told_once_and_the_sweep_ends(data, bucket, monkeypatch):
+    uri = f"s3://{bucket}/checkpoints"
+    write = places.ObjectPlace.write
+
+    def refuse(self, name, content):
+        if name.endswith((".gmm", ".profile")):
+            raise StorageError("the store refuses.")
+        write(self, name, content)
+
+    monkeypatch.setattr(places.ObjectPlace, "write", refuse)
+    result = sg.sweep(sg.open_dataset(data, columns=["x0", "x1"]), [1, 2], "diag", ledger=uri)
+    told = [w for w in result.warnings if "checkpoints are no longer sent to" in w]
+    assert len(told) == 1
+    assert uri in told[0]
+
+    monkeypatch.setattr(places.ObjectPlace, "write", write)
+    again = sg.sweep(sg.open_dataset(data, columns=["x0", "x1"]), [1, 2, 3], "diag", ledger=uri)
+    assert again.reused == 2, "those of this machine"
+    assert sg.sweep(sg.open_dataset(data, columns=["x0", "x1"]), [1, 2, 3], "diag", ledger=uri).passes == 0
+    with pytest.raises(ConfigError, match="holds credentials"):
+        sg.sweep(sg.open_dataset(data, columns=["x0"]), [1], "diag", ledger=f"s3://key:secret@{bucket}/x")
+
+
+def test_checkpoints_that_come_too_soon_wait_for_the_next_one(bucket, tmp_path, monkeypatch):
+    now, sent = [0.0], []
+
+    def write_in_two_seconds(self, name, content):
+        sent.append(content)
+        now[0] += 2.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(places.ObjectPlace, "write", write_in_two_seconds)
+    mirror, path = Checkpoints(places.ObjectPlace(f"s3://{bucket}/c")), tmp_path / "a.gmm"
+    for number, at in enumerate((0.0, 5.0, 19.9, 20.1)):
+        path.write_bytes(str(number).encode())
+        now[0] = max(now[0], at)
+        mirror.send(path, at_once=False)
+    assert sent == [b"0", b"3"]
+    mirror.flush()
+    assert sent == [b"0", b"3"], "nothing waits"
+    path.write_bytes(b"4")
+    mirror.send(path, at_once=False)
+    mirror.flush()
+    assert sent == [b"0", b"3", b"4"]

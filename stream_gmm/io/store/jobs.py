@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -70,9 +70,16 @@ _OPEN: list[tuple[Path, Job]] = []
 
 @contextlib.contextmanager
 def record_job(
-    folder: Path, command: str, config: Mapping[str, Any], options: Mapping[str, Any], fingerprint: str = ""
+    folder: Path,
+    command: str,
+    config: Mapping[str, Any],
+    options: Mapping[str, Any],
+    fingerprint: str = "",
+    on_write: Callable[[Path], object] = lambda _: None,
 ) -> Iterator[Job]:
     """Record a job in its folder for the ``with`` block, and that it has ended if the block ends well.
+
+    ``on_write`` is called with the path of the record whenever that has been written.
 
     Raises
     ------
@@ -88,12 +95,12 @@ def record_job(
         before = read_job(place)
         if not before.ended and replace(before, id=job.id, begun=job.begun) == job:
             job = before  # it goes on
-    write_atomically(place / JOB, seal(asdict(job)))
+    on_write(write_atomically(place / JOB, seal(asdict(job))))
     _OPEN.append((place, job))
     yield job
     with contextlib.suppress(ValueError):
         _OPEN.remove((place, job))
-    write_atomically(place / JOB, seal(asdict(replace(job, ended=_tell_time()))))
+    on_write(write_atomically(place / JOB, seal(asdict(replace(job, ended=_tell_time())))))
 
 
 def forget_open_jobs() -> None:

@@ -81,7 +81,8 @@ def bootstrap_stage(
     folder, source, settings = config.folder, config.open(), config.settings()
     state, record, chosen = read_run(folder)
     models = [chosen, *_load_runners_up(state, candidates - 1)]
-    profile = Ledger.open(folder / LEDGER, source, settings).read().profile
+    ledger = Ledger.open(folder / LEDGER, source, settings, mirror=config.open_checkpoints())
+    profile = ledger.read().profile
     if profile is None:
         tasks, profile, _ = open_and_profile(source, settings, executor, listener)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from stream_gmm.errors import (
     explain,
     redact_value,
 )
-from stream_gmm.io.store.jobs import Job, find_job, read_job, record_job
+from stream_gmm.io.store.jobs import JOB, Job, find_job, read_job, record_job
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.drift_rule import DriftRule
 from stream_gmm.pipeline.fit.settings import Settings
@@ -39,6 +40,7 @@ from stream_gmm.pipeline.sweep.choice import SelectionRule
 
 if TYPE_CHECKING:
     from stream_gmm.core.result import FitResult
+    from stream_gmm.io.sink.objects.checkpoints import Checkpoints
     from stream_gmm.io.source.dataset import Dataset
 
 __all__ = ["ClusterConfig", "RunConfig", "apply_overrides", "hold_output", "load_config", "validate_config"]
@@ -139,8 +141,18 @@ class RunConfig(Section):
         with self.hold():
             given = self.model_dump(mode="json", exclude_unset=True)
             given.get("sweep", {}).pop("fresh", None)  # what this job has finished is kept when it goes on
-            with record_job(self.folder, command, given, options, source.fingerprint if source else ""):
+            fingerprint, checkpoints = source.fingerprint if source else "", self.open_checkpoints()
+            send = (lambda _: "") if checkpoints is None else checkpoints.send
+            with record_job(self.folder, command, given, options, fingerprint, send):
                 yield
+
+    def open_checkpoints(self) -> Checkpoints | None:
+        """Return the checkpoints in the object store of the output folder; None if that is on a disk."""
+        if not self.is_remote:
+            return None
+        from stream_gmm.io.sink.objects.run_folders import open_run_prefix  # with pyarrow
+
+        return open_run_prefix(self.output.folder, self.output.work_folder).open_checkpoints()
 
     @property
     def folder(self) -> Path:
@@ -214,8 +226,9 @@ def load_run_config(folder: str | Path, overrides: Mapping[str, Any]) -> RunConf
 def load_job(run: str, overrides: Mapping[str, Any]) -> tuple[Path, Job, RunConfig]:
     """Return the job that was begun last in the folder ``run``, or that has this id: its folder and configuration.
 
-    ``overrides`` are dotted keys on top, of the cluster only: they do not change the results. Relative paths in the
-    configuration are relative to ``job.directory``.
+    Of a run in an object store, the job that was begun last on any machine counts. ``overrides`` are dotted keys on
+    top, of the cluster only: they do not change the results. Relative paths in the configuration are relative to
+    ``job.directory``.
 
     Raises
     ------
@@ -224,9 +237,14 @@ def load_job(run: str, overrides: Mapping[str, Any]) -> tuple[Path, Job, RunConf
     InputDataError, ModelFileError
         If there is no job, or its record is damaged.
     """
-    from stream_gmm.io.sink.objects.run_folders import locate_run_folder  # with pyarrow
+    if "://" in run:
+        from stream_gmm.io.sink.objects.run_folders import fetch_copy, open_run_prefix  # with pyarrow
 
-    folder = find_job(str(locate_run_folder(run)) if "://" in run else run)
+        prefix = open_run_prefix(run, overrides.get("output.work_folder"))
+        folder = fetch_copy(prefix)
+        prefix.open_checkpoints().fetch(os.path.basename(JOB), folder / JOB)
+    else:
+        folder = find_job(run)
     job, own = read_job(folder), version("stream-gmm")
     if job.written_by != own and not job.ended:
         raise ConfigError(

@@ -264,7 +264,7 @@ class OutputConfig(Section):
     )
     work_folder: Text | None = Field(
         None,
-        description="Folder of this machine for the ledger and a copy of the results, where folder is a URI; none: "
+        description="Folder of this machine for a copy of the results and the ledger, where folder is a URI; none: "
         "in the user's cache",
     )
     wait: Number = Field(0.0, ge=0.0, description="Seconds to wait for another run there; --wait alone: a day")

@@ -104,7 +104,7 @@ def sweep_stage(
     result = sweep(
         source, config.sweep.n_components, config.sweep.covariance_type, settings, executor,
         choice=config.choice(), prune=config.sweep.prune,
-        ledger=Ledger.open(config.folder / LEDGER, source, settings, config.sweep.fresh),
+        ledger=Ledger.open(config.folder / LEDGER, source, settings, config.sweep.fresh, config.open_checkpoints()),
         match_to=_load_earlier_model(config), listener=listener, on_pass=on_pass,
     )  # fmt: skip
     seconds = time.perf_counter() - started

@@ -2,7 +2,8 @@
 
 One file for each combination of data, columns, seed, settings, version and format, replaced atomically after the
 profile, after each stage of the fits on the sample, and after every pass; the one before is kept, in case that the
-newest is damaged. The profile, which has the sample and is by far the largest part, is written once, beside it.
+newest is damaged. The profile, which has the sample and is by far the largest part, is written once, beside it. A
+*mirror* keeps both elsewhere, for a machine that does not have them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stream_gmm.core.fit.accelerate import Secants, SquaremCycle
 from stream_gmm.core.fit.coordinates import Chart
@@ -40,6 +41,9 @@ from stream_gmm.pipeline.fit.grid import CandidateSpec
 from stream_gmm.pipeline.fit.sample import SampleOutcome
 from stream_gmm.pipeline.fit.settings import Settings
 from stream_gmm.pipeline.passes.profile import Profile
+
+if TYPE_CHECKING:
+    from stream_gmm.io.sink.objects.checkpoints import Checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -113,34 +117,74 @@ class Entries:
 
 
 class Ledger:
-    """The ledger in a file; without a path nothing is stored.
+    """The ledger in a file, and in a mirror if there is one; without a path nothing is stored.
 
     ``notes`` says what was damaged when it was read, and what was done about it.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, mirror: Checkpoints | None = None) -> None:
         self.path = path
+        self.mirror = mirror
         self.notes: tuple[str, ...] = ()
+        self._number = 0
         self._profile_digest = ""
         self._is_damaged = False
+        self._is_profile_sent = False
 
     @classmethod
-    def open(cls, folder: Path, source: Source, settings: Settings, fresh: bool = False) -> Ledger:
+    def open(
+        cls, folder: Path, source: Source, settings: Settings, fresh: bool = False, mirror: Checkpoints | None = None
+    ) -> Ledger:
         """Return the ledger of this data and these settings in a folder; with ``fresh``, an empty one.
+
+        Of the one in the folder and the one in the mirror, that which was written more often counts.
 
         Raises
         ------
         StorageError
-            If the folder cannot be written.
+            If the folder cannot be written, or the mirror does not answer.
         """
         path = folder / f"{compute_key(source, settings)}.gmm"
         if fresh:
             _remove_files(path)
+            if mirror is not None:
+                mirror.remove(path.name)
         others = sorted((p for p in folder.glob("*.gmm") if p != path), key=lambda p: -p.stat().st_mtime)
         for old in others[KEPT_FILES:]:
             with contextlib.suppress(OSError):
                 _remove_files(old)
-        return cls(path)
+        ledger = cls(path, mirror)
+        if mirror is not None:
+            ledger._take_from(mirror)
+            for name in [n for n in mirror.list_newest(".gmm") if n != path.name][KEPT_FILES:]:
+                mirror.remove(name)
+                mirror.remove(Path(name).with_suffix(".profile").name)
+        return ledger
+
+    def _take_from(self, mirror: Checkpoints) -> None:
+        """Put what the mirror holds in place of what is here, if it is further on."""
+        assert self.path is not None
+        fetched = self.path.with_suffix(".fetched")
+        try:
+            if mirror.fetch(self.path.name, fetched) and _read_number(fetched) > self._find_number():
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(self.path, self.path.with_suffix(".previous"))
+                os.replace(fetched, self.path)
+        except ModelFileError as error:
+            self._note(f"{str(error).rstrip('.')}: the checkpoint that was sent from elsewhere is not used.")
+        finally:
+            fetched.unlink(missing_ok=True)
+        profile = self.path.with_suffix(".profile")
+        if self.path.exists() and not profile.exists():
+            mirror.fetch(profile.name, profile)
+
+    def _find_number(self) -> int:
+        """Return how often the ledger in the folder was written; -1 if there is none that can be read."""
+        assert self.path is not None
+        try:
+            return _read_number(self.path) if self.path.exists() else -1
+        except ModelFileError:
+            return -1
 
     def read(self) -> Entries:
         """Return the entries; none if there is no such file. From a damaged one, those of the one before it.
@@ -183,7 +227,7 @@ class Ledger:
         return found
 
     def _read_file(self, path: Path) -> Entries:
-        entries, digest = read(
+        entries, digest, self._number = read(
             path, "ledger", lambda content: unpack(content, MAGIC, FORMAT, "ledger", _decode_entries)
         )
         place = path.with_suffix(".profile")
@@ -221,8 +265,10 @@ class Ledger:
             write_atomically(self.path.with_suffix(".profile"), content)
             self._profile_digest = hashlib.sha256(content).hexdigest()
         arrays = {}
+        self._number += 1
         header = {
             "written_by": version("stream-gmm"),
+            "number": self._number,
             "profile": self._profile_digest,
             "outcomes": [[*spec, encode(e, arrays)] for spec, e in entries.outcomes.items()],
             "states": [[*spec, encode(s, arrays)] for spec, s in entries.states.items()],
@@ -242,6 +288,12 @@ class Ledger:
         fault_site("ledger")
         write_atomically(self.path, content)
         self._is_damaged = False
+        if self.mirror is not None:
+            profile = self.path.with_suffix(".profile")
+            known = self._is_profile_sent or not self._profile_digest or self.mirror.has(profile)
+            note = self.mirror.send(*([] if known else [profile]), self.path, at_once=entries.done or not known)
+            self._is_profile_sent = known or not note
+            self.notes = (*self.notes, *([note] if note else []))
 
 
 NO_LEDGER = Ledger()
@@ -259,8 +311,15 @@ def _decode_profile(header: dict[str, Any], arrays: dict[str, Any]) -> Profile:
     return profile
 
 
-def _decode_entries(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[Entries, str]:
-    """Return the entries without their profile, and the digest of its file."""
+def _read_number(path: Path) -> int:
+    """Return how often a ledger was written, with what went before on other machines."""
+    return read(
+        path, "ledger", lambda c: unpack(c, MAGIC, FORMAT, "ledger", lambda header, _: int(header.get("number", 0)))
+    )
+
+
+def _decode_entries(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[Entries, str, int]:
+    """Return the entries without their profile, the digest of its file, and how often the ledger was written."""
 
     def decode_by_spec(key: str) -> dict[CandidateSpec, Any]:
         return {CandidateSpec(k, name): decode(tree, arrays, KNOWN) for k, name, tree in header[key]}
@@ -277,7 +336,7 @@ def _decode_entries(header: dict[str, Any], arrays: dict[str, Any]) -> tuple[Ent
         restarts=decode_by_spec("restarts"),
         rounds=decode_by_spec("rounds"),
     )
-    return entries, header["profile"]
+    return entries, header["profile"], int(header.get("number", 0))
 
 
 def compute_key(source: Source, settings: Settings) -> str:

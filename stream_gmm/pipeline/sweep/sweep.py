@@ -253,4 +253,8 @@ def sweep(
     grid = parse_grid(n_components, covariance_type)
     settings.check_structures([name for _, name in grid])
     check_size(source, grid, settings, executor)
-    return SweepJob(source, grid, settings, executor, choice, prune, ledger, match_to, listener, on_pass).run()
+    try:
+        return SweepJob(source, grid, settings, executor, choice, prune, ledger, match_to, listener, on_pass).run()
+    finally:
+        if ledger.mirror is not None:
+            ledger.mirror.flush()

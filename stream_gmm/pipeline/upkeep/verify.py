@@ -136,6 +136,7 @@ def _verify_prefix(uri: str) -> Verification:
         prefix.copy.mkdir()
         try:
             prefix.pull()
+            prefix.open_checkpoints().fetch_all(prefix.copy / LEDGER)
         except StorageError as error:
             return Verification(prefix.shown, 0, 0, 0, (Problem(prefix.shown, str(error)),), ())
         found = verify(prefix.copy)

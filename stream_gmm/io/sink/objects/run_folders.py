@@ -7,10 +7,11 @@
     run/v-0123456789abcdef/_run.json                               the manifest: every file of the run folder
     run/_commits/000000007-4f1c....json, run/_latest.json          as for scored tables (:mod:`.commits`)
 
-The working copy has the files of the run folder as on a disk, and the ledger, which stays there: a run that was
-killed is resumed on the same machine. Whoever changes the folder holds the lease of the prefix, brings the copy up to
-date, works there, and publishes what has changed. The manifest names the object of each file, so that files of other
-versions are sent once.
+    run/_ledger/                                                   checkpoints (:mod:`.checkpoints`)
+
+The working copy has the files of the run folder as on a disk, and the ledger. Whoever changes the folder holds the
+lease of the prefix, brings the copy up to date, works there, and publishes what has changed. The manifest names the
+object of each file, so that files of other versions are sent once.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stream_gmm.errors import StorageError, explain
+from stream_gmm.io.sink.objects.checkpoints import LEDGER_PREFIX, Checkpoints
 from stream_gmm.io.sink.objects.commits import (
     COMMITS,
     KEPT_COMMITS,
@@ -72,6 +74,10 @@ class RunPrefix:
         """Its URI, without options."""
         return redact(self.place.uri)
 
+    def open_checkpoints(self) -> Checkpoints:
+        """Return the checkpoints of the run, for :meth:`.Ledger.open`."""
+        return Checkpoints(self.place.below(LEDGER_PREFIX))
+
     def find_commit(self) -> Commit | None:
         """Return the commit of the current state; None if there is none.
 
@@ -97,7 +103,7 @@ class RunPrefix:
         """
         self.place.write(PROBE, b"")
         self.place.remove(PROBE)
-        ours = {COMMITS, CLAIMS, LATEST, TRIPWIRE, "scored"}
+        ours = {COMMITS, CLAIMS, LATEST, LEDGER_PREFIX, TRIPWIRE, "scored"}
         foreign = [n for n in self.place.list_top() if n not in ours and not VERSION_NAME.fullmatch(n)]
         if self.find_commit() is None and foreign:
             raise StorageError(
@@ -204,7 +210,7 @@ class RunPrefix:
                 explain(
                     f"another run has published to {self.shown} meanwhile",
                     why="its lease was taken over, as this process did not renew it for a minute",
-                    remedy="run again: what was fitted is in the ledger on this machine",
+                    remedy="run again: what was fitted is in the ledger",
                 )
             )
         known = {entry[2]: entry[0] for entry in old["files"].values()}

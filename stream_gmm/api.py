@@ -174,8 +174,7 @@ def sweep(
         table with the reason. False: every candidate is fitted to the end.
     ledger
         Folder, or prefix in an object store, that stores what is finished: another sweep of the same data with the
-        same settings fits only new candidates, and an interrupted one resumes from its last pass. None: nothing is
-        stored.
+        same settings fits only new candidates, and an interrupted one resumes from its last pass.
     fresh
         Start over, whatever the ledger holds.
     match_to
@@ -220,10 +219,9 @@ def sweep(
 
 def _open_ledger(where: str | os.PathLike[str], source: Source, settings: Settings, fresh: bool) -> Ledger:
     """Return the ledger in a folder; of one in an object store, with a copy in the user's cache."""
-    if not is_uri(os.fspath(where)):
-        return Ledger.open(Path(where), source, settings, fresh)
-    prefix = open_run_prefix(os.fspath(where))
-    return Ledger.open(prefix.copy, source, settings, fresh, Checkpoints(prefix.place))
+    prefix = open_run_prefix(os.fspath(where)) if is_uri(os.fspath(where)) else None
+    folder, mirror = (prefix.copy, Checkpoints(prefix.place)) if prefix else (Path(where), None)
+    return Ledger.open(folder, source, settings, fresh, mirror)
 
 
 @document_fields(TableOptions)

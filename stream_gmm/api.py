@@ -21,7 +21,6 @@ from stream_gmm.io.sink.objects.run_folders import open_run_prefix
 from stream_gmm.io.source.dataset import Dataset
 from stream_gmm.io.source.files import is_uri
 from stream_gmm.io.source.memory import as_source
-from stream_gmm.io.source.protocols import Source
 from stream_gmm.pipeline import monitor as _monitor
 from stream_gmm.pipeline import score as _score
 from stream_gmm.pipeline.drift_rule import DriftRule
@@ -207,21 +206,18 @@ def sweep(
     2
     """
     settings, source = Settings.from_options(options), as_source(data, (), missing, weight)
+    book = NO_LEDGER
+    if ledger:
+        prefix = open_run_prefix(os.fspath(ledger)) if is_uri(os.fspath(ledger)) else None
+        folder, mirror = (prefix.copy, Checkpoints(prefix.place)) if prefix else (Path(ledger), None)
+        book = Ledger.open(folder, source, settings, fresh, mirror)
     result = _sweep.sweep(
         source, n_components, covariance_type, settings, executor_for(client),
         choice=SelectionRule(criterion, elbow), prune=prune,
-        ledger=_open_ledger(ledger, source, settings, fresh) if ledger else NO_LEDGER,
-        match_to=match_to, listener=progress,
+        ledger=book, match_to=match_to, listener=progress,
     )  # fmt: skip
     warn_unless_converged(result.best)
     return result
-
-
-def _open_ledger(where: str | os.PathLike[str], source: Source, settings: Settings, fresh: bool) -> Ledger:
-    """Return the ledger in a folder; of one in an object store, with a copy in the user's cache."""
-    prefix = open_run_prefix(os.fspath(where)) if is_uri(os.fspath(where)) else None
-    folder, mirror = (prefix.copy, Checkpoints(prefix.place)) if prefix else (Path(where), None)
-    return Ledger.open(folder, source, settings, fresh, mirror)
 
 
 @document_fields(TableOptions)

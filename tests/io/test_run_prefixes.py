@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from unittest import mock
@@ -398,3 +401,19 @@ def test_checkpoints_that_come_too_soon_wait_for_the_next_one(bucket, tmp_path, 
     mirror.send(path, at_once=False)
     mirror.flush()
     assert sent == [b"0", b"3", b"4"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("site", ["profile", "sample", "pass:kill:3", "ledger:kill:6", "results"])
+def test_a_machine_that_is_killed_is_followed_by_another_one_to_the_same_bits(data, s3, bucket, tmp_path, site):
+    """The lease of the dead process counts no longer, as it was on this host; the copy of its machine is gone."""
+    uri, whole = f"s3://{bucket}/run", tmp_path / "whole"
+    chosen = ("--columns", "x0,x1,x2", "--executor", "serial", "--covariance-type", "diag", "--n-components", "1:3")
+    command = [sys.executable, "-m", "stream_gmm", "sweep", str(data), *chosen, *SLOW, "--quiet", "--folder"]
+    plan = {"STREAM_GMM_FAULT": site if ":" in site else f"{site}:kill"}
+    machines = [os.environ | {"XDG_CACHE_HOME": str(tmp_path / name)} for name in ("first", "second")]
+    assert subprocess.run([*command, uri], env=machines[0] | plan, check=False).returncode == -signal.SIGKILL
+
+    subprocess.run([sys.executable, "-m", "stream_gmm", "resume", uri, "--quiet"], env=machines[1], check=True)
+    subprocess.run([*command, str(whole)], check=True)
+    assert _read_latest(s3, f"{bucket}/run")[1] == (whole / "model.gmm").read_bytes()

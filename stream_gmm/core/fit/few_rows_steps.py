@@ -183,7 +183,7 @@ def run_mstep(point, moments, total, structure, shared, prior, prior_rows, ridge
     """Return the EM step from a point, with the moments that :func:`run_estep` has written there."""
     _, means, covariances = point
     k, d = means.shape
-    log_weights, new_means, new = np.empty(k), means.copy(), np.zeros((k, d, d))
+    log_weights, new_means, new = np.empty(k), means.copy(), covariances.copy()
     divisors, scatter = np.empty(k), np.zeros((k, d, d))
     part = 1.0 / k if shared else 1.0  # a shared covariance has one set of pseudo-rows for all components
     for c in range(k):

@@ -1,4 +1,4 @@
-"""Covariance structures: one small, stateless, final class for each; no code branches on the name of one.
+"""Covariance structures: one small, final class for each; no code branches on the name of one.
 
 The four types of scikit-learn keep its names and shapes. ``tied_diag`` and ``tied_spherical`` (EEI and EII in mclust)
 are ``diag`` and ``spherical`` with one covariance for all components. The other eight have mclust's code for a name:
@@ -12,7 +12,7 @@ leading axis of the scatter may be 1 (pooled).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -133,15 +133,29 @@ class Decomposed:
     """The M-step of a structure that is given by the three letters of its code."""
 
     mclust: ClassVar[str]
+    before: Array | None = None
 
     def estimate(self, weight: Array, scatter: Array) -> Array:
         has_matrices = scatter.ndim == 3
         # A copy, since it is overwritten; and compiled code would differ for an array that is read-only.
         matrices = np.array(scatter if has_matrices else scatter[:, :, None] * np.eye(scatter.shape[1]), order="C")
-        out = np.empty_like(matrices)
+        out = np.zeros_like(matrices) if self.before is None else np.array(self.before, order="C")
         letters = Letters.of(self.mclust)
         find_estimator(letters)(*letters, np.array(weight), matrices, out)
         return out if has_matrices else np.einsum("kjj->kj", out).copy()
+
+
+class CommonAxes(Decomposed, MatrixFactors):
+    """Matrices ``(K, D, D)`` with common axes, which are found by iteration: there are local optima.
+
+    An M-step that starts from those of the step before, too, never lowers the likelihood.
+    """
+
+    def __init__(self, before: Array | None = None) -> None:
+        self.before = before
+
+    def continue_from(self, covariances: Array) -> Self:
+        return type(self)(covariances)
 
 
 class VEI(Decomposed, VarianceFactors):
@@ -198,7 +212,7 @@ class VEV(Decomposed, MatrixFactors):
         return n_components + n_features - 1 + n_components * n_features * (n_features - 1) // 2
 
 
-class EVE(Decomposed, MatrixFactors):
+class EVE(CommonAxes):
     """Matrices ``lambda D A_k D' (K, D, D)``: equal volume and orientation, varying shape."""
 
     name, mclust, moments, features = "EVE", "EVE", FULL, QUADRATIC_FEATURES
@@ -207,7 +221,7 @@ class EVE(Decomposed, MatrixFactors):
         return 1 + n_components * (n_features - 1) + n_features * (n_features - 1) // 2
 
 
-class VVE(Decomposed, MatrixFactors):
+class VVE(CommonAxes):
     """Matrices ``lambda_k D A_k D' (K, D, D)``: equal orientation, varying volume and shape."""
 
     name, mclust, moments, features = "VVE", "VVE", FULL, QUADRATIC_FEATURES

@@ -16,6 +16,7 @@ import numpy as np
 
 from stream_gmm.core.compiled.decorator import compiled
 from stream_gmm.core.model.small_matrices import (
+    blend_matrices,
     choose_unit,
     factor_matrix,
     find_axes,
@@ -237,9 +238,10 @@ def _rotate_axes(axes, volume, shape, weight, scatter, sweeps, variances):  # ty
 def _fit_common_axes(volume, shape, weight, scatter, out):  # type: ignore[no-untyped-def]
     """Write the matrices ``(K, D, D)`` of varying shape with one orientation for all components."""
     k, d = scatter.shape[0], scatter.shape[1]
-    # There are local optima, so start from the eigenvectors of the pooled matrices and of some components.
+    # There are local optima, so start from the eigenvectors of the pooled matrices and of some components; and from
+    # the axes of the step before, than which the new ones must not be worse.
     n_starts, variances, lower = min(k + 2, _MOST_STARTS), np.zeros((k, d)), np.zeros((d, d))
-    guesses, axes = np.zeros((n_starts, d, d)), np.zeros((n_starts, d, d))
+    guesses, axes = np.zeros((n_starts + 1, d, d)), np.zeros((n_starts + 1, d, d))
     for c in range(k):
         root = np.exp(factor_matrix(scatter[c], lower))
         for i in range(d):
@@ -248,6 +250,9 @@ def _fit_common_axes(volume, shape, weight, scatter, out):  # type: ignore[no-un
                 guesses[1, i, j] += scatter[c, i, j] / root
                 if c + 2 < n_starts:
                     guesses[c + 2, i, j] = scatter[c, i, j]
+    if out[0, 0, 0] > 0.0:
+        blend_matrices(out, guesses[n_starts])
+        n_starts += 1
     best, least = 0, np.inf
     for start in range(n_starts):
         find_axes(guesses[start], axes[start])
@@ -331,7 +336,7 @@ def estimate_covariances(volume, shape, orientation, weight, scatter, out):  # t
 
 @compiled(error_model="numpy")
 def estimate_oriented_covariances(volume, shape, orientation, weight, scatter, out):  # type: ignore[no-untyped-def]
-    """Write the same of the other structures: EVE, VVE, EEV, VEV and VEE."""
+    """Write the same of the others: EVE, VVE, EEV, VEV, VEE. ``out`` holds those of the step before, or zeros."""
     unit = choose_unit(scatter)
     multiply_matrices(scatter, 1.0 / unit)
     if shape != volume or shape != orientation:

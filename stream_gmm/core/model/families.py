@@ -7,7 +7,7 @@ Covariances come in two shapes: that of ``covariances_`` in scikit-learn, which 
 from __future__ import annotations
 
 from functools import cache
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,9 @@ class CovarianceFamily(Protocol):
         shape of :attr:`moments`.
         """
 
+    def continue_from(self, covariances: Array) -> CovarianceFamily:
+        """Return the structure for an M-step after one that led to ``covariances``: iterations may start there."""
+
     def ridge(self, covariances: Array, amount: Array) -> Array:
         """Return the covariances with ``amount (D,)`` added to the diagonals, in squared units of the columns."""
 
@@ -100,6 +103,9 @@ class MatrixFactors:
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)
 
+    def continue_from(self, covariances: Array) -> Self:
+        return self
+
     def expand(self, values: Array, n_components: int, n_features: int) -> Array:
         return values
 
@@ -134,6 +140,9 @@ class VarianceFactors:
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)
+
+    def continue_from(self, covariances: Array) -> Self:
+        return self
 
     def expand(self, values: Array, n_components: int, n_features: int) -> Array:
         return values

@@ -73,7 +73,8 @@ def mstep(
         stats = replace(stats, scatter=scatter)
     stats = penalty.prepare(stats)
     stats = replace(stats, weight=np.maximum(stats.weight, STARVING_ROWS))
-    covariances, collapsed = penalty.estimate(family, stats)
+    iterated = family if previous is None else family.continue_from(previous.covariances)
+    covariances, collapsed = penalty.estimate(iterated, stats)
     means = stats.mean
     if starving.any() and previous is not None:
         means = np.where(starving[:, None], previous.means, means)

@@ -22,19 +22,31 @@ from pathlib import Path
 from benchmarks.fault_processes import list_session, spawn
 from benchmarks.faults import SWEEP, THREADS, UPDATE, Bench, read_digests, wait
 from benchmarks.harness import write_report
+from stream_gmm.io.source.cache import RESERVE
 
-RUN_FOLDER, SCORED, TEMPORARY = "run folder", "scored table", "Dask's temporary files"
+RUN_FOLDER, SCORED = "run folder", "scored table"
+CACHED, SPILLED, FOLDERS = "rows that workers cache on disk", "values that Dask spills", "folders of Dask's workers"
 EMBEDDED = ("--executor", "dask", "--n-workers", "1")
+TEMPORARY: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    CACHED: (("--cache", "disk"), {}),
+    # Spilled is what exceeds these shares of a worker's memory, 1 GiB: nearly everything.
+    SPILLED: (("--cache", "memory", "--memory-limit", "1GiB"), {
+        f"DASK_DISTRIBUTED__WORKER__MEMORY__{name}": "1e-6" for name in ("TARGET", "SPILL")
+    }),
+    FOLDERS: ((), {}),
+}  # fmt: skip
+"""What lies in Dask's temporary folder: options and environment of the jobs that fill it."""
 SHARES = (0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
 
 
 @contextmanager
-def mounted(folder: Path, kilobytes: int) -> Iterator[None]:
-    """Mount a file system of so many kB at a folder; what is in the folder is copied to it."""
+def mounted(folder: Path, kilobytes: int, files: int = 0) -> Iterator[None]:
+    """Mount a file system of so many kB, and files (0: any number), at a folder; what is in it is copied there."""
     kept = folder.with_name(f"{folder.name}.kept")
     folder.mkdir(exist_ok=True)
     shutil.copytree(folder, kept, symlinks=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)], check=True)
+    limits = f"size={kilobytes}k,nr_inodes={files}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", limits, "none", str(folder)], check=True)
     try:
         shutil.copytree(kept, folder, symlinks=True, dirs_exist_ok=True)
         yield
@@ -45,7 +57,7 @@ def mounted(folder: Path, kilobytes: int) -> Iterator[None]:
 
 def make_room(folder: Path) -> None:
     """Enlarge a file system that :func:`mounted` has made."""
-    subprocess.run(["mount", "-o", "remount,size=256m", str(folder)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=256m,nr_inodes=0", str(folder)], check=True)
 
 
 def measure(folder: Path) -> int:
@@ -53,18 +65,19 @@ def measure(folder: Path) -> int:
     return sum(-(-p.stat().st_size // 4096) * 4 for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
 
 
-def try_disk(bench: Bench, job: str, what: str, kilobytes: int) -> tuple[object, ...]:
+def try_disk(bench: Bench, job: str, what: str, kilobytes: int, files: int = 0) -> tuple[object, ...]:
     """Run a job with a full disk, then with room; return what became of it."""
     started = time.monotonic()
     folder = bench.make_folder(job)
     log = Path(f"{folder}.log")
-    full = {RUN_FOLDER: folder, SCORED: folder.with_name(f"{folder.name}-scored"), TEMPORARY:
-            folder.with_name(f"{folder.name}-temporary")}[what]  # fmt: skip
+    full = folder if what == RUN_FOLDER else folder.with_name(f"{folder.name}-full")
     options: Sequence[str] = ["--scored", str(full / "scored")] if what == SCORED else []
-    environment = {"DASK_TEMPORARY_DIRECTORY": str(full)} if what == TEMPORARY else {}
-    executor = EMBEDDED if what == TEMPORARY else THREADS
-    launch = spawn if what == TEMPORARY else bench.launch  # Dask reads its environment when it is imported
-    with mounted(full, kilobytes):
+    environment, executor, launch = {}, THREADS, bench.launch
+    if what in TEMPORARY:
+        options, environment = TEMPORARY[what]
+        environment = environment | {"DASK_TEMPORARY_DIRECTORY": str(full)}
+        executor, launch = EMBEDDED, spawn  # Dask reads its environment when it is imported
+    with mounted(full, kilobytes, files):
         commands = [[*c, *options] for c in bench.list_commands(job, folder, executor)]
         code: int | None = 0
         alone = True
@@ -118,7 +131,9 @@ def main() -> None:
         cells += [(SWEEP, SCORED, max(4, int(share * scored))) for share in SHARES[::2]]
         # On a full disk, with room for a part of what an update writes, and with room for all.
         cells += [(UPDATE, RUN_FOLDER, base + more) for more in (0, 8, 16, 24, 32, 48, 64, 96, 144)]
-        cells += [(SWEEP, TEMPORARY, kilobytes) for kilobytes in (4, 100)]
+        cells += [(SWEEP, CACHED, kilobytes) for kilobytes in (4, 100, RESERVE // 1024 + 24)]
+        cells += [(SWEEP, SPILLED, kilobytes) for kilobytes in (4, 16, 40)]
+        cells += [(SWEEP, FOLDERS, 64, files) for files in (1, 3, 5)]
         rows = [try_disk(bench, *cell) for cell in cells if re.search(given.only, f"{cell[0]}: {cell[1]}")]
     names = ("job", "disk", "kB", "exit code", "whole", "no process left", "same with room", "s", "right")
     write_report("fault_disks", names, rows)

@@ -100,6 +100,23 @@ def test_a_full_disk_is_logged_and_does_no_harm(leaf, scratch, monkeypatch, capl
     assert "no room" in caplog.text
 
 
+def _open_full_device(**_):
+    return os.open("/dev/full", os.O_WRONLY), "/nowhere/file"
+
+
+def _refuse_file(**_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("make", [_open_full_device, _refuse_file])
+def test_a_disk_that_fills_as_it_is_written_is_logged_and_does_no_harm(leaf, scratch, monkeypatch, caplog, make):
+    """Another program may take the room that was there; then writing fails, or making the file."""
+    monkeypatch.setattr("tempfile.mkstemp", make)
+
+    assert cache_leaf((leaf, DISK), None, str(scratch)) is leaf
+    assert "No space left on device" in caplog.text
+
+
 def test_an_error_while_decoding_leaves_no_file_behind(leaf, scratch):
     strict = replace(leaf, missing="error")
     with pytest.raises(errors.InputDataError, match="1 nan"):

@@ -109,10 +109,15 @@ def _cache_in_memory(leaf: Leaf, scratch: str | os.PathLike[str]) -> Leaf:
 
 
 def _cache_on_disk(leaf: Leaf, scratch: str | os.PathLike[str]) -> Leaf:
-    path, scratch = "", os.fspath(scratch)  # which makes the folder
+    path = ""
     try:
-        handle, path = tempfile.mkstemp(prefix="stream-gmm-", suffix=".rows", dir=scratch)
-        with open(handle, "wb") as file:
+        try:
+            scratch = os.fspath(scratch)  # which makes the folder
+            handle, path = tempfile.mkstemp(prefix="stream-gmm-", suffix=".rows", dir=scratch)
+        except OSError as error:
+            raise _NoSpace(str(error)) from error
+        # A buffer would be written when the file is closed, and fail there.
+        with open(handle, "wb", buffering=0) as file:
             put = [_write_block(c, file, scratch) for c in leaf.chunks()]
             size = file.tell()
     except _NoSpace as error:
@@ -138,8 +143,10 @@ def _write_block(chunk: Chunk, file: Any, scratch: str) -> tuple[Chunk, int]:
     try:
         if shutil.disk_usage(scratch).free < values.nbytes + RESERVE:
             raise OSError(f"less than {RESERVE >> 20} MiB would be left free")
-        file.write(values.data)
-        file.write(bytes(_align_size(values.nbytes) - values.nbytes))
+        for part in (values.reshape(-1).view(np.uint8).data, bytes(_align_size(values.nbytes) - values.nbytes)):
+            left = memoryview(part)
+            while left:
+                left = left[file.write(left) :]
     except OSError as error:
         raise _NoSpace(str(error)) from error
     return replace(chunk, rows=np.empty((0, chunk.rows.shape[1])), batch=None), len(chunk.rows)

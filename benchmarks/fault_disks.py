@@ -72,7 +72,8 @@ def try_disk(bench: Bench, job: str, what: str, kilobytes: int, files: int = 0) 
     log = Path(f"{folder}.log")
     full = folder if what == RUN_FOLDER else folder.with_name(f"{folder.name}-full")
     options: Sequence[str] = ["--scored", str(full / "scored")] if what == SCORED else []
-    environment, executor, launch = {}, THREADS, bench.launch
+    environment: dict[str, str] = {}
+    executor, launch = THREADS, bench.launch
     if what in TEMPORARY:
         options, environment = TEMPORARY[what]
         environment = environment | {"DASK_TEMPORARY_DIRECTORY": str(full)}
@@ -127,7 +128,8 @@ def main() -> None:
         whole, base = measure(bench.folder / "whole"), measure(bench.folder / "base")
         scored = measure(bench.folder / "whole" / "scored")
         print("kB:", whole, base, scored, flush=True)
-        cells = [(SWEEP, RUN_FOLDER, max(4, int(share * whole))) for share in SHARES]
+        cells: list[tuple[str, str, int] | tuple[str, str, int, int]] = []
+        cells += [(SWEEP, RUN_FOLDER, max(4, int(share * whole))) for share in SHARES]
         cells += [(SWEEP, SCORED, max(4, int(share * scored))) for share in SHARES[::2]]
         # On a full disk, with room for a part of what an update writes, and with room for all.
         cells += [(UPDATE, RUN_FOLDER, base + more) for more in (0, 8, 16, 24, 32, 48, 64, 96, 144)]

@@ -6,6 +6,7 @@ module imports is light.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shlex
@@ -23,6 +24,10 @@ RESUMED = {"resume", "run", "sweep", "fit", "score", "bootstrap", "monitor", "up
 """Commands that, started again, go on where they were."""
 PATIENCE_SECONDS = 15.0
 """After a signal a command has so long to close its cluster."""
+_NO_PLACE = (
+    ". Make space where the results, the scored table and temporary files lie; those of Dask's workers are where "
+    "DASK_TEMPORARY_DIRECTORY says, else in the folder for temporary files of their machines."
+)
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -68,7 +73,8 @@ def _end(error: BaseException, interruption: Interruption, arguments: Sequence[s
         click.echo(f"error: {error}{hint}", err=True)
         return error.exit_code
     if isinstance(error, OSError):
-        click.echo(f"error: {redact_text(str(error))}{describe_resumption(arguments)}", err=True)
+        place = _NO_PLACE if error.errno == errno.ENOSPC and not error.filename else ""
+        click.echo(f"error: {redact_text(str(error))}{place}{describe_resumption(arguments)}", err=True)
         return StorageError.exit_code
     import traceback
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import logging
@@ -21,9 +22,9 @@ from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
-from stream_gmm.errors import ClusterError, ConfigError, StreamGMMError, explain
+from stream_gmm.errors import ClusterError, ConfigError, StorageError, StreamGMMError, explain
 from stream_gmm.execute.addresses import EXPOSED, is_encrypted, is_exposed
-from stream_gmm.execute.interrupts import close_quietly, delay_signals, is_no_cancellation
+from stream_gmm.execute.interrupts import close_quietly, delay_signals, is_no_cancellation, shorten
 from stream_gmm.execute.protocol import machine_memory
 from stream_gmm.execute.threads import available_cores
 from stream_gmm.extras import import_extra
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 WORKER_SECONDS = 120
 """A worker of an embedded cluster that was silent for so long is given up, and its tasks go to others."""
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 CLOSE_SECONDS = 60.0
 """A cluster that was started here has so long to close."""
 CA, CERT, KEY = "tls_ca_file", "tls_client_cert", "tls_client_key"
@@ -94,14 +96,18 @@ def connect(spec: ClusterSpec) -> Iterator[Client]:
         If its class, its options or its certificates cannot be used, or its scheduler is exposed to others.
     ClusterError
         If it cannot be reached or started, or no worker comes up in time.
+    StorageError
+        If it cannot be started because its temporary files cannot be written.
     """
     # A client that is closed while it looks for a scheduler that it has lost.
     logging.getLogger("distributed.client").addFilter(is_no_cancellation)
+    logging.getLogger("distributed.diskutils").addFilter(shorten)
     with ExitStack() as stack:
         try:
             client = _open_client(spec, stack)
             client.wait_for_workers(1, timeout=spec.timeout_seconds)
         except (OSError, TimeoutError, RuntimeError) as error:
+            _refuse_storage(error)
             where = spec.address or spec.scheduler_file or spec.cluster_class or "embedded cluster"
             raise ClusterError(
                 explain(
@@ -122,6 +128,21 @@ def connect(spec: ClusterSpec) -> Iterator[Client]:
             ) from error
         with close_quietly(), _report_performance(client, spec.performance_report):
             yield client
+
+
+def _refuse_storage(error: BaseException) -> None:
+    """Raise a StorageError if a cluster did not start because its temporary files cannot be written."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _STORAGE:
+            raise StorageError(
+                explain(
+                    "a Dask cluster cannot be started here, because its temporary files cannot be written",
+                    why=str(cause),
+                    remedy="make space there, or name another folder: DASK_TEMPORARY_DIRECTORY=/path",
+                )
+            ) from error
+        cause = cause.__cause__ or cause.__context__
 
 
 def _open_client(spec: ClusterSpec, stack: ExitStack) -> Client:

@@ -91,6 +91,14 @@ def is_no_cancellation(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
+def shorten(record: logging.LogRecord) -> bool:
+    """Put the error into the line of a log, in place of its traceback."""
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]}", ()
+        record.exc_info = None
+    return True
+
+
 def dask_setup(worker: Any) -> None:
     """Leave Ctrl-C, and errors, which reach the driver in any case, to the driver; warnings about memory stay."""
     del worker
@@ -98,3 +106,4 @@ def dask_setup(worker: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
     logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
     logging.getLogger("distributed.worker.memory").setLevel(logging.WARNING)
+    logging.getLogger("distributed.spill").addFilter(shorten)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from stream_gmm.cli.endings import Interruption, _end
 from stream_gmm.execute.interrupts import delay_signals
 
 ROOT = Path(__file__).parents[2]
@@ -182,3 +184,12 @@ def test_a_cluster_that_does_not_start_delays_a_signal_for_so_long_only(monkeypa
             assert received == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("place", [(), ("/data/run.json",)])
+def test_a_disk_that_is_full_is_named_or_the_places_where_it_may_be(place, capsys):
+    error = OSError(errno.ENOSPC, "No space left on device", *place)
+
+    assert _end(error, Interruption(["doctor"]), ["doctor"]) == 6
+    printed = capsys.readouterr().err
+    assert ("/data/run.json" in printed, "DASK_TEMPORARY_DIRECTORY" in printed) == (bool(place), not place)

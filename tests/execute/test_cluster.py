@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ import numpy as np
 import psutil
 import pytest
 
-from stream_gmm.errors import ClusterError, ConfigError
+from stream_gmm.errors import ClusterError, ConfigError, StorageError
 from stream_gmm.execute.addresses import is_encrypted, is_exposed
 from stream_gmm.pipeline.job.config import validate_config
 from stream_gmm.pipeline.passes.known_answer import answer_known_question
@@ -634,6 +635,36 @@ def test_a_task_that_was_cancelled_is_no_error_in_the_log_of_the_client(dask_clu
         log_error(asyncio.CancelledError())
         log_error(OSError("the network"))
     assert [str(r.exc_info[1]) for r in caplog.records] == ["the network"]
+
+
+def test_a_cluster_that_cannot_write_its_temporary_files_is_a_matter_of_storage(monkeypatch):
+    from stream_gmm.execute import dask_cluster
+    from stream_gmm.execute.dask_cluster import ClusterSpec, connect
+
+    def fail(*_):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device", "/tmp/dask-scratch-space")
+        except OSError as error:
+            raise RuntimeError("Cluster failed to start") from error
+
+    monkeypatch.setattr(dask_cluster, "_open_client", fail)
+    with pytest.raises(StorageError, match="dask-scratch-space.*DASK_TEMPORARY_DIRECTORY"), connect(ClusterSpec()):
+        pass
+
+
+def test_a_worker_without_room_to_spill_says_so_in_one_line(caplog):
+    from stream_gmm.execute.interrupts import shorten
+
+    log = logging.getLogger("distributed.spill")
+    log.addFilter(shorten)
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        log.error("Spill to disk failed; keeping %s in memory", "data", exc_info=True)
+    finally:
+        log.removeFilter(shorten)
+    assert caplog.messages == ["Spill to disk failed; keeping data in memory: [Errno 28] No space left on device"]
+    assert "Traceback" not in caplog.text
 
 
 DELAY = "distributed.scheduler.events-cleanup-delay"

@@ -30,6 +30,8 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Set up": ("init", "doctor", "schema", "demo-data"),
 }
 """The commands by what they are for; others are listed under "Operate"."""
+_SENTENCE = 300
+"""Characters of what a command is for, in the list of all; it goes over as many lines as it needs."""
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "run": ("stream-gmm run events/ --n-components 1:10 --folder runs/events", "stream-gmm run events.yaml"),
     "sweep": ("stream-gmm sweep events/ --columns x,y --n-components 1:6 --covariance-type diag,full",
@@ -136,4 +138,4 @@ class GroupedCommands(click.Group):
         for title, names in {**COMMANDS, "Operate": other}.items():
             found = [(n, c) for n in names if (c := self.get_command(ctx, n)) is not None]
             with formatter.section(title):
-                formatter.write_dl([(n, c.get_short_help_str(formatter.width)) for n, c in found])
+                formatter.write_dl([(n, c.get_short_help_str(_SENTENCE)) for n, c in found])

@@ -39,7 +39,8 @@ def init(data: tuple[str, ...], target: str, force: bool) -> None:
     dataset = open_dataset(list(data), missing="drop")
     settings = Settings(profile="sample", cache="none")
     paths = [remove_credentials(path) for path in data]
-    text = write_configuration(paths, profile_source(dataset, settings, ThreadsExecutor(), ignore_progress))
+    profile = profile_source(dataset, settings, ThreadsExecutor(), ignore_progress)
+    text = write_configuration(paths, profile, "" if target == "-" else Path(target).stem)
     if paths != list(data):
         click.echo(
             "The configuration is without the credentials in the paths: set them in the environment "
@@ -53,8 +54,11 @@ def init(data: tuple[str, ...], target: str, force: bool) -> None:
         click.echo(f"{target}: read it, change it, then 'stream-gmm run {target}'")
 
 
-def write_configuration(paths: list[str], profile: Any) -> str:
-    """Return a configuration for data with this profile as YAML; keys with their default are comments."""
+def write_configuration(paths: list[str], profile: Any, name: str = "") -> str:
+    """Return a configuration for data with this profile as YAML; keys with their default are comments.
+
+    Deployments, artifacts and the run folder are named after ``name``, so that two jobs do not share them.
+    """
     import yaml
 
     from stream_gmm.pipeline.job.config import validate_config
@@ -67,6 +71,8 @@ def write_configuration(paths: list[str], profile: Any) -> str:
         useless = ", ".join(numbering)
         raise ConfigError(f"no column can be fitted: {useless} number the rows.")
     chosen: dict[str, Any] = {"data.paths": paths, "data.columns": used, "sweep.n_components": "1:8"}
+    if name:
+        chosen |= {"name": name, "output.folder": f"runs/{name}"}
     if profile.bad.sum():
         chosen["data.missing"] = "drop"
     lines = [

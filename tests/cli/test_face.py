@@ -175,6 +175,7 @@ class TestInit:
         config = load_config(target)
         assert config.data.paths == [str(data)]
         assert config.data.columns == ["x", "y"]
+        assert (config.name, config.output.folder) == ("job", "runs/job"), "two jobs share nothing"
         assert "Left out, because it is constant: same" in text
         for dotted, field in config_keys().items():
             assert re.search(rf"^ *(# )?{dotted.rpartition('.')[2]}:", text, re.MULTILINE)

@@ -105,7 +105,9 @@ def publish_update(job: str, result: UpdateResult) -> None:
 
 
 def publish_drift(job: str, report: MonitorReport) -> None:
-    """Publish what the monitor has found, a row a file and one for all of them."""
+    """Publish what the monitor has found, a row a file and one for all of them; nothing of no files."""
+    if not report.result.rows:
+        return
     names = {"*": "all files"}
     rows = [{**row, "file": names.get(row["file"], row["file"])} for row in report.result.rows]
     REPORTER.send(

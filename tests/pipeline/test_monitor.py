@@ -25,6 +25,7 @@ from stream_gmm.io.store.models import from_bytes, to_bytes
 from stream_gmm.pipeline.job.config import validate_config
 from stream_gmm.pipeline.job.monitor_stage import monitor_stage
 from stream_gmm.pipeline.job.stages import score_stage, sweep_stage
+from stream_gmm.pipeline.job.update.stage import update_stage
 from tests.cli.test_commands import run as run_command
 
 MEANS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
@@ -282,6 +283,30 @@ def test_the_file_that_drifted_is_named_with_what_has_changed(job):
     assert alert["column_mean_shift"] == bad["column_mean_shift"][0] > abs(bad["column_mean_shift"][1])
     with pytest.raises(DriftError, match=rf"from v1.*bad.parquet.*of column '{bad['columns'][0]}' has moved.*sweep"):
         report.raise_if_drifted(0.01, "")
+
+
+def test_on_request_only_files_that_are_new_or_changed_since_the_last_run_are_compared(job):
+    _, configure, rng, tmp_path = job
+    config = configure(tmp_path / "first", files="new")
+    nothing = monitor_stage(config, SerialExecutor(), period="one")
+    assert (nothing.alert("x")["status"], nothing.alert("x")["drifted"]) == ("no new files", False)
+    nothing.raise_if_drifted(0.01, "")
+    assert not (tmp_path / "run" / "monitor.parquet").exists()
+
+    write(tmp_path / "first", "y.parquet", draw(rng, 3_000, shift=1.0))
+    found = monitor_stage(config, SerialExecutor(), period="two").result
+    assert [(r["file"], r["rows"], r["status"]) for r in found.rows] == [
+        ("y.parquet", 3_000, "drifted"), ("*", 3_000, "drifted"),
+    ]  # fmt: skip
+    (alone,) = (
+        r
+        for r in monitor_stage(configure(tmp_path / "first"), SerialExecutor()).result.rows
+        if r["file"] == "y.parquet"
+    )
+    assert alone["refit_gain"] == found.rows[0]["refit_gain"]
+
+    update_stage(config, SerialExecutor())
+    assert monitor_stage(config, SerialExecutor()).alert("x")["status"] == "no new files"
 
 
 def test_with_the_folder_alone_the_configuration_of_the_run_is_used(job):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,19 @@ from stream_gmm.core.result import FitResult
 from stream_gmm.errors import DriftError, explain
 from stream_gmm.execute.protocol import Executor
 from stream_gmm.io.source.dataset import Dataset
+from stream_gmm.io.store.generations import current_state
+from stream_gmm.io.store.statistics import STATISTICS, load_statistics
 from stream_gmm.io.store.tables import append_rows
 from stream_gmm.pipeline.drift_rule import DRIFTED
 from stream_gmm.pipeline.job.config import RunConfig
-from stream_gmm.pipeline.job.run_folder import read_catalog, read_run
+from stream_gmm.pipeline.job.run_folder import read_catalog, read_files, read_run
 from stream_gmm.pipeline.monitor import MonitorResult, monitor
 from stream_gmm.pipeline.passes.progress import Listener, ignore_progress
+from stream_gmm.pipeline.update.files import compare_files
+from stream_gmm.pipeline.update.statistics import identify_files
 
 MONITOR = "monitor.parquet"
+NO_FILES = "no new files"
 _ALERTED = (
     "rows", "status", "refit_gain", "chance_gain", "p_value", "difference", "standard_error", "psi", "ks",
     "outlier_rate",
@@ -38,10 +43,14 @@ class MonitorReport:
 
     def alert(self, name: str) -> dict[str, Any]:
         """Return what a system for alerts needs, as JSON values: one line for a period."""
+        head = {"event": "stream-gmm.monitor", "name": name, "period": self.period, "version": self.version}
+        if not self.result.rows:
+            nothing = {"rows": 0, "status": NO_FILES, "drifted": False, "drifted_files": []}
+            return head | nothing | {"table": str(self.table)}
         total: Mapping[str, Any] = self.result.total
         column, shift = self._find_shifted_column()
         return {
-            "event": "stream-gmm.monitor", "name": name, "period": self.period, "version": self.version,
+            **head,
             **{key: total[key] for key in _ALERTED}, "drifted": self.result.drifted,
             "drifted_files": [r["file"] for r in self.result.rows[:-1] if r["status"] == DRIFTED],
             "most_shifted_column": column, "column_mean_shift": shift, "table": str(self.table),
@@ -101,12 +110,27 @@ def monitor_stage(
     folder = config.folder
     _, _, model = read_run(folder)
     version = str(read_catalog(folder).champion)
-    result = monitor(model, config.open(), executor, config.drift_rule(), scored=config.scored, listener=listener)
     name = period or datetime.now(UTC).date().isoformat()
+    dataset = config.open()
+    if config.monitor.files == "new":
+        dataset = _keep_new_files(dataset, folder)
+        if not dataset.parts:
+            return MonitorReport(name, version, MonitorResult((), False), folder / MONITOR)
+    result = monitor(model, dataset, executor, config.drift_rule(), scored=config.scored, listener=listener)
     head = {"period": name, "version": version}
     with config.hold() if config.is_remote else contextlib.nullcontext():
         append_rows([head | dict(row) for row in result.rows], folder / MONITOR, keys=("period", "version", "file"))
     return MonitorReport(name, version, result, folder / MONITOR)
+
+
+def _keep_new_files(dataset: Dataset, folder: Path) -> Dataset:
+    """Return the files of a data set that are new or changed since the last run or update in a folder."""
+    path = folder / STATISTICS
+    before = load_statistics(path).files if path.exists() else read_files(current_state(folder)) or ()
+    changes = compare_files(tuple(before), tuple(identify_files(dataset).values()))
+    wanted = {*changes.new, *changes.changed}
+    files = tuple(f for f in dataset.files if f.relative in wanted)
+    return replace(dataset, files=files, parts=tuple(p for p in dataset.parts if p.file.relative in wanted))
 
 
 def refuse_drifted_rows(config: RunConfig, model: FitResult, dataset: Dataset, executor: Executor) -> None:

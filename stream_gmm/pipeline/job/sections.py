@@ -241,6 +241,10 @@ class MonitorConfig(Section):
     policy: Literal["alert", "refit", "refuse"] = Field(
         "alert", description="After drift: alert (exit code 11); refit (sweep again); refuse (score nothing)"
     )
+    files: Literal["all", "new"] = Field(
+        "all",
+        description="Which files are compared: all, or those that are new or changed since the last run or update",
+    )
     max_gain: Number = Field(
         _DRIFT.max_gain, ge=0.0, description="Largest gain of a refit beyond chance, nats per row, without drift"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -51,12 +52,11 @@ class LogDensityHistogram:
             values, reached = np.sort(log_density), np.arange(1.0, n + 1.0)
         total, last = reached[-1], np.append(values[1:] != values[:-1], True)
         reached, values = reached[last] / reached[-1], values[last]
-        edges = np.unique(values[np.searchsorted(reached, levels)])
+        edges = values[np.searchsorted(reached, levels)]
+        edges = edges[np.append(True, edges[1:] != edges[:-1])]
         below = np.concatenate([[0.0], reached[np.searchsorted(values, edges)], [1.0]]) * total
         counts = np.diff(below)
-        tail = np.geomspace(1.0 / len(log_density), 1.0 / _LEVELS, 4 * TAIL_OCTAVES)
-        wanted = np.concatenate([tail, np.arange(1, _LEVELS) / _LEVELS, 1.0 - tail[::-1], [1.0]])
-        kept = np.unique(np.minimum(np.searchsorted(reached, wanted), len(values) - 1))
+        kept = np.unique(np.minimum(np.searchsorted(reached, _list_levels(n)), len(values) - 1))
         return cls(edges, counts / counts.sum(), float(effective), reached[kept], values[kept])
 
     def find_ranks(self, log_density: Array) -> Array:
@@ -85,6 +85,13 @@ class LogDensityHistogram:
     def _smooth(self, counts: Array) -> Array:
         smooth = counts + _PRIOR_ROWS
         return np.asarray(smooth / smooth.sum())
+
+
+@lru_cache(maxsize=8)
+def _list_levels(n: int) -> Array:
+    """Return the levels that are stored for ``n`` rows."""
+    tail = np.geomspace(1.0 / n, 1.0 / _LEVELS, 4 * TAIL_OCTAVES)
+    return np.concatenate([tail, np.arange(1, _LEVELS) / _LEVELS, 1.0 - tail[::-1], [1.0]])
 
 
 def count_bins(edges: Array, log_density: Array, weights: Array) -> Array:

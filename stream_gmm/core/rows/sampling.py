@@ -100,7 +100,7 @@ class Sample:
             keep = hashes <= limit
             rows, hashes = rows[keep], hashes[keep]
             weights = weights[keep] if len(weights) else weights
-        order = np.argsort(hashes, kind="stable")[:capacity]
+        order = np.argsort(hashes)[:capacity]  # no two are equal
         weights = weights[order] if len(weights) else weights
         return cls(np.ascontiguousarray(rows[order]), hashes[order], capacity, weights, limit)
 
@@ -122,8 +122,10 @@ class Sample:
         limit = min(self.limit, other.limit)
         parts = [(s.rows[n], s.hashes[n], s.weights[n]) for s in (self, other) for n in [s._within(limit)]]
         rows, hashes, weights = map(np.concatenate, zip(*parts, strict=True))
-        merged = Sample.of(rows, hashes, capacity, weights)
-        return replace(merged, limit=min(limit, merged.limit))
+        order = np.argsort(hashes, kind="stable")[:capacity]  # which is fast for two runs that are sorted
+        if len(hashes) > capacity:
+            limit = min(limit, int(hashes[order[-1]]) if capacity else 0)
+        return Sample(rows[order], hashes[order], capacity, weights[order] if len(weights) else weights, limit)
 
     def _within(self, limit: int) -> slice:
         return slice(int(np.searchsorted(self.hashes, np.uint64(limit), side="right")))

@@ -128,11 +128,13 @@ def find_neighbours(rows_t, neighbours, radius):  # type: ignore[no-untyped-def]
             for g in range(len(part)):
                 nearest[g] = min(nearest[g], part[g])
         _select_least(nearest, items, groups, wanted)
-        bound, size = nearest[wanted - 1], 0
+        bound, size = nearest[wanted - 1], np.uint64(0)  # an index without a sign needs no look at it
         for j in range(m):
-            values[size], items[size] = distance[j], j
-            size += 1 if distance[j] <= bound else 0
-        _select_least(values, items, size, wanted)
+            items[size] = j
+            size += np.uint64(distance[j] <= bound)
+        for j in range(np.int64(size)):
+            values[j] = distance[items[j]]
+        _select_least(values, items, np.int64(size), wanted)
         radius[row] = np.sqrt(values[wanted - 1])
         for n in range(wanted):
             neighbours[row, n] = items[n]

@@ -189,12 +189,19 @@ def seed_by_merging(rows: Array, n_clusters: int, rng: np.random.Generator) -> L
     agglomeration (Banfield & Raftery 1993), from small clusters in place of single rows.
     """
     labels = seed_by_kmeans(rows, min(2 * n_clusters + 2, len(rows)), rng)
-    _, labels = np.unique(labels, return_inverse=True)
+    labels = _number_consecutively(labels)
     weight, mean, scatter = sum_clusters(_as_columns(rows), np.empty(0), labels, int(labels.max()) + 1)
-    d = rows.shape[1]
-    ridge = MERGING_RIDGE * n_clusters ** (-2.0 / d) * (np.cov(rows.T, bias=True).reshape(d, d) + 1e-12 * np.eye(d))
+    d, delta = rows.shape[1], mean - weight @ mean / len(rows)
+    covariance = (scatter.sum(axis=0) + (weight * delta.T) @ delta) / len(rows)
+    ridge = MERGING_RIDGE * n_clusters ** (-2.0 / d) * (covariance + 1e-12 * np.eye(d))
     ends = merge_clusters(weight, mean, scatter, ridge, n_clusters)
-    return np.asarray(np.unique(ends[labels], return_inverse=True)[1], np.int64)
+    return _number_consecutively(ends[labels])
+
+
+def _number_consecutively(labels: Labels) -> Labels:
+    """Return labels of small whole numbers with all numbers in use, in the same order."""
+    present = np.bincount(labels) > 0
+    return np.asarray((np.cumsum(present) - 1)[labels], np.int64)
 
 
 SEEDINGS: dict[str, Seeding] = {

@@ -73,7 +73,7 @@ class ArrayDataset:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the values."""
-        return hashlib.sha256(np.ascontiguousarray(self._values).tobytes()).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self._values).data).hexdigest()
 
     @property
     def weight(self) -> str | None:

@@ -50,7 +50,8 @@ def _profile_chunk(chunk: Chunk, task: _ProfileTask) -> Profile:
     hashes = hash_rows(task.seed, chunk.file_index, part.numbers)
     # Without held-out rows, the validation rows are drawn together with the sample and split off at the end.
     rows_to_draw = task.sample_rows + (0 if task.holdout.share else task.validation_rows)
-    heldout_hashes = hash_rows(task.seed, chunk.file_index, part.heldout_numbers)
+    held_out = len(part.heldout_numbers) > 0
+    heldout_hashes = hash_rows(task.seed, chunk.file_index, part.heldout_numbers) if held_out else hashes[:0]
     return Profile(
         task.columns,
         chunk.size,
@@ -98,17 +99,24 @@ def _count_incomplete(chunk: Chunk, part: HoldoutSplit) -> dict[str, Any]:
     }
 
 
-def _profile_leaf(leaf: Leaf, task: _ProfileTask) -> Profile:
+def _make_empty_chunk(task: _ProfileTask) -> Chunk:
     d = len(task.columns)
     no_rows = np.empty((0, d + task.weighted))
-    no_chunk = Chunk(no_rows, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=task.weighted)
-    out = nothing = few = _profile_chunk(no_chunk, task)
+    return Chunk(no_rows, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=task.weighted)
+
+
+def _profile_leaf(leaf: Leaf, task: _ProfileTask) -> Profile:
+    out: Profile | None = None
+    few: Profile | None = None
     for chunk in read_completely(leaf):
         # A merge copies the sample: rows of many small files are gathered first.
-        few = _profile_chunk(chunk, task) if few is nothing else few.merge(_profile_chunk(chunk, task))
+        few = _profile_chunk(chunk, task) if few is None else few.merge(_profile_chunk(chunk, task))
         if few.rows >= GATHERED_ROWS:
-            out, few = out.merge(few), nothing
-    out = out if few is nothing else out.merge(few)
+            out, few = few if out is None else out.merge(few), None
+    if few is not None:
+        out = few if out is None else out.merge(few)
+    if out is None:
+        out = _profile_chunk(_make_empty_chunk(task), task)
     cached_rows = out.rows if cache_mode_of(leaf) != NONE else 0
     return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=task.total_rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.em import EMState, Outcome, Scheme, StopRule, run_to_end
 from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.mstep.mstep import mstep
+from stream_gmm.core.mstep.mstep import find_undetermined, mstep
 from stream_gmm.core.mstep.penalty import PseudoRows, Ridge
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.rows.scaling import Scaling
+from stream_gmm.core.search.seeding import collect_hard_stats
 from stream_gmm.core.stats import SuffStats
 from stream_gmm.errors import ConvergenceWarning
 
@@ -143,6 +145,23 @@ def test_the_likelihood_stays_bounded_on_repeated_rows(seed, family):
     assert state.outcome is not Outcome.FAILED
     assert np.isfinite(state.history).all()
     assert np.all(np.diff(state.objectives) >= -1e-9 * np.abs(state.objectives[1:]))
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_what_is_undetermined_is_the_report_of_the_m_step(rng, name):
+    """Three components: a regular one, one on repeated rows, and one without rows."""
+    rows, family = rng.normal(size=(200, 2)), family_named(name)
+    rows[150:] = [5.0, 5.0]
+    penalty = PseudoRows.of(collect_moments(rows))
+    for labels in (np.repeat([0, 1], [150, 50]), np.repeat([0, 2], [150, 50]), np.arange(200) % 2):
+        stats = collect_hard_stats(rows, labels, int(labels.max()) + 1)
+        scatter = family.moments.condense(stats.scatter)
+        scatter = scatter.sum(axis=0, keepdims=True) if family.shared else scatter
+        stats = replace(stats, scatter=scatter, moments=family.moments)
+        k = len(stats.weight)
+        matrices = np.array([np.eye(2)] * k) if family.matrices else np.ones((k, 2))
+        at = MixtureParams.from_matrices(np.full(k, 1.0 / k), stats.mean, matrices, family)
+        assert find_undetermined(stats, at, penalty) == mstep(stats, family, penalty, at)[1]
 
 
 def test_a_few_rows_that_lie_close_by_chance_have_collapsed(rng):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +48,22 @@ class MStepReport:
 
 NO_REPORT = MStepReport()
 RIDGE = Ridge()
+
+
+def find_undetermined(stats: SuffStats, at: MixtureParams, penalty: Penalty = RIDGE) -> MStepReport:
+    """Return the report of :func:`mstep` from these parameters, without its result, which takes longer.
+
+    Raises
+    ------
+    SingularCovarianceError
+        As :func:`mstep`.
+    """
+    if not (stats.weight <= STARVING_ROWS).any():
+        covariances, collapsed = penalty.estimate(at.family, penalty.prepare(stats))
+        with contextlib.suppress(SingularCovarianceError):
+            at.family.precisions_cholesky(covariances)
+            return MStepReport((), _list_components(collapsed))
+    return mstep(stats, at.family, penalty, at)[1]
 
 
 def mstep(

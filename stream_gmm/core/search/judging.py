@@ -13,7 +13,7 @@ from stream_gmm.core.estep.in_memory import InMemoryEStep
 from stream_gmm.core.fit.em import FIT_ERRORS, EMState, Outcome, Scheme, StopRule, end_state, run_to_end
 from stream_gmm.core.fit.few_rows import End
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.mstep.mstep import mstep
+from stream_gmm.core.mstep.mstep import find_undetermined, mstep
 from stream_gmm.core.mstep.penalty import Penalty, PseudoRows
 from stream_gmm.core.rows.moments import collect_moments
 from stream_gmm.core.search.sample_fit import Rank, SampleFit, Start
@@ -42,7 +42,7 @@ def end_fit(params: MixtureParams, stats: SuffStats, penalty: Penalty, left: flo
         params, accepted=params, stats=stats, history=(stats.mean_loglik,), passes=1, left=left,
     )  # fmt: skip
     try:
-        report = mstep(stats, params.family, penalty, params)[1]
+        report = find_undetermined(stats, params, penalty)
     except FIT_ERRORS as error:
         return replace(state, outcome=Outcome.FAILED, reason=str(error))
     return end_state(replace(state, report=report) if report else state, Outcome.MAX_PASSES)

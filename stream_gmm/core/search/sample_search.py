@@ -120,9 +120,11 @@ class SampleSearch:
                 rng = np.random.default_rng([*seed, i, j])
                 # A seeding that these rows defeat is left out; the others go on.
                 with contextlib.suppress(*FIT_ERRORS):
-                    whole = take_whole_rows(self.rows, self.weights, n_components, self.moments, rng)
-                    rows = complete or RowsToSeed.of(whole[0], n_components, self.scaling, whole[1])
-                    complete = rows if whole[0] is self.rows else None
+                    rows = complete
+                    if rows is None:
+                        whole = take_whole_rows(self.rows, self.weights, n_components, self.moments, rng)
+                        rows = RowsToSeed.of(whole[0], n_components, self.scaling, whole[1])
+                        complete = rows if whole[0] is self.rows else None
                     stats = rows.collect_stats(n_components, rng, SEEDINGS[name])
                     if not any(is_same_seed(stats, other) for _, other in out):
                         out.append((f"restart {i + 1}, {name}", stats))

@@ -60,6 +60,8 @@ class Meter:
         self._report()
 
     def _report(self) -> None:
+        if self.listener is ignore_progress:
+            return
         total = sum(self.sizes)
         speed = self._done / max(time.perf_counter() - self._start, 1e-9)
         left = (total - self._done) / speed if speed > 0.0 else float("inf")

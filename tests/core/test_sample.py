@@ -16,9 +16,9 @@ from stream_gmm.core.model.covariance import FAMILIES, family_named
 from stream_gmm.core.model.draw import draw_rows
 from stream_gmm.core.model.params import MixtureParams
 from stream_gmm.core.model.split_merge import (
-    bound_merge_loss,
     find_closest_pair,
     merge_components,
+    rank_pairs,
     remove_component,
     split_component,
 )
@@ -72,7 +72,18 @@ def test_two_equal_components_are_the_closest_pair(rng):
 
     assert (i, j) == (1, 4)
     assert loss == pytest.approx(0.0, abs=1e-12)
-    assert bound_merge_loss(twins, 0, 1) > 1e-3
+
+
+def test_pairs_are_ranked_by_the_bound_of_runnalls(rng):
+    params = random_params(rng, 5, 3, family_named("full"))
+    pairs = rank_pairs(params)
+    assert len(pairs) == 10
+    assert pairs == sorted(pairs)
+    for loss, i, j in pairs:
+        merged, (wi, wj) = merge_components(params, i, j), params.weights[[i, j]]
+        log_dets = [np.linalg.slogdet(c)[1] for c in (merged.covariances[-1], *params.covariances[[i, j]])]
+        expected = 0.5 * ((wi + wj) * log_dets[0] - wi * log_dets[1] - wj * log_dets[2])
+        assert loss == pytest.approx(expected, abs=1e-10)
 
 
 def _twins(params: MixtureParams, component: int) -> MixtureParams:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
 
+Places = NDArray[np.intp]
+_STACKED_VALUES = 1 << 20
+"""Values of matrices of pairs that are computed together."""
 _SPLIT_DISTANCE = 0.7
 """Distance of each half of a split from the mean of the whole, in standard deviations along the longest axis."""
 
@@ -59,23 +63,38 @@ def _merge_moments(params: MixtureParams, i: int, j: int) -> tuple[float, Array,
     return weight, mean, covariance
 
 
-def bound_merge_loss(params: MixtureParams, i: int, j: int) -> float:
-    """Return an upper bound on the Kullback-Leibler divergence that merging i and j causes, in nats per row.
+def rank_pairs(params: MixtureParams) -> list[tuple[float, int, int]]:
+    """Return all pairs of components by what a merge loses at most, the least first: nats per row, and the two.
 
-    Source: Runnalls (2007).
+    It is an upper bound on the Kullback-Leibler divergence that the merge causes (Runnalls 2007).
     """
-    weight, _, covariance = _merge_moments(params, i, j)
-    log_dets = np.linalg.slogdet(np.stack([covariance, *params.dense_covariances[[i, j]]]))[1]
-    return 0.5 * float(weight * log_dets[0] - params.weights[[i, j]] @ log_dets[1:])
+    one, other = np.triu_indices(params.n_components, 1)
+    own = np.linalg.slogdet(params.dense_covariances)[1]
+    step = max(_STACKED_VALUES // params.n_features**2, 1)
+    blocks = [slice(lo, lo + step) for lo in range(0, len(one), step)]
+    losses = [_bound_losses(params, own, one[block], other[block]) for block in blocks]
+    return sorted(zip(np.concatenate([*losses, []]).tolist(), one.tolist(), other.tolist(), strict=True))
+
+
+def _bound_losses(params: MixtureParams, log_dets: Array, one: Places, other: Places) -> Array:
+    """Return what merges lose at most, ``(P,)``, of pairs ``(P,)`` of components with these log-determinants."""
+    matrices, means, weights = params.dense_covariances, params.means, params.weights
+    both = weights[one] + weights[other]
+    share = np.divide(weights[one], both, out=np.full(len(both), 0.5), where=both > 0.0)[:, None, None]
+    delta = means[one] - means[other]
+    between = share * (1.0 - share) * (delta[:, :, None] * delta[:, None, :])
+    merged = np.linalg.slogdet(share * matrices[one] + (1.0 - share) * matrices[other] + between)[1]
+    return np.asarray(0.5 * (both * merged - weights[one] * log_dets[one] - weights[other] * log_dets[other]))
 
 
 def find_closest_pair(params: MixtureParams) -> tuple[float, int, int]:
-    """Return the least :func:`bound_merge_loss` in nats per row, and the two components.
+    """Return the first of :func:`rank_pairs`.
 
     Raises
     ------
     ValueError
         If there is only one component.
     """
-    k = params.n_components
-    return min((bound_merge_loss(params, i, j), i, j) for i in range(k) for j in range(i + 1, k))
+    if params.n_components < 2:
+        raise ValueError("a pair needs two components")
+    return rank_pairs(params)[0]

@@ -21,7 +21,7 @@ from stream_gmm.core.model.density import compile_density
 from stream_gmm.core.model.families import CovarianceFamily
 from stream_gmm.core.model.moments import Array
 from stream_gmm.core.model.params import MixtureParams
-from stream_gmm.core.model.split_merge import bound_merge_loss, merge_components, split_component
+from stream_gmm.core.model.split_merge import merge_components, rank_pairs, split_component
 from stream_gmm.core.mstep.mstep import RIDGE, STARVING_ROWS
 from stream_gmm.core.mstep.penalty import Penalty
 from stream_gmm.core.rows.moments import UNWEIGHTED
@@ -224,9 +224,7 @@ class SampleSearch:
         The pair that loses least by a bound is not always the best to merge: two halves of a broad component lose
         more by the bound than a small dense one that is merged into it.
         """
-        k = params.n_components
-        pairs = sorted((bound_merge_loss(params, i, j), i, j) for i in range(k) for j in range(i + 1, k))
-        merged = [merge_components(params, i, j) for _, i, j in pairs[:MERGED_PAIRS]]
+        merged = [merge_components(params, i, j) for _, i, j in rank_pairs(params)[:MERGED_PAIRS]]
         merged = [params for params in merged if is_regular(params)] or merged[:1]
         tried = self._run_em(merged, min(RACE_ROWS, len(self.rows)), SPLIT_STEPS)
         return max(tried, key=self._judge.rank).params

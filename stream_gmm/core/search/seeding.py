@@ -105,8 +105,8 @@ def _classify(rows: Array, mixture: tuple[Array, Array, Array]) -> Labels:
     SingularCovarianceError
         If a covariance has no Cholesky factor.
     """
-    labels, unused = np.zeros(len(rows), np.int64), np.empty(len(rows))
-    if not classify(_as_columns(rows), mixture, labels, unused, unused.copy()):
+    labels = np.zeros(len(rows), np.int64)
+    if not classify(_as_columns(rows), mixture, labels, np.empty(0), np.empty(len(rows))):
         raise SingularCovarianceError("a component of a seeding is singular.")
     return labels
 

@@ -173,11 +173,12 @@ def fit_clusters(rows_t, labels, k):  # type: ignore[no-untyped-def]
 def classify(rows_t, mixture, labels, log_density, distance):  # type: ignore[no-untyped-def]
     """Write for each row the likeliest component, the log-density, and the least squared Mahalanobis distance.
 
-    ``mixture`` is a tuple of weights, means and covariances; False is returned if one of these is singular.
+    An empty ``log_density`` is not wanted. ``mixture`` is a tuple of weights, means and covariances; False is returned
+    if one of these is singular.
     """
     weights, means, covariances = mixture
     k, d = means.shape
-    n = rows_t.shape[1]
+    n, with_density = rows_t.shape[1], len(log_density) > 0
     factors, inverses, log_norm = np.zeros((k, d, d)), np.zeros((k, d, d)), np.empty(k)
     if not factor_covariances(covariances, factors, inverses):
         return False
@@ -205,11 +206,12 @@ def classify(rows_t, mixture, labels, log_density, distance):  # type: ignore[no
             best = 0
             for c in range(1, k):
                 best = c if logp[c, j] > logp[best, j] else best
-            total = 0.0
-            for c in range(k):
-                total += np.exp(logp[c, j] - logp[best, j])
             labels[start + j] = best
-            log_density[start + j] = logp[best, j] + np.log(total)
+            if with_density:
+                total = 0.0
+                for c in range(k):
+                    total += np.exp(logp[c, j] - logp[best, j])
+                log_density[start + j] = logp[best, j] + np.log(total)
     return True
 
 
@@ -232,7 +234,7 @@ def _add_component(mixture, share):  # type: ignore[no-untyped-def]
 def grow_by_distance(rows_t, draws):  # type: ignore[no-untyped-def]
     """Return a mixture to which components were added at rows ``draws (K,)`` far from those before."""
     d, n = rows_t.shape
-    labels, density, distance, chosen = np.zeros(n, np.int64), np.empty(n), np.empty(n), np.zeros(1, np.int64)
+    labels, density, distance, chosen = np.zeros(n, np.int64), np.empty(0), np.empty(n), np.zeros(1, np.int64)
     mixture = fit_clusters(rows_t, labels, np.int64(1))
     for c in range(1, len(draws)):
         if not classify(rows_t, mixture, labels, density, distance):
@@ -296,7 +298,7 @@ def grow_by_density(rows_t, local, neighbours, draws, steps):  # type: ignore[no
             covariances[c, i, i] += 1e-3 * covariances[c, i, i] + 1e-9 * mean_variance
         mixture = weights, means, covariances
         for _ in range(steps):
-            if not classify(rows_t, mixture, labels, density, distance):
+            if not classify(rows_t, mixture, labels, np.empty(0), distance):
                 break
             mixture = fit_clusters(rows_t, labels, c + 1)
     return mixture

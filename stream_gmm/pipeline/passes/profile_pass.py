@@ -99,12 +99,6 @@ def _count_incomplete(chunk: Chunk, part: HoldoutSplit) -> dict[str, Any]:
     }
 
 
-def _make_empty_chunk(task: _ProfileTask) -> Chunk:
-    d = len(task.columns)
-    no_rows = np.empty((0, d + task.weighted))
-    return Chunk(no_rows, 0, 0, 0, None, np.zeros((d, len(KINDS)), np.int64), weighted=task.weighted)
-
-
 def _profile_leaf(leaf: Leaf, task: _ProfileTask) -> Profile:
     out: Profile | None = None
     few: Profile | None = None
@@ -116,7 +110,9 @@ def _profile_leaf(leaf: Leaf, task: _ProfileTask) -> Profile:
     if few is not None:
         out = few if out is None else out.merge(few)
     if out is None:
-        out = _profile_chunk(_make_empty_chunk(task), task)
+        d = len(task.columns)
+        no_rows, none_bad = np.empty((0, d + task.weighted)), np.zeros((d, len(KINDS)), np.int64)
+        out = _profile_chunk(Chunk(no_rows, 0, 0, 0, None, none_bad, weighted=task.weighted), task)
     cached_rows = out.rows if cache_mode_of(leaf) != NONE else 0
     return replace(out, cached_rows=cached_rows, row_order=RowOrder.of(out.moments), total_rows=task.total_rows)
 

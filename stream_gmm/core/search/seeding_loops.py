@@ -173,8 +173,8 @@ def fit_clusters(rows_t, labels, k):  # type: ignore[no-untyped-def]
 def classify(rows_t, mixture, labels, log_density, distance):  # type: ignore[no-untyped-def]
     """Write for each row the likeliest component, the log-density, and the least squared Mahalanobis distance.
 
-    An empty ``log_density`` is not wanted. ``mixture`` is a tuple of weights, means and covariances; False is returned
-    if one of these is singular.
+    An empty ``log_density`` is not wanted. ``mixture`` is a tuple of weights, means and covariances; False is
+    returned if one of these is singular.
     """
     weights, means, covariances = mixture
     k, d = means.shape

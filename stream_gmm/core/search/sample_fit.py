@@ -52,8 +52,8 @@ def is_same_seed(one: SuffStats, other: SuffStats) -> bool:
     """Return True if two seedings have found the same clusters, in whatever order."""
     if len(one.weight) != len(other.weight):
         return False
-    a, b = (sorted(s.weight.tolist()) for s in (one, other))
-    if any(abs(v - w) > 1e-8 + 1e-12 * w for v, w in zip(a, b, strict=True)):
+    weights = zip(sorted(one.weight.tolist()), sorted(other.weight.tolist()), strict=True)
+    if any(abs(v - w) > 1e-8 + 1e-12 * w for v, w in weights):
         return False
     a, b = (np.array([s.weight, s.mean[:, 0]])[:, np.argsort(s.weight)] for s in (one, other))
     return bool(np.all(np.abs(a - b) <= 1e-8 + 1e-12 * np.abs(b)))

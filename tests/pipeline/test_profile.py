@@ -133,7 +133,7 @@ def test_names_that_look_like_markup_are_printed_as_they_are(tmp_path, rng):
 
 
 def test_limits_and_long_tails_are_told_in_one_line_each(rng):
-    """Before, a line for each column: 23 of them for the 31 columns of breast_cancer."""
+    """Before, a line for each column: 18 of them for the 31 columns of breast_cancer."""
     rows = np.abs(rng.normal(size=(3000, 3))) + 0.01
     rows[:200, :2] = 0.0
     rows = np.column_stack([rows, rng.lognormal(size=(3000, 2))])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import partial
 
 import dask
-from dask.utils import parse_timedelta
+from dask.utils import key_split, parse_timedelta
 from distributed import Scheduler
 from tornado.ioloop import PeriodicCallback
 
@@ -37,7 +37,8 @@ def dask_setup(scheduler: Scheduler) -> None:
 
 
 async def forget(scheduler: Scheduler) -> None:
-    """Forget the groups of tasks that are done, and the logs and log handlers of clients that are gone."""
+    """Forget groups and names of tasks that are done, and logs and log handlers of clients that are gone."""
+    getattr(key_split, "cache_clear", int)()  # of up to 100,000 names of tasks, each of which comes once
     if "spans" in scheduler.extensions:
         for span in scheduler.extensions["spans"].spans.values():
             span.groups.intersection_update(scheduler.task_groups.values())

@@ -750,4 +750,5 @@ class TestLongLivedClusters:
                 cluster.sync(forget, scheduler)
                 time.sleep(0.05)
             assert gone not in scheduler._broker._topics
+            assert dask.utils.key_split.cache_info().currsize < 10
             assert client.id in scheduler._broker._topics

@@ -184,7 +184,8 @@ def main() -> None:
     parser.add_argument("--cells", type=int, help="so many cells, drawn evenly from all")
     parser.add_argument("--only", default="", help="cells whose description this pattern is in")
     given = parser.parse_args()
-    cells = [c for c in list_cells() if re.search(given.only, c.describe())]
+    every = list(list_cells())
+    cells = [c for c in every if re.search(given.only, c.describe())]
     if given.cells:
         count = min(given.cells, len(cells))
         cells = [cells[i * len(cells) // count] for i in range(count)]
@@ -201,7 +202,7 @@ def main() -> None:
             print(number + 1, "ok   " if verdict.is_right else "WRONG", cell.describe(), verdict, flush=True)
     names = ("command", "executor", "signal", "moment", "at", "exit code", "documented", "one line", "no process",
              "s to the end")  # fmt: skip
-    write_report("fault_signals", names, [
+    write_report("fault_signals" if len(cells) == len(every) else "fault_signals_part", names, [
         (c.command, c.executor[1], c.fault, c.moment, c.when, v.code, v.documented, v.one_line, v.alone, v.seconds)
         for c, v in verdicts
     ])  # fmt: skip

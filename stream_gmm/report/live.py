@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stream_gmm.io.store.lease import LEASE, is_lease_held, read_owner
 from stream_gmm.pipeline.fit.grid import CandidateSpec
 from stream_gmm.pipeline.job.run_folder import LEDGER, REPORT
 from stream_gmm.pipeline.sweep.ledger import Entries, Ledger
+from stream_gmm.pipeline.sweep.nested import choose_start
 from stream_gmm.report.html import render_page, write_report
 from stream_gmm.report.tables import Cell, Column, Row, Table
 
@@ -91,6 +93,8 @@ def read_newest_entries(folder: Path) -> Entries:
 
 def render_live(entries: Entries, *, name: str, owner: str = "", every: float = 0.0, report: str = "") -> str:
     """Return the page of a sweep as far as it has come; with ``every`` it reloads, with ``report`` it has ended."""
+    tracks = {c: (state, *entries.restarts.get(c, ())) for c, state in entries.states.items()}
+    entries = replace(entries, states={c: choose_start(own) for c, own in tracks.items()})
     rows = list(_list_candidates(entries))
     known = [row["bic"] for row in rows if row["bic"] is not None]
     best = min(known, default=None)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stream_gmm.core.fit.em import Outcome
 from stream_gmm.errors import InputDataError
 from stream_gmm.io.store.lease import hold_folder
 from stream_gmm.pipeline.sweep.ledger import Entries
@@ -60,6 +62,21 @@ def test_the_page_says_how_far_every_candidate_has_come(entries):
     assert best == min(bics, key=lambda name: bics[name])
     assert f"of {len(rows)} candidates are still in the race" in page.words
     assert page.find("svg")
+
+
+def test_of_several_starts_of_a_candidate_the_page_shows_the_best(entries):
+    spec, state = next((c, s) for c, s in entries.states.items() if s.history)
+    pruned = replace(state, outcome=Outcome.PRUNED)
+    better = replace(
+        state, outcome=None, history=(*state.history, state.history[-1] + 1.0),
+        objectives=(*state.objectives, state.objectives[-1] + 1.0),
+    )  # fmt: skip
+    at_work = replace(entries, states=entries.states | {spec: pruned}, restarts={spec: (better,)})
+    page = Page(render_live(at_work, name="night")).root
+    rows = {tr.children[0].words: [td.words for td in tr.children] for tr in page.find("tbody")[0].find("tr")}
+
+    assert rows[spec.name][1] == "in the full passes"
+    assert rows[spec.name][3] == f"{better.history[-1]:.6f}"
 
 
 def test_before_the_first_read_ends_there_is_only_a_sentence():

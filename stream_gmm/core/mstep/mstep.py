@@ -59,7 +59,7 @@ def find_undetermined(stats: SuffStats, at: MixtureParams, penalty: Penalty = RI
         As :func:`mstep`.
     """
     if not (stats.weight <= STARVING_ROWS).any():
-        covariances, collapsed = penalty.estimate(at.family, penalty.prepare(stats))
+        covariances, collapsed = penalty.estimate(at.family.continue_from(at.covariances), penalty.prepare(stats))
         with contextlib.suppress(SingularCovarianceError):
             at.family.precisions_cholesky(covariances)
             return MStepReport((), _list_components(collapsed))

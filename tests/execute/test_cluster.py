@@ -569,6 +569,10 @@ def _fill_memory(share, shared):
     return this.memory_info().rss
 
 
+def _read_status(dask_worker):
+    return dask_worker.status.name
+
+
 @pytest.mark.long
 class TestMemory:
     def test_workers_that_are_paused_because_their_memory_is_full_end_the_run(self, caplog):
@@ -579,6 +583,9 @@ class TestMemory:
 
         with connect(ClusterSpec(n_workers=1, memory_limit="500MiB")) as client, forward_warnings(client):
             DaskExecutor(client).map(_fill_memory, [0.87])
+            until = time.monotonic() + 30.0  # Dask looks at the memory five times a second
+            while time.monotonic() < until and set(client.run(_read_status).values()) != {"paused"}:
+                time.sleep(0.05)
             executor = DaskExecutor(client, Deadlines(stalled=4.0))
             with pytest.raises(ClusterError, match=r"at work.*1 of 1 workers are paused.*raise cluster.memory_limit"):
                 executor.map(_add, [1, 2])
